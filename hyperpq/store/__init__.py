@@ -1,0 +1,21 @@
+"""The store: an index directory of HDF5 shards that loses nothing; see `docs/format.md`."""
+
+from __future__ import annotations
+
+from hyperpq.store.durable import atomic_write
+from hyperpq.store.index_store import IndexStore
+from hyperpq.store.replace import recover_directory, replace_directory
+from hyperpq.store.rows import Rows
+from hyperpq.store.shard import Shard
+from hyperpq.store.verify import Problem, verify_directory
+
+__all__ = [
+    "IndexStore",
+    "Problem",
+    "Rows",
+    "Shard",
+    "atomic_write",
+    "recover_directory",
+    "replace_directory",
+    "verify_directory",
+]
