@@ -1,0 +1,427 @@
+"""Robust decoding: any file, whole or hostile, becomes an RGB picture or one short reason.
+
+The format is found from the first bytes, never from the name, and only the plugin of that format is
+tried: an unknown file can't reach the rarely used decoders of Pillow (EPS starts Ghostscript).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from io import BytesIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+from hyperpq.errors import HyperPQError, ImageError, InvalidInputError
+
+# Pillow warns about damaged metadata and about large pictures; our own limit and reasons replace
+# both. Once, here: `warnings.catch_warnings` changes global state and isn't safe in threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+SNIFF_BYTES = 64
+RAW_EXTENSIONS = frozenset(
+    b".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mrw .nef .nrw .orf .pef .raf .raw .rw2 .sr2 "
+    b".srf .srw .x3f".split()
+)
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+}
+_HEIC_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 msf1".split())
+_BMP_HEADER_SIZES = frozenset((12, 16, 40, 52, 56, 64, 108, 124))
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION, _BITS_PER_SAMPLE, _DNG_VERSION = 0x0112, 0x0102, 0xC612
+_MAKE, _SUB_FILE_TYPE, _SUB_IFDS = 0x010F, 0x00FE, 0x014A
+# LibRaw's flip (its documentation, `libraw_image_sizes_t`) as an EXIF orientation.
+_FLIP_TO_ORIENTATION = {3: 3, 5: 8, 6: 6}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the square of pixels that a network sees.
+
+    Parameters
+    ----------
+    size : int
+        Side of the square in pixels.
+    resize : {"squash", "crop"}
+        ``squash`` resizes to the square whatever the aspect ratio. ``crop`` resizes the shorter
+        side to ``round(size / crop_fraction)`` and takes the centre.
+    crop_fraction : float
+        In (0, 1]; only used by ``crop``.
+    interpolation : {"bicubic", "bilinear"}
+        Both with antialiasing.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value has the wrong type or is out of range.
+    """
+
+    size: int = 224
+    resize: str = "squash"
+    crop_fraction: float = 1.0
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        if type(self.size) is not int or not 1 <= self.size <= 8192:
+            raise InvalidInputError(f"preprocessing: size is {self.size!r}; give 1 to 8192 pixels")
+        if self.resize not in ("squash", "crop"):
+            raise InvalidInputError(
+                f"preprocessing: resize is {self.resize!r}; give 'squash' or 'crop'"
+            )
+        if type(self.crop_fraction) not in (int, float) or not 0.05 <= self.crop_fraction <= 1:
+            raise InvalidInputError(
+                f"preprocessing: crop_fraction is {self.crop_fraction!r}; give 0.05 to 1"
+            )
+        if self.interpolation not in ("bicubic", "bilinear"):
+            raise InvalidInputError(
+                f"preprocessing: interpolation is {self.interpolation!r}; "
+                "give 'bicubic' or 'bilinear'"
+            )
+
+    @property
+    def resized_side(self) -> int:
+        """Length of the shorter side after resizing and before cropping, in pixels."""
+        return self.size if self.resize == "squash" else round(self.size / self.crop_fraction)
+
+    @property
+    def decode_side(self) -> int:
+        """The ``shrink_to`` for `open_image`: twice what is needed loses nothing visible."""
+        return 2 * self.resized_side
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Make one from `to_dict`'s answer; missing names take their defaults.
+
+        Raises
+        ------
+        InvalidInputError
+            If ``values`` isn't a mapping, or has an unknown name or a bad value.
+        """
+        if not isinstance(values, Mapping):
+            raise InvalidInputError(
+                f"preprocessing: found {type(values).__name__}, expected a mapping"
+            )
+        known = [field.name for field in fields(cls)]
+        unknown = [str(name) for name in values if name not in known]
+        if unknown:
+            raise InvalidInputError(
+                f"preprocessing: unknown {', '.join(unknown)}; known are {', '.join(known)}"
+            )
+        return cls(**values)
+
+
+def sniff(header: bytes) -> str | None:
+    """Name the format of a picture from its first bytes.
+
+    Parameters
+    ----------
+    header : bytes
+        The first bytes of the file; 32 are enough, `SNIFF_BYTES` are better.
+
+    Returns
+    -------
+    str or None
+        ``JPEG``, ``PNG``, ``WebP``, ``GIF``, ``BMP``, ``TIFF``, ``HEIC``, ``AVIF`` or ``RAW``; None
+        if it is nothing of these. Camera files that begin as plain TIFF are ``TIFF``.
+    """
+    if header.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if header.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if header[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
+        return "WebP"
+    if header[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "RAW" if header[8:11] == b"CR\x02" else "TIFF"
+    # "BM" alone is also how a text may begin.
+    if header[:2] == b"BM" and int.from_bytes(header[14:18], "little") in _BMP_HEADER_SIZES:
+        return "BMP"
+    if header[4:8] == b"ftyp":
+        length = min(int.from_bytes(header[:4], "big"), len(header))
+        brands = {header[8:12], *(header[i : i + 4] for i in range(16, length - 3, 4))}
+        if b"crx " in brands:
+            return "RAW"
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        return "HEIC" if brands & _HEIC_BRANDS else None
+    if header[:4] in (b"IIRO", b"IIRS", b"MMOR", b"IIU\0") or header[:8] == b"FUJIFILM":
+        return "RAW"
+    return None
+
+
+def open_image(
+    source: str | bytes | os.PathLike[str] | BinaryIO,
+    *,
+    max_megapixels: float = 200.0,
+    shrink_to: int | None = None,
+) -> Image.Image:
+    """Decode one picture to RGB, upright, on white where it is transparent.
+
+    Parameters
+    ----------
+    source : str, bytes, path or binary file
+        A path, or an open file that can seek (read from its beginning, left open).
+    max_megapixels : float
+        A picture whose header announces more isn't decoded.
+    shrink_to : int, optional
+        A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as its shorter side keeps this many pixels.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode RGB, all pixels in memory, no file left open.
+
+    Raises
+    ------
+    ImageError
+        With a short reason that doesn't contain the path; nothing else is raised for bad content.
+
+    Notes
+    -----
+    Safe in threads; Pillow releases the interpreter lock while it decodes. 16-bit grey is divided
+    by 257. Integers and floats of no declared range are taken as parts of the smallest of 1
+    (floats), 255 and 65535 that holds them all, else stretched between minimum and maximum.
+    """
+    # Pillow and its plugins raise almost any exception on damaged bytes (OSError, SyntaxError,
+    # ValueError, KeyError, struct.error, zlib.error, ...): this is the one boundary for them.
+    try:
+        if isinstance(source, str | bytes | os.PathLike):
+            with open(source, "rb", opener=_open_without_waiting) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise ImageError("not a regular file")
+                return _decode(file, os.fsencode(source), max_megapixels, shrink_to)
+        name = getattr(source, "name", b"")
+        name = os.fsencode(name) if isinstance(name, str | bytes) else b""
+        return _decode(source, name, max_megapixels, shrink_to)
+    except HyperPQError:
+        raise
+    except Exception as error:
+        raise ImageError(_reason(error)) from error
+
+
+def to_pixels(image: Image.Image, prep: Preprocessing, out: np.ndarray | None = None) -> np.ndarray:
+    """Resize an RGB picture to the square that a network sees.
+
+    Parameters
+    ----------
+    image : PIL.Image.Image
+        Mode RGB.
+    prep : Preprocessing
+        Size, way of resizing and interpolation.
+    out : ndarray, shape (size, size, 3), uint8, optional
+        Where to write.
+
+    Returns
+    -------
+    ndarray, shape (size, size, 3), uint8
+        ``out``, or a new array (read-only).
+    """
+    width, height = image.size
+    box = (0.0, 0.0, float(width), float(height))
+    if prep.resize == "crop":
+        side = prep.size * min(width, height) / prep.resized_side
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+    # 3.0: a box-filtered first step for large pictures, indistinguishable from one resampling.
+    square = image.resize(
+        (prep.size, prep.size), _RESAMPLING[prep.interpolation], box=box, reducing_gap=3.0
+    )
+    if out is None:
+        return np.asarray(square)
+    out[...] = np.asarray(square)
+    return out
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opener for `open` that returns at once on a pipe nobody writes to."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _decode(
+    file: BinaryIO, name: bytes, max_megapixels: float, shrink_to: int | None
+) -> Image.Image:
+    """Decode an open file; ``name`` only tells camera files from other TIFFs."""
+    file.seek(0)
+    header = file.read(SNIFF_BYTES)
+    file.seek(0)
+    if not header:
+        raise ImageError("empty file")
+    kind = sniff(header)
+    if kind is None or kind == "TIFF":
+        extension = os.path.splitext(name)[1].lower()
+        # Some cameras' files have no signature of their own; a .raw file may be anything at all.
+        kind = "RAW" if extension in RAW_EXTENSIONS and (kind or extension != b".raw") else kind
+    if kind is None:
+        raise ImageError("not a picture")
+    if kind == "RAW":
+        return _raw_preview(file, max_megapixels, shrink_to)
+    if kind == "WebP" and int.from_bytes(header[4:8], "little") + 8 > file.seek(0, os.SEEK_END):
+        raise ImageError("truncated")  # its decoder would only say that it failed
+    file.seek(0)
+    image = _plugin(kind)(file)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_camera_file(image):
+        return _raw_preview(file, max_megapixels, shrink_to)
+    megapixels = image.width * image.height / 1e6
+    if megapixels > max_megapixels:
+        raise ImageError(
+            f"{megapixels:.4g} megapixels, more than --max-megapixels {max_megapixels:g}"
+        )
+    if shrink_to is not None and kind == "JPEG":
+        image.draft(None, (shrink_to, shrink_to))  # a square: orientation makes no difference
+    image.load()
+    orientation = _orientation(image)
+    upright = _to_rgb(image)
+    return upright.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else upright
+
+
+def _plugin(kind: str) -> type[ImageFile.ImageFile]:
+    """The class that decodes a format; optional packages are imported on first need."""
+    if kind in _PLUGINS:
+        return _PLUGINS[kind]
+    if kind == "AVIF" and features.check("avif"):
+        from PIL import AvifImagePlugin
+
+        return AvifImagePlugin.AvifImageFile
+    try:
+        from pillow_heif import as_plugin
+    except ImportError:
+        raise ImageError(f"{kind} needs: pip install 'hyperpq[heif]'") from None
+    if kind == "HEIC":
+        return as_plugin.HeifImageFile
+    # pillow-heif read AVIF until Pillow itself did (11.3).
+    if not hasattr(as_plugin, "AvifImageFile"):
+        raise ImageError("AVIF needs: pip install 'pillow>=11.3'")
+    return as_plugin.AvifImageFile
+
+
+def _is_camera_file(image: TiffImagePlugin.TiffImageFile) -> bool:
+    """Whether a TIFF is a camera's raw file: DNG, or a thumbnail first, the picture elsewhere."""
+    tags = image.tag_v2
+    return _DNG_VERSION in tags or (
+        _MAKE in tags and _SUB_IFDS in tags and tags.get(_SUB_FILE_TYPE) == 1
+    )
+
+
+def _raw_preview(file: BinaryIO, max_megapixels: float, shrink_to: int | None) -> Image.Image:
+    """Decode the JPEG or bitmap preview that a camera stored in its raw file."""
+    try:
+        import rawpy
+    except ImportError:
+        raise ImageError("RAW needs: pip install 'hyperpq[raw]'") from None
+    file.seek(0)
+    with rawpy.imread(file) as raw:
+        orientation = _FLIP_TO_ORIENTATION.get(raw.sizes.flip, 1)
+        try:
+            preview = raw.extract_thumb()
+        except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+            raise ImageError("RAW without a preview") from None
+        if not isinstance(preview.data, bytes):
+            image = Image.fromarray(preview.data).convert("RGB")
+        else:
+            jpeg = BytesIO(preview.data)
+            if _orientation(JpegImagePlugin.JpegImageFile(jpeg)) is not None:
+                orientation = 1  # the preview knows its own
+            image = _decode(jpeg, b"", max_megapixels, shrink_to)
+    return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """The EXIF orientation, None if there is none."""
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except Exception:  # as in open_image; damaged metadata is no reason to lose a good picture
+        return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert every mode that the plugins give to RGB."""
+    if image.mode.startswith(("I", "F")):
+        image = Image.fromarray(_to_bytes(image))
+    elif image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV") and (
+        not image.has_transparency_data
+    ):
+        raise ImageError(f"colour mode {image.mode} isn't supported")
+    if image.has_transparency_data:
+        if image.mode in ("La", "RGBa"):  # premultiplied; these convert to their own kind only
+            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_bytes(image: Image.Image) -> np.ndarray:
+    """Scale a picture of mode I;16*, I or F to 8 bits; see `open_image`."""
+    values = np.asarray(image)
+    if image.mode.startswith("I;16") or image.format == "PNG":
+        tags = getattr(image, "tag_v2", {})
+        # Pillow unpacks 12-bit TIFF without scaling.
+        top = 4095.0 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535.0
+        bottom = 0.0
+    else:
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        bottom, top = float(values.min()), float(values.max())
+        tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        declared = [limit for limit in tops if bottom >= 0 and top <= limit]
+        if declared:
+            bottom, top = 0.0, declared[0]
+    scale = 255.0 / (top - bottom) if top > bottom else 0.0
+    return ((values - np.float64(bottom)) * scale + 0.5).astype(np.uint8)
+
+
+def _reason(error: Exception) -> str:
+    """A short, stable sentence for what Pillow or the system raised."""
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a picture"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels for its decoder"
+    if isinstance(error, OSError) and error.errno in errno.errorcode:
+        return f"can't be read ({os.strerror(error.errno or 0).lower()})"
+    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+        return "truncated"
+    return "damaged"
