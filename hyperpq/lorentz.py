@@ -106,7 +106,7 @@ class _SquaredChord(torch.autograd.Function):
         radial  = delta^2 (T - X - Y)(T + X + Y) / T^2,   T - X - Y = (1/(x0+X) + 1/(y0+Y)) / c
         angular = min(X, Y) / max(X, Y) |s - delta u|^2,  u the direction of the shorter of x, y
 
-    The usual ``|s|^2 - (x0 - y0)^2`` subtracts numbers that are cosh^2 times larger than the result.
+    The usual ``|s|^2 - (x0 - y0)^2`` subtracts numbers up to cosh^2 times larger than the result.
     The gradients are closed forms: d q^2 / dx = 2 (y0 s - (x0 - y0) y) / x0 and
     d q^2 / dc = -(x0 - y0)^2 / (c^2 x0 y0).
     """
@@ -220,7 +220,7 @@ def distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """Geodesic distance by the half-angle form, to full relative precision.
 
     Shapes as in `sqchord`. ``arcosh`` of an inner product loses all digits of near points; here the
-    relative error stays near rounding at every radius (RESEARCH 3, issue A).
+    relative error stays near rounding at every radius (tests/test_lorentz.py, 60 digits).
     """
     return score_of(sqchord(x, y, c), c, "l1")
 

@@ -1,0 +1,311 @@
+"""`HiHPQCodec`: conditioning, projection head and quantizer; features in, codes and tables out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hyperpq.codes import code_size, pack, unpack
+from hyperpq.errors import CorruptIndexError, InvalidInputError, NotTrainedError
+from hyperpq.lorentz import clip_norm
+from hyperpq.quantizer import CURVATURE_RANGE, LorentzProductQuantizer
+from hyperpq.validation import as_features
+
+CONDITIONINGS = ("none", "unit", "root")
+HEADS = ("linear", "orthogonal")
+WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
+_FORMAT, _VERSION = "hyperpq-codec", 1
+_ROWS = 8192
+_UNTRAINED = "the codec isn't trained; call train(x) first or load a trained one."
+
+
+class HiHPQCodec(nn.Module):
+    """The learned map between features and codes.
+
+    Parameters
+    ----------
+    d : int
+        Width of the features.
+    M, D, nbits, score, beta, max_norm
+        See `LorentzProductQuantizer`.
+    conditioning : {"root", "unit", "none"}
+        What happens to a feature first. ``root``: signed square root, minus the training mean, unit
+        length; ``unit``: unit length; ``none``: taken as it is.
+    head : {"linear", "orthogonal"}
+        The map to M x D tangent coordinates. ``orthogonal`` keeps its rows orthonormal times one
+        scale (a point on a Stiefel manifold, trained with geoopt).
+    """
+
+    def __init__(
+        self,
+        d: int,
+        M: int = 4,
+        nbits: int = 8,
+        *,
+        D: int = 16,
+        score: str = "l1",
+        beta: float = 5.0,
+        max_norm: float = 1.5,
+        conditioning: str = "root",
+        head: str = "linear",
+    ) -> None:
+        super().__init__()
+        if d < 1:
+            raise InvalidInputError(f"d is {d}; expected the width of the features, at least 1.")
+        if conditioning not in CONDITIONINGS:
+            raise InvalidInputError(
+                f"conditioning is {conditioning!r}; choose one of {', '.join(CONDITIONINGS)}."
+            )
+        if head not in HEADS:
+            raise InvalidInputError(f"head is {head!r}; choose one of {', '.join(HEADS)}.")
+        if head == "orthogonal" and d < M * D:
+            raise InvalidInputError(
+                f"an orthogonal head has M x D = {M * D} rows, more than d = {d}; "
+                "choose a smaller D or head='linear'."
+            )
+        self.d, self.conditioning, self.head = d, conditioning, head
+        self.quantizer = LorentzProductQuantizer(
+            M, D, nbits, score=score, beta=beta, max_norm=max_norm
+        )
+        self.mean = nn.Buffer(torch.zeros(d))
+        self.weight = nn.Parameter(torch.zeros(d, M * D))
+        self.scale = nn.Buffer(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(M * D))
+        self.is_trained = False
+        self.recipe: dict[str, Any] = {}
+
+    @property
+    def M(self) -> int:
+        """Number of subspaces."""
+        return self.quantizer.M
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of one coded vector."""
+        return code_size(self.quantizer.M, self.quantizer.nbits)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.weight.device
+
+    def condition(self, x: Tensor) -> Tensor:
+        """Features (n, d) -> conditioned features (n, d); a zero vector stays zero."""
+        if self.conditioning == "none":
+            return x
+        if self.conditioning == "root":
+            x = x.sign() * x.abs().sqrt() - self.mean
+        return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+    def tangent(self, x: Tensor) -> Tensor:
+        """Features (n, d) -> tangent vectors (n, M, D), not yet clipped; differentiable."""
+        v = self.condition(x) @ (self.weight * self.scale) + self.bias
+        return v.unflatten(1, (self.quantizer.M, self.quantizer.D))
+
+    def _blocks(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:
+        """Points of blocks of rows, on the codec's device."""
+        for start in range(0, len(x), _ROWS):
+            rows = slice(start, min(start + _ROWS, len(x)))
+            yield rows, torch.tensor(x[rows], device=self.device)
+
+    def _features(self, x: Any) -> NDArray[np.float32]:
+        if not self.is_trained:
+            raise NotTrainedError(_UNTRAINED)
+        return as_features(x, self.d)
+
+    @torch.inference_mode()
+    def embed(self, x: Any) -> NDArray[np.float32]:
+        """Continuous representation of features: clipped tangent vectors.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, d)
+            Features.
+
+        Returns
+        -------
+        ndarray, shape (n, M * D), float32
+            `decode` gives the quantized counterpart in the same space.
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+            See `validation.as_features`.
+        """
+        x = self._features(x)
+        out = np.empty((len(x), self.weight.shape[1]), np.float32)
+        for rows, block in self._blocks(x):
+            v = clip_norm(self.tangent(block), self.quantizer.max_norm)
+            out[rows] = v.flatten(1).cpu().numpy()
+        return out
+
+    @torch.inference_mode()
+    def encode(self, x: Any) -> NDArray[np.uint8]:
+        """Features (n, d) -> codes (n, code_size) uint8, packed as `codes.pack` says.
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+            See `validation.as_features`.
+        """
+        x = self._features(x)
+        out = np.empty((len(x), self.code_size), np.uint8)
+        for rows, block in self._blocks(x):
+            codes = self.quantizer.codes(self.quantizer.points(self.tangent(block)))
+            out[rows] = pack(codes.cpu().numpy(), self.quantizer.nbits)
+        return out
+
+    @torch.inference_mode()
+    def tables(self, x: Any) -> NDArray[np.float32]:
+        """Distances from queries to every codeword, the ADC tables.
+
+        Parameters
+        ----------
+        x : array_like, shape (nq, d)
+            Query features.
+
+        Returns
+        -------
+        ndarray, shape (nq, M, K), float32
+            ``out[q, m, k]`` is the score of codeword k of subspace m: the Lorentzian distance
+            (``l1``), its square (``geodesic``) or the squared chord (``chord``).
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+            See `validation.as_features`.
+        """
+        x = self._features(x)
+        out = np.empty((len(x), self.quantizer.M, self.quantizer.K), np.float32)
+        for rows, block in self._blocks(x):
+            points = self.quantizer.points(self.tangent(block))
+            out[rows] = self.quantizer.tables(points).cpu().numpy()
+        return out
+
+    @torch.inference_mode()
+    def decode(self, codes: Any) -> NDArray[np.float32]:
+        """Codes -> tangent vectors of their codewords, the space of `embed`.
+
+        Parameters
+        ----------
+        codes : array_like, shape (n, code_size), uint8
+            What `encode` returned.
+
+        Returns
+        -------
+        ndarray, shape (n, M * D), float32
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+            Untrained, or codes of another dtype or width.
+        """
+        if not self.is_trained:
+            raise NotTrainedError(_UNTRAINED)
+        codes = np.asarray(codes)
+        if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != self.code_size:
+            raise InvalidInputError(
+                f"codes have dtype {codes.dtype} and shape {codes.shape}; "
+                f"expected uint8 of shape (n, {self.code_size})."
+            )
+        unpacked = unpack(codes, self.quantizer.M, self.quantizer.nbits)
+        v = self.quantizer.decode(torch.from_numpy(unpacked.copy()).to(self.device))
+        return v.flatten(1).cpu().numpy()
+
+    def settings(self) -> dict[str, Any]:
+        """Everything but the weights, as JSON types."""
+        q = self.quantizer
+        return {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "d": self.d,
+            "M": q.M,
+            "D": q.D,
+            "nbits": q.nbits,
+            "score": q.score,
+            "beta": q.beta,
+            "max_norm": q.max_norm,
+            "conditioning": self.conditioning,
+            "head": self.head,
+            "recipe": self.recipe,
+        }
+
+    def to_files(self) -> dict[str, bytes]:
+        """File name -> content: weights as safetensors, settings as JSON beside them."""
+        from safetensors.torch import save
+
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        text = json.dumps(self.settings(), indent=1, sort_keys=True) + "\n"
+        return {WEIGHTS_FILE: save(state), SETTINGS_FILE: text.encode()}
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> HiHPQCodec:
+        """Inverse of `to_files`; every shape, dtype and value is checked.
+
+        Raises
+        ------
+        CorruptIndexError
+            A file isn't what `to_files` writes.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        codec = cls._from_settings(files)
+        try:
+            state = load(files[WEIGHTS_FILE])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise CorruptIndexError(f"{WEIGHTS_FILE} isn't a safetensors file: {error}.") from error
+        codec._load(state)
+        return codec
+
+    @classmethod
+    def _from_settings(cls, files: Mapping[str, bytes]) -> HiHPQCodec:
+        """An empty codec of the recorded sizes, which must fit the weights before memory is used."""
+        try:
+            settings = json.loads(files[SETTINGS_FILE])
+            if settings["format"] != _FORMAT or settings["version"] != _VERSION:
+                raise ValueError(f"format {settings['format']} version {settings['version']}")
+            d, M, D, nbits = sizes = [settings[name] for name in ("d", "M", "D", "nbits")]
+            if not all(type(size) is int and size > 0 for size in sizes):
+                raise ValueError(f"d, M, D, nbits are {sizes}")
+            if nbits > 8 or 4 * (d * M * D + M * D * 2**nbits) > len(files[WEIGHTS_FILE]):
+                raise ValueError(f"d, M, D, nbits {sizes} ask for more than {WEIGHTS_FILE} holds")
+            names = ("score", "beta", "max_norm", "conditioning", "head")
+            codec = cls(d, M, nbits, D=D, **{name: settings[name] for name in names})
+            codec.recipe = dict(settings["recipe"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptIndexError(
+                f"{SETTINGS_FILE} isn't the settings of a codec: {error}."
+            ) from error
+        return codec
+
+    def _load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over checked weights."""
+        own = self.state_dict()
+        if set(state) != set(own):
+            raise CorruptIndexError(
+                f"{WEIGHTS_FILE} holds {sorted(state)}; expected {sorted(own)}."
+            )
+        for name, value in state.items():
+            want = own[name]
+            if value.shape != want.shape or value.dtype != want.dtype:
+                raise CorruptIndexError(
+                    f"{name} in {WEIGHTS_FILE} is {value.dtype} {tuple(value.shape)}; "
+                    f"expected {want.dtype} {tuple(want.shape)}."
+                )
+            if not torch.isfinite(value).all():
+                raise CorruptIndexError(f"{name} in {WEIGHTS_FILE} has NaN or infinite values.")
+        low, high = CURVATURE_RANGE
+        c = state["quantizer.log_c"].exp()
+        if not ((c > low * 0.99) & (c < high * 1.01)).all():
+            raise CorruptIndexError(
+                f"curvatures in {WEIGHTS_FILE} leave the range {low} to {high}."
+            )
+        self.load_state_dict(dict(state))
+        self.is_trained = True

@@ -1,0 +1,110 @@
+"""What long work says about itself: phases with a rate and the time left.
+
+The library reports to a `Progress`; the silent one is the default, and `RichProgress` draws bars on
+a terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+
+class Phase(Protocol):
+    """One piece of work under way."""
+
+    def advance(self, n: int = 1, **facts: Any) -> None:
+        """``n`` more units are done; ``facts`` (a loss, a count) are shown beside the bar."""
+
+
+class Progress(Protocol):
+    """Where phases are opened."""
+
+    def phase(
+        self, name: str, total: int | None, unit: str = "pictures"
+    ) -> AbstractContextManager[Phase]:
+        """Open a phase of ``total`` units."""
+
+
+class _SilentPhase:
+    def advance(self, n: int = 1, **facts: Any) -> None:
+        pass
+
+
+class SilentProgress:
+    """Shows nothing; keeps the seconds of each phase in ``seconds``."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def phase(self, name: str, total: int | None, unit: str = "pictures") -> Iterator[Phase]:
+        """Open a phase; its duration is added to ``seconds[name]``."""
+        start = time.perf_counter()
+        try:
+            yield self._open(name, total, unit)
+        finally:
+            self._close()
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def _open(self, name: str, total: int | None, unit: str) -> Phase:
+        return _SilentPhase()
+
+    def _close(self) -> None:
+        pass
+
+
+class _RichPhase:
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar, self._task = bar, task
+
+    def advance(self, n: int = 1, **facts: Any) -> None:
+        text = "  ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in facts.items()
+        )
+        self._bar.update(self._task, advance=n, facts=text)
+
+
+class RichProgress(SilentProgress):
+    """Bars on stderr: name, share, rate, time left and facts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Any = None
+
+    def _open(self, name: str, total: int | None, unit: str) -> Phase:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as _RichBars
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Any) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text(f"{speed:,.0f} {unit}/s" if speed else "", style="cyan")
+
+        self._bar = bar = _RichBars(
+            SpinnerColumn(),
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}", style="dim"),
+            console=Console(stderr=True),
+        )
+        bar.start()
+        return _RichPhase(self._bar, self._bar.add_task(name, total=total, facts=""))
+
+    def _close(self) -> None:
+        self._bar.stop()

@@ -1,0 +1,187 @@
+"""`LorentzProductQuantizer`: codebooks, learned curvatures and codebook attention."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hyperpq import lorentz
+from hyperpq.errors import InvalidInputError
+
+# sqrt(c) r stays under 5 for every clip radius r in use (docs/method.md), and c can't reach 0.
+CURVATURE_RANGE = (0.01, 10.0)
+# Elements of the largest intermediate tensor: 64 MB of float32.
+_BLOCK = 1 << 24
+
+
+class LorentzProductQuantizer(nn.Module):
+    """Product quantizer on M Lorentz spaces (paper, section 3.2).
+
+    Codewords live in the tangent space at the origin of their subspace, a Euclidean space, and take
+    the same clip and exponential map as the vectors they quantize.
+
+    Parameters
+    ----------
+    M : int
+        Number of subspaces, each with its own codebook and curvature.
+    D : int
+        Dimension of a subspace.
+    nbits : {4, 8}
+        Bits of one code; K = 2**nbits codewords a codebook.
+    score : {"l1", "geodesic", "chord"}
+        How the distances of the subspaces add up, see `lorentz.score_of`.
+    beta : float
+        Inverse temperature of the codebook attention.
+    max_norm : float
+        Tangent vectors longer than this are shortened to it.
+
+    Attributes
+    ----------
+    codebooks : Parameter, shape (M, K, D)
+        Tangent vectors of the codewords.
+    log_c : Parameter, shape (M,)
+        Logarithm of the negated curvatures; never weight-decayed.
+    """
+
+    def __init__(
+        self,
+        M: int,
+        D: int,
+        nbits: int = 8,
+        *,
+        score: str = "l1",
+        beta: float = 5.0,
+        max_norm: float = 1.5,
+    ) -> None:
+        super().__init__()
+        if nbits not in (4, 8):
+            raise InvalidInputError(f"nbits is {nbits}; choose 8 (one byte a code) or 4 (half).")
+        if M < 1 or D < 1:
+            raise InvalidInputError(f"M is {M} and D is {D}; both must be at least 1.")
+        if score not in lorentz.SCORES:
+            raise InvalidInputError(
+                f"score is {score!r}; choose one of {', '.join(lorentz.SCORES)}."
+            )
+        if not (beta > 0 and max_norm > 0):
+            raise InvalidInputError(
+                f"beta is {beta} and max_norm {max_norm}; both must be positive numbers."
+            )
+        self.M, self.D, self.nbits, self.K = M, D, nbits, 1 << nbits
+        self.score, self.beta, self.max_norm = score, float(beta), float(max_norm)
+        self.codebooks = nn.Parameter(torch.zeros(M, self.K, D))
+        self.log_c = nn.Parameter(torch.zeros(M))
+
+    @property
+    def c(self) -> Tensor:
+        """Negated curvatures, shape (M,)."""
+        return self.log_c.exp()
+
+    def clamp_(self) -> None:
+        """Bring curvatures back into `CURVATURE_RANGE`; called after each optimiser step."""
+        low, high = CURVATURE_RANGE
+        with torch.no_grad():
+            self.log_c.clamp_(torch.tensor(low).log().item(), torch.tensor(high).log().item())
+
+    def points(self, v: Tensor) -> Tensor:
+        """Tangent vectors (..., M, D) -> space parts of points (..., M, D), clipped and mapped."""
+        return lorentz.expmap0(lorentz.clip_norm(v, self.max_norm), self.c)
+
+    def codewords(self) -> Tensor:
+        """Space parts of all codewords, shape (M, K, D)."""
+        v = lorentz.clip_norm(self.codebooks, self.max_norm)
+        return lorentz.expmap0(v, self.c[:, None])
+
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Soft quantization: each point becomes the Lorentz centroid of the codewords.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, M, D)
+            Space parts of points.
+
+        Returns
+        -------
+        soft : Tensor, shape (n, M, D)
+            Space parts of the centroids.
+        p : Tensor, shape (M, n, K)
+            Attention ``softmax(-beta q^2)``, with q^2 the squared Lorentzian distance.
+        """
+        words, c = self.codewords(), self.c[:, None]
+        p = torch.softmax(-self.beta * lorentz.sqchord_matrix(x.transpose(0, 1), words, c), dim=-1)
+        return lorentz.centroid(words, p, c).transpose(0, 1), p
+
+    @torch.no_grad()
+    def codes(self, x: Tensor) -> Tensor:
+        """Index of the nearest codeword in each subspace; any of equal codewords.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, M, D)
+            Space parts of points.
+
+        Returns
+        -------
+        Tensor, shape (n, M), uint8
+        """
+        words, c = self.codewords(), self.c[:, None]
+        times = lorentz.time_part(words, c)
+        out = torch.empty(x.shape[0], self.M, dtype=torch.uint8, device=x.device)
+        step = max(1, _BLOCK // (self.M * self.K))
+        for start in range(0, x.shape[0], step):
+            block = x[start : start + step].transpose(0, 1)
+            # q^2 without its constant: within one subspace -<x, y> alone ranks.
+            cross = lorentz.time_part(block, c).unsqueeze(-1) * times.unsqueeze(-2)
+            cross -= block @ words.transpose(-1, -2)
+            out[start : start + step] = cross.argmin(-1).T.to(torch.uint8)
+        return out
+
+    @torch.no_grad()
+    def tables(self, x: Tensor) -> Tensor:
+        """Scores from points to every codeword: the ADC tables.
+
+        Parameters
+        ----------
+        x : Tensor, shape (nq, M, D)
+            Space parts of the queries' points.
+
+        Returns
+        -------
+        Tensor, shape (nq, M, K)
+            Half-angle form, so near codewords keep all their digits.
+        """
+        words, c = self.codewords(), self.c[:, None]
+        out = torch.empty(x.shape[0], self.M, self.K, dtype=x.dtype, device=x.device)
+        step = max(1, _BLOCK // (self.M * self.K * self.D))
+        for start in range(0, x.shape[0], step):
+            q2 = lorentz.sqchord(x[start : start + step].unsqueeze(2), words, c)
+            out[start : start + step] = lorentz.score_of(q2, c, self.score)
+        return out
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Tangent vectors of coded codewords: (n, M) integers -> (n, M, D)."""
+        v = lorentz.clip_norm(self.codebooks, self.max_norm)
+        return v[torch.arange(self.M, device=v.device), codes.long()]
+
+    def product_score(self, x: Tensor, y: Tensor) -> Tensor:
+        """Scores of all pairs under the product space, differentiable.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, M, D)
+            Space parts.
+        y : Tensor, shape (m, M, D)
+            Space parts.
+
+        Returns
+        -------
+        Tensor, shape (n, m)
+            Sum of the subspaces' scores.
+        """
+        c = self.c[:, None]
+        q2 = lorentz.sqchord_matrix(x.transpose(0, 1), y.transpose(0, 1), c)
+        return lorentz.score_of(q2, c[..., None], self.score).sum(0)
+
+    def extra_repr(self) -> str:
+        """Show sizes and score in ``repr``."""
+        return f"M={self.M}, D={self.D}, nbits={self.nbits}, score={self.score!r}"

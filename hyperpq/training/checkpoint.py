@@ -1,0 +1,106 @@
+"""Checkpoints of a training: one safetensors file, replaced after each epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperpq.codec import HiHPQCodec
+from hyperpq.errors import CorruptIndexError, TrainingError
+from hyperpq.store import atomic_write
+
+
+def save_checkpoint(
+    path: Path,
+    codec: HiHPQCodec,
+    optimizers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+    epoch: int,
+    fingerprint: str,
+) -> None:
+    """Write everything that the next epoch needs.
+
+    Parameters
+    ----------
+    path : Path
+        File to replace, atomically.
+    codec, optimizers, generator
+        Their states.
+    epoch : int
+        Epochs done.
+    fingerprint : str
+        Of data, recipe and seed: only the same training may go on from here.
+    """
+    from safetensors.torch import save
+
+    tensors = {f"codec.{k}": v for k, v in codec.state_dict().items()}
+    tensors["generator"] = generator.get_state()
+    numbers: dict[str, float] = {}
+    for index, optimizer in enumerate(optimizers):
+        for parameter, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                key = f"optimizer.{index}.{parameter}.{name}"
+                if isinstance(value, torch.Tensor):
+                    tensors[key] = value
+                elif value is not None:
+                    numbers[key] = value
+    facts = {"epoch": epoch, "fingerprint": fingerprint, "numbers": numbers}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    atomic_write(path, save(tensors, metadata={"hyperpq": json.dumps(facts)}))
+
+
+def load_checkpoint(
+    path: Path,
+    codec: HiHPQCodec,
+    optimizers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+    fingerprint: str,
+) -> int:
+    """Restore what `save_checkpoint` wrote.
+
+    Returns
+    -------
+    int
+        Epochs done; 0 when there is no checkpoint.
+
+    Raises
+    ------
+    TrainingError
+        The checkpoint belongs to another training.
+    CorruptIndexError
+        The file can't be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        return 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = json.loads(file.metadata()["hyperpq"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CorruptIndexError(
+            f"{path} isn't a checkpoint ({error}); delete it to train from the start."
+        ) from error
+    if facts["fingerprint"] != fingerprint:
+        raise TrainingError(
+            f"{path} belongs to a training with other data, settings or seed; "
+            "delete it or train without resume."
+        )
+    codec.load_state_dict(
+        {k.removeprefix("codec."): v for k, v in tensors.items() if k.startswith("codec.")}
+    )
+    generator.set_state(tensors["generator"])
+    states: list[dict[int, dict[str, Any]]] = [{} for _ in optimizers]
+    for key, value in {**tensors, **facts["numbers"]}.items():
+        if key.startswith("optimizer."):
+            _, index, parameter, name = key.split(".", 3)
+            states[int(index)].setdefault(int(parameter), {})[name] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return int(facts["epoch"])

@@ -1,0 +1,69 @@
+"""k-means by faiss, for any number of points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.errors import MissingDependencyError
+
+
+def import_faiss() -> Any:
+    """The module faiss, or an error with the two commands that install it.
+
+    Raises
+    ------
+    MissingDependencyError
+        Neither faiss-cpu nor faiss-gpu is installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingDependencyError(
+            "faiss is missing; install it with `pip install 'hyperpq[cpu]'` "
+            "or, on a machine with an NVIDIA GPU, `pip install 'hyperpq[gpu]'`."
+        ) from error
+    return faiss
+
+
+def kmeans(
+    x: NDArray[np.float32], k: int, *, seed: int, iterations: int = 25
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Lloyd's k-means with every point used.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, d), float32
+        Points, n >= 1.
+    k : int
+        Centroids. With n <= k each point is a centroid and they repeat in turn.
+    seed : int
+        Same seed, same result.
+    iterations : int
+        Lloyd steps.
+
+    Returns
+    -------
+    centroids : ndarray, shape (k, d), float32
+    labels : ndarray, shape (n,), int64
+        Nearest centroid.
+    """
+    n, d = x.shape
+    if n <= k:
+        order = np.arange(k) % n
+        return x[order].copy(), np.arange(n, dtype=np.int64)
+    faiss = import_faiss()
+    run = faiss.Kmeans(
+        d,
+        k,
+        niter=iterations,
+        seed=seed % (2**31),
+        min_points_per_centroid=1,
+        max_points_per_centroid=-(-n // k) + 1,
+    )
+    run.train(x)
+    centroids = np.asarray(run.centroids, dtype=np.float32).reshape(k, d)
+    _, labels = run.index.search(x, 1)
+    return centroids, labels[:, 0]

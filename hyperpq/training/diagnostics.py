@@ -1,0 +1,84 @@
+"""What a training says about itself, epoch by epoch, and when it is ill."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperpq.errors import TrainingError
+
+
+class Trace:
+    """One JSON object a line, one line an epoch; a resumed training goes on where it was.
+
+    Parameters
+    ----------
+    path : Path or None
+        File to write; None keeps the lines in memory only.
+    epoch : int
+        Lines of epochs from this one on are dropped (they will be run again).
+    """
+
+    def __init__(self, path: Path | None, epoch: int = 0) -> None:
+        self._path = path
+        self.lines: list[dict[str, Any]] = []
+        if path is not None and path.exists():
+            for text in path.read_text().splitlines():
+                line = json.loads(text)
+                if line["epoch"] < epoch:
+                    self.lines.append(line)
+        self._write()
+
+    def add(self, **facts: Any) -> None:
+        """Append a line."""
+        self.lines.append(facts)
+        self._write()
+
+    def _write(self) -> None:
+        if self._path is not None:
+            self._path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+
+
+def code_statistics(codes: Tensor, K: int) -> dict[str, list[Any]]:
+    """Codewords in use and entropy (bits) of each subspace's codes; ``codes`` is (n, M)."""
+    used, entropy = [], []
+    for column in codes.long().T:
+        p = torch.bincount(column, minlength=K).double() / len(column)
+        p = p[p > 0]
+        used.append(len(p))
+        entropy.append(round(max(0.0, -float((p * p.log2()).sum())), 4))
+    return {"used": used, "entropy": entropy}
+
+
+def check_loss(losses: dict[str, float], batch: int, epoch: int) -> None:
+    """Raise if an epoch's losses are not finite or far above chance.
+
+    Raises
+    ------
+    TrainingError
+        With the loss and what to change.
+    """
+    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+    if bad:
+        raise TrainingError(
+            f"training diverged in epoch {epoch}: the {bad[0]} loss is {losses[bad[0]]}; "
+            "lower the learning rate or raise the temperature."
+        )
+    chance = math.log(max(2 * batch - 1, 2))
+    if losses["contrastive"] > chance + 2:
+        raise TrainingError(
+            f"training diverged in epoch {epoch}: the contrastive loss is "
+            f"{losses['contrastive']:.2f}, chance is {chance:.2f}; "
+            "lower the learning rate or raise the temperature."
+        )
+
+
+def is_collapsed(codes: Tensor, K: int) -> bool:
+    """Whether every subspace has under a tenth of the entropy that it could have."""
+    entropy = code_statistics(codes, K)["entropy"]
+    return max(entropy) < 0.1 * math.log2(min(K, max(len(codes), 2)))

@@ -1,0 +1,94 @@
+"""The three losses of HiHPQ, on similarities ``-distance / T`` (paper, equations 8 to 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+
+def _without_self(logits: Tensor) -> Tensor:
+    """Similarities (n, n) with the diagonal out of the race."""
+    eye = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    return logits.masked_fill(eye, float("-inf"))
+
+
+def contrastive_loss(distances: Tensor, temperature: float) -> Tensor:
+    """NT-Xent between two views.
+
+    Parameters
+    ----------
+    distances : Tensor, shape (2 B, 2 B)
+        Product distances of the quantized views; rows i and i + B are views of one picture.
+    temperature : float
+        T.
+
+    Returns
+    -------
+    Tensor, scalar
+        Mean cross-entropy of finding the other view among the 2 B - 1 others.
+    """
+    half = len(distances) // 2
+    target = torch.arange(2 * half, device=distances.device).roll(half)
+    return cross_entropy(_without_self(-distances / temperature), target)
+
+
+def prototype_loss(
+    distances: Sequence[Tensor], labels: Sequence[Tensor], temperature: float
+) -> Tensor:
+    """Cross-entropy to the prototype of the own cluster, mean over the levels of the hierarchy.
+
+    Parameters
+    ----------
+    distances : sequence of Tensor, each (B, L)
+        Product distances from one view to the L prototypes of a level.
+    labels : sequence of Tensor, each (B,), int64
+        Own cluster at that level.
+    temperature : float
+        T.
+
+    Returns
+    -------
+    Tensor, scalar
+    """
+    terms = [cross_entropy(-d / temperature, own) for d, own in zip(distances, labels, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def neighbour_loss(
+    distances: Tensor, labels: Sequence[Tensor], temperature: float, generator: torch.Generator
+) -> Tensor:
+    """Cross-entropy to one other picture of the same cluster in the batch, mean over the levels.
+
+    The self pair is masked (the official code leaves it in). Pictures without a partner in the
+    batch don't count.
+
+    Parameters
+    ----------
+    distances : Tensor, shape (B, B)
+        Product distances inside one view.
+    labels : sequence of Tensor, each (B,), int64
+        Cluster of each picture at a level.
+    temperature : float
+        T.
+    generator : Generator
+        On the CPU; draws the partners.
+
+    Returns
+    -------
+    Tensor, scalar
+        0 when no picture has a partner.
+    """
+    logits = _without_self(-distances / temperature)
+    terms = []
+    for own in labels:
+        same = own[:, None] == own[None, :]
+        same.fill_diagonal_(False)
+        draw = torch.rand(same.shape, generator=generator).to(same.device) + 1e-6
+        partner = (draw * same).argmax(1)
+        rows = same.any(1)
+        if bool(rows.any()):
+            terms.append(cross_entropy(logits[rows], partner[rows]))
+    return torch.stack(terms).mean() if terms else distances.new_zeros(())

@@ -1,0 +1,125 @@
+"""Where training starts: conditioning, PCA head and k-means codebooks; and their repair."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperpq.codec import HiHPQCodec
+from hyperpq.training.clustering import kmeans
+
+_ROWS = 8192
+
+
+def fit_conditioning(codec: HiHPQCodec, x: NDArray[np.float32]) -> None:
+    """Set the mean of the signed roots (``root`` only)."""
+    if codec.conditioning == "root":
+        total = np.zeros(codec.d)
+        for start in range(0, len(x), _ROWS):
+            block = x[start : start + _ROWS]
+            total += (np.sign(block) * np.sqrt(np.abs(block))).sum(0, dtype=np.float64)
+        codec.mean.copy_(torch.from_numpy((total / len(x)).astype(np.float32)))
+
+
+@torch.no_grad()
+def fit_head(codec: HiHPQCodec, x: NDArray[np.float32], radius: float, seed: int) -> None:
+    """PCA directions, dealt out to the subspaces in turn, scaled to a median radius.
+
+    Dealing in turn gives every subspace its share of the strong directions. Directions that the
+    data don't have (few pictures, d < M x D) start as small noise.
+    """
+    q, device = codec.quantizer, codec.device
+    second, mean = torch.zeros(codec.d, codec.d, dtype=torch.float64), torch.zeros(codec.d).double()
+    for start in range(0, len(x), _ROWS):
+        block = (
+            codec.condition(torch.tensor(x[start : start + _ROWS], device=device)).cpu().double()
+        )
+        second += block.T @ block
+        mean += block.sum(0)
+    mean /= len(x)
+    values, vectors = torch.linalg.eigh(second / len(x) - torch.outer(mean, mean))
+    width = q.M * q.D
+    have = min(width, codec.d)
+    axes = vectors.flip(1)[:, :have]
+    # eigh leaves signs free: the largest entry of each direction is made positive.
+    largest = axes.abs().argmax(0)
+    axes = axes * axes[largest, torch.arange(have)].sign()
+    spread = values.flip(0)[:have].clamp_min(0).sqrt()
+    generator = torch.Generator().manual_seed(seed)
+    if codec.head == "linear":
+        noise = torch.randn(codec.d, width, generator=generator, dtype=torch.float64)
+        noise *= 1e-3 / codec.d**0.5
+        empty = spread <= 1e-9 * spread.max().clamp_min(1e-30)
+        axes = torch.where(empty, noise[:, :have], axes)
+        axes = torch.cat([axes, noise[:, have:]], 1)
+    deal = torch.arange(width).view(q.D, q.M).T.flatten()
+    axes = axes[:, deal]
+    sample = torch.tensor(x[:: max(1, len(x) // _ROWS)], device=device)
+    v = (codec.condition(sample).cpu().double() - mean) @ axes
+    norms = v.unflatten(1, (q.M, q.D)).norm(dim=2)
+    middle = float(norms[norms > 0].median()) if bool((norms > 0).any()) else 1.0
+    factor = radius / max(middle, 1e-12)
+    if codec.head == "orthogonal":
+        codec.scale.fill_(factor)
+        codec.weight.copy_(axes.float())
+    else:
+        codec.weight.copy_((axes * factor).float())
+    codec.bias.copy_((-(mean @ axes) * factor).float())
+
+
+@torch.no_grad()
+def tangents(codec: HiHPQCodec, x: NDArray[np.float32]) -> Tensor:
+    """Unclipped tangent vectors of features, shape (n, M, D), on the CPU."""
+    blocks = [
+        codec.tangent(torch.tensor(x[start : start + _ROWS], device=codec.device)).cpu()
+        for start in range(0, len(x), _ROWS)
+    ]
+    return torch.cat(blocks)
+
+
+@torch.no_grad()
+def fit_codebooks(codec: HiHPQCodec, x: NDArray[np.float32], seed: int) -> None:
+    """k-means in the tangent space of each subspace."""
+    v = tangents(codec, x).numpy()
+    q = codec.quantizer
+    for m in range(q.M):
+        centroids, _ = kmeans(np.ascontiguousarray(v[:, m]), q.K, seed=seed + m)
+        q.codebooks[m].copy_(torch.from_numpy(centroids))
+
+
+@torch.no_grad()
+def move_unused(
+    codec: HiHPQCodec, v: Tensor, codes: Tensor, generator: torch.Generator
+) -> list[Tensor]:
+    """Move codewords that no feature uses to features far from theirs.
+
+    Parameters
+    ----------
+    codec : HiHPQCodec
+        Its codebooks are changed.
+    v : Tensor, shape (n, M, D)
+        Tangent vectors of the training features.
+    codes : Tensor, shape (n, M)
+        Their codes.
+    generator : Generator
+        Draws features in proportion to their squared distance from their codeword (k-means++).
+
+    Returns
+    -------
+    list of Tensor
+        Moved codewords of each subspace; only as many as there are features to spare.
+    """
+    q = codec.quantizer
+    moved = []
+    for m in range(q.M):
+        own = codes[:, m].long()
+        unused = (torch.bincount(own, minlength=q.K) == 0).nonzero()[:, 0]
+        gap = (v[:, m] - q.codebooks[m].cpu()[own]).square().sum(1)
+        unused = unused[: int((gap > 0).sum())]
+        if len(unused):
+            rows = torch.multinomial(gap, len(unused), generator=generator)
+            q.codebooks[m, unused.to(codec.device)] = v[rows, m].to(codec.device)
+        moved.append(unused)
+    return moved

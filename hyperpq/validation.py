@@ -1,0 +1,96 @@
+"""Checks of what callers pass in: one clear error each, before anything changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.errors import InvalidInputError
+
+
+def as_features(x: Any, d: int | None, name: str = "x") -> NDArray[np.float32]:
+    """Return ``x`` as a C-contiguous float32 array of shape (n, d) with finite values.
+
+    Parameters
+    ----------
+    x : array_like
+        Anything numpy takes as (n, d): lists, tensors, any float or integer dtype, any order.
+    d : int or None
+        Expected width; None takes any width above 0.
+    name : str
+        What to call it in an error.
+
+    Raises
+    ------
+    InvalidInputError
+        Wrong ndim, width or dtype, or a value that isn't a finite float32.
+    """
+    try:
+        array = np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidInputError(f"{name} can't be read as an array: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise InvalidInputError(
+            f"{name} has dtype {array.dtype}; expected numbers (any float or integer dtype)."
+        )
+    if array.ndim != 2:
+        hint = " For one vector pass x[None]." if array.ndim == 1 else ""
+        raise InvalidInputError(
+            f"{name} has shape {array.shape}; expected two dimensions, (n, {d or 'd'}).{hint}"
+        )
+    if array.shape[1] == 0 or (d is not None and array.shape[1] != d):
+        raise InvalidInputError(f"{name} has width {array.shape[1]}; expected {d or 'at least 1'}.")
+    with np.errstate(over="ignore"):
+        out = np.ascontiguousarray(array, dtype=np.float32)
+    # In blocks, so that the mask of a large or memory-mapped array stays small.
+    for start in range(0, len(out), 1 << 16):
+        finite = np.isfinite(out[start : start + (1 << 16)]).all(axis=1)
+        if not finite.all():
+            row = start + int(np.argmin(finite))
+            raise InvalidInputError(
+                f"{name} has NaN, infinite or too large values, first in row {row}; "
+                "remove or replace those rows."
+            )
+    return out
+
+
+def as_ids(ids: Any, n: int) -> NDArray[np.int64]:
+    """Return ``ids`` as int64 of shape (n,), non-negative and without repeats.
+
+    Raises
+    ------
+    InvalidInputError
+        Wrong shape or dtype, negative or repeated ids.
+    """
+    array = np.asarray(ids)
+    if array.dtype.kind not in "iu" and array.size:
+        raise InvalidInputError(f"ids have dtype {array.dtype}; expected integers.")
+    if array.shape != (n,):
+        raise InvalidInputError(f"ids have shape {array.shape}; expected ({n},), one a row of x.")
+    if array.dtype.kind == "u" and n and int(array.max()) > np.iinfo(np.int64).max:
+        raise InvalidInputError(f"ids go up to {array.max()}; the largest id is 2**63 - 1.")
+    out = array.astype(np.int64)
+    if n and out.min() < 0:
+        raise InvalidInputError(
+            f"ids contain {out.min()}; expected numbers from 0 (-1 pads results)."
+        )
+    ordered = np.sort(out)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if repeated.size:
+        raise InvalidInputError(f"ids contain {repeated[0]} twice; each id must be unique.")
+    return out
+
+
+def as_count(value: Any, name: str, low: int = 1) -> int:
+    """Return ``value`` as an int of at least ``low``.
+
+    Raises
+    ------
+    InvalidInputError
+        Not an integer, or too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        raise InvalidInputError(f"{name} is {value!r}; expected an integer of at least {low}.")
+    return int(value)
