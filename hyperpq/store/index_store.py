@@ -7,13 +7,14 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hyperpq.errors import CorruptIndexError, InvalidInputError, StoreError
+from hyperpq.store.draft import FOLDERS, Draft, make_folders, write_manifest
 from hyperpq.store.durable import (
     LOCK_NAME,
     atomic_write,
@@ -21,9 +22,6 @@ from hyperpq.store.durable import (
     fsync_folder,
     os_errors,
     read_regular,
-    remove_quietly,
-    rename_over,
-    temporary_path,
     writer_lock,
 )
 from hyperpq.store.manifest import (
@@ -32,27 +30,13 @@ from hyperpq.store.manifest import (
     MAX_INT,
     FileEntry,
     Manifest,
-    ShardEntry,
-    dead_file,
     is_file_name,
-    parse_manifest,
     read_manifest,
 )
 from hyperpq.store.replace import recover_directory
 from hyperpq.store.rows import Rows
-from hyperpq.store.shard import Shard, checked_read, identity_of, read_dead, write_dead, write_shard
+from hyperpq.store.shard import Shard, checked_read, identity_of, read_dead
 from hyperpq.store.verify import Problem, is_report_name, verify_directory
-
-_FOLDERS = ("shards", "dead")
-
-
-@dataclass
-class _Draft:
-    """The generation that a commit is about to make."""
-
-    manifest: Manifest
-    shards: list[Shard] = field(default_factory=list)
-    files: list[Path] = field(default_factory=list)  # final names, written under temporary ones
 
 
 class IndexStore:
@@ -118,10 +102,10 @@ class IndexStore:
         _check_free(root, files)
         with writer_lock(root):
             _check_free(root, files)
-            _make_folders(root)
+            make_folders(root)
             for name, data in files.items():
                 atomic_write(root / name, data)
-            _write_manifest(root, manifest)
+            write_manifest(root, manifest)
         for folder in made:
             fsync_folder(folder.parent)
         return cls(root, manifest, [])
@@ -283,21 +267,17 @@ class IndexStore:
         with writer_lock(self.path):
             if read_manifest(self.path) != old:
                 raise StoreError(f"{self.path}: changed by another writer; open the index again")
-            _make_folders(self.path)
-            draft = _Draft(manifest)
+            make_folders(self.path)
+            draft = Draft(self.path, old, manifest)
             try:
-                self._write_removals(draft, removals)
-                self._write_shards(draft, append)
-                entries = tuple(shard.entry for shard in draft.shards)
-                draft.manifest = replace(manifest, shards=entries)
-                self._publish(draft)
+                draft.keep(self.shards, removals)
+                draft.append(append)
+                draft.publish()
             except BaseException:
-                for path in draft.files:
-                    remove_quietly(temporary_path(path))
+                draft.abandon()
                 raise
             self._manifest, self.shards = draft.manifest, draft.shards
-        for name in old.named_files.keys() - draft.manifest.named_files.keys():
-            remove_quietly(self.path / name)
+            draft.remove_unnamed()
 
     def _check_removals(self, remove: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         sizes = {shard.name: shard.n for shard in self.shards}
@@ -315,72 +295,6 @@ class IndexStore:
         sizes = {rows.code_size for rows in (*self.shards, *append)}
         if len(sizes) > 1:
             raise InvalidInputError(f"append: code_size {sorted(sizes)}, expected one for all rows")
-
-    def _write_removals(self, draft: _Draft, removals: Mapping[str, np.ndarray]) -> None:
-        for shard in self.shards:
-            dead = np.union1d(shard.dead_rows, removals.get(shard.name, shard.dead_rows[:0]))
-            if len(dead) == len(shard.dead_rows):
-                draft.shards.append(shard)
-            else:
-                entry = self._write_dead(draft, shard.entry, dead)
-                draft.shards.append(shard.with_dead(entry, dead))
-
-    def _write_shards(self, draft: _Draft, append: Sequence[Rows | Shard]) -> None:
-        for number, rows in enumerate(append, self._manifest.next_shard):
-            target = self.path / f"shards/{number:06d}.h5"
-            draft.files.append(target)
-            entry = write_shard(temporary_path(target), number, rows)
-            with os_errors("read", target):
-                identity = identity_of(os.stat(temporary_path(target)))
-            dead = np.flatnonzero(rows.dead) if rows.dead is not None else np.empty(0, np.int64)
-            if len(dead):
-                entry = self._write_dead(draft, entry, dead.astype(np.int64))
-            draft.shards.append(Shard(self.path, entry, dead, identity))
-
-    def _write_dead(self, draft: _Draft, shard: ShardEntry, dead: np.ndarray) -> ShardEntry:
-        name = dead_file(shard.number, draft.manifest.generation)
-        draft.files.append(self.path / name)
-        return replace(shard, dead=write_dead(temporary_path(draft.files[-1]), name, dead))
-
-    def _publish(self, draft: _Draft) -> None:
-        """Give the new files their names, then name them in the manifest: the moment of commit."""
-        # An earlier attempt may have failed after its manifest was renamed and put back. Its
-        # names are about to be used again, so what is in the folder now must be there for good.
-        fsync_folder(self.path)
-        renamed = []
-        try:
-            for path in draft.files:
-                rename_over(temporary_path(path), path)
-                renamed.append(path)
-            for folder in sorted({path.parent for path in draft.files}):
-                fsync_folder(folder)
-            _write_manifest(self.path, draft.manifest)
-        except BaseException:
-            if self._is_still_old():
-                for path in renamed:
-                    remove_quietly(path)
-            raise
-
-    def _is_still_old(self) -> bool:
-        """Put the old manifest back if the new one has its name but couldn't be made durable.
-
-        Returns whether the new manifest never had the name. Otherwise a power cut may bring it
-        back, and the files that it names must stay.
-        """
-        try:
-            if read_manifest(self.path) == self._manifest:
-                return True
-            _write_manifest(self.path, self._manifest)
-        except StoreError:
-            pass
-        return False
-
-
-def _write_manifest(root: Path, manifest: Manifest) -> None:
-    path, data = root / MANIFEST_NAME, manifest.to_bytes()
-    # What couldn't be read back must not become the index.
-    parse_manifest(data, path)
-    atomic_write(path, data)
 
 
 def _json_copy(settings: dict[str, Any]) -> dict[str, Any]:
@@ -404,21 +318,16 @@ def _check_free(root: Path, files: Mapping[str, bytes]) -> None:
     with os_errors("list", root):
         names = set(os.listdir(root))
     if LOCK_NAME in names and MANIFEST_NAME not in names:
-        names -= {LOCK_NAME, *_FOLDERS, *files}
+        empty = {name for name in FOLDERS if name in names and not os.listdir(root / name)}
+        names -= {LOCK_NAME, *empty, *files}
         names = {name for name in names if not (name[0] == "." and name.endswith(".tmp"))}
     if names - {LOCK_NAME}:
         what = "already an index" if MANIFEST_NAME in names else f"not empty ({min(names)})"
         raise StoreError(f"{root}: the folder is {what}; choose another place or remove it first")
 
 
-def _make_folders(root: Path) -> None:
-    for name in _FOLDERS:
-        with os_errors("create", root / name):
-            (root / name).mkdir(exist_ok=True)
-
-
 def _load_shards(root: Path, manifest: Manifest) -> list[Shard]:
-    for name in _FOLDERS:
+    for name in FOLDERS:
         if (root / name).is_symlink():
             raise CorruptIndexError(f"{root / name}: a link, and an index holds none")
     found = {name: _status(root / name, entry) for name, entry in manifest.named_files.items()}

@@ -212,7 +212,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
     """Check the text of a manifest; ``path`` is for messages. See `read_manifest` for errors."""
     try:
         content = json.loads(data, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
-        return _manifest(content)
+        return _manifest(content, data)
     except FormatVersionError as error:
         raise FormatVersionError(f"{path}: {error}") from None
     # RecursionError: JSON nested too deep. UnicodeDecodeError and JSONDecodeError are ValueErrors.
@@ -231,7 +231,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _manifest(content: Any) -> Manifest:
+def _manifest(content: Any, data: bytes) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"not a manifest of format {FORMAT!r}")
     version = _count(content.get("version"), "version", low=1)
@@ -243,7 +243,7 @@ def _manifest(content: Any) -> Manifest:
     keys = "format version generation settings next_id next_shard files shards checksum"
     fields = _object(content, keys.split(), "manifest")
     expected = fields.pop("checksum")
-    if checksum(canonical(fields)) != expected:
+    if checksum(canonical(fields)) != expected or canonical(content) + b"\n" != data:
         raise ValueError("the checksum doesn't fit the content")
     if not isinstance(fields["settings"], dict) or not isinstance(fields["files"], dict):
         raise ValueError("settings and files must be objects")

@@ -1,0 +1,559 @@
+"""The store on its worst day: killed, out of disk, torn, forged."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xxhash
+
+from hyperpq.errors import CorruptIndexError, HyperPQError, IndexNotFoundError, StoreError
+from hyperpq.store import IndexStore, Rows, recover_directory, replace_directory, verify_directory
+
+
+def rows_of(ids) -> Rows:
+    """Rows whose whole content follows from their ids, so that a torn one shows."""
+    ids = np.asarray(ids, np.int64)
+    codes = (ids[:, None] * np.array([1, 3, 5, 7])).astype(np.uint8)
+    return Rows(codes, ids, {"half": ids / 2}, [b"path-%d" % i for i in ids])
+
+
+def contents(store: IndexStore) -> list[int]:
+    """Ids of the live rows, after checking every row against its id."""
+    ids = []
+    for shard in store.shards:
+        expected = rows_of(shard.ids)
+        np.testing.assert_array_equal(shard.codes, expected.codes)
+        np.testing.assert_array_equal(shard.attribute("half"), expected.attributes["half"])
+        assert shard.paths == expected.paths
+        ids += np.delete(shard.ids, shard.dead_rows).tolist()
+    return ids
+
+
+def make_store(path: Path) -> IndexStore:
+    store = IndexStore.create(path, settings={"score": "l1"}, files={"codec.bin": b"codec" * 9})
+    store.commit(append=[rows_of(range(5)), rows_of(range(5, 12))], next_id=12)
+    store.commit(remove={"000001": [6, 0]})
+    return store
+
+
+def damage(root: Path) -> list[str]:
+    return [problem.file for problem in verify_directory(root) if problem.kind == "damage"]
+
+
+def in_child(work) -> int:
+    """Run ``work`` in a forked process; its wait status. A raised error is status 1."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException as error:
+            os.write(2, f"child: {error!r}\n".encode())
+            os._exit(1)
+    return os.waitpid(pid, 0)[1]
+
+
+def commit_for_ever(root: Path, report: int, seed: int) -> None:
+    rng = random.Random(seed)
+    store = IndexStore.open(root)
+    while True:
+        added = list(range(store.next_id, store.next_id + rng.randrange(1, 40)))
+        removed = {}
+        for shard in rng.sample(store.shards, min(2, len(store.shards))):
+            removed[shard.name] = [rng.randrange(shard.n)]
+        gone = [int(store.shards[int(name)].ids[rows[0]]) for name, rows in removed.items()]
+        line = json.dumps({"added": added, "gone": gone})
+        os.write(report, f"begin {line}\n".encode())
+        store.commit(append=[rows_of(added)], remove=removed, next_id=added[-1] + 1)
+        os.write(report, f"done {line}\n".encode())
+
+
+def apply(ids: set[int], line: str) -> set[int]:
+    change = json.loads(line)
+    return (ids | set(change["added"])) - set(change["gone"])
+
+
+def test_kill_at_random_moments(tmp_path, capsys):
+    root = make_store(tmp_path / "index").path
+    expected = set(contents(IndexStore.open(root)))
+    kills, commits = 30, 0
+    rng = random.Random(1)
+    for seed in range(kills):
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                commit_for_ever(root, write_end, seed)
+            finally:
+                os._exit(1)
+        os.close(write_end)
+        time.sleep(rng.uniform(0.002, 0.15))
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+        with os.fdopen(read_end) as report:
+            lines = [line.split(" ", 1) for line in report]
+        for word, line in lines:
+            if word == "done":
+                expected, commits = apply(expected, line), commits + 1
+        store = IndexStore.open(root, verify=True)
+        found = contents(store)
+        assert len(found) == len(set(found))
+        if lines and lines[-1][0] == "begin" and set(found) != expected:
+            expected = apply(expected, lines[-1][1])
+        assert set(found) == expected
+    assert commits > 0
+    with capsys.disabled():
+        print(f"\nstore: {kills} random kills, {commits} commits reported, none lost or torn")
+
+
+def test_readers_of_a_store_that_is_being_written(tmp_path):
+    root = make_store(tmp_path / "index").path
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            commit_for_ever(root, write_end, seed=7)
+        finally:
+            os._exit(1)
+    os.close(write_end)
+    generations = set()
+    try:
+        with os.fdopen(read_end) as report:
+            while len(generations) < 15:
+                report.readline()
+                store = IndexStore.open(root)
+                assert len(contents(store)) == len(set(contents(store))) == store.ntotal
+                generations.add(store.generation)
+                assert damage(root) == []
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+CALLS = ("open", "mkdir", "ftruncate", "pwrite", "fsync", "replace", "rename", "unlink")
+
+
+def intercept(monkeypatch, act, calls=CALLS) -> None:
+    """Let ``act(name, arguments)`` run before each of these system calls that writes."""
+    for name in calls:
+        real = getattr(os, name)
+
+        def call(*arguments, _name=name, _real=real, **options):
+            reads = _name == "open" and not arguments[1] & (os.O_CREAT | os.O_RDWR | os.O_WRONLY)
+            if not reads:
+                act(_name, arguments)
+            return _real(*arguments, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+
+def kill_before_call(monkeypatch, number: int, work) -> int:
+    """Run ``work`` in a child that is killed before its ``number``-th writing system call."""
+
+    def child():
+        left = [number]
+
+        def act(*_):
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left[0] -= 1
+
+        intercept(monkeypatch, act)
+        work()
+
+    return in_child(child)
+
+
+def test_kill_between_each_two_system_calls_of_a_commit(tmp_path, monkeypatch, capsys):
+    original = make_store(tmp_path / "original").path
+    old = contents(IndexStore.open(original))
+    new = sorted({*old, 12, 13, 14} - {3})
+    root = tmp_path / "index"
+    outcomes, number, status = [], 0, signal.SIGKILL
+    while status == signal.SIGKILL:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(original, root)
+        store = IndexStore.open(root)
+        change = {"append": [rows_of([12, 13, 14])], "remove": {"000000": [3]}}
+        status = kill_before_call(monkeypatch, number, lambda: store.commit(**change))  # noqa: B023
+        opened = IndexStore.open(root, verify=True)
+        outcomes.append(contents(opened))
+        assert outcomes[-1] in (old, new)
+        opened.commit(append=[rows_of([20])])
+        assert contents(IndexStore.open(root, verify=True)) == [*outcomes[-1], 20]
+        number += 1
+    assert status == 0
+    assert outcomes[0] == old
+    assert outcomes[-1] == new
+    # There is one moment of commit: before it all is old, after it all is new.
+    assert outcomes == sorted(outcomes, key=lambda ids: ids == new)
+    with capsys.disabled():
+        print(f"\nstore: killed before each of the {number - 1} system calls of a commit")
+
+
+def test_kill_between_each_two_system_calls_of_create(tmp_path, monkeypatch):
+    number, status = 0, signal.SIGKILL
+    while status == signal.SIGKILL:
+        root = tmp_path / f"index{number}"
+        arguments = {"settings": {}, "files": {"codec.bin": b"codec"}}
+        work = lambda: IndexStore.create(root, **arguments)  # noqa: B023, E731
+        status = kill_before_call(monkeypatch, number, work)
+        try:
+            store = IndexStore.open(root, verify=True)
+        except IndexNotFoundError:
+            store = IndexStore.create(root, **arguments)
+        assert store.read_file("codec.bin") == b"codec"
+        assert damage(root) == []
+        number += 1
+    assert status == 0
+    assert number > 5
+
+
+def test_kill_between_each_two_system_calls_of_a_replacement(tmp_path, monkeypatch):
+    former = make_store(tmp_path / "former").path
+    latter = IndexStore.create(tmp_path / "latter", settings={}, files={})
+    latter.commit(append=[rows_of([100])])
+    found, number, status = [], 0, signal.SIGKILL
+    while status == signal.SIGKILL:
+        place = tmp_path / f"place{number}"
+        shutil.copytree(former, place / "index")
+        shutil.copytree(latter.path, place / "new")
+        work = lambda: replace_directory(place / "new", place / "index")  # noqa: B023, E731
+        status = kill_before_call(monkeypatch, number, work)
+        found.append(contents(IndexStore.open(place / "index", verify=True)))
+        assert set(os.listdir(place)) == ({"index", "new"} if found[-1] != [100] else {"index"})
+        number += 1
+    assert status == 0
+    old = contents(IndexStore.open(former))
+    assert found == [old] * found.count(old) + [[100]] * found.count([100])
+    assert found.count(old) >= 2
+    assert found.count([100]) >= 2
+
+
+def failing(number: int, code: int, *, stays: bool):
+    """An ``act`` for `intercept` that fails the ``number``-th call, or all from there on."""
+    count = [0]
+
+    def act(name, arguments):
+        count[0] += 1
+        if count[0] - 1 == number or (stays and count[0] > number):
+            act.failed.append(name)
+            raise OSError(code, os.strerror(code))
+
+    act.failed = []
+    return act
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("stays", [False, True])
+def test_every_system_call_of_a_commit_may_fail(tmp_path, monkeypatch, capsys, code, stays):
+    original = make_store(tmp_path / "original").path
+    root = tmp_path / "index"
+    number, failed = 0, []
+    while True:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(original, root)
+        store = IndexStore.open(root)
+        before = (store.generation, store.fingerprint(), contents(store))
+        act = failing(number, code, stays=stays)
+        error = None
+        with monkeypatch.context() as patch:
+            intercept(patch, act)
+            try:
+                store.commit(append=[rows_of([12, 13])], remove={"000000": [3]}, next_id=14)
+            except StoreError as raised:
+                error = raised
+        if not act.failed:
+            break
+        failed += act.failed[:1]
+        number += 1
+        assert damage(root) == []
+        if error is None:
+            # Two refusals do no harm: of removing what has become garbage, and of making a folder
+            # that is there already.
+            assert act.failed[0] in ("unlink", "mkdir")
+            assert contents(IndexStore.open(root)) == contents(store) != before[2]
+            continue
+        assert os.strerror(code) in str(error)
+        assert str(root) in str(error)
+        assert (store.generation, store.fingerprint(), contents(store)) == before
+        if "open the index again" in str(error):
+            assert stays
+            store = IndexStore.open(root)
+        else:
+            assert contents(IndexStore.open(root, verify=True)) == before[2]
+        store.commit(append=[rows_of([30])])
+        assert contents(IndexStore.open(root, verify=True))[-1] == 30
+    assert error is None
+    assert {"open", "pwrite", "fsync", "replace"} <= set(failed)
+    with capsys.disabled():
+        print(
+            f"\nstore: {errno.errorcode[code]}, {'lasting' if stays else 'once'}: {number} points"
+        )
+
+
+def test_a_full_disk_for_real(tmp_path):
+    """The kernel's own refusal, by a limit on the size of files, instead of an injected one."""
+    store = make_store(tmp_path / "index")
+    before = contents(store)
+
+    def child():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+        with pytest.raises(StoreError, match=r"shards/.*can't write: File too large"):
+            store.commit(append=[rows_of(range(100, 10_000))])
+        assert not list((store.path / "shards").glob(".*"))
+        store.commit(append=[rows_of([50])])
+
+    assert in_child(child) == 0
+    assert contents(IndexStore.open(store.path, verify=True)) == [*before, 50]
+
+
+def rewrite_manifest(root: Path, change) -> None:
+    """Change the manifest's content and give it a right checksum, as a forger would."""
+    path = root / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    change(content)
+
+    def canonical(value):
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+    content["checksum"] = xxhash.xxh3_128_hexdigest(canonical(content))
+    path.write_bytes(canonical(content) + b"\n")
+
+
+FILES = (
+    "manifest.json",
+    "codec.bin",
+    "shards/000000.h5",
+    "shards/000001.h5",
+    "dead/000001-00000003.h5",
+)
+
+
+def flip_bit(root: Path, rng: random.Random) -> None:
+    path = root / rng.choice(FILES)
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def truncate(root: Path, rng: random.Random) -> None:
+    path = root / rng.choice(FILES)
+    os.truncate(path, rng.randrange(path.stat().st_size))
+
+
+def extend(root: Path, rng: random.Random) -> None:
+    with open(root / rng.choice(FILES), "ab") as file:
+        file.write(bytes(rng.choice((1, 7, 4096))))
+
+
+def overwrite(root: Path, rng: random.Random) -> None:
+    path = root / rng.choice(FILES)
+    data = bytearray(path.read_bytes())
+    start = rng.randrange(len(data) - 8)
+    data[start : start + 8] = rng.randbytes(8)
+    path.write_bytes(data)
+
+
+def swap(root: Path, rng: random.Random) -> None:
+    first, second = (root / name for name in rng.sample(FILES, 2))
+    os.rename(first, root / "aside")
+    os.rename(second, first)
+    os.rename(root / "aside", second)
+
+
+def remove(root: Path, rng: random.Random) -> None:
+    (root / rng.choice(FILES)).unlink()
+
+
+def put_something_else(root: Path, rng: random.Random) -> None:
+    path = root / rng.choice(FILES)
+    data = path.read_bytes()
+    path.unlink()
+    kind = rng.choice(("link", "folder", "pipe"))
+    if kind == "link":
+        (root.parent / "outside").write_bytes(data)
+        path.symlink_to(root.parent / "outside")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+
+
+MUTATIONS = (flip_bit, truncate, extend, overwrite, swap, remove, put_something_else)
+
+
+def read_everything(root: Path) -> None:
+    store = IndexStore.open(root)
+    for name in store.file_names:
+        store.read_file(name)
+    for shard in store.shards:
+        shard.codes.sum(), shard.ids.sum(), shard.dead, shard.paths
+        for name in shard.attribute_names:
+            shard.attribute(name).sum()
+
+
+def test_mutated_directories_are_found_out(tmp_path, capsys):
+    original = make_store(tmp_path / "original").path
+    root = tmp_path / "index"
+    rng = random.Random(2)
+    count = 100
+    for trial in range(count):
+        shutil.copytree(original, root)
+        MUTATIONS[trial % len(MUTATIONS)](root, rng)
+        with pytest.raises(StoreError):
+            IndexStore.open(root, verify=True)
+        try:
+            assert damage(root) != []
+        except IndexNotFoundError:
+            assert not (root / "manifest.json").exists()
+        with suppress(HyperPQError):
+            read_everything(root)
+        shutil.rmtree(root)
+    with capsys.disabled():
+        print(f"\nstore: {count} mutated directories, each found out")
+
+
+HOSTILE = {
+    "file outside": lambda m: m["files"].update({"../outside": m["files"]["codec.bin"]}),
+    "absolute file": lambda m: m["files"].update({"/etc/passwd": m["files"]["codec.bin"]}),
+    "manifest as file": lambda m: m["files"].update({"manifest.json": m["files"]["codec.bin"]}),
+    "endless file": lambda m: m["files"]["codec.bin"].update(bytes=2**62),
+    "shard outside": lambda m: m["shards"][0].update(file="shards/../../000000.h5"),
+    "shard twice": lambda m: m["shards"].append(m["shards"][0]),
+    "shard unpadded": lambda m: m["shards"][0].update(file="shards/0000000.h5"),
+    "shard to come": lambda m: m.update(next_shard=1),
+    "rows": lambda m: m["shards"][0].update(rows=2**60),
+    "negative rows": lambda m: m["shards"][0].update(rows=-1),
+    "rows true": lambda m: m["shards"][0].update(rows=True),
+    "rows float": lambda m: m["shards"][0].update(rows=5.0),
+    "code_size": lambda m: m["shards"][0].update(code_size=8),
+    "no codes": lambda m: m["shards"][0]["columns"].pop("codes"),
+    "no offsets": lambda m: m["shards"][0]["columns"].pop("path_offsets"),
+    "far offset": lambda m: m["shards"][0]["columns"]["codes"].update(offset=2**62),
+    "negative offset": lambda m: m["shards"][0]["columns"]["ids"].update(offset=-8),
+    "odd offset": lambda m: m["shards"][0]["columns"]["ids"].update(offset=513),
+    "huge paths": lambda m: m["shards"][0]["columns"]["path_bytes"].update(shape=[2**62]),
+    "wrong shape": lambda m: m["shards"][0]["columns"]["codes"].update(shape=[4, 5]),
+    "object dtype": lambda m: m["shards"][0]["columns"]["attributes/half"].update(dtype="O"),
+    "column name": lambda m: m["shards"][0]["columns"].update(
+        {"attributes/../x": m["shards"][0]["columns"]["attributes/half"]}
+    ),
+    "other column": lambda m: m["shards"][0]["columns"]["attributes/half"].update(offset=1024),
+    "ids range": lambda m: m["shards"][0].update(ids=[0, 99]),
+    "no ids range": lambda m: m["shards"][0].update(ids=None),
+    "all dead": lambda m: m["shards"][1]["dead"].update(rows=7),
+    "more than all dead": lambda m: m["shards"][1]["dead"].update(rows=8),
+    "huge dead": lambda m: m["shards"][1]["dead"].update(bytes=2**40),
+    "dead of another": lambda m: m["shards"][0].update(dead=m["shards"][1]["dead"]),
+    "dead outside": lambda m: m["shards"][1]["dead"].update(file="dead/../../x.h5"),
+    "dead to come": lambda m: m.update(generation=2),
+    "checksum": lambda m: m["shards"][0].update(xxh3_128="0" * 32),
+    "checksum type": lambda m: m["shards"][0].update(xxh3_128=None),
+    "unknown key": lambda m: m.update(extra=1),
+    "missing key": lambda m: m.pop("next_id"),
+    "generation 0": lambda m: m.update(generation=0),
+    "next_id": lambda m: m.update(next_id=2**63),
+    "format": lambda m: m.update(format="hyperpq"),
+    "version 0": lambda m: m.update(version=0),
+    "version text": lambda m: m.update(version="1"),
+    "settings": lambda m: m.update(settings=[]),
+    "files": lambda m: m.update(files=[]),
+    "shards": lambda m: m.update(shards={}),
+    "a shard": lambda m: m.update(shards=[None]),
+    "columns": lambda m: m["shards"][0].update(columns=None),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_forged_manifests_are_found_out(tmp_path, name):
+    root = make_store(tmp_path / "index").path
+    rewrite_manifest(root, HOSTILE[name])
+    with pytest.raises(CorruptIndexError, match=str(root)):
+        IndexStore.open(root, verify=True)
+    assert damage(root) != []
+    with suppress(CorruptIndexError):
+        read_everything(root)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[" * 100_000,
+        b'{"format":"hyperpq-index","format":"hyperpq-index"}',
+        b'{"format":"hyperpq-index","version":' + b"9" * 5000 + b"}",
+        b'{"format":"hyperpq-index","version":NaN}',
+        b"\xff\xfe",
+        b"\x00" * 1000,
+    ],
+)
+def test_text_that_is_no_manifest(tmp_path, text):
+    root = make_store(tmp_path / "index").path
+    (root / "manifest.json").write_bytes(text)
+    with pytest.raises(CorruptIndexError, match=r"manifest.json: .*torn or altered"):
+        IndexStore.open(root)
+    assert damage(root) == ["manifest.json"]
+
+
+def test_sparse_giants_ask_for_no_memory(tmp_path):
+    root = make_store(tmp_path / "index").path
+    os.truncate(root / "manifest.json", 1 << 40)
+    with pytest.raises(CorruptIndexError, match="at most"):
+        IndexStore.open(root)
+
+
+def test_forged_hdf5_with_right_checksums_never_crashes_the_reader(tmp_path, capsys):
+    """Only `verify` lets HDF5 parse a file; here a stranger has made the checksum fit."""
+    root = make_store(tmp_path / "index").path
+    path = root / "shards/000000.h5"
+    original = path.read_bytes()
+    places = [place for place, byte in enumerate(original) if byte]
+    found = tmp_path / "found"
+
+    def child():
+        rng = random.Random(3)
+        for _ in range(150):
+            data = bytearray(original)
+            for _ in range(rng.choice((1, 2, 4))):
+                data[rng.choice(places)] = rng.choice((0, 255, rng.randrange(256)))
+            path.write_bytes(data)
+            digest = xxhash.xxh3_128_hexdigest(bytes(data))
+            rewrite_manifest(root, lambda m, digest=digest: m["shards"][0].update(xxh3_128=digest))
+            with open(found, "a") as file:
+                file.write("damage\n" if damage(root) else "fine\n")
+
+    assert in_child(child) == 0
+    verdicts = found.read_text().split()
+    assert len(verdicts) == 150
+    # The rest are changed codes, attributes or padding: true files that hold something else.
+    assert verdicts.count("damage") > 75
+    with capsys.disabled():
+        print(f"\nstore: 150 forged HDF5 files, {verdicts.count('damage')} refused, no crash")
+
+
+def test_a_crashed_replacement_doesnt_lose_the_former_index(tmp_path):
+    """`old` has stepped aside and someone has made an empty folder in its place."""
+    former = make_store(tmp_path / "index").path
+    os.rename(former, tmp_path / "index.old-hyperpq")
+    former.mkdir()
+    recover_directory(former)
+    assert len(contents(IndexStore.open(former, verify=True))) == 10
+    os.rename(former, tmp_path / "index.old-hyperpq")
+    with pytest.raises(StoreError, match="already an index"):
+        IndexStore.create(former, settings={}, files={})

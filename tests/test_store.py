@@ -1,0 +1,521 @@
+"""The store: round trips, strict reading, durable order, locks, replacement."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperpq.errors import (
+    CorruptIndexError,
+    FormatVersionError,
+    IndexLockedError,
+    IndexNotFoundError,
+    InvalidInputError,
+    StoreError,
+)
+from hyperpq.store import (
+    IndexStore,
+    Rows,
+    atomic_write,
+    recover_directory,
+    replace_directory,
+    verify_directory,
+)
+from hyperpq.store.durable import writer_lock
+
+DTYPES = ("int32", "int64", "float32", "float64")
+
+
+def make_rows(n: int, code_size: int = 4, first: int = 0, paths: bool = True) -> Rows:
+    rng = np.random.default_rng(first + n)
+    return Rows(
+        codes=rng.integers(0, 256, (n, code_size), np.uint8),
+        ids=np.arange(first, first + n),
+        attributes={
+            name: rng.integers(0, 99, n).astype(name, copy=False) for name in ("int32", "float64")
+        },
+        paths=[b"dir\xff/%d" % i for i in range(first, first + n)] if paths else None,
+    )
+
+
+def make_store(path: Path) -> IndexStore:
+    store = IndexStore.create(
+        path, settings={"score": "l1"}, files={"codec.safetensors": b"c" * 99}
+    )
+    store.commit(append=[make_rows(5), make_rows(7, first=5)], next_id=12)
+    store.commit(remove={"000001": np.array([6, 0])})
+    return store
+
+
+def assert_same_rows(stored, rows) -> None:
+    assert stored.n == rows.n
+    assert stored.code_size == rows.code_size
+    np.testing.assert_array_equal(stored.codes, rows.codes, strict=True)
+    np.testing.assert_array_equal(stored.ids, rows.ids, strict=True)
+    assert stored.attribute_names == rows.attribute_names
+    for name in rows.attribute_names:
+        np.testing.assert_array_equal(stored.attribute(name), rows.attribute(name), strict=True)
+    assert stored.paths == rows.paths
+    if rows.paths is not None:
+        assert [stored.path(row) for row in range(rows.n)] == rows.paths
+
+
+def rewrite_manifest(root: Path, change) -> None:
+    """Change the manifest's content and give it a right checksum, as a forger would."""
+    path = root / "manifest.json"
+    content = json.loads(path.read_text())
+    del content["checksum"]
+    content = change(content) or content
+
+    def canonical(value):
+        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+    content["checksum"] = xxhash.xxh3_128_hexdigest(canonical(content))
+    path.write_bytes(canonical(content) + b"\n")
+
+
+@st.composite
+def drawn_rows(draw, code_size: int, number: int) -> Rows:
+    n = draw(st.integers(0, 20))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    names = draw(
+        st.lists(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{3,63}_", fullmatch=True), max_size=3)
+    )
+    attributes = {}
+    for name in names:
+        dtype = np.dtype(draw(st.sampled_from(DTYPES)))
+        attributes[name] = np.frombuffer(rng.bytes(n * dtype.itemsize), dtype)
+    paths = draw(st.none() | st.lists(st.binary(max_size=30), min_size=n, max_size=n))
+    dead = draw(st.none() | st.lists(st.booleans(), min_size=n, max_size=n))
+    return Rows(
+        codes=rng.integers(0, 256, (n, code_size), np.uint8),
+        ids=(rng.permutation(n) + 20 * number - 30) * 2**57,
+        attributes=attributes,
+        paths=paths,
+        dead=None if dead is None else np.array(dead, bool),
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), code_size=st.integers(1, 64))
+def test_what_is_committed_is_read_back(data, code_size, tmp_path_factory):
+    root = tmp_path_factory.mktemp("store") / "index"
+    count = data.draw(st.integers(1, 3))
+    batches = [data.draw(drawn_rows(code_size, number)) for number in range(count)]
+    store = IndexStore.create(
+        root, settings={"x": [1, None, "é"]}, files={"a": b"", "b.bin": b"xy"}
+    )
+    store.commit(append=batches, next_id=77)
+    opened = IndexStore.open(root, verify=True)
+    for view in (store, opened):
+        assert [shard.name for shard in view.shards] == [f"{i:06d}" for i in range(len(batches))]
+        for shard, rows in zip(view.shards, batches, strict=True):
+            assert_same_rows(shard, rows)
+            dead = np.zeros(rows.n, bool) if rows.dead is None else rows.dead
+            np.testing.assert_array_equal(shard.dead_rows, np.flatnonzero(dead))
+            assert (shard.dead is None) == (not dead.any())
+            assert shard.dead is None or np.array_equal(shard.dead, dead)
+        assert view.ntotal == sum(r.n - (0 if r.dead is None else r.dead.sum()) for r in batches)
+        assert (view.settings, view.next_id) == ({"x": [1, None, "é"]}, 77)
+        assert (view.read_file("a"), view.read_file("b.bin")) == (b"", b"xy")
+    assert opened.verify() == []
+
+
+def test_removals_add_up_and_old_files_go(tmp_path):
+    store = make_store(tmp_path / "index")
+    assert store.ntotal == 10
+    store.commit(remove={"000001": np.array([0, 3, 3], np.uint8), "000000": []})
+    assert store.shards[1].dead_rows.tolist() == [0, 3, 6]
+    assert store.ntotal == 9
+    assert sorted(os.listdir(tmp_path / "index/dead")) == ["000001-00000004.h5"]
+    opened = IndexStore.open(tmp_path / "index", verify=True)
+    assert opened.shards[1].dead.tolist() == [True, False, False, True, False, False, True]
+    assert opened.verify() == []
+
+
+def test_a_shard_can_be_appended_to_another_store(tmp_path):
+    source = make_store(tmp_path / "a")
+    target = IndexStore.create(tmp_path / "b", settings={}, files={})
+    target.commit(append=source.shards)
+    for shard, rows in zip(target.shards, source.shards, strict=True):
+        assert_same_rows(shard, rows)
+        np.testing.assert_array_equal(shard.dead_rows, rows.dead_rows)
+
+
+def test_columns_are_mapped_not_read(tmp_path):
+    store = IndexStore.create(tmp_path / "index", settings={}, files={})
+    rows = make_rows(30_000, code_size=8)
+    store.commit(append=[rows])
+    shard = IndexStore.open(tmp_path / "index").shards[0]
+    assert_same_rows(shard, rows)
+    assert isinstance(shard.codes, np.memmap)
+    assert isinstance(shard.ids, np.memmap)
+    assert not shard.codes.flags.writeable
+    # A byte changed in the file shows in the array: it is the file, at HDF5's own offset.
+    with h5py.File(tmp_path / "index/shards/000000.h5", "r") as file:
+        offset = file["codes"].id.get_offset()
+        np.testing.assert_array_equal(file["codes"][:], rows.codes)
+        assert file["path_bytes"][:].tobytes() == b"".join(rows.paths)
+    with open(tmp_path / "index/shards/000000.h5", "r+b") as file:
+        file.seek(offset)
+        file.write(bytes([rows.codes[0, 0] ^ 255]))
+    assert shard.codes[0, 0] == rows.codes[0, 0] ^ 255
+
+
+def test_h5py_reads_every_dataset(tmp_path):
+    store = make_store(tmp_path / "index")
+    for shard in store.shards:
+        with h5py.File(tmp_path / "index" / shard.entry.file, "r") as file:
+            assert sorted(file) == ["attributes", "codes", "ids", "path_bytes", "path_offsets"]
+            np.testing.assert_array_equal(file["codes"][:], shard.codes)
+            np.testing.assert_array_equal(file["attributes/int32"][:], shard.attribute("int32"))
+    with h5py.File(tmp_path / "index/dead/000001-00000003.h5", "r") as file:
+        assert file["rows"][:].tolist() == [0, 6]
+
+
+def test_equal_content_gives_identical_files(tmp_path):
+    stores = [make_store(tmp_path / name) for name in "ab"]
+    listed = [
+        sorted(p.relative_to(s.path) for p in s.path.rglob("*") if p.is_file()) for s in stores
+    ]
+    assert listed[0] == listed[1]
+    for name in listed[0]:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert stores[0].fingerprint() == stores[1].fingerprint()
+
+
+def test_fingerprint_is_of_the_content(tmp_path):
+    store = make_store(tmp_path / "index")
+    seen = [store.fingerprint()]
+    store.commit()
+    assert store.fingerprint() == seen[0]
+    store.commit(settings={"score": "chord"})
+    seen.append(store.fingerprint())
+    store.commit(remove={"000000": [1]})
+    seen.append(store.fingerprint())
+    store.commit(append=[make_rows(1, first=50)])
+    seen.append(store.fingerprint())
+    assert len(set(seen)) == 4
+
+
+def test_importing_the_store_is_light():
+    code = "import sys, hyperpq.store; print({'torch', 'faiss', 'h5py'} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
+
+
+def test_opening_reads_no_shard(tmp_path, monkeypatch):
+    make_store(tmp_path / "index")
+    opened = []
+    real_open = os.open
+    monkeypatch.setattr(os, "open", lambda *a, **k: opened.append(str(a[0])) or real_open(*a, **k))
+    store = IndexStore.open(tmp_path / "index")
+    assert store.ntotal == 10
+    assert not [name for name in opened if "/shards/" in name]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"codes": np.zeros((3, 4), np.int8)}, "codes: int8"),
+        ({"codes": np.zeros(12, np.uint8)}, "codes"),
+        ({"codes": np.zeros((3, 0), np.uint8)}, "code_size is 0"),
+        ({"codes": [[1]]}, "codes: list"),
+        ({"ids": np.arange(3, dtype=np.int32)}, "ids: int32"),
+        ({"ids": np.arange(3, dtype=">i8")}, "ids: >i8"),
+        ({"ids": np.arange(2)}, r"expected int64 \(3,\)"),
+        ({"attributes": {"x": np.zeros(3, np.float16)}}, "attribute x: float16"),
+        ({"attributes": {"x": np.zeros(4)}}, "attribute x"),
+        ({"attributes": {"x-y": np.zeros(3)}}, "attribute 'x-y'"),
+        ({"attributes": {"x" * 65: np.zeros(3)}}, "attribute"),
+        ({"attributes": {"path": np.zeros(3)}}, "attribute 'path'"),
+        ({"attributes": {"and": np.zeros(3)}}, "attribute 'and'"),
+        ({"paths": [b"a"]}, "paths: 1 given for 3 rows"),
+        ({"paths": ["a", "b", "c"]}, "must be bytes"),
+        ({"dead": np.zeros(3, np.uint8)}, "dead: uint8"),
+    ],
+)
+def test_rows_are_checked(change, match):
+    fields = {"codes": np.zeros((3, 4), np.uint8), "ids": np.arange(3)}
+    with pytest.raises(InvalidInputError, match=match):
+        Rows(**(fields | change))
+
+
+def test_rows_take_any_memory_order():
+    codes = np.asfortranarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    rows = Rows(codes, np.arange(6)[::2])
+    assert rows.codes.flags.c_contiguous
+    assert rows.ids.tolist() == [0, 2, 4]
+
+
+def test_bad_commits_change_nothing(tmp_path):
+    store = make_store(tmp_path / "index")
+    before = (store.generation, store.fingerprint(), sorted(os.listdir(tmp_path / "index/shards")))
+    for arguments in (
+        {"append": [make_rows(2, code_size=5)]},
+        {"remove": {"000009": [0]}},
+        {"remove": {"000000": [5]}},
+        {"remove": {"000000": [-1]}},
+        {"remove": {"000000": [0.5]}},
+        {"settings": {"x": float("nan")}},
+        {"settings": {"x": object()}},
+        {"next_id": -1},
+        {"next_id": 2**63},
+    ):
+        with pytest.raises(InvalidInputError):
+            store.commit(**arguments)
+    after = (store.generation, store.fingerprint(), sorted(os.listdir(tmp_path / "index/shards")))
+    assert after == before
+    with pytest.raises(InvalidInputError, match="no such column"):
+        store.shards[0].attribute("width")
+    with pytest.raises(InvalidInputError, match="row 5"):
+        store.shards[0].path(5)
+
+
+def test_create_needs_a_free_place(tmp_path):
+    (tmp_path / "empty").mkdir()
+    IndexStore.create(tmp_path / "empty", settings={}, files={})
+    with pytest.raises(StoreError, match="already an index"):
+        IndexStore.create(tmp_path / "empty", settings={}, files={})
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/holiday.jpg").write_bytes(b"x")
+    with pytest.raises(StoreError, match=r"not empty \(holiday.jpg\)"):
+        IndexStore.create(tmp_path / "full", settings={}, files={})
+    assert os.listdir(tmp_path / "full") == ["holiday.jpg"]
+    # An index that has lost its manifest isn't a free place: its shards may be all there is.
+    (make_store(tmp_path / "index").path / "manifest.json").unlink()
+    with pytest.raises(StoreError, match="not empty"):
+        IndexStore.create(tmp_path / "index", settings={}, files={"codec.safetensors": b""})
+    for name in ("manifest.json", "../x", "a/b", ".lock", "", "x.tmp", "shards"):
+        with pytest.raises(InvalidInputError, match="files"):
+            IndexStore.create(tmp_path / "new", settings={}, files={name: b""})
+    assert not (tmp_path / "new").exists()
+
+
+def test_opening_nothing_says_what_to_do(tmp_path):
+    with pytest.raises(IndexNotFoundError, match=r"no such folder.*hyperpq build"):
+        IndexStore.open(tmp_path / "nowhere")
+    with pytest.raises(IndexNotFoundError, match=r"no manifest.json.*hyperpq build"):
+        IndexStore.open(tmp_path)
+
+
+def test_reports(tmp_path):
+    store = make_store(tmp_path / "index")
+    assert store.read_report("skipped.csv") is None
+    store.write_report("skipped.csv", b"one")
+    store.write_report("skipped.csv", b"two")
+    assert IndexStore.open(store.path, verify=True).read_report("skipped.csv") == b"two"
+    assert store.verify() == []
+    for name in ("manifest.json", "../a.csv", "a/b.csv", "a.exe", ".csv", "codec.safetensors", ""):
+        with pytest.raises(InvalidInputError):
+            store.write_report(name, b"")
+
+
+def test_later_format_is_refused_by_name(tmp_path):
+    make_store(tmp_path / "index")
+    rewrite_manifest(tmp_path / "index", lambda m: m.update(version=7))
+    with pytest.raises(FormatVersionError, match=r"format version 7.*up to version 1"):
+        IndexStore.open(tmp_path / "index")
+
+
+def test_altered_file_is_named(tmp_path):
+    store = make_store(tmp_path / "index")
+    (store.path / "codec.safetensors").write_bytes(b"d" * 99)
+    with pytest.raises(CorruptIndexError, match=r"codec.safetensors: the checksum is wrong"):
+        IndexStore.open(store.path).read_file("codec.safetensors")
+    with pytest.raises(CorruptIndexError, match=r"codec.safetensors: the checksum is wrong"):
+        IndexStore.open(store.path, verify=True)
+    with pytest.raises(CorruptIndexError, match="no file 'other'"):
+        store.read_file("other")
+
+
+def test_verify_finds_ids_that_occur_twice_among_live_rows(tmp_path):
+    store = IndexStore.create(tmp_path / "index", settings={}, files={})
+    store.commit(append=[make_rows(5), make_rows(5, first=3)])
+    (problem,) = store.verify()
+    assert problem.kind == "damage"
+    assert problem.what.startswith("2 ids occur more than once, the first is 3")
+    store.commit(remove={"000000": [3], "000001": [1]})
+    assert store.verify() == []
+
+
+def test_verify_lists_garbage_and_opening_ignores_it(tmp_path):
+    store = make_store(tmp_path / "index")
+    garbage = ["shards/000002.h5", "shards/.000002.h5.tmp", ".manifest.json.0a.tmp", "notes.doc"]
+    for name in garbage:
+        (store.path / name).write_bytes(b"torn")
+    problems = IndexStore.open(store.path, verify=True).verify()
+    assert sorted(p.file for p in problems) == sorted(garbage)
+    assert {p.kind for p in problems} == {"garbage"}
+    store.commit(append=[make_rows(3, first=20)])
+    assert "shards/000002.h5" not in [p.file for p in store.verify()]
+
+
+def test_read_only_file_system(tmp_path, monkeypatch):
+    store = make_store(tmp_path / "index")
+    (store.path / ".lock").unlink()
+
+    real_open = os.open
+
+    def read_only_open(path, flags, *rest, **options):
+        if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return real_open(path, flags, *rest, **options)
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "open", read_only_open)
+    for name in ("mkdir", "unlink", "rename", "replace"):
+        monkeypatch.setattr(os, name, refuse)
+    opened = IndexStore.open(store.path, verify=True)
+    assert_same_rows(opened.shards[0], make_rows(5))
+    assert opened.verify() == []
+    with pytest.raises(StoreError, match="Read-only file system"):
+        opened.commit(next_id=99)
+
+
+def test_writer_that_fell_behind_is_refused(tmp_path):
+    first = make_store(tmp_path / "index")
+    second = IndexStore.open(tmp_path / "index")
+    first.commit(remove={"000001": [1]})
+    with pytest.raises(StoreError, match="changed by another writer"):
+        second.commit(next_id=50)
+    # It still reads the generation that it opened, though that one's dead-row file is gone.
+    assert (second.ntotal, first.ntotal) == (10, 9)
+    assert second.shards[1].dead.sum() == 2
+    IndexStore.open(tmp_path / "index").commit(next_id=50)
+
+
+def test_one_writer_at_a_time(tmp_path):
+    store = make_store(tmp_path / "index")
+    code = (
+        "import sys; from pathlib import Path; from hyperpq.store.durable import writer_lock\n"
+        "with writer_lock(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(store.path)], **pipes) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(IndexLockedError, match="another process is writing"):
+            store.commit(next_id=50)
+        assert IndexStore.open(store.path, verify=True).ntotal == 10
+        holder.kill()
+        holder.wait()
+    store.commit(next_id=50)
+    with writer_lock(store.path), pytest.raises(IndexLockedError):
+        store.commit(next_id=51)
+
+
+def test_commit_syncs_before_it_names(tmp_path, monkeypatch):
+    """Every file is synced before it gets its name, and every name before the manifest tells."""
+    store = make_store(tmp_path / "index")
+    events = []
+    opened = {}
+
+    def traced(name, real, note):
+        def call(*arguments, **options):
+            result = real(*arguments, **options)
+            note(arguments, result)
+            named = [opened.get(a) if isinstance(a, int) else a for a in arguments[:2]]
+            events.append((name, *[str(a) for a in named]))
+            return result
+
+        monkeypatch.setattr(os, name, call)
+
+    traced("open", os.open, lambda arguments, result: opened.update({result: arguments[0]}))
+    traced("pwrite", os.pwrite, lambda *_: None)
+    traced("fsync", os.fsync, lambda *_: None)
+    traced("replace", os.replace, lambda *_: None)
+    store.commit(append=[make_rows(3, first=30)], remove={"000000": [2]})
+
+    root = str(store.path)
+    renames = [i for i, event in enumerate(events) if event[0] == "replace"]
+    targets = [os.path.relpath(events[i][2], root) for i in renames]
+    assert targets == ["dead/000000-00000004.h5", "shards/000002.h5", "manifest.json"]
+    for i in renames:
+        source = events[i][1]
+        last_write = max(j for j, e in enumerate(events) if e[0] == "pwrite" and e[1] == source)
+        assert any(e[:2] == ("fsync", source) for e in events[last_write:i])
+    for folder in ("dead", "shards"):
+        assert ("fsync", f"{root}/{folder}") in [e[:2] for e in events[renames[1] : renames[2]]]
+    assert ("fsync", root) in [e[:2] for e in events[: renames[0]]]
+    assert ("fsync", root) in [e[:2] for e in events[renames[2] :]]
+
+
+def test_atomic_write(tmp_path):
+    path = tmp_path / "file"
+    atomic_write(path, b"one")
+    atomic_write(str(path), b"two")
+    assert path.read_bytes() == b"two"
+    assert os.listdir(tmp_path) == ["file"]
+    with pytest.raises(StoreError, match="No such file or directory"):
+        atomic_write(tmp_path / "no/file", b"")
+
+
+def test_replacing_a_directory(tmp_path):
+    old, new = tmp_path / "index", tmp_path / "index.new"
+    make_store(new)
+    replace_directory(new, old)
+    assert IndexStore.open(old, verify=True).ntotal == 10
+    reader = IndexStore.open(old)
+    IndexStore.create(new, settings={}, files={}).commit(
+        append=[make_rows(5), make_rows(7, first=5)]
+    )
+    replace_directory(new, old)
+    assert IndexStore.open(old, verify=True).ntotal == 12
+    assert os.listdir(tmp_path) == ["index"]
+    # The reader of the former index has opened no shard yet, and the new ones are as long.
+    with pytest.raises(StoreError, match="replaced since it was opened"):
+        reader.shards[0].codes  # noqa: B018
+
+
+def test_replacing_loses_nothing_that_is_not_the_index(tmp_path):
+    new = make_store(tmp_path / "new").path
+    old = make_store(tmp_path / "old").path
+    (old / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(StoreError, match=r"holiday.jpg.*no part of the index"):
+        replace_directory(new, old)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/holiday.jpg").write_bytes(b"x")
+    with pytest.raises(StoreError, match="neither an index nor an empty folder"):
+        replace_directory(new, tmp_path / "photos")
+    with pytest.raises(IndexNotFoundError):
+        replace_directory(tmp_path / "photos", tmp_path / "elsewhere")
+    (old / "holiday.jpg").unlink()
+    with writer_lock(old), pytest.raises(IndexLockedError):
+        replace_directory(new, old)
+    replace_directory(new, old)
+    assert sorted(os.listdir(tmp_path)) == ["old", "photos"]
+
+
+def test_recovering_an_interrupted_replacement(tmp_path):
+    old = make_store(tmp_path / "index").path
+    os.rename(old, tmp_path / "index.old-hyperpq")
+    assert IndexStore.open(old, verify=True).ntotal == 10
+    shutil.copytree(old, tmp_path / "index.old-hyperpq")
+    recover_directory(old)
+    assert os.listdir(tmp_path) == ["index"]
+    assert verify_directory(old) == []
+
+
+def test_a_copy_without_empty_folders_works(tmp_path):
+    IndexStore.create(tmp_path / "index", settings={}, files={})
+    (tmp_path / "index/shards").rmdir()
+    (tmp_path / "index/dead").rmdir()
+    store = IndexStore.open(tmp_path / "index", verify=True)
+    store.commit(append=[make_rows(2)])
+    assert IndexStore.open(store.path, verify=True).ntotal == 2
