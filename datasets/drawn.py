@@ -1,0 +1,124 @@
+"""A small set of pictures that the project draws itself, with a true hierarchy.
+
+For the first try without pictures of one's own, for tests, and to see whether a learned hierarchy
+finds one that exists. `paint_life` and `paint_places` hold the painters.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hyperpq.datasets.canvas import Canvas
+from hyperpq.datasets.paint_life import LIFE
+from hyperpq.datasets.paint_places import PLACES
+from PIL import Image
+
+from hyperpq.errors import DatasetError, InvalidInputError
+
+TREE = LIFE | PLACES
+"""Painters by kingdom, family and species."""
+
+_OVERSAMPLING = 4
+
+
+def species() -> list[str]:
+    """The paths ``kingdom/family/species`` in the order in which they are drawn."""
+    return [
+        f"{kingdom}/{family}/{name}"
+        for kingdom, families in TREE.items()
+        for family, members in families.items()
+        for name in members
+    ]
+
+
+def draw_picture(path: str, number: int, *, size: int = 96, seed: int = 0) -> Image.Image:
+    """Draw one picture.
+
+    Parameters
+    ----------
+    path : str
+        ``kingdom/family/species``, one of `species`.
+    number : int
+        Each number gives another picture of the species.
+    size : int
+        Pixels a side.
+    seed : int
+        Another seed gives another set.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode RGB; the same for the same arguments.
+    """
+    kingdom, family, name = path.split("/")
+    rng = np.random.default_rng([seed, number, *path.encode()])
+    canvas = Canvas(size * _OVERSAMPLING, rng)
+    TREE[kingdom][family][name](canvas)
+    smooth = canvas.image.reduce(_OVERSAMPLING)
+    light = rng.uniform(0.88, 1.06) + rng.normal(0, 0.012, 3)
+    grain = rng.normal(0, rng.uniform(1, 4), (size, size, 1))
+    pixels = np.asarray(smooth, np.float64) * light + grain
+    return Image.fromarray(np.clip(np.round(pixels), 0, 255).astype(np.uint8))
+
+
+def draw_dataset(
+    folder: str | Path, n: int = 300, *, size: int = 96, seed: int = 0
+) -> dict[str, Any]:
+    """Draw n pictures into ``folder/kingdom/family/species/``, JPEG and PNG by turns.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it isn't there. Files of earlier drawings with the same names are replaced.
+    n : int
+        Number of pictures, dealt out evenly to the species.
+    size : int
+        Pixels a side.
+    seed : int
+        The same seed draws the same pictures.
+
+    Returns
+    -------
+    dict
+        ``n``, ``size``, ``seed`` and ``tree``: kingdom -> family -> species -> number of pictures.
+        Also written to ``folder/hierarchy.json``.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``n`` or ``size`` is out of range.
+    DatasetError
+        If the folder can't be written.
+    """
+    if n < 1 or not 16 <= size <= 1024:
+        raise InvalidInputError(
+            f"n is {n} and size is {size}; give at least one picture of 16 to 1024 pixels"
+        )
+    root = Path(folder)
+    names = species()
+    tree: dict[str, dict[str, dict[str, int]]] = {}
+    try:
+        for position, path in enumerate(names):
+            count = n // len(names) + (position < n % len(names))
+            kingdom, family, name = path.split("/")
+            tree.setdefault(kingdom, {}).setdefault(family, {})[name] = count
+            for number in range(count):
+                picture = draw_picture(path, number, size=size, seed=seed)
+                target = root / path / f"{name}-{number:03}"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if number % 2:
+                    picture.save(target.with_suffix(".png"))
+                else:
+                    picture.save(target.with_suffix(".jpg"), quality=92)
+        description = {"n": n, "size": size, "seed": seed, "tree": tree}
+        (root / "hierarchy.json").write_text(json.dumps(description, indent=2) + "\n")
+    except OSError as error:
+        raise DatasetError(
+            f"{os.fspath(root)}: can't write pictures ({error.strerror or error}); "
+            "give a folder that you may write to"
+        ) from error
+    return description
