@@ -98,9 +98,9 @@ def _night(c: Canvas) -> None:
     for x, y in c.scatter(30, -0.4, 1):
         c.disc(x, y, c.uniform(0.01, 0.03), c.colour(0.14, 0.15, 1.0))
     x, y, radius = c.uniform(-0.5, 0.5), c.uniform(0.15, 0.55), c.uniform(0.24, 0.36)
-    around = arc(x, y, radius, radius, 0.18, 0.82, 0.4)
+    around = arc(x, y, radius, radius, 0.25, 0.75, 0.4)
     # The inner edge of a crescent is half an ellipse between the same two ends.
-    inner = arc(x, y, 0.45 * radius, radius, 0.82, 0.18, 0.4)
+    inner = arc(x, y, 0.45 * radius, radius, 0.75, 0.25, 0.4)
     c.polygon(np.concatenate([around, inner]), c.colour(0.14, 0.25, 1.0))
     c.ground(c.uniform(-0.55, -0.4), c.colour(0.68, 0.5, 0.16), 0.1)
 
