@@ -1,0 +1,86 @@
+"""Names of backbones and how each is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+
+from hyperpq.backbones.base import Backbone
+from hyperpq.backbones.lite import LITE_MODELS, lite_installed, load_lite
+from hyperpq.devices import resolve_device
+from hyperpq.errors import BackboneError, InvalidInputError
+
+_FAMILIES = {
+    "timm": ("timm:NAME", "a model of timm (DINOv2, ViT, ConvNeXt...)", "timm"),
+    "open_clip": ("open_clip:MODEL/PRETRAINED", "the image side of an OpenCLIP model", "open_clip"),
+    "onnx": ("onnx:FILE", "a network in an ONNX file", "onnxruntime"),
+    "torchscript": ("torchscript:FILE", "a network in a TorchScript file", "torch"),
+}
+
+
+def available_backbones() -> list[tuple[str, str, bool]]:
+    """Every kind of backbone: its name or the form of its names, what it is, is it installed."""
+    embedded = [(n, model.description, lite_installed(n)) for n, model in LITE_MODELS.items()]
+    families = [
+        (form, what, importlib.util.find_spec(module) is not None)
+        for form, what, module in _FAMILIES.values()
+    ]
+    return embedded + families
+
+
+def load_backbone(
+    name: str = "lite0", *, device: str = "auto", threads: int | None = None
+) -> Backbone:
+    """Load an image encoder.
+
+    Parameters
+    ----------
+    name : str
+        ``lite0``, ``lite1``, ``lite2``, ``timm:NAME``, ``open_clip:MODEL/PRETRAINED``,
+        ``onnx:FILE`` or ``torchscript:FILE``.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    threads : int, optional
+        Threads on CPU; default all cores. For PyTorch networks it holds for the whole process.
+
+    Returns
+    -------
+    Backbone
+        Call it with pixels.
+
+    Raises
+    ------
+    InvalidInputError
+        If `device` isn't there or `threads` isn't a positive integer.
+    MissingDependencyError
+        If an optional package is needed; the message says which.
+    BackboneError
+        If there is no such backbone or it can't be loaded.
+    """
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise InvalidInputError(f"threads is {threads!r}; give a positive integer")
+    if name in LITE_MODELS:
+        return load_lite(name, resolve_device(device), threads)
+    kind, _, rest = name.partition(":")
+    if kind not in _FAMILIES or not rest:
+        raise _unknown(name)
+    if kind == "onnx":
+        from hyperpq.backbones.onnx_models import load_onnx, onnx_on_gpu
+
+        on_cpu = device == "auto" and not onnx_on_gpu()
+        return load_onnx(name, rest, resolve_device("cpu" if on_cpu else device), threads)
+    from hyperpq.backbones import torch_models
+
+    loaders = {
+        "timm": torch_models.load_timm,
+        "open_clip": torch_models.load_open_clip,
+        "torchscript": torch_models.load_torchscript,
+    }
+    return loaders[kind](name, rest, resolve_device(device), threads)
+
+
+def _unknown(name: str) -> BackboneError:
+    forms = [*LITE_MODELS, *(form for form, _, _ in _FAMILIES.values())]
+    close = difflib.get_close_matches(name.partition(":")[0], [*LITE_MODELS, *_FAMILIES], n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return BackboneError(f"no backbone {name!r}; {hint}there are {', '.join(forms)}")

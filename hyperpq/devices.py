@@ -1,0 +1,70 @@
+"""Which device a computation runs on."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import re
+import sys
+
+from hyperpq.errors import InvalidInputError
+
+
+def resolve_device(device: str) -> str:
+    """Turn what a user wrote into a device that is there.
+
+    Parameters
+    ----------
+    device : str
+        ``auto`` (the first GPU if there is one, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns
+    -------
+    str
+        ``cpu`` or ``cuda:N``. PyTorch is only imported when a GPU may be there.
+
+    Raises
+    ------
+    InvalidInputError
+        If the name is another one, or that GPU isn't there.
+    """
+    found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device) if isinstance(device, str) else None
+    if found is None:
+        raise InvalidInputError(f"device is {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if device == "cpu" or (device == "auto" and not _cuda_possible()):
+        return "cpu"
+
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device == "auto":
+        return "cuda:0" if count else "cpu"
+    number = int(found[1] or 0)
+    if number < count:
+        return f"cuda:{number}"
+    if count:
+        raise InvalidInputError(
+            f"device is {device!r}, but only {count} GPU(s) are there; give 'cuda:0' to "
+            f"'cuda:{count - 1}' or 'cpu'"
+        )
+    why = "finds no usable GPU" if torch.version.cuda or torch.version.hip else "has no GPU support"
+    raise InvalidInputError(
+        f"device is {device!r}, but PyTorch {torch.__version__} {why}; give 'cpu', or install a "
+        "CUDA build of PyTorch and its driver"
+    )
+
+
+def _cuda_possible() -> bool:
+    """Whether asking PyTorch is worth its import (over a second on a machine without a GPU)."""
+    if "torch" in sys.modules:
+        return True
+    build = importlib.metadata.version("torch").partition("+")[2]
+    if build == "cpu" or sys.platform == "darwin":
+        return False
+    if build.startswith("rocm"):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
