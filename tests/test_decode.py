@@ -283,8 +283,64 @@ def test_missing_packages_say_what_to_install(monkeypatch):
     assert reason(io.BytesIO(crw)) == "RAW needs: pip install 'hyperpq[raw]'"
 
 
+def tiff_folder(entries, at):
+    """One folder of a little-endian TIFF at offset ``at``; entries are (tag, type, values)."""
+    letters = {1: "B", 3: "H", 4: "I", 10: "i"}
+    body, tail = struct.pack("<H", len(entries)), b""
+    for tag, kind, values in sorted(entries):
+        count = len(values) // 2 if kind == 10 else len(values)  # fractions are two integers
+        data = values if kind == 2 else struct.pack(f"<{len(values)}{letters[kind]}", *values)
+        if len(data) > 4:
+            data, tail = (
+                struct.pack("<I", at + 6 + 12 * len(entries) + len(tail)),
+                tail + data + bytes(len(data) % 2),
+            )
+        body += struct.pack("<HHI", tag, kind, count) + data.ljust(4, b"\0")
+    return body + bytes(4) + tail
+
+
+def dng(preview, size, orientation):
+    """A camera's raw file: a JPEG preview first, 64 x 48 sensor values in a second folder."""
+    sensor = np.full((48, 64), 2000, "<u2").tobytes()
+
+    def main(second, start):
+        return [
+            *((254, 4, [1]), (256, 4, [size[0]]), (257, 4, [size[1]]), (258, 3, [8, 8, 8])),
+            *((259, 3, [7]), (262, 3, [6]), (271, 2, b"Maker\0"), (272, 2, b"Model X\0")),
+            *((273, 4, [start]), (274, 3, [orientation]), (277, 3, [3]), (278, 4, [size[1]])),
+            *((279, 4, [len(preview)]), (330, 4, [second]), (50706, 1, [1, 4, 0, 0])),
+            *((50708, 2, b"Maker Model X\0"), (50778, 3, [21])),
+            (50721, 10, [1, 1, 0, 1, 0, 1, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1, 1, 1]),
+        ]
+
+    def second(start):
+        return [
+            *((254, 4, [0]), (256, 4, [64]), (257, 4, [48]), (258, 3, [16]), (259, 3, [1])),
+            *((262, 3, [32803]), (273, 4, [start]), (277, 3, [1]), (278, 4, [48])),
+            *((279, 4, [len(sensor)]), (33421, 3, [2, 2]), (33422, 1, [0, 1, 1, 2])),
+            (50717, 4, [65535]),
+        ]
+
+    at = 8 + len(tiff_folder(main(0, 0), 8))
+    end = at + len(tiff_folder(second(0), at))
+    folders = tiff_folder(main(at, end + len(sensor)), 8) + tiff_folder(second(end), at)
+    return b"II*\0" + struct.pack("<I", 8) + folders + sensor + preview
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_raw_file_through_rawpy(orientation):
+    pytest.importorskip("rawpy")
+    picture = scene(400, 240)
+    data = dng(encoded(picture, "JPEG"), picture.size, orientation)
+    turns = {1: 0, 3: 2, 6: -1, 8: 1}[orientation]
+    expected = Image.fromarray(np.rot90(np.asarray(picture), turns).copy())
+    assert error_between(open_image(io.BytesIO(data)), expected) <= 8
+    reason(io.BytesIO(data[:300]))
+
+
 class FakeRaw:
-    """Stands for rawpy's answer, since no camera file can be made here."""
+    """Stands for rawpy's answer, so that every kind of preview is met without the package."""
 
     def __init__(self, data, flip):
         self.preview = types.SimpleNamespace(data=data)
