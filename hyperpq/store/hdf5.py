@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -81,18 +82,8 @@ def write_columns(
     StoreError
         If the system refuses to write.
     """
-    import h5py
-
-    layout, places = _Layout(), {}
-    with h5py.File(
-        layout,
-        "w",
-        libver=("v108", "v108"),
-        alignment_threshold=1,
-        alignment_interval=_ALIGNMENT,
-    ) as file:
-        for name in sorted(columns):
-            places[name] = _make_dataset(file, name, columns[name])
+    layout = _Layout()
+    places = _lay_out(layout, columns)
     pieces: list[tuple[int, bytes | np.ndarray]] = list(layout.pieces)
     for name, values in columns.items():
         little = values.dtype.newbyteorder("<")
@@ -101,29 +92,45 @@ def write_columns(
     return FileEntry(layout.size, digest), places
 
 
-def _make_dataset(file: object, name: str, values: np.ndarray) -> Column:
-    """Allocate a dataset, without writing it, and tell where it lies."""
-    from h5py import h5d, h5p, h5s, h5t
+def _lay_out(layout: _Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Column]:
+    """Let HDF5 write its headers and allocate the datasets, without data; where these lie."""
+    from h5py import h5d, h5f, h5fd, h5g, h5p, h5s, h5t
 
-    creation = h5p.create(h5p.DATASET_CREATE)
+    def without_times(kind: int) -> Any:
+        creation = h5p.create(kind)
+        creation.set_obj_track_times(False)
+        return creation
+
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    access.set_libver_bounds(h5f.LIBVER_V18, h5f.LIBVER_V18)
+    access.set_alignment(1, _ALIGNMENT)
+    access.set_fileobj_driver(h5fd.fileobj_driver, layout)
+    creation = without_times(h5p.DATASET_CREATE)
     creation.set_layout(h5d.CONTIGUOUS)
     creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5d.FILL_TIME_NEVER)
-    creation.set_obj_track_times(False)
-    link = h5p.create(h5p.LINK_CREATE)
-    link.set_create_intermediate_group(True)
-    dtype = h5t.py_create(values.dtype.newbyteorder("<"))
-    space = h5s.create_simple(values.shape)
-    dataset = h5d.create(file.id, name.encode(), dtype, space, creation, link)  # type: ignore[attr-defined]
-    return Column(values.dtype.name, values.shape, dataset.get_offset() or 0)
+    file = h5f.create(b"layout", h5f.ACC_TRUNC, without_times(h5p.FILE_CREATE), access)
+    places = {}
+    for group in sorted({name.rpartition("/")[0] for name in columns} - {""}):
+        h5g.create(file, group.encode(), gcpl=without_times(h5p.GROUP_CREATE))
+    for name in sorted(columns):
+        values = columns[name]
+        dtype = h5t.py_create(values.dtype.newbyteorder("<"))
+        space = h5s.create_simple(values.shape)
+        dataset = h5d.create(file, name.encode(), dtype, space, creation)
+        places[name] = Column(values.dtype.name, values.shape, dataset.get_offset() or 0)
+        dataset.close()
+    file.close()
+    return places
 
 
-def structure_problem(path: Path, columns: Mapping[str, Column]) -> str | None:
+def structure_problem(file: Path | BinaryIO, columns: Mapping[str, Column]) -> str | None:
     """What differs between an HDF5 file and the columns it should have, or None.
 
     Parameters
     ----------
-    path : Path
+    file : Path or binary file
         A file whose checksum has been found right: HDF5 parses nothing else.
     columns : mapping of str to Column
         What the manifest says.
@@ -136,9 +143,11 @@ def structure_problem(path: Path, columns: Mapping[str, Column]) -> str | None:
     import h5py
 
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        # HDF5's own locks fail on some network file systems; other objects take none.
+        options = {"locking": False} if isinstance(file, Path) else {}
+        with h5py.File(file, "r", **options) as opened:
             found: dict[str, Column] = {}
-            file.visititems(lambda name, item: _note_dataset(found, name, item))
+            opened.visititems(lambda name, item: _note_dataset(found, name, item))
     # What h5py raises depends on where in the file the damage is, and is not documented.
     except Exception as error:
         return f"isn't a readable HDF5 file: {error}"

@@ -221,10 +221,16 @@ def read_dead(root: Path, shard: ShardEntry) -> np.ndarray:
     """
     if shard.dead is None:
         return np.empty(0, np.int64)
-    path = root / shard.dead.file
-    data = checked_read(path, shard.dead.content)
+    return parse_dead(root, shard, checked_read(root / shard.dead.file, shard.dead.content))
+
+
+def parse_dead(root: Path, shard: ShardEntry, data: bytes | None) -> np.ndarray:
+    """The removed rows of a shard, from its dead-row file's content; see `read_dead`."""
+    if shard.dead is None or data is None:
+        return np.empty(0, np.int64)
     rows = view_column(np.frombuffer(data, np.uint8), shard.dead.columns["rows"])
     if rows[0] < 0 or rows[-1] >= shard.rows or np.any(rows[1:] <= rows[:-1]):
+        path = root / shard.dead.file
         raise CorruptIndexError(f"{path}: not sorted row numbers of {shard.file}")
     return rows
 

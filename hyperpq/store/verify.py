@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -16,14 +17,12 @@ from hyperpq.store.durable import LOCK_NAME, checksum_of_file
 from hyperpq.store.hdf5 import structure_problem
 from hyperpq.store.manifest import (
     MANIFEST_NAME,
-    Column,
-    FileEntry,
     Manifest,
     ShardEntry,
     is_file_name,
     read_manifest,
 )
-from hyperpq.store.shard import Shard, problem_of_offsets, read_dead
+from hyperpq.store.shard import Shard, checked_read, parse_dead, problem_of_offsets
 
 _REPORT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,60}\.(csv|jsonl|json|txt|html)")
 _FOLDERS = ("shards", "dead")
@@ -83,27 +82,33 @@ def verify_directory(path: str | os.PathLike[str]) -> list[Problem]:
         If there is no index at all.
     """
     root = Path(path)
-    while True:
-        try:
-            manifest = read_manifest(root)
-        except StoreError as error:
-            if not os.path.lexists(root / MANIFEST_NAME):
-                raise
-            return [Problem(MANIFEST_NAME, str(error))]
-        problems = list(_problems(root, manifest))
-        # A writer that commits meanwhile removes what its generation no longer names.
-        if not problems or _is_current(root, manifest):
-            return problems
-
-
-def _is_current(root: Path, manifest: Manifest) -> bool:
     try:
-        return read_manifest(root) == manifest
-    except StoreError:
-        return False
+        manifest, dead = _snapshot(root)
+    except StoreError as error:
+        if not os.path.lexists(root / MANIFEST_NAME):
+            raise
+        return [Problem(MANIFEST_NAME, str(error))]
+    return list(_problems(root, manifest, dead))
 
 
-def _problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
+def _snapshot(root: Path) -> tuple[Manifest, dict[str, bytes | StoreError]]:
+    """One generation: its manifest, and the dead-row files, which the next one may remove."""
+    while True:
+        manifest = read_manifest(root)
+        dead: dict[str, bytes | StoreError] = {}
+        for entry in [shard.dead for shard in manifest.shards if shard.dead]:
+            try:
+                dead[entry.file] = checked_read(root / entry.file, entry.content)
+            except StoreError as error:
+                dead[entry.file] = error
+        is_whole = not any(isinstance(data, StoreError) for data in dead.values())
+        if is_whole or read_manifest(root) == manifest:
+            return manifest, dead
+
+
+def _problems(
+    root: Path, manifest: Manifest, dead: dict[str, bytes | StoreError]
+) -> Iterator[Problem]:
     for folder in _FOLDERS:
         if (root / folder).is_symlink():
             yield Problem(folder, "is a link; an index holds none")
@@ -117,7 +122,8 @@ def _problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
     ids = []
     for shard in manifest.shards:
         try:
-            ids.append(_checked_live_ids(root, shard))
+            data = dead[shard.dead.file] if shard.dead else None
+            ids.append(_checked_live_ids(root, shard, data))
         except _DamageError as damage:
             yield damage.problem
     yield from _repeated_ids(ids)
@@ -125,15 +131,15 @@ def _problems(root: Path, manifest: Manifest) -> Iterator[Problem]:
         yield Problem(name, "the manifest doesn't name this file", "garbage")
 
 
-def _checked_live_ids(root: Path, shard: ShardEntry) -> np.ndarray:
+def _checked_live_ids(root: Path, shard: ShardEntry, dead: bytes | StoreError | None) -> np.ndarray:
     """Check a shard and its removed rows; give the ids of the rows that are left."""
-    if shard.dead:
-        _check_hdf5(root, shard.dead.file, shard.dead.content, shard.dead.columns)
-    _check_hdf5(root, shard.file, shard.content, shard.columns)
-    file = shard.dead.file if shard.dead else shard.file
+    file, path = shard.file, root / shard.file
     try:
-        rows = Shard(root, shard, read_dead(root, shard))
-        file = shard.file
+        if checksum_of_file(path, shard.content.bytes) != shard.content.xxh3_128:
+            raise _DamageError(file, "the checksum is wrong")
+        if what := structure_problem(path, shard.columns):
+            raise _DamageError(file, what)
+        rows = Shard(root, shard, np.empty(0, np.int64))
         ids, table = rows.ids, rows.path_table()
     except StoreError as error:
         raise _DamageError(file, str(error)) from error
@@ -141,17 +147,20 @@ def _checked_live_ids(root: Path, shard: ShardEntry) -> np.ndarray:
         raise _DamageError(file, "/ids don't have the range that the manifest says")
     if table and (what := problem_of_offsets(table[0], len(table[1]))):
         raise _DamageError(file, what)
-    return np.delete(ids, rows.dead_rows)
+    return np.delete(ids, _checked_dead(root, shard, dead)) if shard.dead else ids
 
 
-def _check_hdf5(root: Path, file: str, entry: FileEntry, columns: dict[str, Column]) -> None:
+def _checked_dead(root: Path, shard: ShardEntry, data: bytes | StoreError | None) -> np.ndarray:
+    assert shard.dead is not None
     try:
-        right = checksum_of_file(root / file, entry.bytes) == entry.xxh3_128
-        what = structure_problem(root / file, columns) if right else "the checksum is wrong"
+        if isinstance(data, StoreError):
+            raise data
+        rows = parse_dead(root, shard, data)
     except StoreError as error:
-        what = str(error)
-    if what:
-        raise _DamageError(file, what)
+        raise _DamageError(shard.dead.file, str(error)) from error
+    if what := structure_problem(io.BytesIO(data or b""), shard.dead.columns):
+        raise _DamageError(shard.dead.file, what)
+    return rows
 
 
 def _repeated_ids(ids: list[np.ndarray]) -> Iterator[Problem]:

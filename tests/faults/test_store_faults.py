@@ -9,6 +9,7 @@ import random
 import resource
 import shutil
 import signal
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,17 @@ import xxhash
 
 from hyperpq.errors import CorruptIndexError, HyperPQError, IndexNotFoundError, StoreError
 from hyperpq.store import IndexStore, Rows, recover_directory, replace_directory, verify_directory
+
+
+@pytest.fixture
+def tmp_path(tmp_path):
+    """In memory where the system has such a place: on a disk thousands of fsyncs take minutes."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 def rows_of(ids) -> Rows:
