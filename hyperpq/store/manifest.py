@@ -202,9 +202,8 @@ def read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST_NAME
     if not path.is_symlink() and not path.exists():
         what = f"the folder has no {MANIFEST_NAME}" if root.is_dir() else "no such folder"
-        raise IndexNotFoundError(
-            f"{root}: no index here ({what}); make one with `hyperpq build`, or check the path"
-        )
+        advice = "make one with `hyperpq build`, or check the path"
+        raise IndexNotFoundError(f"{root}: no index here ({what}); {advice}")
     return parse_manifest(read_regular(path, limit=_MAX_BYTES), path)
 
 
@@ -242,13 +241,13 @@ def _manifest(content: Any, data: bytes) -> Manifest:
         )
     keys = "format version generation settings next_id next_shard files shards checksum"
     fields = _object(content, keys.split(), "manifest")
-    expected = fields.pop("checksum")
-    if checksum(canonical(fields)) != expected or canonical(content) + b"\n" != data:
+    digest = fields.pop("checksum")
+    # Bytes, too: no flipped bit goes unnoticed, not even one that JSON doesn't mind.
+    if checksum(canonical(fields)) != digest or canonical(content) + b"\n" != data:
         raise ValueError("the checksum doesn't fit the content")
-    if not isinstance(fields["settings"], dict) or not isinstance(fields["files"], dict):
-        raise ValueError("settings and files must be objects")
-    if not isinstance(fields["shards"], list):
-        raise ValueError("shards must be a list")
+    for key, kind in (("settings", dict), ("files", dict), ("shards", list)):
+        if not isinstance(fields[key], kind):
+            raise ValueError(f"{key}: expected a JSON {'list' if kind is list else 'object'}")
     files = {}
     for name, value in fields["files"].items():
         if not is_file_name(name):
@@ -400,4 +399,4 @@ def _match(pattern: re.Pattern[str], value: Any) -> re.Match[str]:
 
 def _short(value: Any) -> str:
     text = ascii(value)
-    return text if len(text) <= 60 else text[:60] + "..."
+    return text[:60] + "..." * (len(text) > 60)
