@@ -266,7 +266,7 @@ class HiHPQCodec(nn.Module):
 
     @classmethod
     def _from_settings(cls, files: Mapping[str, bytes]) -> HiHPQCodec:
-        """An empty codec of the recorded sizes, which must fit the weights before memory is used."""
+        """An empty codec of the recorded sizes, which the weights must hold: no memory before."""
         try:
             settings = json.loads(files[SETTINGS_FILE])
             if settings["format"] != _FORMAT or settings["version"] != _VERSION:

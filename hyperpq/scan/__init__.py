@@ -1,6 +1,6 @@
 """Tables and codes in, exact top-k out.
 
-`search_parts` is the one function that the index calls; `search` is its face for one array of codes.
+`search_parts` is the one function that the index calls; `search` is its face for one array.
 """
 
 from hyperpq.scan.reference import Part, search, search_parts

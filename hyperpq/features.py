@@ -1,0 +1,174 @@
+"""Pictures to features: decoding in threads beside the network.
+
+Decoding runs ahead of the network by a few batches, so that the network never waits while a core is
+free. Batches are consecutive pieces of the list of files: the same list gives the same features bit
+for bit, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.backbones.base import BATCH
+from hyperpq.errors import ImageError
+
+if TYPE_CHECKING:
+    from hyperpq.backbones.base import Backbone
+    from hyperpq.datasets.augment import Augmentation
+
+# Batches being decoded while the network works on another.
+_AHEAD = 3
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How pictures are read.
+
+    Attributes
+    ----------
+    workers : int
+        Decoding threads; 0 takes one a core.
+    max_megapixels : float
+        Larger pictures are skipped before they are decoded.
+    augmentation : Augmentation, optional
+        Strength of the views.
+    n_views : int
+        V, views made of each picture beside the picture itself.
+    seed : int
+        Of the views.
+    """
+
+    workers: int = 0
+    max_megapixels: float = 200.0
+    augmentation: Augmentation | None = None
+    n_views: int = 0
+    seed: int = 0
+
+
+@dataclass
+class Features:
+    """Features of a list of files.
+
+    Attributes
+    ----------
+    rows : ndarray, shape (n,), int64
+        Position in the list of each file that could be read.
+    plain : ndarray, shape (n, d), float32
+        Their features.
+    views : ndarray, shape (V, n, d), float32
+        Features of their views.
+    skipped : list of (int, str)
+        Position and reason of the others.
+    """
+
+    rows: NDArray[np.int64]
+    plain: NDArray[np.float32]
+    views: NDArray[np.float32]
+    skipped: list[tuple[int, str]] = field(default_factory=list)
+
+
+def _read(path: bytes, pixels: NDArray[np.uint8], backbone: Backbone, reader: Reader) -> str | None:
+    """Fill ``pixels`` (1 + V, S, S, 3) with a picture and its views; the reason if that fails."""
+    from hyperpq.datasets.augment import make_view, view_rng
+    from hyperpq.datasets.decode import open_image, to_pixels
+
+    prep = backbone.preprocessing
+    try:
+        image = open_image(path, max_megapixels=reader.max_megapixels, shrink_to=prep.resized_side)
+    except ImageError as error:
+        return str(error)
+    to_pixels(image, prep, out=pixels[0])
+    if reader.augmentation is not None:
+        # A view is named by its file's name, so that a folder can move.
+        key = os.path.basename(path)
+        for view in range(reader.n_views):
+            rng = view_rng(reader.seed, key, view)
+            pixels[1 + view] = make_view(image, reader.augmentation, prep.size, rng)
+    return None
+
+
+def stream_features(
+    paths: Sequence[bytes], backbone: Backbone, reader: Reader
+) -> Iterator[Features]:
+    """Encode pictures batch by batch, in order.
+
+    Parameters
+    ----------
+    paths : sequence of bytes
+        Files.
+    backbone : Backbone
+        The network.
+    reader : Reader
+        How to read and augment.
+
+    Yields
+    ------
+    Features
+        Of up to `BATCH` files; rows count through the whole list.
+    """
+    side = backbone.preprocessing.size
+    passes = 1 + (reader.n_views if reader.augmentation is not None else 0)
+    workers = reader.workers or os.cpu_count() or 1
+    waiting: deque[tuple[int, NDArray[np.uint8], list[Future[str | None]]]] = deque()
+    starts = iter(range(0, len(paths), BATCH))
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+    def submit() -> None:
+        start = next(starts, None)
+        if start is not None:
+            batch = paths[start : start + BATCH]
+            pixels = np.empty((len(batch), passes, side, side, 3), np.uint8)
+            futures = [
+                pool.submit(_read, path, pixels[i], backbone, reader)
+                for i, path in enumerate(batch)
+            ]
+            waiting.append((start, pixels, futures))
+
+    try:
+        for _ in range(_AHEAD):
+            submit()
+        while waiting:
+            start, pixels, futures = waiting.popleft()
+            reasons = [future.result() for future in futures]
+            submit()
+            good = [i for i, reason in enumerate(reasons) if reason is None]
+            features = np.empty((passes, len(good), backbone.d), np.float32)
+            if good:
+                for p in range(passes):
+                    features[p] = backbone(np.ascontiguousarray(pixels[good, p]))
+            yield Features(
+                np.array([start + i for i in good], np.int64),
+                features[0],
+                features[1:],
+                [(start + i, reason) for i, reason in enumerate(reasons) if reason is not None],
+            )
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def extract_features(
+    paths: Sequence[bytes], backbone: Backbone, reader: Reader, phase: Any | None = None
+) -> Features:
+    """All of `stream_features` in one; ``phase`` is a `progress.Phase` that counts files."""
+    batches = []
+    for batch in stream_features(paths, backbone, reader):
+        batches.append(batch)
+        if phase is not None:
+            phase.advance(len(batch.rows) + len(batch.skipped))
+    if not batches:
+        empty = np.empty((1 + reader.n_views, 0, backbone.d), np.float32)
+        return Features(np.empty(0, np.int64), empty[0], empty[1:])
+    return Features(
+        np.concatenate([b.rows for b in batches]),
+        np.concatenate([b.plain for b in batches]),
+        np.concatenate([b.views for b in batches], axis=1),
+        [pair for b in batches for pair in b.skipped],
+    )

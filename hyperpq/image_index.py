@@ -1,0 +1,361 @@
+"""`ImageIndex`: a backbone, a `HiHPQIndex` and the paths of pictures behind one face."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq import skipped as skipped_files
+from hyperpq.errors import BackboneError, InvalidInputError
+from hyperpq.features import Reader, extract_features
+from hyperpq.index import HiHPQIndex
+from hyperpq.progress import Progress, SilentProgress
+from hyperpq.store import Rows, Shard
+from hyperpq.validation import as_count
+
+if TYPE_CHECKING:
+    from hyperpq.backbones.base import Backbone
+    from hyperpq.datasets.folder import ImageFile
+
+# Pictures of one shard and one commit: at 160 pictures a second a kill loses half a minute.
+GROUP = 4096
+
+PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One picture found.
+
+    Attributes
+    ----------
+    rank : int
+        From 1.
+    distance : float
+        Score of the index, smaller is nearer.
+    id : int
+    path : bytes
+        As the file system has it.
+    """
+
+    rank: int
+    distance: float
+    id: int
+    path: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a query gave: results, or the reason why the query picture can't be read."""
+
+    query: bytes
+    results: list[Result] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass
+class Update:
+    """What an update changed.
+
+    Attributes
+    ----------
+    added, forgotten, unchanged : int
+        Pictures; a changed picture counts as forgotten and added.
+    skipped : dict of bytes to str
+        Path and reason of the files that could not be used.
+    """
+
+    added: int = 0
+    forgotten: int = 0
+    unchanged: int = 0
+    skipped: dict[bytes, str] = field(default_factory=dict)
+
+
+class ImageIndex:
+    """An index of pictures, opened from the directory that `build.build_index` made.
+
+    Attributes
+    ----------
+    index : HiHPQIndex
+        Codes and codec.
+    backbone_identity : dict
+        Network, weights and preprocessing that the features come from.
+    """
+
+    def __init__(self, index: HiHPQIndex, backbone: Backbone | None = None) -> None:
+        pictures = index.metadata.get("pictures")
+        if not isinstance(pictures, dict) or not isinstance(pictures.get("backbone"), dict):
+            raise InvalidInputError(
+                f"{index.path} is an index of vectors, not of pictures; "
+                "open it with HiHPQIndex.load or build one with `hyperpq build`."
+            )
+        self.index = index
+        self.backbone_identity: dict[str, Any] = pictures["backbone"]
+        self.max_megapixels = float(pictures.get("max_megapixels", 200.0))
+        self._backbone = backbone
+        if backbone is not None:
+            backbone.check_matches(self.backbone_identity)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        backbone: Backbone | None = None,
+        verify: bool = False,
+    ) -> ImageIndex:
+        """Open an index directory.
+
+        Parameters
+        ----------
+        path : path-like
+            What `hyperpq build` wrote.
+        device : str
+            For the network and the codec.
+        backbone : Backbone, optional
+            A loaded network; it must be the one that made the index.
+        verify : bool
+            Check every checksum first.
+
+        Raises
+        ------
+        IndexNotFoundError, CorruptIndexError, FormatVersionError, BackboneError
+        """
+        return cls(HiHPQIndex.load(path, device=device, verify=verify), backbone)
+
+    def __repr__(self) -> str:
+        return f"ImageIndex({self.index!r}, backbone={self.backbone_identity['name']!r})"
+
+    def __len__(self) -> int:
+        return self.index.ntotal
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network, loaded when it is first needed and checked against the recorded one."""
+        if self._backbone is None:
+            from hyperpq.backbones import load_backbone
+
+            name = self.backbone_identity.get("name")
+            if not isinstance(name, str):
+                raise BackboneError(
+                    f"{self.index.path} doesn't say which backbone it was made with."
+                )
+            loaded = load_backbone(name, device=self.index.device)
+            loaded.check_matches(self.backbone_identity)
+            self._backbone = loaded
+        return self._backbone
+
+    def query(
+        self,
+        images: Sequence[PathLike],
+        k: int = 50,
+        *,
+        exclude_self: bool = False,
+        threads: int | None = None,
+        workers: int = 0,
+        progress: Progress | None = None,
+    ) -> list[Answer]:
+        """Find the pictures nearest to each query picture.
+
+        Parameters
+        ----------
+        images : sequence of path-like
+            Query pictures; a bad one gets an `Answer` with an ``error``, the others are answered.
+        k : int
+            Results a query; fewer when the index has fewer.
+        exclude_self : bool
+            Leave the query picture itself out, recognised by its path.
+        threads : int, optional
+            Of the search.
+        workers : int
+            Decoding threads; 0 takes one a core.
+        progress : Progress, optional
+            Where to report.
+
+        Returns
+        -------
+        list of Answer
+            In the order of ``images``.
+        """
+        k = as_count(k, "k")
+        paths = [os.fsencode(image) for image in images]
+        reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
+        progress = progress or SilentProgress()
+        with progress.phase("query", len(paths)) as phase:
+            features = extract_features(paths, self.backbone, reader, phase)
+        D, I = self.index.search(features.plain, k + exclude_self, threads=threads)  # noqa: E741
+        known = self._paths_of(np.unique(I))
+        answers = {row: Answer(paths[row], error=reason) for row, reason in features.skipped}
+        for row, distances, ids in zip(features.rows.tolist(), D, I, strict=True):
+            own = os.path.abspath(paths[row]) if exclude_self else None
+            found = [
+                (float(distance), int(id))
+                for distance, id in zip(distances, ids, strict=True)
+                if id >= 0 and known[int(id)] != own
+            ]
+            results = [
+                Result(rank, distance, id, known[id])
+                for rank, (distance, id) in enumerate(found[:k], 1)
+            ]
+            answers[row] = Answer(paths[row], results)
+        return [answers[row] for row in range(len(paths))]
+
+    def _paths_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
+        """Paths of ids; a shard of pictures holds ascending ids."""
+        out = {}
+        for part in self.index.parts:
+            rows = np.searchsorted(part.ids, ids)
+            rows = rows[rows < part.n]
+            for row in rows[np.isin(part.ids[rows], ids)].tolist():
+                if part.dead is None or not part.dead[row]:
+                    out[int(part.ids[row])] = part.path(row)
+        return out
+
+    def _rows(self) -> Iterator[tuple[bytes, tuple[int, int], Rows | Shard, int]]:
+        """Path, (size, mtime), part and row of every picture in the index."""
+        for part in self.index.parts:
+            sizes, times = part.attribute("size"), part.attribute("mtime_ns")
+            for row, path in enumerate(part.paths or []):
+                if part.dead is None or not part.dead[row]:
+                    yield path, (int(sizes[row]), int(times[row])), part, row
+
+    def update(
+        self,
+        files: Sequence[ImageFile],
+        *,
+        forget_below: Sequence[PathLike] = (),
+        skipped: dict[bytes, str] | None = None,
+        workers: int = 0,
+        progress: Progress | None = None,
+    ) -> Update:
+        """Bring the index in line with a listing: add what is new or changed, forget what is gone.
+
+        Parameters
+        ----------
+        files : sequence of ImageFile
+            The pictures that are there. One with the size and mtime that the index has is not
+            read again.
+        forget_below : sequence of path-like
+            Folders that the listing covers: pictures of the index below them that it lacks are
+            removed.
+        skipped : dict, optional
+            Paths that the listing left out, with reasons, for ``skipped.csv``.
+        workers : int
+            Decoding threads; 0 takes one a core.
+        progress : Progress, optional
+            Where to report.
+
+        Returns
+        -------
+        Update
+        """
+        progress = progress or SilentProgress()
+        listed = {file.path: file for file in files}
+        below = tuple(os.path.join(os.path.abspath(os.fsencode(r)), b"") for r in forget_below)
+        report, known, gone = Update(skipped=dict(skipped or {})), set(), []
+        stale: dict[bytes, tuple[str, int]] = {}
+        for path, state, part, row in self._rows():
+            file = listed.get(path)
+            if file is None:
+                if path.startswith(below) or path + b"/" in below:
+                    gone.append((_name(part), row))
+            elif (file.size, file.mtime_ns) == state:
+                known.add(path)
+            else:
+                stale[path] = (_name(part), row)
+        report.unchanged = len(known)
+        new = [file for path, file in sorted(listed.items()) if path not in known]
+        if gone:
+            self.index.append(remove=_by_shard(gone))
+            report.forgotten = len(gone)
+        reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
+        with progress.phase("encode", len(new)) as phase:
+            for start in range(0, len(new), GROUP):
+                group = new[start : start + GROUP]
+                features = extract_features([f.path for f in group], self.backbone, reader, phase)
+                old = [stale[f.path] for f in group if f.path in stale]
+                rows = self.code_rows([group[r] for r in features.rows], features.plain)
+                self.index.append(*([rows] if rows.n else []), remove=_by_shard(old))
+                report.added += rows.n
+                report.forgotten += len(old)
+                report.skipped |= {group[r].path: reason for r, reason in features.skipped}
+        self._write_skipped(report.skipped, listed, below)
+        return report
+
+    def code_rows(self, files: Sequence[ImageFile], features: NDArray[np.float32]) -> Rows:
+        """Codes, ids, paths and attributes of pictures, ready for `HiHPQIndex.append`."""
+        first = self.index.next_id
+        return Rows(
+            self.index.encode(features),
+            np.arange(first, first + len(files), dtype=np.int64),
+            {
+                "size": np.array([file.size for file in files], np.int64),
+                "mtime_ns": np.array([file.mtime_ns for file in files], np.int64),
+            },
+            [file.path for file in files],
+        )
+
+    def _write_skipped(
+        self, skipped: dict[bytes, str], listed: dict[bytes, Any], below: tuple[bytes, ...]
+    ) -> None:
+        """Renew the lines of ``skipped.csv`` that this update has looked at."""
+        store = self.index.store
+        if store is None:
+            return
+        old = skipped_files.from_csv(store.read_report(skipped_files.NAME))
+        kept = {
+            path: reason
+            for path, reason in old.items()
+            if path not in listed and not path.startswith(below)
+        }
+        store.write_report(skipped_files.NAME, skipped_files.to_csv(kept | skipped))
+
+
+def _name(part: Rows | Shard) -> str:
+    return part.name if isinstance(part, Shard) else ""
+
+
+def _by_shard(rows: Sequence[tuple[str, int]]) -> dict[str, NDArray[np.int64]]:
+    out: dict[str, list[int]] = {}
+    for name, row in rows:
+        out.setdefault(name, []).append(row)
+    return {name: np.array(numbers, np.int64) for name, numbers in out.items()}
+
+
+def list_pictures(
+    roots: Sequence[PathLike],
+    *,
+    include_hidden: bool = False,
+    exclude: Sequence[str] = (),
+    leave_out: Callable[[bytes], bool] = lambda path: False,
+) -> tuple[list[ImageFile], dict[bytes, str]]:
+    """List the pictures below folders, with the reasons of what was left out.
+
+    Parameters
+    ----------
+    roots, include_hidden, exclude
+        See `datasets.folder.list_images`.
+    leave_out : callable
+        Says which paths never are pictures of the collection, such as the index itself.
+
+    Returns
+    -------
+    files : list of ImageFile
+    skipped : dict of bytes to str
+    """
+    from hyperpq.datasets.folder import list_images
+
+    skipped: dict[bytes, str] = {}
+    files = list_images(
+        [os.fsdecode(root) for root in roots],
+        include_hidden=include_hidden,
+        exclude=exclude,
+        on_skip=skipped.__setitem__,
+    )
+    return [file for file in files if not leave_out(file.path)], skipped
