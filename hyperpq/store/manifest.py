@@ -247,7 +247,7 @@ def _manifest(content: Any, data: bytes) -> Manifest:
         raise ValueError("the checksum doesn't fit the content")
     for key, kind in (("settings", dict), ("files", dict), ("shards", list)):
         if not isinstance(fields[key], kind):
-            raise ValueError(f"{key}: expected a JSON {'list' if kind is list else 'object'}")
+            raise ValueError(f"{key}: expected {kind.__name__}")
     files = {}
     for name, value in fields["files"].items():
         if not is_file_name(name):
@@ -398,5 +398,4 @@ def _match(pattern: re.Pattern[str], value: Any) -> re.Match[str]:
 
 
 def _short(value: Any) -> str:
-    text = ascii(value)
-    return text[:60] + "..." * (len(text) > 60)
+    return ascii(value)[:60]
