@@ -44,6 +44,13 @@ FINISHED = "finished"
 FIXED = frozenset(("bits", "backbone", "recipe", "score", "seed", "train_size", "epochs"))
 
 
+def M_of_bits(bits: int) -> int:
+    """Subquantizers of 8 bits for a code length; an impossible one is an `InvalidInputError`."""
+    if bits % 8 or not 8 <= bits <= 512:
+        raise InvalidInputError(f"bits is {bits}; choose a multiple of 8 from 8 to 512.")
+    return bits // 8
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """What decides the content of an index; a build is only resumed with the same.
@@ -82,8 +89,7 @@ class BuildOptions:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.bits % 8 or not 8 <= self.bits <= 512:
-            raise InvalidInputError(f"bits is {self.bits}; choose a multiple of 8 from 8 to 512.")
+        M_of_bits(self.bits)
         if self.train_size < 1:
             raise InvalidInputError(f"train_size is {self.train_size}; expected at least 1.")
         if not self.max_megapixels > 0:
@@ -174,7 +180,15 @@ def build_index(
     if (work / FINISHED).exists() and not (work / "index").exists():
         _discard(work)
     if (target / "manifest.json").exists() and not overwrite and not work.exists():
-        return _update(roots, target, options, device, workers, progress, backbone)
+        return update_index(
+            roots,
+            target,
+            device=device,
+            workers=workers,
+            progress=progress,
+            backbone=backbone,
+            **options,
+        )
     if target.exists() and not (target / "manifest.json").exists() and any(target.iterdir()):
         raise StoreError(
             f"{target} is a folder with other files; choose another --index directory."
@@ -200,16 +214,28 @@ def _discard(work: Path) -> None:
     shutil.rmtree(_trash(work), ignore_errors=True)
 
 
-def _update(
+def update_index(
     roots: Sequence[PathLike],
-    target: Path,
-    options: dict[str, Any],
-    device: str,
-    workers: int,
-    progress: Progress,
-    backbone: Backbone | None,
+    path: str | os.PathLike[str],
+    *,
+    forget: bool = True,
+    device: str = "auto",
+    workers: int = 0,
+    progress: Progress | None = None,
+    backbone: Backbone | None = None,
+    **options: Any,
 ) -> tuple[ImageIndex, BuildReport]:
-    """Bring an existing index up to date with its folders."""
+    """Bring an index that is there up to date with some folders.
+
+    Parameters
+    ----------
+    forget : bool
+        Whether pictures of the index that are gone from the folders are removed.
+    roots, path, device, workers, progress, backbone, **options
+        As in `build_index`.
+    """
+    target = Path(os.path.abspath(path))
+    progress = progress or SilentProgress()
     images = ImageIndex.open(target, device=device, backbone=backbone)
     recorded = images.index.metadata["pictures"]
     built = BuildOptions(
@@ -225,7 +251,11 @@ def _update(
     with progress.phase("list", None, "files"):
         files, skipped = _list(roots, target, chosen)
     update = images.update(
-        files, forget_below=roots, skipped=skipped, workers=workers, progress=progress
+        files,
+        forget_below=roots if forget else (),
+        skipped=skipped,
+        workers=workers,
+        progress=progress,
     )
     report = BuildReport(len(images), update.added, update.forgotten, update.skipped)
     report.seconds = dict(getattr(progress, "seconds", {}))
@@ -366,7 +396,7 @@ class _Build:
         if (place / "manifest.json").exists():
             return HiHPQIndex.load(place, device=self.device)
         index = HiHPQIndex(
-            network.d, self.options.bits // 8, score=self.options.score, device=self.device
+            network.d, M_of_bits(self.options.bits), score=self.options.score, device=self.device
         )
         index.metadata = {
             "pictures": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,15 @@ class Answer:
     query: bytes
     results: list[Result] = field(default_factory=list)
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Codes (n, code_size) uint8 with their paths, and the reasons of pictures without one."""
+
+    codes: NDArray[np.uint8]
+    paths: list[bytes]
+    skipped: dict[bytes, str]
 
 
 @dataclass
@@ -205,6 +214,20 @@ class ImageIndex:
             ]
             answers[row] = Answer(paths[row], results)
         return [answers[row] for row in range(len(paths))]
+
+    def encode(
+        self, images: Sequence[PathLike], *, workers: int = 0, progress: Progress | None = None
+    ) -> Encoded:
+        """Codes of pictures, without adding them."""
+        paths = [os.fsencode(image) for image in images]
+        reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
+        with (progress or SilentProgress()).phase("encode", len(paths)) as phase:
+            features = extract_features(paths, self.backbone, reader, phase)
+        return Encoded(
+            self.index.encode(features.plain),
+            [paths[row] for row in features.rows],
+            {paths[row]: reason for row, reason in features.skipped},
+        )
 
     def _paths_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
         """Paths of ids; a shard of pictures holds ascending ids."""
@@ -359,3 +382,39 @@ def list_pictures(
         on_skip=skipped.__setitem__,
     )
     return [file for file in files if not leave_out(file.path)], skipped
+
+
+def query_paths(names: Sequence[str], stdin: BinaryIO) -> list[bytes]:
+    """Pictures that a command line names.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Each a picture, a folder of pictures, ``@FILE`` with one name a line, or ``-`` for names on
+        ``stdin``.
+    stdin : binary file
+        Read when asked for.
+
+    Raises
+    ------
+    InvalidInputError
+        A list that can't be read, or nothing named at all.
+    """
+    out: list[bytes] = []
+    for name in names:
+        if name == "-":
+            out += stdin.read().splitlines()
+        elif name.startswith("@"):
+            try:
+                with open(name[1:], "rb") as file:
+                    out += file.read().splitlines()
+            except OSError as error:
+                raise InvalidInputError(f"{name[1:]} can't be read: {error.strerror}.") from error
+        elif os.path.isdir(name):
+            out += [file.path for file in list_pictures([name])[0]]
+        else:
+            out.append(os.fsencode(name))
+    paths = [path for path in out if path.strip()]
+    if not paths:
+        raise InvalidInputError(f"{' '.join(names)} names no picture; expected at least one.")
+    return paths

@@ -420,13 +420,13 @@ class HiHPQIndex:
         store = IndexStore.open(path, verify=verify)
         codec = HiHPQCodec.from_files({name: store.read_file(name) for name in store.file_names})
         settings = store.settings
-        own = {"d": codec.d, "M": codec.M, "nbits": codec.quantizer.nbits}
-        own["score"] = codec.quantizer.score
+        q = codec.quantizer
+        own = {"d": codec.d, "M": q.M, "nbits": q.nbits, "score": q.score}
         if any(settings.get(name) != value for name, value in own.items()):
             raise CorruptIndexError(
                 f"{store.path}: manifest.json and codec.json disagree; expected {own}."
             )
-        index = cls(codec.d, codec.M, own["nbits"], score=own["score"], device=device)
+        index = cls(codec.d, q.M, q.nbits, score=q.score, device=device)
         if any(part.code_size != index.code_size for part in store.shards):
             raise CorruptIndexError(
                 f"{store.path}: a shard has codes of another size than {index.code_size} bytes."

@@ -9,6 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+from scipy.ndimage import gaussian_filter1d
+
 from hyperpq.datasets.augment import (
     MILD,
     PAPER,
@@ -21,11 +26,6 @@ from hyperpq.datasets.augment import (
     make_view,
     view_rng,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image, ImageEnhance
-from scipy.ndimage import gaussian_filter1d
-
 from hyperpq.errors import InvalidInputError
 
 PLAIN = Augmentation(

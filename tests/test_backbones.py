@@ -15,7 +15,6 @@ import onnxruntime
 import pytest
 import torch
 import xxhash
-from hyperpq.datasets.decode import Preprocessing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ import hyperpq.devices
 from hyperpq.backbones import BATCH, available_backbones, base, lite, load_backbone
 from hyperpq.backbones.onnx_graph import _varint
 from hyperpq.backbones.torch_models import TorchBackbone, hash_parameters
+from hyperpq.datasets.decode import Preprocessing
 from hyperpq.devices import resolve_device
 from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
 

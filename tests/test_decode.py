@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hyperpq.datasets.decode import Preprocessing, open_image, sniff, to_pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hyperpq.datasets.decode import Preprocessing, open_image, sniff, to_pixels
 from hyperpq.errors import ImageError, InvalidInputError
 
 RED, GREEN, BLUE = (220, 30, 20), (20, 200, 40), (30, 40, 210)

@@ -8,12 +8,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from hyperpq.datasets.canvas import Canvas, arc
 from hyperpq.datasets.drawn import draw_dataset, draw_picture, species
 from hyperpq.datasets.folder import list_images
 from hyperpq.datasets.protocols import class_folders
-from PIL import Image
-
 from hyperpq.errors import DatasetError, InvalidInputError
 
 

@@ -6,11 +6,11 @@ import os
 import socket
 
 import pytest
-from hyperpq.datasets.folder import ImageFile, list_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hyperpq.datasets.folder import ImageFile, list_images
 from hyperpq.errors import DatasetError, InvalidInputError
 
 

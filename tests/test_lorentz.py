@@ -58,7 +58,7 @@ def pairs(dtype: torch.dtype):
     ("dtype", "near", "far"), [(torch.float32, 3e-6, 2e-4), (torch.float64, 6e-15, 4e-13)]
 )
 def test_distance_and_chord_match_60_digits(dtype, near, far):
-    """To rounding up to radius 5; at 10 what is across a radial step is cosh(10) times magnified."""
+    """To rounding up to radius 5; at 10 a step across is magnified cosh(10) times."""
     for x, y, c in pairs(dtype):
         want_q2 = exact_sqchord(x.numpy(), y.numpy(), float(c))
         want_d = exact_distance(x.numpy(), y.numpy(), float(c))

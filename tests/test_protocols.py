@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 import pytest
-from hyperpq.datasets.protocols import Split, cifar10_protocol, class_folders, folder_protocol
 
+from hyperpq.datasets.protocols import Split, cifar10_protocol, class_folders, folder_protocol
 from hyperpq.errors import DatasetError, InvalidInputError
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay"]

@@ -139,9 +139,9 @@ def _total(parts: dict[str, Tensor], recipe: Recipe) -> Tensor:
 
 
 def _fingerprint(x: NDArray[np.float32], views: NDArray[Any], codec: HiHPQCodec, seed: int) -> str:
-    digest = xxhash.xxh3_128(x)
+    digest = xxhash.xxh3_128(x.data)
     for view in views:
-        digest.update(np.ascontiguousarray(view))
+        digest.update(np.ascontiguousarray(view).data)
     digest.update(repr((sorted(codec.settings().items()), seed)).encode())
     return digest.hexdigest()
 

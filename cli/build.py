@@ -1,0 +1,80 @@
+"""`hyperpq build`: an index from folders of pictures."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hyperpq.cli import common
+
+
+@click.command("build")
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR]...")
+@click.option(
+    "--images",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of pictures; more may follow it.",
+)
+@common.index_option
+@common.training_options
+@click.option("--backbone", metavar="NAME", help="Image encoder, see `hyperpq info`. [lite0]")
+@click.option("--train-size", type=click.IntRange(min=1), help="Pictures to train on. [5000]")
+@click.option("--max-megapixels", type=float, help="Skip larger pictures. [200]")
+@common.device_option
+@common.workers_option
+@common.exclude_option
+@common.hidden_option
+@click.option("--resume", is_flag=True, help="Go on with an interrupted build.")
+@click.option("--overwrite", is_flag=True, help="Replace the index that is there.")
+@common.quiet_option
+def command(
+    more: tuple[Path, ...],
+    images: tuple[Path, ...],
+    index_path: Path,
+    device: str,
+    workers: int,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Build an index of all pictures below DIR, or bring it up to date.
+
+    Built again over the same folders, it adds what is new, forgets what is gone and encodes nothing
+    twice.
+    """
+    from hyperpq.build import build_index
+
+    index, report = build_index(
+        [*images, *more],
+        index_path,
+        device=device,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        progress=common.progress(quiet),
+        **common.given(**options),
+    )
+    if quiet:
+        return
+    lines: list[tuple[str, object]] = [("pictures", f"{report.pictures:,}")]
+    if report.added != report.pictures or report.forgotten:
+        lines += [("added", f"{report.added:,}"), ("forgotten", f"{report.forgotten:,}")]
+    bits = index.index.M * index.index.nbits
+    place = (
+        "" if index_path == Path("hyperpq-index") else f" --index {shlex.quote(str(index_path))}"
+    )
+    lines += [
+        ("skipped", common.skipped_summary(report.skipped, index_path)),
+        ("code", f"{bits} bits, {index.index.code_size} bytes a picture"),
+        ("seconds", common.seconds(report.seconds)),
+        ("index", index_path),
+        ("next", f"hyperpq query IMG -k 10{place}"),
+    ]
+    common.emit(common.facts(lines))

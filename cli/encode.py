@@ -1,0 +1,64 @@
+"""`hyperpq encode`: codes of pictures or vectors, without adding them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hyperpq.cli import common
+
+
+@click.command("encode")
+@click.argument("inputs", nargs=-1, required=True, metavar="IMG|X.npy...")
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="CODES.npy",
+    help="Where to write the codes, uint8 of shape (n, code_size).",
+)
+@common.index_option
+@common.backbone_option
+@common.device_option
+@common.workers_option
+@common.quiet_option
+def command(
+    inputs: tuple[str, ...],
+    out: Path,
+    index_path: Path,
+    backbone: str | None,
+    device: str,
+    workers: int,
+    quiet: bool,
+) -> None:
+    """Write the codes of pictures (or of .npy vectors) under the codec of an index.
+
+    The names of the pictures, in the order of the codes, go to stdout.
+    """
+    import sys
+
+    from hyperpq.vectors import load_vectors, save_codes
+
+    if all(name.endswith(".npy") for name in inputs):
+        from hyperpq.index import HiHPQIndex
+
+        index = HiHPQIndex.load(index_path, device=device)
+        save_codes(out, [index.encode(load_vectors(Path(name), index.d)) for name in inputs])
+        return
+
+    from hyperpq.image_index import ImageIndex, query_paths
+
+    images = ImageIndex.open(
+        index_path, device=device, backbone=common.load_backbone(backbone, device)
+    )
+    encoded = images.encode(
+        query_paths(inputs, sys.stdin.buffer), workers=workers, progress=common.progress(quiet)
+    )
+    save_codes(out, [encoded.codes])
+    common.emit("".join(f"{common.name(path)}\n" for path in encoded.paths))
+    for path, reason in encoded.skipped.items():
+        click.echo(f"hyperpq: {common.name(path)}: {reason}", err=True)
+    if encoded.skipped:
+        raise click.exceptions.Exit(1)

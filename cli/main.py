@@ -1,0 +1,65 @@
+"""`hyperpq`: the group of commands, each loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from hyperpq._version import __version__
+from hyperpq.errors import HyperPQError
+
+COMMANDS = ("build", "query", "add", "train", "encode", "info", "verify", "completion")
+
+
+class LazyGroup(click.Group):
+    """Imports the module of a command only when that command is needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order in which a newcomer needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"hyperpq.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; an error of hyperpq becomes one line and its exit code."""
+        try:
+            return super().invoke(ctx)
+        except HyperPQError as error:
+            message = " ".join(str(error).split())
+            click.echo(f"hyperpq: error: {message}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hyperpq")
+def cli() -> None:
+    """Find similar pictures by compact learned codes.
+
+    \b
+    hyperpq build --images ./imgs      make an index of a folder of pictures
+    hyperpq query img.jpg -k 50        find the 50 most similar ones
+    """
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    # File names may hold any bytes; they must not break an error message.
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="surrogateescape")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    cli(prog_name="hyperpq")
+
+
+if __name__ == "__main__":
+    main()

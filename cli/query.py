@@ -1,0 +1,70 @@
+"""`hyperpq query`: the most similar pictures of an index."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from hyperpq.cli import common, formats
+
+
+@click.command("query")
+@click.argument("images", nargs=-1, required=True, metavar="IMG...")
+@click.option(
+    "-k", type=click.IntRange(min=1), default=50, show_default=True, help="Results a query."
+)
+@common.index_option
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(sorted(formats.WRITERS)),
+    default="table",
+    show_default=True,
+    help="Of the results on stdout.",
+)
+@click.option("--exclude-self", is_flag=True, help="Leave the query picture itself out.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), show_default="one a core", help="Of the search."
+)
+@common.backbone_option
+@common.device_option
+@common.workers_option
+@common.quiet_option
+def command(
+    images: tuple[str, ...],
+    k: int,
+    index_path: Path,
+    style: str,
+    exclude_self: bool,
+    threads: int | None,
+    backbone: str | None,
+    device: str,
+    workers: int,
+    quiet: bool,
+) -> None:
+    """Find the pictures most similar to each IMG.
+
+    IMG is a picture, a folder of pictures, @FILE with one name a line, or - for names on stdin.
+    """
+    from hyperpq.image_index import ImageIndex, query_paths
+
+    paths = query_paths(images, sys.stdin.buffer)
+    index = ImageIndex.open(
+        index_path, device=device, backbone=common.load_backbone(backbone, device)
+    )
+    answers = index.query(
+        paths,
+        k,
+        exclude_self=exclude_self,
+        threads=threads,
+        workers=workers,
+        progress=common.progress(quiet or len(paths) < 10),
+    )
+    common.emit(formats.WRITERS[style](answers))
+    bad = [answer for answer in answers if answer.error]
+    for answer in bad:
+        click.echo(f"hyperpq: {common.name(answer.query)}: {answer.error}", err=True)
+    if bad:
+        raise click.exceptions.Exit(1)

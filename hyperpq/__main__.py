@@ -1,0 +1,5 @@
+"""`python -m hyperpq` is the command line."""
+
+from hyperpq.cli.main import main
+
+main()

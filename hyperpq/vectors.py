@@ -1,0 +1,56 @@
+"""Vectors and codes in .npy files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.errors import InvalidInputError
+from hyperpq.store import atomic_write
+from hyperpq.validation import as_features
+
+
+def _load(path: Path, ndim: int, shape: str) -> NDArray[Any]:
+    try:
+        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InvalidInputError(f"{path} can't be read as a .npy file: {error}.") from error
+    if not isinstance(array, np.ndarray) or array.ndim != ndim:
+        found = getattr(array, "shape", "several arrays")
+        raise InvalidInputError(f"{path} holds {found}; expected one array of shape {shape}.")
+    return array
+
+
+def load_vectors(path: Path, d: int | None = None) -> NDArray[np.float32]:
+    """Vectors (n, d) of a .npy file, checked.
+
+    Raises
+    ------
+    InvalidInputError
+        No such file, not an array, or not finite vectors of width ``d``.
+    """
+    return as_features(_load(path, 2, f"(n, {d or 'd'})"), d, str(path))
+
+
+def load_views(path: Path) -> NDArray[Any]:
+    """Views (V, n, d) of a .npy file, memory-mapped.
+
+    Raises
+    ------
+    InvalidInputError
+        No such file, or not an array of three dimensions.
+    """
+    return _load(path, 3, "(V, n, d)")
+
+
+def save_codes(path: Path, blocks: Sequence[NDArray[np.uint8]]) -> None:
+    """Write codes (n, code_size), given in blocks, as one .npy file."""
+    import io
+
+    data = io.BytesIO()
+    np.save(data, np.concatenate(blocks), allow_pickle=False)
+    atomic_write(path, data.getvalue())
