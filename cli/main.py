@@ -12,7 +12,7 @@ import click
 from hyperpq._version import __version__
 from hyperpq.errors import HyperPQError
 
-COMMANDS = ("build", "query", "add", "train", "encode", "info", "verify", "completion")
+COMMANDS = ("build", "query", "add", "train", "encode", "info", "verify", "draw", "completion")
 
 
 class LazyGroup(click.Group):
