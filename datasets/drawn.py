@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+
 from hyperpq.datasets.canvas import Canvas
 from hyperpq.datasets.paint_life import LIFE
 from hyperpq.datasets.paint_places import PLACES
-from PIL import Image
-
 from hyperpq.errors import DatasetError, InvalidInputError
 
 TREE = LIFE | PLACES

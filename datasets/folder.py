@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperpq.datasets.decode import RAW_EXTENSIONS, SNIFF_BYTES, sniff
-
 from hyperpq.errors import DatasetError, InvalidInputError
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
 from hyperpq.datasets.canvas import BLACK, INK, WHITE, Canvas, Colour, Painter, arc
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from hyperpq.datasets.canvas import INK, WHITE, Canvas, Colour, Painter, arc
 from PIL import Image
+
+from hyperpq.datasets.canvas import INK, WHITE, Canvas, Colour, Painter, arc
 
 
 def _waves(c: Canvas, horizon: float, hue: float, value: float) -> None:

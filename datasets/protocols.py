@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from hyperpq.datasets.folder import ImageFile, list_images
 
+from hyperpq.datasets.folder import ImageFile, list_images
 from hyperpq.errors import DatasetError, InvalidInputError
 
 _CIFAR10_HELP = (
