@@ -14,8 +14,12 @@ from hyperpq.cli import common
 @click.option(
     "-n", "count", type=click.IntRange(min=1), default=360, show_default=True, help="Pictures."
 )
-@click.option("--size", type=click.IntRange(16, 1024), default=96, show_default=True, help="Side.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--size", type=click.IntRange(16, 1024), default=96, show_default=True, help="Pixels a side."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another set."
+)
 def command(folder: Path, count: int, size: int, seed: int) -> None:
     """Draw a set of pictures in folders kingdom/family/species, to try hyperpq on."""
     from hyperpq.datasets.drawn import draw_dataset, species
