@@ -75,8 +75,8 @@ class HiHPQIndex:
         from hyperpq.quantizer import LorentzProductQuantizer
 
         self.d = as_count(d, "d")
-        LorentzProductQuantizer(as_count(M, "M"), 1, nbits, score=score)
-        self.M, self.nbits, self.score = M, nbits, score
+        self.M, self.nbits, self.score = as_count(M, "M"), as_count(nbits, "nbits"), score
+        LorentzProductQuantizer(self.M, 1, self.nbits, score=score)
         self.device = resolve_device(device)
         self.codec: HiHPQCodec | None = None
         self.metadata: dict[str, Any] = {}
@@ -303,6 +303,7 @@ class HiHPQIndex:
             The index has no such id.
         """
         codec = self._trained()
+        id = as_count(id, "id", 0)
         for part in self.parts:
             rows = np.flatnonzero(part.ids == id)
             if part.dead is not None:
@@ -374,7 +375,7 @@ class HiHPQIndex:
             The place is taken or the disk refuses.
         """
         codec = self._trained()
-        target = Path(path)
+        target = Path(os.path.abspath(path))
         if self._store and target.exists() and target.samefile(self._store.path):
             return
         settings = {
@@ -385,15 +386,22 @@ class HiHPQIndex:
             "metadata": self.metadata,
         }
         work = target
-        if target.exists() and overwrite:
+        if overwrite and target.is_dir() and any(target.iterdir()):
             IndexStore.open(target)
-            work = target.with_name(target.name + ".saving")
+            # Beside what a link points to, so that a rename can put it there.
+            place = Path(os.path.realpath(target))
+            work = place.with_name(place.name + ".saving-hyperpq")
             shutil.rmtree(work, ignore_errors=True)
         store = IndexStore.create(work, settings=settings, files=codec.to_files())
-        if self.parts:
-            store.commit(append=self.parts, next_id=self.next_id)
-        if work != target:
-            replace_directory(work, target)
+        try:
+            if self.parts:
+                store.commit(append=self.parts, next_id=self.next_id)
+            if work != target:
+                replace_directory(work, target)
+        except BaseException:
+            # Without its rows it would look like an empty index.
+            shutil.rmtree(work, ignore_errors=True)
+            raise
         self._store, self._memory = IndexStore.open(target), []
 
     @classmethod
@@ -422,16 +430,19 @@ class HiHPQIndex:
         settings = store.settings
         q = codec.quantizer
         own = {"d": codec.d, "M": q.M, "nbits": q.nbits, "score": q.score}
+        metadata = settings.get("metadata", {})
         if any(settings.get(name) != value for name, value in own.items()):
             raise CorruptIndexError(
                 f"{store.path}: manifest.json and codec.json disagree; expected {own}."
             )
+        if not isinstance(metadata, dict):
+            raise CorruptIndexError(f"{store.path}: metadata in manifest.json isn't an object.")
         index = cls(codec.d, q.M, q.nbits, score=q.score, device=device)
         if any(part.code_size != index.code_size for part in store.shards):
             raise CorruptIndexError(
                 f"{store.path}: a shard has codes of another size than {index.code_size} bytes."
             )
         index.codec = codec.to(index.device).eval()
-        index.metadata = dict(settings.get("metadata") or {})
+        index.metadata = metadata
         index._store = store
         return index

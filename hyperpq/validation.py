@@ -64,7 +64,10 @@ def as_ids(ids: Any, n: int) -> NDArray[np.int64]:
     InvalidInputError
         Wrong shape or dtype, negative or repeated ids.
     """
-    array = np.asarray(ids)
+    try:
+        array = np.asarray(ids)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidInputError(f"ids can't be read as an array: {error}") from error
     if array.dtype.kind not in "iu" and array.size:
         raise InvalidInputError(f"ids have dtype {array.dtype}; expected integers.")
     if array.shape != (n,):
@@ -83,14 +86,16 @@ def as_ids(ids: Any, n: int) -> NDArray[np.int64]:
     return out
 
 
-def as_count(value: Any, name: str, low: int = 1) -> int:
-    """Return ``value`` as an int of at least ``low``.
+def as_count(value: Any, name: str, low: int = 1, high: int = np.iinfo(np.int64).max) -> int:
+    """Return ``value`` as an int from ``low`` to ``high``.
 
     Raises
     ------
     InvalidInputError
-        Not an integer, or too small.
+        Not an integer, too small or too large.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
         raise InvalidInputError(f"{name} is {value!r}; expected an integer of at least {low}.")
+    if value > high:
+        raise InvalidInputError(f"{name} is {value!r}; expected an integer of at most {high}.")
     return int(value)

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.errors import MissingDependencyError
+from hyperpq.errors import MissingDependencyError, TrainingError
+
+# Above this, squares of distances leave float32, and faiss then ends the process.
+_LARGEST = 1e16
 
 
 def import_faiss() -> Any:
@@ -49,8 +52,18 @@ def kmeans(
     centroids : ndarray, shape (k, d), float32
     labels : ndarray, shape (n,), int64
         Nearest centroid.
+
+    Raises
+    ------
+    TrainingError
+        Values that aren't finite or too large.
     """
     n, d = x.shape
+    if not max(x.max(), -x.min()) < _LARGEST:
+        raise TrainingError(
+            f"training diverged: the values to cluster reach from {x.min():g} to {x.max():g}; "
+            "lower the learning rate or raise the temperature."
+        )
     if n <= k:
         order = np.arange(k) % n
         return x[order].copy(), np.arange(n, dtype=np.int64)

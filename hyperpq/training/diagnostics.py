@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperpq.errors import TrainingError
+from hyperpq.store import atomic_write
 
 
 class Trace:
@@ -27,11 +28,15 @@ class Trace:
     def __init__(self, path: Path | None, epoch: int = 0) -> None:
         self._path = path
         self.lines: list[dict[str, Any]] = []
-        if path is not None and path.exists():
-            for text in path.read_text().splitlines():
-                line = json.loads(text)
-                if line["epoch"] < epoch:
-                    self.lines.append(line)
+        if path is not None and epoch and path.exists():
+            try:
+                lines = [json.loads(text) for text in path.read_text().splitlines()]
+                self.lines = [line for line in lines if line["epoch"] < epoch]
+            except (ValueError, KeyError, TypeError) as error:
+                raise TrainingError(
+                    f"{path} isn't the trace of this training ({error}); "
+                    "move it away or give another path."
+                ) from error
         self._write()
 
     def add(self, **facts: Any) -> None:
@@ -41,7 +46,8 @@ class Trace:
 
     def _write(self) -> None:
         if self._path is not None:
-            self._path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+            text = "".join(json.dumps(line) + "\n" for line in self.lines)
+            atomic_write(self._path, text.encode())
 
 
 def code_statistics(codes: Tensor, K: int) -> dict[str, list[Any]]:
@@ -76,6 +82,22 @@ def check_loss(losses: dict[str, float], batch: int, epoch: int) -> None:
             f"{losses['contrastive']:.2f}, chance is {chance:.2f}; "
             "lower the learning rate or raise the temperature."
         )
+
+
+def check_weights(codec: nn.Module, epoch: int) -> None:
+    """Raise if the last step of an epoch left weights that the next loss would be NaN of.
+
+    Raises
+    ------
+    TrainingError
+        With the weights and what to change.
+    """
+    for name, value in codec.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise TrainingError(
+                f"training diverged in epoch {epoch}: {name} has values that aren't finite; "
+                "lower the learning rate or raise the temperature."
+            )
 
 
 def is_collapsed(codes: Tensor, K: int) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 from hyperpq.errors import InvalidInputError
@@ -33,6 +35,22 @@ PAPER_SETTINGS: dict[str, dict[int, tuple[float, float, float, tuple[int, ...], 
         64: (0.8, 5, 0.5, (200, 100, 75), 3, 128),
     },
 }
+
+
+def _as_kind(value: Any, name: str, kind: str) -> Any:
+    """``value`` as the kind of a field, if nothing is lost by it."""
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if kind == "str" and isinstance(value, str):
+        return value
+    if kind == "int" and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind == "float" and isinstance(value, Real) and math.isfinite(value):
+        return float(value)
+    if kind.startswith("tuple") and isinstance(value, (tuple, list)):
+        return tuple(_as_kind(item, name, "int") for item in value)
+    what = {"str": "a name", "bool": "True or False", "float": "a finite number"}
+    raise InvalidInputError(f"{name} is {value!r}; expected {what.get(kind, 'whole numbers')}.")
 
 
 @dataclass(frozen=True)
@@ -100,15 +118,20 @@ class Recipe:
     n_views: int = 4
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            # Plain Python numbers, which JSON can hold, whatever kind of number was given.
+            object.__setattr__(self, f.name, _as_kind(getattr(self, f.name), f.name, str(f.type)))
         positive = ("width", "max_norm", "beta", "radius", "temperature", "batch", "lr", "n_views")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; expected more than 0.")
-        for name in ("epochs", "warmup_epochs", "weight_decay", "lr_warmup"):
+        for name in ("epochs", "warmup_epochs", "weight_decay", "lr_warmup", "momentum"):
             if getattr(self, name) < 0:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; expected 0 or more.")
         if self.optimizer not in ("sgd", "adamw"):
             raise InvalidInputError(f"optimizer is {self.optimizer!r}; choose sgd or adamw.")
+        if self.views not in ("paper", "mild"):
+            raise InvalidInputError(f"views are {self.views!r}; choose paper or mild.")
         if any(level < 2 for level in self.levels):
             raise InvalidInputError(f"levels are {self.levels}; each needs at least 2 clusters.")
 

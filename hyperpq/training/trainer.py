@@ -20,7 +20,13 @@ from hyperpq.errors import InvalidInputError, TrainingError
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.training import losses
 from hyperpq.training.checkpoint import load_checkpoint, save_checkpoint
-from hyperpq.training.diagnostics import Trace, check_loss, code_statistics, is_collapsed
+from hyperpq.training.diagnostics import (
+    Trace,
+    check_loss,
+    check_weights,
+    code_statistics,
+    is_collapsed,
+)
 from hyperpq.training.hierarchy import build_hierarchy, usable_levels
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.start import (
@@ -286,6 +292,7 @@ def _learn(
                 for name, value in {"total": total, **parts}.items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) / steps
             check_loss(sums, batch, epoch)
+            check_weights(codec, epoch)
             trace.add(epoch=epoch, **_epoch_facts(codec, x, recipe, optimizers, generator, sums))
             if checkpoint:
                 save_checkpoint(checkpoint, codec, optimizers, generator, epoch + 1, fingerprint)
