@@ -197,5 +197,6 @@ def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
     if recipe == "paper":
         return paper(bits).with_(**changes)
     if recipe == "default":
-        return Recipe().with_(**changes)
+        # Subspaces of at least 16 dimensions: at 64 bits .588 against .580 with 8 (CIFAR-10 II).
+        return Recipe(width=max(64, 2 * bits)).with_(**changes)
     raise InvalidInputError(f"recipe is {recipe!r}; choose one of {', '.join(PRESETS)}.")
