@@ -248,8 +248,7 @@ def update_index(
                 f"{options[name]}; leave the option out, or pass --overwrite."
             )
     chosen = replace(built, **options)
-    with progress.phase("list", None, "files"):
-        files, skipped = _list(roots, target, chosen)
+    files, skipped = _list(roots, target, chosen, progress)
     update = images.update(
         files,
         forget_below=roots if forget else (),
@@ -263,7 +262,7 @@ def update_index(
 
 
 def _list(
-    roots: Sequence[PathLike], target: Path, options: BuildOptions
+    roots: Sequence[PathLike], target: Path, options: BuildOptions, progress: Progress
 ) -> tuple[list[ImageFile], dict[bytes, str]]:
     """Pictures below the roots, without those of the index itself."""
     own = os.fsencode(target)
@@ -271,12 +270,15 @@ def _list(
     def leave_out(path: bytes) -> bool:
         return path.startswith((own + b"/", own + b".building/"))
 
-    return list_pictures(
-        roots,
-        include_hidden=options.include_hidden,
-        exclude=options.exclude,
-        leave_out=leave_out,
-    )
+    with progress.phase("list", None, "files") as phase:
+        files, skipped = list_pictures(
+            roots,
+            include_hidden=options.include_hidden,
+            exclude=options.exclude,
+            leave_out=leave_out,
+        )
+        phase.advance(len(files))
+    return files, skipped
 
 
 class _Build:
@@ -337,8 +339,7 @@ class _Build:
                     "repeat those, or start anew with --overwrite."
                 )
             return _read_plan(plan)
-        with self.progress.phase("list", None, "files"):
-            files, skipped = _list(self.roots, self.target, self.options)
+        files, skipped = _list(self.roots, self.target, self.options, self.progress)
         if not files:
             names = ", ".join(os.fsdecode(root) for root in self.roots)
             raise DatasetError(f"no picture found in {names}; expected JPEG, PNG, WebP, GIF, ...")

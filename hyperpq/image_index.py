@@ -304,7 +304,8 @@ class ImageIndex:
                 features = extract_features([f.path for f in group], self.backbone, reader, phase)
                 old = [stale[f.path] for f in group if f.path in stale]
                 rows = self.code_rows([group[r] for r in features.rows], features.plain)
-                self.index.append(*([rows] if rows.n else []), remove=_by_shard(old))
+                if rows.n or old:
+                    self.index.append(*([rows] if rows.n else []), remove=_by_shard(old))
                 report.added += rows.n
                 report.forgotten += len(old)
                 report.skipped |= {group[r].path: reason for r, reason in features.skipped}

@@ -107,4 +107,7 @@ class RichProgress(SilentProgress):
         return _RichPhase(self._bar, self._bar.add_task(name, total=total, facts=""))
 
     def _close(self) -> None:
+        for task in self._bar.tasks:
+            if task.total is None:
+                self._bar.update(task.id, total=task.completed)
         self._bar.stop()
