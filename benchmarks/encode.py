@@ -37,7 +37,7 @@ def main() -> None:
     prep = network.preprocessing
 
     def decode(path: bytes) -> None:
-        to_pixels(open_image(path, shrink_to=prep.resized_side), prep)
+        to_pixels(open_image(path, shrink_to=prep.decode_side), prep)
 
     def decode_all() -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -82,7 +82,7 @@ def _read(path: bytes, pixels: NDArray[np.uint8], backbone: Backbone, reader: Re
 
     prep = backbone.preprocessing
     try:
-        image = open_image(path, max_megapixels=reader.max_megapixels, shrink_to=prep.resized_side)
+        image = open_image(path, max_megapixels=reader.max_megapixels, shrink_to=prep.decode_side)
     except ImageError as error:
         return str(error)
     to_pixels(image, prep, out=pixels[0])
