@@ -1,0 +1,123 @@
+"""Write what the documentation takes from the code: `cli.md`, and the recipe tables of `method.md`.
+
+Run it after a change of the command line or of a recipe; tests/docs fail until then.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import click
+
+from hyperpq.cli.main import cli
+from hyperpq.training.recipe import PAPER_SETTINGS, Recipe, paper
+
+DOCS = Path(__file__).parent
+BITS = (16, 32, 64)
+
+
+def cli_page() -> str:
+    """The whole of `cli.md`."""
+    context = click.Context(cli, info_name="hyperpq", **cli.context_settings)
+    commands = [(name, cli.get_command(context, name)) for name in cli.list_commands(context)]
+    parts = [
+        "# The command line\n\nMade by `docs/generate.py` from the program's own help.\n\n"
+        "Results go to stdout; progress, warnings and errors to stderr. Exit codes: 0 done, 1 the "
+        "work\nor a part of it failed, 2 wrong usage or input. See [errors](errors.md).\n",
+        "\n".join(f"- [`hyperpq {name}`](#hyperpq-{name})" for name, _ in commands) + "\n",
+        _section("hyperpq", cli, context),
+    ]
+    for name, command in commands:
+        assert command is not None
+        child = click.Context(command, info_name=name, parent=context)
+        parts.append(_section(f"hyperpq {name}", command, child))
+    return "\n".join(parts)
+
+
+def _section(title: str, command: click.Command, context: click.Context) -> str:
+    usage = " ".join([title, *command.collect_usage_pieces(context)])
+    records = [
+        record
+        for parameter in command.get_params(context)
+        if isinstance(parameter, click.Option)
+        and (record := parameter.get_help_record(context)) is not None
+    ]
+    rows = "".join(f"| `{_cell(names)}` | {_cell(text)} |\n" for names, text in records)
+    table = f"\n| option | |\n| --- | --- |\n{rows}" if rows else ""
+    return f"## {title}\n\n    {usage}\n\n{_prose(command.help or '')}{table}"
+
+
+def _prose(text: str) -> str:
+    r"""Help as Markdown: a paragraph after \b keeps its lines, as click prints it."""
+    out = []
+    for paragraph in inspect.cleandoc(text).split("\n\n"):
+        if paragraph.startswith("\b\n"):
+            lines = paragraph.removeprefix("\b\n").splitlines()
+            out.append("".join(f"    {line}\n" for line in lines))
+        else:
+            out.append(" ".join(paragraph.split()) + "\n")
+    return "\n".join(out)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def preset_table() -> str:
+    """Every field of the presets `default` and `paper`."""
+    columns = [Recipe(), *(paper(bits) for bits in BITS)]
+    lines = ["| field | `default` | " + " | ".join(f"`paper`, {b} bits" for b in BITS) + " |"]
+    lines.append("| --- |" + " --- |" * len(columns))
+    for field in Recipe().to_dict():
+        if field != "name":
+            values = [_value(recipe.to_dict()[field]) for recipe in columns]
+            lines.append(f"| `{field}` | " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def settings_table() -> str:
+    """The published settings of each data set."""
+    lines = [
+        "| data set | bits | `max_norm` | `beta` | `temperature` | `levels` | `warmup_epochs` "
+        "| `width` |",
+        "| --- |" + " --- |" * 7,
+    ]
+    for dataset, settings in PAPER_SETTINGS.items():
+        for bits, values in settings.items():
+            cells = " | ".join(_value(value) for value in values)
+            lines.append(f"| `{dataset}` | {bits} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def with_tables(page: str) -> str:
+    """A page with what stands between its marks made anew."""
+    for name, table in (("presets", preset_table()), ("settings", settings_table())):
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+        page = re.sub(
+            f"{re.escape(begin)}.*?{re.escape(end)}",
+            lambda _, text=f"{begin}\n{table}\n{end}": text,
+            page,
+            flags=re.DOTALL,
+        )
+    return page
+
+
+def pages() -> dict[Path, str]:
+    """File -> what it should say."""
+    method = DOCS / "method.md"
+    return {DOCS / "cli.md": cli_page(), method: with_tables(method.read_text("utf-8"))}
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text, "utf-8")
