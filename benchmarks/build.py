@@ -1,0 +1,76 @@
+"""A whole build as its user runs it, then queries: time a phase, peak memory, precision@10.
+
+    python -m benchmarks.build --images DIR [--queries 500] [-- OPTIONS OF hyperpq build]
+
+Pictures of one folder count as one class. Queries are pictures of the index, themselves left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import describe_machine
+from hyperpq.image_index import list_pictures
+
+
+def main() -> None:
+    own, _, passed = " ".join(sys.argv[1:]).partition(" -- ")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--queries", type=int, default=500)
+    args = parser.parse_args(own.split())
+    print(describe_machine(), flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        index = Path(scratch) / "index"
+        command = [sys.executable, "-m", "hyperpq"]
+        start = time.perf_counter()
+        subprocess.run(
+            [
+                *command,
+                "build",
+                "--images",
+                str(args.images),
+                "--index",
+                str(index),
+                *passed.split(),
+            ],
+            check=True,
+        )
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+        print(f"whole build {time.perf_counter() - start:.0f} s, peak memory {peak:.0f} MB")
+        paths = [file.path for file in list_pictures([args.images])[0]]
+        rng = np.random.default_rng(0)
+        chosen = rng.choice(len(paths), min(args.queries, len(paths)), replace=False)
+        names = b"".join(paths[i] + b"\n" for i in sorted(chosen))
+        start = time.perf_counter()
+        output = subprocess.run(
+            [*command, "query", "-", "-k", "10", "--exclude-self", "--format", "ndjson"]
+            + ["--index", str(index)],
+            input=names,
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        spent = time.perf_counter() - start
+        answers = [json.loads(line) for line in output.splitlines()]
+        hits = [
+            os.path.dirname(result["path"]) == os.path.dirname(answer["query"])
+            for answer in answers
+            for result in answer["results"]
+        ]
+        print(
+            f"{len(answers)} queries in {spent:.1f} s, precision@10 by folder {np.mean(hits):.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
