@@ -53,9 +53,9 @@ def main() -> None:
         chosen = rng.choice(len(paths), min(args.queries, len(paths)), replace=False)
         names = b"".join(paths[i] + b"\n" for i in sorted(chosen))
         start = time.perf_counter()
+        query = ["query", "-", "-k", "10", "--exclude-self", "--format", "ndjson"]
         output = subprocess.run(
-            [*command, "query", "-", "-k", "10", "--exclude-self", "--format", "ndjson"]
-            + ["--index", str(index)],
+            [*command, *query, "--index", str(index)],
             input=names,
             stdout=subprocess.PIPE,
             check=True,
