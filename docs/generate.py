@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from hyperpq.cli.main import cli
-from hyperpq.training.recipe import PAPER_SETTINGS, Recipe, paper
+from hyperpq.training.recipe import PAPER_SETTINGS, PRESETS, get_recipe
 
 DOCS = Path(__file__).parent
 BITS = (16, 32, 64)
@@ -66,14 +66,15 @@ def _cell(text: str) -> str:
 
 
 def preset_table() -> str:
-    """Every field of the presets `default` and `paper`."""
-    columns = [Recipe(), *(paper(bits) for bits in BITS)]
-    lines = ["| field | `default` | " + " | ".join(f"`paper`, {b} bits" for b in BITS) + " |"]
-    lines.append("| --- |" + " --- |" * len(columns))
-    for field in Recipe().to_dict():
+    """Every field of the presets; three values where the code length decides."""
+    columns = [[get_recipe(name, bits).to_dict() for bits in BITS] for name in PRESETS]
+    lines = ["| field | " + " | ".join(f"`{name}`" for name in PRESETS) + " |"]
+    lines.append("| --- |" + " --- |" * len(PRESETS))
+    for field in columns[0][0]:
         if field != "name":
-            values = [_value(recipe.to_dict()[field]) for recipe in columns]
-            lines.append(f"| `{field}` | " + " | ".join(values) + " |")
+            values = [[_value(recipe[field]) for recipe in column] for column in columns]
+            cells = [v[0] if len(set(v)) == 1 else " / ".join(v) for v in values]
+            lines.append(f"| `{field}` | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
