@@ -1,0 +1,119 @@
+"""Pages say what the code says: generated parts, errors, links, no paths of a machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import click
+import pytest
+
+from hyperpq import errors
+from hyperpq.cli.main import COMMANDS, cli
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md")
+    for page in ROOT.glob(pattern)
+)
+
+
+def generator():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["cli.md", "method.md"])
+def test_generated_pages_are_up_to_date(page):
+    path = ROOT / "docs" / page
+    assert path.read_text("utf-8") == generator().pages()[path], "run: python docs/generate.py"
+
+
+def test_recipes_stand_in_the_method():
+    """The marks that the generator fills are there."""
+    text = (ROOT / "docs/method.md").read_text("utf-8")
+    for table in (generator().preset_table(), generator().settings_table()):
+        assert table.count("\n") > 10
+        assert table in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_has_help(name):
+    command = cli.get_command(click.Context(cli), name)
+    assert len(command.help or "") > 20
+    page = (ROOT / "docs/cli.md").read_text("utf-8")
+    section = page.partition(f"\n## hyperpq {name}\n")[2].partition("\n## ")[0]
+    assert section
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts}"
+            assert parameter.opts[-1] in section
+        else:
+            assert parameter.make_metavar(click.Context(command)).strip("[].") in section
+
+
+def test_every_file_of_the_command_line_is_a_command():
+    helpers = {"__init__", "main", "common", "formats"}
+    assert {file.stem for file in (ROOT / "cli").glob("*.py")} - helpers == set(COMMANDS)
+
+
+def test_every_error_is_in_the_table():
+    text = (ROOT / "docs/errors.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d) \| (.+) \|$", text, flags=re.MULTILINE)
+    classes = {
+        name: kind
+        for name, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.HyperPQError)
+    }
+    assert [row[0] for row in rows] == sorted(classes, key=list(vars(errors)).index)
+    for name, also, code, when in rows:
+        kind = classes[name]
+        assert also in [base.__name__ for base in kind.__mro__[1:]]
+        assert int(code) == kind.exit_code
+        assert len(when) > 10
+
+
+def slugs(text: str) -> set[str]:
+    """Anchors that GitHub gives to headings."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_resolve(page):
+    file = ROOT / page
+    text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", text)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = unquote(target).partition("#")
+        other = (file.parent / path).resolve() if path else file
+        assert other.exists(), f"{page} links to {target}"
+        if anchor:
+            assert anchor in slugs(other.read_text("utf-8")), f"{page} links to {target}"
+
+
+def repository_files() -> list[Path]:
+    """Text files that belong to the repository, not what tools leave in it."""
+    kinds = ("py", "md", "cfg", "toml", "txt", "yaml", "yml", "svg", "h", "cpp")
+    files = [p for p in ROOT.iterdir() if p.is_file()]
+    for folder in ("hyperpq", "cli", "datasets", "tests", "docs", "benchmarks"):
+        files += [p for kind in kinds for p in (ROOT / folder).rglob(f"*.{kind}")]
+    return files + [p for p in (ROOT / ".ci").glob("*") if p.is_file()]
+
+
+def test_no_file_names_a_path_of_a_machine():
+    path = re.compile(r"(?<![\w./~\-])/(?:home|root|Users|work|workspace|mnt|tmp/\w+)/[\w.\-]+")
+    found = {
+        f"{file.relative_to(ROOT)}: {match}"
+        for file in repository_files()
+        for match in path.findall(file.read_text("utf-8", "replace"))
+    }
+    assert not found
