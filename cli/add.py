@@ -10,9 +10,7 @@ from hyperpq.cli import common
 
 
 @click.command("add")
-@click.argument(
-    "inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="DIR..."
-)
+@click.argument("inputs", nargs=-1, required=True, type=common.PATH, metavar="DIR...")
 @common.index_option
 @common.backbone_option
 @common.device_option
@@ -54,7 +52,7 @@ def command(
             index_path,
             forget=False,
             device=device,
-            backbone=common.load_backbone(backbone, device),
+            backbone=backbone,
             workers=workers,
             progress=common.progress(quiet),
             **common.given(exclude=exclude, include_hidden=include_hidden),

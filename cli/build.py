@@ -12,12 +12,12 @@ from hyperpq.cli import common
 
 
 @click.command("build")
-@click.argument("more", nargs=-1, type=click.Path(path_type=Path), metavar="[DIR]...")
+@click.argument("more", nargs=-1, type=common.PATH, metavar="[DIR]...")
 @click.option(
     "--images",
     multiple=True,
     required=True,
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     metavar="DIR",
     help="Folder of pictures; more may follow it.",
 )
@@ -49,18 +49,23 @@ def command(
     Built again over the same folders, it adds what is new, forgets what is gone and encodes nothing
     twice.
     """
-    from hyperpq.build import build_index
+    from hyperpq.build import build_index, working_directory
 
-    index, report = build_index(
-        [*images, *more],
-        index_path,
-        device=device,
-        workers=workers,
-        resume=resume,
-        overwrite=overwrite,
-        progress=common.progress(quiet),
-        **common.given(**options),
-    )
+    try:
+        index, report = build_index(
+            [*images, *more],
+            index_path,
+            device=device,
+            workers=workers,
+            resume=resume,
+            overwrite=overwrite,
+            progress=common.progress(quiet),
+            **common.given(**options),
+        )
+    except KeyboardInterrupt:
+        begun = working_directory(index_path).exists()
+        how = " and --resume" if begun and not resume else ""
+        raise KeyboardInterrupt(f"go on with the same command{how}") from None
     if quiet:
         return
     lines: list[tuple[str, object]] = [("pictures", f"{report.pictures:,}")]
@@ -70,6 +75,9 @@ def command(
     place = (
         "" if index_path == Path("hyperpq-index") else f" --index {shlex.quote(str(index_path))}"
     )
+    name = index.backbone_identity["name"]
+    if name.startswith("torchscript:"):
+        place += f" --backbone {shlex.quote(name)}"
     lines += [
         ("skipped", common.skipped_summary(report.skipped, index_path)),
         ("code", f"{bits} bits, {index.index.code_size} bytes a picture"),

@@ -12,15 +12,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from hyperpq.backbones.base import Backbone
     from hyperpq.progress import Progress
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class _PathType(click.Path):
+    """A path; an empty one (an unset variable of the shell) would silently mean the folder here."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not os.fspath(value):
+            self.fail("the path is empty.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _PathType(path_type=Path)
+
 index_option = click.option(
     "--index",
     "index_path",
-    type=click.Path(path_type=Path),
+    type=PATH,
     envvar="HYPERPQ_INDEX",
     default=Path("hyperpq-index"),
     show_default="$HYPERPQ_INDEX, else ./hyperpq-index",
@@ -76,16 +87,12 @@ def training_options(command: F) -> F:
 
 def given(**options: Any) -> dict[str, Any]:
     """The options that the user gave."""
-    return {name: value for name, value in options.items() if value not in (None, (), False)}
-
-
-def load_backbone(name: str | None, device: str) -> Backbone | None:
-    """The backbone that the user named."""
-    if name is None:
-        return None
-    from hyperpq.backbones import load_backbone as load
-
-    return load(name, device=device)
+    # By identity: 0 is a value, though it equals False.
+    return {
+        name: value
+        for name, value in options.items()
+        if value is not None and value is not False and value != ()
+    }
 
 
 def progress(quiet: bool) -> Progress:

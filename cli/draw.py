@@ -10,7 +10,7 @@ from hyperpq.cli import common
 
 
 @click.command("draw")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=common.PATH, metavar="DIR")
 @click.option(
     "-n", "count", type=click.IntRange(min=1), default=360, show_default=True, help="Pictures."
 )

@@ -15,7 +15,7 @@ from hyperpq.cli import common
     "-o",
     "--out",
     required=True,
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     metavar="CODES.npy",
     help="Where to write the codes, uint8 of shape (n, code_size).",
 )
@@ -39,7 +39,9 @@ def command(
     """
     import sys
 
-    from hyperpq.vectors import load_vectors, save_codes
+    from hyperpq.vectors import check_writable, load_vectors, save_codes
+
+    check_writable(out)
 
     if all(name.endswith(".npy") for name in inputs):
         from hyperpq.index import HiHPQIndex
@@ -50,9 +52,7 @@ def command(
 
     from hyperpq.image_index import ImageIndex, query_paths
 
-    images = ImageIndex.open(
-        index_path, device=device, backbone=common.load_backbone(backbone, device)
-    )
+    images = ImageIndex.open(index_path, device=device, backbone=backbone)
     encoded = images.encode(
         query_paths(inputs, sys.stdin.buffer), workers=workers, progress=common.progress(quiet)
     )

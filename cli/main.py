@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -35,9 +36,21 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except HyperPQError as error:
-            message = " ".join(str(error).split())
-            click.echo(f"hyperpq: error: {message}", err=True)
+            _say(f"error: {error}")
             ctx.exit(error.exit_code)
+        except OSError as error:
+            # The reader of a pipe that has seen enough is no error; click ends quietly then.
+            if error.errno == errno.EPIPE:
+                raise
+            _say(f"error: {error.filename or 'the system'}: {error.strerror or error}")
+            ctx.exit(1)
+        except KeyboardInterrupt as stop:
+            _say(f"interrupted; {stop}" if str(stop) else "interrupted")
+            ctx.exit(130)
+
+
+def _say(message: str) -> None:
+    click.echo("hyperpq: " + " ".join(message.split()), err=True)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

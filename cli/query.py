@@ -51,9 +51,7 @@ def command(
     from hyperpq.image_index import ImageIndex, query_paths
 
     paths = query_paths(images, sys.stdin.buffer)
-    index = ImageIndex.open(
-        index_path, device=device, backbone=common.load_backbone(backbone, device)
-    )
+    index = ImageIndex.open(index_path, device=device, backbone=backbone)
     answers = index.query(
         paths,
         k,

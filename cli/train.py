@@ -11,10 +11,10 @@ from hyperpq.cli import common
 
 
 @click.command("train")
-@click.argument("features", type=click.Path(path_type=Path), metavar="FEATURES.npy")
+@click.argument("features", type=common.PATH, metavar="FEATURES.npy")
 @click.option(
     "--views",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     metavar="VIEWS.npy",
     help="Features of augmented views of the same items, shape (V, n, d).",
 )
@@ -23,7 +23,7 @@ from hyperpq.cli import common
 @common.device_option
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
+    type=common.PATH,
     help="File written after each epoch; an interrupted training goes on from it.",
 )
 @common.quiet_option

@@ -24,13 +24,21 @@ from numpy.typing import NDArray
 from hyperpq import skipped as skipped_files
 from hyperpq.datasets import augment
 from hyperpq.datasets.folder import ImageFile
-from hyperpq.errors import DatasetError, InvalidInputError, StoreError
+from hyperpq.errors import (
+    BackboneError,
+    DatasetError,
+    InvalidInputError,
+    MissingDependencyError,
+    StoreError,
+)
 from hyperpq.features import Features, Reader, extract_features
-from hyperpq.image_index import GROUP, ImageIndex, PathLike, list_pictures
+from hyperpq.image_index import GROUP, ImageIndex, PathLike, as_paths, list_pictures
 from hyperpq.index import HiHPQIndex
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.store import atomic_write, recover_directory, replace_directory
+from hyperpq.store.durable import LOCK_NAME, os_errors, writer_lock
 from hyperpq.training.recipe import get_recipe
+from hyperpq.validation import as_count
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
@@ -40,14 +48,15 @@ CHUNK = 256
 AUGMENTATIONS = {"paper": augment.PAPER, "mild": augment.MILD}
 TRACE_FILE = "training.jsonl"
 FINISHED = "finished"
+SETTINGS = "settings.json"
 # Options that an index keeps for life.
-FIXED = frozenset(("bits", "backbone", "recipe", "score", "seed", "train_size", "epochs"))
+FIXED = frozenset(("bits", "recipe", "score", "seed", "train_size", "epochs"))
 
 
 def M_of_bits(bits: int) -> int:
     """Subquantizers of 8 bits for a code length; an impossible one is an `InvalidInputError`."""
-    if bits % 8 or not 8 <= bits <= 512:
-        raise InvalidInputError(f"bits is {bits}; choose a multiple of 8 from 8 to 512.")
+    if not isinstance(bits, int) or bits % 8 or not 8 <= bits <= 512:
+        raise InvalidInputError(f"bits is {bits!r}; choose a multiple of 8 from 8 to 512.")
     return bits // 8
 
 
@@ -90,12 +99,16 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         M_of_bits(self.bits)
-        if self.train_size < 1:
-            raise InvalidInputError(f"train_size is {self.train_size}; expected at least 1.")
+        as_count(self.seed, "seed", 0)
+        as_count(self.train_size, "train_size")
+        if self.epochs is not None:
+            as_count(self.epochs, "epochs", 0)
         if not self.max_megapixels > 0:
             raise InvalidInputError(
                 f"max_megapixels is {self.max_megapixels}; expected more than 0."
             )
+        exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
+        object.__setattr__(self, "exclude", exclude)
         get_recipe(self.recipe, self.bits)
 
 
@@ -130,7 +143,7 @@ def build_index(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
-    backbone: Backbone | None = None,
+    backbone: Backbone | str | None = None,
     **options: Any,
 ) -> tuple[ImageIndex, BuildReport]:
     """Build an index of all pictures below some folders, or bring one up to date.
@@ -154,11 +167,11 @@ def build_index(
         Replace an index that is there, once the new one is whole.
     progress : Progress, optional
         Where to report.
-    backbone : Backbone, optional
-        A loaded network, else the one that the options name.
+    backbone : Backbone or str, optional
+        A loaded network, or the name of one.
     **options
-        Fields of `BuildOptions`. An index that is there keeps those it was built with: to ask for
-        others is an error.
+        Other fields of `BuildOptions`. An index that is there keeps those it was built with: to
+        ask for others is an error.
 
     Returns
     -------
@@ -173,13 +186,18 @@ def build_index(
         The place is taken, an interrupted build is in the way, or the disk refuses.
     """
     target = Path(os.path.abspath(path))
-    progress = progress or SilentProgress()
-    work = target.with_name(target.name + ".building")
+    work = working_directory(target)
+    loaded = backbone if not isinstance(backbone, str) else None
+    name = loaded.name if loaded else backbone
+    named: dict[str, Any] = {} if name is None else {"backbone": name}
+    wished = BuildOptions(**options, **named)
     recover_directory(target)
     shutil.rmtree(_trash(work), ignore_errors=True)
     if (work / FINISHED).exists() and not (work / "index").exists():
         _discard(work)
-    if (target / "manifest.json").exists() and not overwrite and not work.exists():
+        overwrite = overwrite and not resume
+    is_index = (target / "manifest.json").exists()
+    if is_index and not overwrite and not work.exists():
         return update_index(
             roots,
             target,
@@ -189,19 +207,46 @@ def build_index(
             backbone=backbone,
             **options,
         )
-    if target.exists() and not (target / "manifest.json").exists() and any(target.iterdir()):
-        raise StoreError(
-            f"{target} is a folder with other files; choose another --index directory."
+    with os_errors("look into", target):
+        if target.exists() and not is_index and (target.is_file() or any(target.iterdir())):
+            what = "file" if target.is_file() else "folder with other files"
+            raise StoreError(f"{target} is a {what}; choose another --index directory.")
+    begun = work.exists()
+    with os_errors("create", work):
+        work.mkdir(parents=True, exist_ok=True)
+    with writer_lock(work):
+        if begun and not resume:
+            if not overwrite:
+                raise StoreError(
+                    f"{work} is an interrupted build; "
+                    "go on with --resume or start anew with --overwrite."
+                )
+            (work / SETTINGS).unlink(missing_ok=True)
+        build = _Build(
+            work, target, as_paths(roots), wished, device, workers, progress or SilentProgress()
         )
-    if work.exists() and not resume:
-        if not overwrite:
-            raise StoreError(
-                f"{work} is an interrupted build; "
-                "go on with --resume or start anew with --overwrite."
-            )
-        shutil.rmtree(work)
-    build = _Build(work, target, roots, BuildOptions(**options), device, workers, progress)
-    return build.run(backbone)
+        try:
+            return build.run(loaded)
+        except (BackboneError, DatasetError, InvalidInputError, MissingDependencyError):
+            # Nothing that a resumed build could use.
+            if not begun:
+                _discard(work)
+            raise
+
+
+def working_directory(path: str | os.PathLike[str]) -> Path:
+    """Where the build of an index is under way; it is there while that is unfinished."""
+    target = Path(os.path.abspath(path))
+    return target.with_name(target.name + ".building")
+
+
+def _clear(work: Path) -> None:
+    """Empty a working directory but for its lock."""
+    for entry in work.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != LOCK_NAME:
+            entry.unlink()
 
 
 def _trash(work: Path) -> Path:
@@ -222,7 +267,7 @@ def update_index(
     device: str = "auto",
     workers: int = 0,
     progress: Progress | None = None,
-    backbone: Backbone | None = None,
+    backbone: Backbone | str | None = None,
     **options: Any,
 ) -> tuple[ImageIndex, BuildReport]:
     """Bring an index that is there up to date with some folders.
@@ -234,21 +279,23 @@ def update_index(
     roots, path, device, workers, progress, backbone, **options
         As in `build_index`.
     """
-    target = Path(os.path.abspath(path))
+    target, roots = Path(os.path.abspath(path)), as_paths(roots)
     progress = progress or SilentProgress()
     images = ImageIndex.open(target, device=device, backbone=backbone)
-    recorded = images.index.metadata["pictures"]
-    built = BuildOptions(
-        **{**recorded["options"], "exclude": tuple(recorded["options"]["exclude"])}
-    )
+    built = BuildOptions(**images.index.metadata["pictures"]["options"])
     for name in sorted(FIXED & options.keys()):
-        if options[name] != getattr(built, name):
+        old = getattr(built, name)
+        if options[name] != old:
             raise InvalidInputError(
-                f"{target} was built with {name.replace('_', '-')} {getattr(built, name)}, not "
-                f"{options[name]}; leave the option out, or pass --overwrite."
+                f"{target} was built with {name.replace('_', '-')} "
+                f"{'of the recipe' if old is None else old}, not {options[name]}; "
+                "leave the option out, or build anew with --overwrite."
             )
     chosen = replace(built, **options)
+    images.max_megapixels = chosen.max_megapixels
     files, skipped = _list(roots, target, chosen, progress)
+    if not files:
+        raise _no_picture(roots)
     update = images.update(
         files,
         forget_below=roots if forget else (),
@@ -281,6 +328,14 @@ def _list(
     return files, skipped
 
 
+def _no_picture(roots: Sequence[PathLike]) -> DatasetError:
+    names = ", ".join(os.fsdecode(root) for root in roots)
+    return DatasetError(
+        f"no picture found in {names}; expected JPEG, PNG, WebP, GIF, ... in these folders "
+        "or below (is the disk there? do the patterns of --exclude and .hyperpqignore fit?)."
+    )
+
+
 class _Build:
     """A build in its working directory."""
 
@@ -304,10 +359,13 @@ class _Build:
         """All stages."""
         from hyperpq.backbones import load_backbone
 
-        files, skipped = self._plan()
+        # A network that can't be loaded is the likeliest error: before any work.
         network = backbone or load_backbone(self.options.backbone, device=self.device)
+        M = M_of_bits(self.options.bits)
+        index = HiHPQIndex(network.d, M, score=self.options.score, device=self.device)
+        files, skipped = self._plan()
         sample = self._sample(files, network)
-        index = self._train(sample, network)
+        index = self._train(index, sample, network)
         images = ImageIndex(index, network)
         skipped |= self._encode(images, files, sample)
         store = index.store
@@ -331,7 +389,7 @@ class _Build:
             "roots": [os.path.abspath(os.fsencode(root)).hex() for root in self.roots],
             "options": asdict(self.options) | {"exclude": list(self.options.exclude)},
         }
-        plan, settings = self.work / "plan.bin", self.work / "settings.json"
+        plan, settings = self.work / "plan.bin", self.work / SETTINGS
         if settings.exists() and plan.exists():
             if json.loads(settings.read_text()) != facts:
                 raise InvalidInputError(
@@ -339,11 +397,11 @@ class _Build:
                     "repeat those, or start anew with --overwrite."
                 )
             return _read_plan(plan)
+        # Without settings, whatever else is here belongs to a build that was given up.
+        _clear(self.work)
         files, skipped = _list(self.roots, self.target, self.options, self.progress)
         if not files:
-            names = ", ".join(os.fsdecode(root) for root in self.roots)
-            raise DatasetError(f"no picture found in {names}; expected JPEG, PNG, WebP, GIF, ...")
-        self.work.mkdir(parents=True, exist_ok=True)
+            raise _no_picture(self.roots)
         atomic_write(plan, _plan_bytes(files, skipped))
         atomic_write(settings, json.dumps(facts, indent=1).encode())
         return files, skipped
@@ -391,14 +449,11 @@ class _Build:
             )
         return sample
 
-    def _train(self, sample: Features, network: Backbone) -> HiHPQIndex:
+    def _train(self, index: HiHPQIndex, sample: Features, network: Backbone) -> HiHPQIndex:
         """The trained, empty index inside the working directory."""
         place = self.work / "index"
         if (place / "manifest.json").exists():
             return HiHPQIndex.load(place, device=self.device)
-        index = HiHPQIndex(
-            network.d, M_of_bits(self.options.bits), score=self.options.score, device=self.device
-        )
         index.metadata = {
             "pictures": {
                 "backbone": network.identity(),

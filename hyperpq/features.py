@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hyperpq.backbones.base import BATCH
 from hyperpq.errors import ImageError
+from hyperpq.validation import as_count
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
@@ -51,6 +52,9 @@ class Reader:
     augmentation: Augmentation | None = None
     n_views: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        as_count(self.workers, "workers", 0)
 
 
 @dataclass

@@ -116,7 +116,7 @@ class ImageIndex:
         path: str | os.PathLike[str],
         *,
         device: str = "auto",
-        backbone: Backbone | None = None,
+        backbone: Backbone | str | None = None,
         verify: bool = False,
     ) -> ImageIndex:
         """Open an index directory.
@@ -127,8 +127,8 @@ class ImageIndex:
             What `hyperpq build` wrote.
         device : str
             For the network and the codec.
-        backbone : Backbone, optional
-            A loaded network; it must be the one that made the index.
+        backbone : Backbone or str, optional
+            A loaded network, or the name of one; it must be the one that made the index.
         verify : bool
             Check every checksum first.
 
@@ -136,7 +136,12 @@ class ImageIndex:
         ------
         IndexNotFoundError, CorruptIndexError, FormatVersionError, BackboneError
         """
-        return cls(HiHPQIndex.load(path, device=device, verify=verify), backbone)
+        index = HiHPQIndex.load(path, device=device, verify=verify)
+        if isinstance(backbone, str):
+            from hyperpq.backbones import load_backbone
+
+            backbone = load_backbone(backbone, device=device)
+        return cls(index, backbone)
 
     def __repr__(self) -> str:
         return f"ImageIndex({self.index!r}, backbone={self.backbone_identity['name']!r})"
@@ -154,6 +159,12 @@ class ImageIndex:
             if not isinstance(name, str):
                 raise BackboneError(
                     f"{self.index.path} doesn't say which backbone it was made with."
+                )
+            if name.startswith("torchscript:"):
+                # A TorchScript file is a program, and an index may come from a stranger.
+                raise BackboneError(
+                    f"{self.index.path} was made with {name!r}, a file that can run code; "
+                    "if you trust it, name it yourself: --backbone torchscript:FILE."
                 )
             loaded = load_backbone(name, device=self.index.device)
             loaded.check_matches(self.backbone_identity)
@@ -193,7 +204,7 @@ class ImageIndex:
             In the order of ``images``.
         """
         k = as_count(k, "k")
-        paths = [os.fsencode(image) for image in images]
+        paths = as_paths(images)
         reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
         progress = progress or SilentProgress()
         with progress.phase("query", len(paths)) as phase:
@@ -219,7 +230,7 @@ class ImageIndex:
         self, images: Sequence[PathLike], *, workers: int = 0, progress: Progress | None = None
     ) -> Encoded:
         """Codes of pictures, without adding them."""
-        paths = [os.fsencode(image) for image in images]
+        paths = as_paths(images)
         reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
         with (progress or SilentProgress()).phase("encode", len(paths)) as phase:
             features = extract_features(paths, self.backbone, reader, phase)
@@ -385,6 +396,13 @@ def list_pictures(
     return [file for file in files if not leave_out(file.path)], skipped
 
 
+def as_paths(paths: PathLike | Sequence[PathLike]) -> list[bytes]:
+    """Paths as bytes; a single one counts as a list of one."""
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        return [os.fsencode(paths)]
+    return [os.fsencode(path) for path in paths]
+
+
 def query_paths(names: Sequence[str], stdin: BinaryIO) -> list[bytes]:
     """Pictures that a command line names.
 
@@ -410,12 +428,16 @@ def query_paths(names: Sequence[str], stdin: BinaryIO) -> list[bytes]:
                 with open(name[1:], "rb") as file:
                     out += file.read().splitlines()
             except OSError as error:
-                raise InvalidInputError(f"{name[1:]} can't be read: {error.strerror}.") from error
+                raise InvalidInputError(
+                    f"{name[1:]} can't be read ({error.strerror}); "
+                    "after @ give a file with the name of one picture a line."
+                ) from error
         elif os.path.isdir(name):
             out += [file.path for file in list_pictures([name])[0]]
         else:
             out.append(os.fsencode(name))
     paths = [path for path in out if path.strip()]
     if not paths:
-        raise InvalidInputError(f"{' '.join(names)} names no picture; expected at least one.")
+        given = " ".join(names) or repr("")
+        raise InvalidInputError(f"{given} names no picture; expected at least one.")
     return paths

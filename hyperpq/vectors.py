@@ -17,8 +17,12 @@ from hyperpq.validation import as_features
 def _load(path: Path, ndim: int, shape: str) -> NDArray[Any]:
     try:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InvalidInputError(f"{path} can't be read as a .npy file: {error}.") from error
+    except OSError as error:
+        raise InvalidInputError(f"{path} can't be read: {error.strerror or error}.") from error
+    except (ValueError, EOFError) as error:
+        raise InvalidInputError(
+            f"{path} isn't a .npy file of numbers; write one with numpy.save(path, array)."
+        ) from error
     if not isinstance(array, np.ndarray) or array.ndim != ndim:
         found = getattr(array, "shape", "several arrays")
         raise InvalidInputError(f"{path} holds {found}; expected one array of shape {shape}.")
@@ -45,6 +49,20 @@ def load_views(path: Path) -> NDArray[Any]:
         No such file, or not an array of three dimensions.
     """
     return _load(path, 3, "(V, n, d)")
+
+
+def check_writable(path: Path) -> None:
+    """Make sure that a file can be made at ``path``, before the work whose result it takes.
+
+    Raises
+    ------
+    InvalidInputError
+        The path is a folder, or its folder isn't there.
+    """
+    if path.is_dir():
+        raise InvalidInputError(f"{path} is a folder; give the name of a file to write.")
+    if not path.absolute().parent.is_dir():
+        raise InvalidInputError(f"{path} can't be written: there is no folder {path.parent}.")
 
 
 def save_codes(path: Path, blocks: Sequence[NDArray[np.uint8]]) -> None:
