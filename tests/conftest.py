@@ -1,13 +1,16 @@
-"""What all tests share: few threads, a hypothesis profile, drawn pictures."""
+"""What all tests share: one thread a library, a hypothesis profile, drawn pictures."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Tests are small and cores few: on busy cores two OpenMP threads wait for each other by spinning,
+# which made the same tests ten times slower. Read when torch or faiss is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No deadline: the machine may be busy. In CI the examples are the same in every run.
 settings.register_profile(
@@ -19,13 +22,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("hyperpq")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def few_threads() -> None:
-    """Two threads for torch, where a test has imported it: tests are small and cores are few."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(2)
 
 
 @pytest.fixture(scope="session")

@@ -103,4 +103,9 @@ def load_checkpoint(
     for optimizer, state in zip(optimizers, states, strict=True):
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+        # Adam turns a step number into a float32 tensor; RiemannianAdam then rounds differently.
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for position, values in state.items():
+            plain = {k: v for k, v in values.items() if not isinstance(v, torch.Tensor)}
+            optimizer.state[parameters[position]].update(plain)
     return int(facts["epoch"])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hyperpq.errors import MissingDependencyError, TrainingError
 
 # Above this, squares of distances leave float32, and faiss then ends the process.
-_LARGEST = 1e16
+LARGEST = 1e16
 
 
 def import_faiss() -> Any:
@@ -59,7 +59,7 @@ def kmeans(
         Values that aren't finite or too large.
     """
     n, d = x.shape
-    if not max(x.max(), -x.min()) < _LARGEST:
+    if not max(x.max(), -x.min()) < LARGEST:
         raise TrainingError(
             f"training diverged: the values to cluster reach from {x.min():g} to {x.max():g}; "
             "lower the learning rate or raise the temperature."

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hyperpq.errors import TrainingError
 from hyperpq.store import atomic_write
+from hyperpq.training.clustering import LARGEST
 
 
 class Trace:
@@ -84,18 +86,19 @@ def check_loss(losses: dict[str, float], batch: int, epoch: int) -> None:
         )
 
 
-def check_weights(codec: nn.Module, epoch: int) -> None:
-    """Raise if the last step of an epoch left weights that the next loss would be NaN of.
+def check_values(values: Mapping[str, Tensor], epoch: int) -> None:
+    """Raise if the last step of an epoch left values that float32 can't go on with.
 
     Raises
     ------
     TrainingError
-        With the weights and what to change.
+        With what they are and what to change.
     """
-    for name, value in codec.state_dict().items():
-        if not torch.isfinite(value).all():
+    for name, value in values.items():
+        largest = float(value.detach().abs().max())
+        if not largest < LARGEST:
             raise TrainingError(
-                f"training diverged in epoch {epoch}: {name} has values that aren't finite; "
+                f"training diverged in epoch {epoch}: the {name} reach {largest:.2g}; "
                 "lower the learning rate or raise the temperature."
             )
 

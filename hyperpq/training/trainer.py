@@ -23,7 +23,7 @@ from hyperpq.training.checkpoint import load_checkpoint, save_checkpoint
 from hyperpq.training.diagnostics import (
     Trace,
     check_loss,
-    check_weights,
+    check_values,
     code_statistics,
     is_collapsed,
 )
@@ -292,8 +292,8 @@ def _learn(
                 for name, value in {"total": total, **parts}.items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) / steps
             check_loss(sums, batch, epoch)
-            check_weights(codec, epoch)
-            trace.add(epoch=epoch, **_epoch_facts(codec, x, recipe, optimizers, generator, sums))
+            facts = _epoch_facts(codec, x, recipe, optimizers, generator, sums, epoch)
+            trace.add(epoch=epoch, **facts)
             if checkpoint:
                 save_checkpoint(checkpoint, codec, optimizers, generator, epoch + 1, fingerprint)
             phase.advance(1, loss=sums["total"])
@@ -316,10 +316,12 @@ def _epoch_facts(
     optimizers: Sequence[torch.optim.Optimizer],
     generator: torch.Generator,
     sums: dict[str, float],
+    epoch: int,
 ) -> dict[str, Any]:
     """Statistics for the trace; unused codewords are moved on the way if the recipe says so."""
     q = codec.quantizer
     v = tangents(codec, x)
+    check_values({"tangent vectors": v, "codebooks": q.codebooks, "log curvatures": q.log_c}, epoch)
     codes = q.codes(q.points(v.to(codec.device))).cpu()
     moved = 0
     if recipe.repair and len(x) >= 4 * q.K:
