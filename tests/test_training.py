@@ -638,6 +638,23 @@ def test_dead_codewords_come_back_and_that_is_logged(x, monkeypatch, caplog, tmp
     assert max(last["used"]) <= 9
 
 
+def test_moved_codewords_start_without_momentum(x):
+    codec = train(x, SMALL.with_(epochs=0))
+    q = codec.quantizer
+    optimizers = trainer._optimizers(codec, SMALL)
+    for parameter in codec.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizers[0].step()
+    with torch.no_grad():
+        q.codebooks[0, 5] = 100.0
+    facts = trainer._epoch_facts(codec, x, SMALL, optimizers, torch.Generator(), {}, 0)
+    assert facts["moved"] >= 1
+    for name in ("exp_avg", "exp_avg_sq"):
+        state = optimizers[0].state[q.codebooks][name]
+        assert not state[0, 5].any()
+        assert (state != 0).all(-1).sum() == 2 * 16 - facts["moved"]
+
+
 def test_prototypes_are_the_mean_tangents_of_their_clusters(x):
     codec = train(x, SMALL.with_(epochs=0))
     v = start.tangents(codec, x)
