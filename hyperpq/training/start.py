@@ -39,7 +39,7 @@ def fit_head(codec: HiHPQCodec, x: NDArray[np.float32], radius: float, seed: int
         second += block.T @ block
         mean += block.sum(0)
     mean /= len(x)
-    values, vectors = _eigh(second / len(x) - torch.outer(mean, mean))
+    values, vectors = torch.linalg.eigh(second / len(x) - torch.outer(mean, mean))
     width = q.M * q.D
     have = min(width, codec.d)
     axes = vectors.flip(1)[:, :have]
@@ -67,21 +67,6 @@ def fit_head(codec: HiHPQCodec, x: NDArray[np.float32], radius: float, seed: int
     else:
         codec.weight.copy_((axes * factor).float())
     codec.bias.copy_((-(mean @ axes) * factor).float())
-
-
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, ascending, and eigenvectors, on one thread.
-
-    Measured at width 1280: 0.4 s on one thread; two threads wait for each other by spinning and
-    take 14 s where the cores are busy. It also makes the result the same for any thread count.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        values, vectors = torch.linalg.eigh(matrix)
-    finally:
-        torch.set_num_threads(threads)
-    return values, vectors
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperpq.codec import HiHPQCodec
+from hyperpq.devices import single_thread
 from hyperpq.errors import InvalidInputError, TrainingError
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.training import losses
@@ -152,6 +153,7 @@ def _fingerprint(x: NDArray[np.float32], views: NDArray[Any], codec: HiHPQCodec,
     return digest.hexdigest()
 
 
+@single_thread()
 def train_codec(
     x: NDArray[np.float32],
     views: NDArray[Any] | None = None,
