@@ -129,9 +129,9 @@ def stream_features(
         start = next(starts, None)
         if start is not None:
             batch = paths[start : start + BATCH]
-            pixels = np.empty((len(batch), passes, side, side, 3), np.uint8)
+            pixels = np.empty((passes, len(batch), side, side, 3), np.uint8)
             futures = [
-                pool.submit(_read, path, pixels[i], backbone, reader)
+                pool.submit(_read, path, pixels[:, i], backbone, reader)
                 for i, path in enumerate(batch)
             ]
             waiting.append((start, pixels, futures))
@@ -144,10 +144,12 @@ def stream_features(
             reasons = [future.result() for future in futures]
             submit()
             good = [i for i, reason in enumerate(reasons) if reason is None]
+            if len(good) < len(reasons):
+                pixels = pixels[:, good]
             features = np.empty((passes, len(good), backbone.d), np.float32)
             if good:
                 for p in range(passes):
-                    features[p] = backbone(np.ascontiguousarray(pixels[good, p]))
+                    features[p] = backbone(pixels[p])
             yield Features(
                 np.array([start + i for i in good], np.int64),
                 features[0],
