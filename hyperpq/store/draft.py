@@ -138,11 +138,11 @@ class Draft:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Replace the manifest of ``root``, durably and in one step."""
+    """Replace the manifest of ``root``, durably and in one step; under the writer lock."""
     path, data = root / MANIFEST_NAME, manifest.to_bytes()
     # What couldn't be read back must not become the index.
     parse_manifest(data, path)
-    atomic_write(path, data)
+    atomic_write(path, data, alone=True)
 
 
 def make_folders(root: Path) -> None:

@@ -115,7 +115,7 @@ def remove_quietly(path: Path) -> None:
         os.unlink(path)
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
+def atomic_write(path: str | os.PathLike[str], data: bytes, *, alone: bool = False) -> None:
     """Write a whole file or nothing: after a crash ``path`` has the old content or the new.
 
     Parameters
@@ -124,6 +124,9 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
         The file; replaced if it exists. Its folder must exist.
     data : bytes
         The new content.
+    alone : bool
+        Whether the caller holds a lock that keeps other writers of ``path`` out. What a kill
+        leaves then has a fixed name, and the next write removes it.
 
     Raises
     ------
@@ -133,7 +136,8 @@ def atomic_write(path: str | os.PathLike[str], data: bytes) -> None:
     """
     path = Path(path)
     # A name of its own: two writers at once each write a whole file, and the last one stays.
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    own = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    aside = temporary_path(path) if alone else own
     write_synced(aside, [(0, data)], len(data))
     try:
         rename_over(aside, path)

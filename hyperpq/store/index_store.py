@@ -202,8 +202,15 @@ class IndexStore:
             ``.json``, ``.txt`` and ``.html``.
         data : bytes
             The content.
+
+        Raises
+        ------
+        IndexLockedError
+            If another process is writing to the index.
         """
-        atomic_write(self._report_path(name), data)
+        path = self._report_path(name)
+        with writer_lock(self.path):
+            atomic_write(path, data, alone=True)
 
     def read_report(self, name: str) -> bytes | None:
         """Read what `write_report` wrote under ``name``, or None if there is nothing."""
