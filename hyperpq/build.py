@@ -511,7 +511,9 @@ class _Build:
                 rows = sorted(found)
                 features = np.array([found[row] for row in rows], np.float32)
                 features = features.reshape(len(rows), images.index.d)
-                images.index.append(images.code_rows([files[row] for row in rows], features))
+                coded = images.code_rows([files[row] for row in rows], features)
+                # A group without a picture that can be read is a generation of its own too.
+                images.index.append(*([coded] if rows else []))
         return skipped
 
 

@@ -1,0 +1,109 @@
+"""Builds in forked processes that kill themselves at a chosen step; run by test_build_kill.py.
+
+One process imports everything once and forks for each job that it reads, a JSON object a line; it
+answers with a JSON object a line. A step is a change of a name in the file system (a rename, a
+removal, a new or a removed folder), seen through Python's audit hooks: whatever comes between two
+steps only writes into files that have no final name yet.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+
+from hyperpq import build, image_index
+from hyperpq.backbones.base import Backbone
+from hyperpq.datasets.decode import Preprocessing
+from hyperpq.errors import HyperPQError
+
+# Imported before the forks, as each would import them anew.
+for name in (
+    "torch._dynamo",
+    "faiss",
+    "geoopt",
+    "h5py",
+    "filelock",
+    "safetensors.torch",
+    "PIL.Image",
+):
+    importlib.import_module(name)
+for name in ("backbones", "codec", "store.hdf5", "training.trainer", "datasets.augment"):
+    importlib.import_module(f"hyperpq.{name}")
+
+SIDE = 16
+# A few dozen pictures then have several chunks and groups.
+build.CHUNK = 8
+build.GROUP = image_index.GROUP = 8
+
+
+class Grid(Backbone):
+    """Mean colour of each of 4 x 4 cells."""
+
+    def __init__(self):
+        prep = Preprocessing(SIDE, "squash", 1.0, "bicubic")
+        super().__init__("lite0", 48, prep, "0" * 32, "cpu", mean=None, std=None)
+
+    def _features(self, pixels):
+        cells = pixels.reshape(len(pixels), 4, SIDE // 4, 4, SIDE // 4, 3)
+        return cells.mean((2, 4), dtype=np.float64).reshape(len(pixels), 48).astype(np.float32)
+
+
+def count_steps(root, kill, log):
+    """Call ``log`` with each step below ``root``; die before the one that ``kill`` names."""
+    seen = [0]
+
+    def hook(event, args):
+        if event not in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+            return
+        path = os.fsdecode(args[1] if event == "os.rename" else args[0])
+        if os.path.isabs(path) and not path.startswith(root):
+            return
+        step = f"{event[3:]} {path.removeprefix(root)}"
+        if kill is not None and (isinstance(kill, int) or step.startswith(kill[0])):
+            if seen[0] == (kill if isinstance(kill, int) else kill[1]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            seen[0] += 1
+        log(step)
+
+    sys.addaudithook(hook)
+
+
+def job(root, images, name="index", kill=None, update=False, answer=None, **options):
+    steps, error = [], None
+    count_steps(root, kill, steps.append)
+    try:
+        if answer:
+            index = image_index.ImageIndex.open(os.path.join(root, name), backbone=Grid())
+            found = index.query(answer, 3)
+            steps = [[os.fsdecode(r.path) for r in a.results] for a in found]
+        else:
+            call = build.update_index if update else build.build_index
+            call(images, os.path.join(root, name), device="cpu", backbone=Grid(), **options)
+    except HyperPQError as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    return {"steps": steps, "error": error}
+
+
+def main():
+    for line in sys.stdin:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(reader)
+            with open(writer, "w") as file:
+                json.dump(job(**json.loads(line)), file)
+            os._exit(0)
+        os.close(writer)
+        with open(reader) as file:
+            text = file.read()
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(json.dumps({"status": status, **(json.loads(text) if text else {})}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""A build that is killed at any step goes on to the same bytes; an index that is there answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hyperpq.index import HiHPQIndex
+from hyperpq.skipped import from_csv
+from hyperpq.store import verify_directory
+
+OPTIONS = {"seed": 3, "bits": 32, "train_size": 40, "epochs": 3, "recipe": "paper"}
+
+# A step of each stage, the first ones and later ones: (how the step begins, how many are let by).
+STEPS = {
+    "work": ("mkdir /index.building", 0),
+    "plan": ("rename /index.building/plan.bin", 0),
+    "settings": ("rename /index.building/settings.json", 0),
+    "features-first": ("rename /index.building/sample/00000.rows.npy", 0),
+    "features-half-a-chunk": ("rename /index.building/sample/00001.views.npy", 0),
+    "features-chunk": ("rename /index.building/sample/00001.json", 0),
+    "train-first": ("rename /index.building/checkpoint.safetensors", 0),
+    "train-trace": ("rename /index.building/training.jsonl", 2),
+    "train-later": ("rename /index.building/checkpoint.safetensors", 2),
+    "trained-files": ("rename /index.building/index/codec.safetensors", 0),
+    "trained-index": ("rename /index.building/index/manifest.json", 0),
+    "encode-skipped": ("rename /index.building/skipped/00001.csv", 0),
+    "encode-shard": ("rename /index.building/index/shards", 1),
+    "encode-manifest": ("rename /index.building/index/manifest.json", 2),
+    "encode-last": ("rename /index.building/index/manifest.json", 4),
+    "report": ("rename /index.building/index/skipped.csv", 0),
+    "finished": ("rename /index.building/finished", 0),
+    "replace": ("rename /index", 25),
+    "replaced": ("rename /index.building-done", 0),
+    "removal": ("remove plan.bin", 0),
+}
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    """Run a job of forked_builds.py: its answer, with ``status`` -9 if it was killed."""
+    script = Path(__file__).with_name("forked_builds.py")
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def run(root, images, **facts):
+            facts = {"root": str(root), "images": [str(images)], **facts}
+            process.stdin.write(json.dumps(facts) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield run
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def pictures(drawn, tmp_path_factory):
+    """24 pictures with four bad files among them and a whole group of bad ones."""
+    folder = tmp_path_factory.mktemp("pictures")
+    good = [path for path in sorted(drawn.rglob("*")) if path.suffix in (".png", ".jpg")][::3]
+    for i, path in enumerate(good):
+        shutil.copyfile(path, folder / f"{i:02}{path.suffix}")
+    for i in (3, 9, 20, 30):
+        (folder / f"{i:02}-bad.jpg").write_bytes(b"no picture")
+    for i in range(16):
+        (folder / f"23-{i:02}-bad.jpg").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(jobs, pictures, tmp_path_factory):
+    """The bytes and steps of an undisturbed build."""
+    root = tmp_path_factory.mktemp("whole")
+    done = jobs(root, pictures, **OPTIONS)
+    assert done["status"] == 0
+    assert done["error"] is None
+    return content(root), done["steps"]
+
+
+def content(root, name="index"):
+    """Every file of an index with its bytes, and that nothing else lies beside it."""
+    assert [entry.name for entry in root.iterdir()] == [name]
+    return files_of(root / name)
+
+
+def files_of(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def check_same(root, whole):
+    """The index is that of the undisturbed build; differing files are named, not shown."""
+    found = content(root)
+    assert sorted(found) == sorted(whole[0])
+    assert [name for name in found if found[name] != whole[0][name]] == []
+
+
+def test_the_undisturbed_build_is_what_it_should_be(whole, pictures):
+    files, steps = whole
+    skipped = from_csv(files["skipped.csv"])
+    assert len(skipped) == 20
+    assert len(json.loads(files["manifest.json"])["shards"]) >= 5
+    for begins, passed in STEPS.values():
+        assert sum(step.startswith(begins) for step in steps) > passed, begins
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_and_resumed(jobs, pictures, whole, tmp_path, step):
+    assert jobs(tmp_path, pictures, kill=STEPS[step], **OPTIONS)["status"] == -signal.SIGKILL
+    done = jobs(tmp_path, pictures, resume=True, **OPTIONS)
+    assert done["error"] is None
+    check_same(tmp_path, whole)
+    assert verify_directory(tmp_path / "index") == []
+
+
+@pytest.mark.slow
+def test_killed_at_every_step_and_resumed(jobs, pictures, whole, tmp_path):
+    for number in range(len(whole[1])):
+        root = tmp_path / str(number)
+        root.mkdir()
+        assert jobs(root, pictures, kill=number, **OPTIONS)["status"] == -signal.SIGKILL
+        assert jobs(root, pictures, resume=True, **OPTIONS)["error"] is None
+        check_same(root, whole)
+
+
+def test_killed_again_and_again(jobs, pictures, whole, tmp_path):
+    for kill in (5, 20, 35, 40, 45, 50):
+        killed = jobs(tmp_path, pictures, kill=kill, resume=True, **OPTIONS)["status"]
+        assert killed == -signal.SIGKILL
+    assert jobs(tmp_path, pictures, resume=True, **OPTIONS)["error"] is None
+    check_same(tmp_path, whole)
+
+
+def test_resumed_from_nothing(jobs, pictures, whole, tmp_path):
+    assert jobs(tmp_path, pictures, resume=True, **OPTIONS)["error"] is None
+    check_same(tmp_path, whole)
+
+
+def test_a_killed_build_is_in_the_way_until_resumed_or_given_up(jobs, pictures, whole, tmp_path):
+    jobs(tmp_path, pictures, kill=STEPS["train-later"], **{**OPTIONS, "seed": 4})
+    before = files_of(tmp_path)
+    refused = jobs(tmp_path, pictures, **OPTIONS)["error"]
+    assert refused.startswith("StoreError")
+    assert "--resume" in refused
+    assert "--overwrite" in refused
+    other = jobs(tmp_path, pictures, resume=True, **OPTIONS)["error"]
+    assert "other folders or options" in other
+    assert files_of(tmp_path) == before
+    assert jobs(tmp_path, pictures, overwrite=True, **OPTIONS)["error"] is None
+    check_same(tmp_path, whole)
+
+
+def test_giving_up_a_build_is_killed_too(jobs, pictures, whole, tmp_path):
+    """What is left of the given up build must not end up in the new one."""
+    jobs(tmp_path, pictures, kill=STEPS["encode-manifest"], **{**OPTIONS, "seed": 4})
+    state = tmp_path / "state"
+    (tmp_path / "index.building").rename(state)
+    number = 0
+    while True:
+        root = tmp_path / str(number)
+        shutil.copytree(state, root / "index.building")
+        done = jobs(root, pictures, overwrite=True, kill=number, **OPTIONS)
+        resumed = jobs(root, pictures, resume=True, **OPTIONS)["error"]
+        if number:
+            assert resumed is None
+            check_same(root, whole)
+        else:
+            # Killed before the first step: still the build with the other seed.
+            assert "other folders or options" in resumed
+        assert done["status"] == -signal.SIGKILL
+        if (number := number + 5) > 40:
+            return
+
+
+@pytest.fixture
+def old(jobs, drawn, tmp_path):
+    """An index of other pictures in the place of the new one; its bytes."""
+    picture = next(drawn.rglob("*.jpg"))
+    done = jobs(tmp_path, picture.parent, seed=1, bits=16)
+    assert done["error"] is None
+    return content(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "step", ["plan", "features-chunk", "train-later", "encode-manifest", "finished"]
+)
+def test_a_killed_overwrite_leaves_the_old_index(jobs, pictures, whole, tmp_path, old, step):
+    again = {**OPTIONS, "overwrite": True}
+    assert jobs(tmp_path, pictures, kill=STEPS[step], **again)["status"] == -signal.SIGKILL
+    assert files_of(tmp_path / "index") == old
+    query = [str(next(pictures.glob("00.*")))]
+    answer = jobs(tmp_path, pictures, answer=query)
+    assert answer["error"] is None
+    assert len(answer["steps"][0]) == 2
+    assert jobs(tmp_path, pictures, resume=True, **again)["error"] is None
+    check_same(tmp_path, whole)
+
+
+@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_replacement_killed_at_many_steps(jobs, pictures, whole, tmp_path, old, stride):
+    """From the end of the work on there is always an index that answers, old or new."""
+    again = {**OPTIONS, "overwrite": True}
+    former = tmp_path / "index"
+    query = [str(next(pictures.glob("00.*")))]
+    for number in range(0, 200, stride):
+        root = tmp_path / str(number)
+        shutil.copytree(former, root / "index")
+        if not number:
+            jobs(root, pictures, kill=STEPS["finished"], **again)
+            work = tmp_path / "work"
+            shutil.copytree(root / "index.building", work)
+        else:
+            shutil.copytree(work, root / "index.building")
+        killed = jobs(root, pictures, kill=number, resume=True, **again)["status"]
+        answer = jobs(root, pictures, answer=query)
+        assert answer["error"] is None, number
+        assert len(answer["steps"][0]) in (2, 3)
+        assert jobs(root, pictures, resume=True, **again)["error"] is None
+        check_same(root, whole)
+        shutil.rmtree(root)
+        if not killed:
+            break
+    assert number > 10
+
+
+def paths_of(path):
+    index = HiHPQIndex.load(path, device="cpu")
+    alive = []
+    for part in index.parts:
+        dead = part.dead if part.dead is not None else [False] * part.n
+        alive += [p for p, is_dead in zip(part.paths, dead, strict=True) if not is_dead]
+    assert len(alive) == index.ntotal
+    return sorted(os.path.basename(p).decode() for p in alive)
+
+
+def test_an_update_killed_at_every_step(jobs, pictures, tmp_path):
+    """Whatever was done, the next build ends with every picture once."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+    late = sorted(folder.glob("[0-9]?.*"))[10:]
+    (tmp_path / "late").mkdir()
+    for path in late:
+        path.rename(tmp_path / "late" / path.name)
+    (tmp_path / "first").mkdir()
+    assert jobs(tmp_path / "first", folder, **OPTIONS)["error"] is None
+    for path in (tmp_path / "late").iterdir():
+        path.rename(folder / path.name)
+    next(iter(sorted(folder.glob("00.*")))).unlink()
+    changed = sorted(folder.glob("01.*"))[0]
+    os.utime(changed, (1, 1))
+    expected = sorted(path.name for path in folder.glob("[0-9]?.*"))
+
+    number = 0
+    while True:
+        root = tmp_path / str(number)
+        shutil.copytree(tmp_path / "first", root)
+        killed = jobs(root, folder, kill=number)["status"]
+        between = paths_of(root / "index")
+        assert len(set(between)) == len(between)
+        assert jobs(root, folder)["error"] is None
+        assert paths_of(root / "index") == expected
+        assert [p for p in verify_directory(root / "index") if p.kind == "damage"] == []
+        if not killed:
+            break
+        number += 1
+    assert number > 8
+    assert between == expected
+
+
+def command(root, pictures, *options):
+    return [
+        *(sys.executable, "-m", "hyperpq", "build", "--images", str(pictures)),
+        *("--index", str(root / "index"), "--epochs", "1", "--bits", "16"),
+        *options,
+    ]
+
+
+def test_the_command_killed_from_outside(drawn, tmp_path):
+    """The real command with the real network, killed in the middle of its work."""
+    pictures = next(drawn.iterdir())
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    subprocess.run(command(whole, pictures), check=True, capture_output=True)
+    work = killed / "index.building"
+    with subprocess.Popen(command(killed, pictures), stdout=subprocess.PIPE) as process:
+        while not (work / "settings.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert work.exists()
+    subprocess.run(command(killed, pictures, "--resume"), check=True, capture_output=True)
+    assert content(killed) == content(whole)
