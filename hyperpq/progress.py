@@ -90,8 +90,11 @@ class RichProgress(SilentProgress):
 
         class Rate(ProgressColumn):
             def render(self, task: Any) -> Text:
-                speed = task.finished_speed or task.speed
-                return Text(f"{speed:,.0f} {unit}/s" if speed else "", style="cyan")
+                # Work that was done in one piece has no measured speed, only a duration.
+                whole = task.completed / task.elapsed if task.elapsed else None
+                speed = task.finished_speed or task.speed or whole
+                digits = 0 if speed and speed >= 10 else 1
+                return Text(f"{speed:,.{digits}f} {unit}/s" if speed else "", style="cyan")
 
         self._bar = bar = _RichBars(
             SpinnerColumn(),

@@ -1,0 +1,226 @@
+"""build, query, add, info, verify, encode, train, completion: the main job from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from hyperpq import HiHPQIndex
+
+
+def ok(done, *, silent_stderr=True):
+    assert done.returncode == 0, done.stderr.decode()
+    if silent_stderr:
+        assert done.stderr == b""
+    return done.stdout.decode()
+
+
+def fact(text, name):
+    """Value of a line of a summary."""
+    return re.search(rf"^\s*{name}  +(.*)$", text, re.M).group(1)
+
+
+def test_the_summary_of_a_build(place, photos):
+    text = (place / "build.txt").read_text()
+    assert fact(text, "pictures") == str(len(photos))
+    assert fact(text, "skipped") == "0"
+    assert fact(text, "code") == "64 bits, 8 bytes a picture"
+    assert fact(text, "index") == "hyperpq-index"
+    for phase in ("list", "features", "encode"):
+        assert re.search(rf"{phase} [0-9.]+ s", fact(text, "seconds"))
+
+
+def test_the_next_command_of_the_summary_works(hyperpq, place, photos):
+    typed = fact((place / "build.txt").read_text(), "next").split()
+    assert typed[0] == "hyperpq"
+    typed[typed.index("IMG")] = photos[0]
+    text = ok(hyperpq(*typed[1:], cwd=place))
+    assert len(text.splitlines()) == 11
+
+
+def test_the_summary_quotes_an_index_with_a_space(hyperpq, photos, tmp_path):
+    text = ok(
+        hyperpq("build", "--images", photos[0], "--index", "my index", cwd=tmp_path),
+        silent_stderr=False,
+    )
+    assert fact(text, "next") == "hyperpq query IMG -k 10 --index 'my index'"
+
+
+def test_building_again_encodes_nothing(hyperpq, copy):
+    """The copy lies elsewhere: its first build encodes all, the second not one."""
+    shards = copy / "hyperpq-index/shards"
+    first = ok(hyperpq("build", "--images", "photos", cwd=copy))
+    assert fact(first, "added") == "24"
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in shards.iterdir()}
+    manifest = (copy / "hyperpq-index/manifest.json").read_bytes()
+    again = ok(hyperpq("build", "photos", "--images", copy / "photos", cwd=copy))
+    assert fact(again, "added") == "0"
+    assert fact(again, "forgotten") == "0"
+    assert fact(again, "pictures") == "48"
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in shards.iterdir()} == before
+    assert (copy / "hyperpq-index/manifest.json").read_bytes() == manifest
+
+
+def test_add_and_query_and_verify(hyperpq, copy, drawn):
+    new = copy / "new"
+    new.mkdir()
+    added = shutil.copy(sorted(drawn.rglob("*.jpg"))[-1], new / "added.jpg")
+    (new / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    text = ok(hyperpq("add", "new", cwd=copy))
+    assert fact(text, "added") == "1"
+    assert fact(text, "pictures") == "25"
+    assert fact(text, "skipped").startswith(f"1 (e.g. {new / 'broken.jpg'}: ")
+    assert "broken.jpg" in (copy / "hyperpq-index/skipped.csv").read_text()
+    found = ok(hyperpq("query", added, "-k", "1", "--format", "paths", cwd=copy))
+    assert found == f"{added}\n"
+    assert "as they were written" in ok(hyperpq("verify", cwd=copy))
+    # Nothing twice.
+    assert fact(ok(hyperpq("add", "new", cwd=copy)), "added") == "0"
+
+
+def test_verify_names_what_is_damaged(hyperpq, copy):
+    shard = next((copy / "hyperpq-index/shards").iterdir())
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    (copy / "hyperpq-index/stray.bin").write_bytes(b"x")
+    done = hyperpq("verify", "--quiet", cwd=copy)
+    assert done.returncode == 1
+    lines = done.stdout.decode().splitlines()
+    assert any(line.startswith(f"damage  shards/{shard.name}: ") for line in lines)
+    assert any("stray.bin" in line and not line.startswith("damage") for line in lines)
+    # A file that is no part of the index is no damage.
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert "stray.bin" in ok(hyperpq("verify", cwd=copy))
+
+
+def test_info(hyperpq, place):
+    facts = json.loads(ok(hyperpq("info", "--json", cwd=place)))
+    assert facts["index"]["pictures"] == 24
+    assert facts["index"]["backbone"] == "lite0"
+    assert facts["index"]["code"] == "8 x 8 bits, 8 bytes"
+    assert facts["machine"]["device"] in ("cpu", "cuda:0")
+    text = ok(hyperpq("info", cwd=place))
+    for section, content in facts.items():
+        assert f"{section}\n" in text
+        for name in content:
+            assert f"  {name}" in text
+
+
+def test_info_without_an_index(hyperpq, tmp_path):
+    assert "there is none yet" in ok(hyperpq("info", cwd=tmp_path))
+
+
+def test_encode(hyperpq, place, photos):
+    """Codes are those of the index, in the order of the names on stdout."""
+    names = ok(hyperpq("encode", "photos", "-o", "codes.npy", cwd=place)).splitlines()
+    assert names == [str(path) for path in photos]
+    codes = np.load(place / "codes.npy")
+    index = HiHPQIndex.load(place / "hyperpq-index", device="cpu")
+    (part,) = index.parts
+    assert [os.fsdecode(path) for path in part.paths] == names
+    np.testing.assert_array_equal(codes, part.codes)
+
+
+def test_encode_names_bad_pictures(hyperpq, place, photos, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"")
+    index = place / "hyperpq-index"
+    out = tmp_path / "codes.npy"
+    done = hyperpq("encode", tmp_path / "bad.jpg", photos[3], "-o", out, "--index", index)
+    assert done.returncode == 1
+    assert done.stdout == bytes(photos[3]) + b"\n"
+    assert done.stderr.decode() == f"hyperpq: {tmp_path / 'bad.jpg'}: empty file\n"
+    assert np.load(out).shape == (1, 8)
+
+
+def test_vectors(hyperpq, tmp_path):
+    """train, add and encode of vectors agree with the library on the files they leave."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 24)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "views.npy", np.stack([x, x + 0.01]).astype(np.float16))
+    options = ("--bits", "16", "--epochs", "1", "--seed", "4", "--score", "chord")
+    text = ok(
+        hyperpq("train", "x.npy", "--views", "views.npy", *options, cwd=tmp_path),
+        silent_stderr=False,
+    )
+    assert fact(text, "code") == "16 bits, 2 bytes a vector"
+    assert fact(text, "trained on") == "300 vectors of width 24"
+    text = ok(hyperpq("add", "x.npy", "x.npy", cwd=tmp_path))
+    assert fact(text, "vectors") == "600"
+    ok(hyperpq("encode", "x.npy", "-o", "codes.npy", cwd=tmp_path))
+    index = HiHPQIndex.load(tmp_path / "hyperpq-index", device="cpu")
+    assert (index.ntotal, index.score, index.M) == (600, "chord", 2)
+    np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), index.encode(x))
+    np.testing.assert_array_equal(index.parts[1].codes, index.encode(x))
+    same = HiHPQIndex(24, 2, score="chord", device="cpu")
+    same.train(x, np.stack([x, x + 0.01]).astype(np.float16), epochs=1, seed=4)
+    np.testing.assert_array_equal(same.encode(x), index.encode(x))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(hyperpq, shell):
+    script = ok(hyperpq("completion", shell))
+    assert "_HYPERPQ_COMPLETE" in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script.encode(), check=True)
+
+
+def test_completion_completes(hyperpq):
+    env = {"_HYPERPQ_COMPLETE": "bash_complete", "COMP_WORDS": "hyperpq bu", "COMP_CWORD": "1"}
+    assert ok(hyperpq(env=env)) == "plain,build\n"
+    env |= {"COMP_WORDS": "hyperpq build --im"}
+    env |= {"COMP_CWORD": "2"}
+    assert ok(hyperpq(env=env)) == "plain,--images\n"
+
+
+def test_quiet_is_silent(hyperpq, copy, photos):
+    for command in (
+        ("build", "--images", "photos"),
+        ("build", "--images", photos[0], "--index", "other", "--epochs", "0"),
+        ("add", "photos"),
+        ("verify",),
+    ):
+        done = hyperpq(*command, "--quiet", cwd=copy)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), command
+
+
+def test_a_terminal_gets_bars_and_a_file_does_not(place, tmp_path):
+    """The bars go to the terminal's stderr and leave the summary readable."""
+    import pty
+    import sys
+
+    main, side = pty.openpty()
+    command = (sys.executable, "-m", "hyperpq", "build", "--images", place / "photos")
+    with subprocess.Popen(
+        [*command, "--epochs", "0", "--index", tmp_path / "i"],
+        stdout=subprocess.PIPE,
+        stderr=side,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    ) as process:
+        os.close(side)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(main, 1 << 16)
+            except OSError:  # Linux ends a terminal without readers or writers by EIO
+                break
+            if not piece:
+                break
+            shown += piece
+        summary = process.stdout.read().decode()
+    os.close(main)
+    assert process.returncode == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert "features" in text
+    assert "24/24" in text
+    assert "pictures/s" in text
+    assert "\x1b" not in summary
+    assert fact(summary, "pictures") == "24"

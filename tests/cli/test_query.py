@@ -1,0 +1,269 @@
+"""hyperpq query: every way to name pictures, every format, exit codes; stdout holds results only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from hyperpq import ImageIndex
+from hyperpq.index import HiHPQIndex
+
+K = 4
+
+
+@pytest.fixture(scope="session")
+def reference(place, photos):
+    """What the library answers for the first three pictures."""
+    index = ImageIndex.open(place / "hyperpq-index", device="cpu")
+    return index.query(photos[:3], K)
+
+
+def results(answer):
+    return [
+        {"rank": r.rank, "distance": r.distance, "id": r.id, "path": os.fsdecode(r.path)}
+        for r in answer.results
+    ]
+
+
+def query(hyperpq, place, *args, code=0, **options):
+    done = hyperpq("query", *args, cwd=place, **options)
+    assert done.returncode == code, done.stderr.decode()
+    if not code:
+        assert done.stderr == b""
+    return done
+
+
+def from_json(done):
+    return json.loads(done.stdout)
+
+
+def names(done):
+    return [answer["query"] for answer in from_json(done)]
+
+
+def check_table(text, reference):
+    lines = iter(text.splitlines())
+    for answer in reference:
+        assert next(lines) == os.fsdecode(answer.query)
+        for r in answer.results:
+            rank, distance, path = next(lines).split(maxsplit=2)
+            assert (int(rank), path) == (r.rank, os.fsdecode(r.path))
+            assert float(distance) == pytest.approx(r.distance, abs=1e-4)
+    assert next(lines, None) is None
+
+
+def check_paths(text, reference):
+    assert text.splitlines() == [os.fsdecode(r.path) for a in reference for r in a.results]
+
+
+def check_json(text, reference):
+    found = json.loads(text)
+    assert found == [
+        {"query": os.fsdecode(answer.query), "results": results(answer)} for answer in reference
+    ]
+    # As documented, names and order: a 1.0 stays a float.
+    assert list(found[0]) == ["query", "results"]
+    assert list(found[0]["results"][0]) == ["rank", "distance", "id", "path"]
+    types = [type(value) for value in found[0]["results"][0].values()]
+    assert types == [int, float, int, str]
+
+
+def check_ndjson(text, reference):
+    assert text.endswith("\n")
+    check_json("[" + ",".join(text.splitlines()) + "]", reference)
+
+
+def check_csv(text, reference):
+    rows = list(csv.DictReader(io.StringIO(text)))
+    flat = [(os.fsdecode(a.query), r) for a in reference for r in results(a)]
+    assert len(rows) == len(flat)
+    for row, (name, expected) in zip(rows, flat, strict=True):
+        assert list(row) == ["query", "rank", "distance", "id", "path"]
+        assert row == {"query": name, **{key: str(value) for key, value in expected.items()}}
+
+
+@pytest.mark.parametrize(
+    "style, check",
+    [
+        ("table", check_table),
+        ("paths", check_paths),
+        ("json", check_json),
+        ("ndjson", check_ndjson),
+        ("csv", check_csv),
+    ],
+)
+def test_formats(hyperpq, place, photos, reference, style, check):
+    # Threads change no answer.
+    threads = ("--threads", "3", "--workers", "1") if style == "ndjson" else ()
+    done = query(hyperpq, place, *photos[:3], "-k", str(K), "--format", style, *threads)
+    check(done.stdout.decode(), reference)
+
+
+def test_every_way_to_name_queries(hyperpq, place, photos, tmp_path):
+    """Pictures, a folder, a list and stdin in one call, answered in their order."""
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(bytes(photos[2]) + b"\r\n\n" + bytes(photos[3]) + b"\n")
+    done = query(
+        hyperpq,
+        place,
+        *(photos[5], photos[0].parent, f"@{listed}", "-", "photos/../" + str(photos[1])[1:]),
+        *("-k", "1", "--format", "json"),
+        stdin=bytes(photos[4]),
+        code=1,
+    )
+    in_folder = sorted(photos[0].parent.iterdir())
+    expected = [photos[5], *in_folder, photos[2], photos[3], photos[4]]
+    assert names(done) == [str(path) for path in expected]
+    assert done.stderr.decode().endswith(": no such file\n")
+
+
+def test_a_bad_query_costs_one_line_and_the_others_are_answered(hyperpq, place, photos, tmp_path):
+    (tmp_path / "text.jpg").write_bytes(b"not a picture")
+    (tmp_path / "torn.jpg").write_bytes(photos[0].read_bytes()[:300])
+    bad = [tmp_path / "text.jpg", tmp_path / "gone.jpg", tmp_path / "torn.jpg"]
+    done = query(
+        hyperpq,
+        place,
+        *(bad[0], photos[0], bad[1], photos[1], bad[2]),
+        *("-k", "2", "--format", "json", "--quiet"),
+        code=1,
+    )
+    assert names(done) == [str(photos[0]), str(photos[1])]
+    lines = done.stderr.decode().splitlines()
+    assert [line.rpartition(": ")[0] for line in lines] == [f"hyperpq: {path}" for path in bad]
+    assert lines[0].endswith(": not a picture")
+    assert lines[1].endswith(": no such file")
+    assert "truncated" in lines[2]
+
+
+def test_only_bad_queries(hyperpq, place):
+    done = query(hyperpq, place, "gone.jpg", "--format", "json", code=1)
+    assert from_json(done) == []
+    assert done.stderr == b"hyperpq: gone.jpg: no such file\n"
+
+
+def test_exclude_self(hyperpq, place, photos, tmp_path):
+    """The query itself is left out, by whatever path it is named; a copy of it is another file."""
+    shutil.copy(photos[1], tmp_path / "copy.jpg")
+    relative = os.path.relpath(photos[0], place)
+    done = query(
+        hyperpq,
+        place,
+        *(relative, tmp_path / "copy.jpg", "-k", "30", "--exclude-self", "--format", "json"),
+    )
+    first, second = from_json(done)
+    assert first["query"] == relative
+    paths = [result["path"] for result in first["results"]]
+    assert sorted(paths) == sorted(str(path) for path in photos[1:])
+    assert [result["rank"] for result in first["results"]] == list(range(1, 24))
+    assert len(second["results"]) == 24
+
+
+def test_k_larger_than_the_index(hyperpq, place, photos):
+    done = query(hyperpq, place, photos[0], "-k", "1000000", "--format", "json")
+    (answer,) = from_json(done)
+    distances = [result["distance"] for result in answer["results"]]
+    assert len(distances) == len(photos)
+    assert distances == sorted(distances)
+    assert sorted(result["path"] for result in answer["results"]) == [str(p) for p in photos]
+
+
+def test_the_index_of_the_environment_and_of_the_option(hyperpq, place, photos, tmp_path):
+    env = {"HYPERPQ_INDEX": str(place / "hyperpq-index")}
+    found = query(hyperpq, tmp_path, photos[0], "--format", "paths", env=env)
+    assert len(found.stdout.splitlines()) == 24
+    env = {"HYPERPQ_INDEX": str(tmp_path / "none")}
+    lost = query(hyperpq, place, photos[0], env=env, code=1)
+    assert f"{tmp_path / 'none'}: no index here" in lost.stderr.decode()
+    option = ("--index", "hyperpq-index", "-k", "1")
+    assert len(query(hyperpq, place, photos[0], *option, env=env).stdout.splitlines()) == 2
+
+
+def test_names_that_are_not_utf8(hyperpq, place, photos, tmp_path):
+    """Bytes of a name come out as they went in."""
+    folder = bytes(tmp_path / "pictures")
+    os.mkdir(folder)
+    odd = [
+        os.path.join(folder, name) for name in (b"caf\xe9.jpg", b"a\nb 'c' \xf0\x9f\x8c\x8d.jpg")
+    ]
+    for path, photo in zip(odd, photos, strict=False):
+        shutil.copy(photo, path)
+    index = tmp_path / "index"
+    built = hyperpq("build", "--images", folder, "--index", index, "--epochs", "0")
+    assert built.returncode == 0
+    options = ("-k", "1", "--index", index, "--format")
+    done = query(hyperpq, tmp_path, *odd, b"gone\xe9.jpg", *options, "json", code=1)
+    assert [a["results"][0]["path"] for a in from_json(done)] == [os.fsdecode(p) for p in odd]
+    assert done.stderr == b"hyperpq: gone\xe9.jpg: no such file\n"
+    env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = query(hyperpq, tmp_path, odd[0], *options, "paths", env=env)
+    assert done.stdout == odd[0] + b"\n"
+
+
+def test_a_reader_that_has_seen_enough(place):
+    """hyperpq query ... | head -1: no complaint."""
+    command = f"{sys.executable} -m hyperpq query photos -k 24 | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == b""
+
+
+def changed_index(place, target, change):
+    """The index, empty, with another record of its network."""
+    index = HiHPQIndex.load(place / "hyperpq-index", device="cpu")
+    fresh = HiHPQIndex(index.d, index.M, device="cpu")
+    fresh.codec, fresh.metadata = index.codec, index.metadata
+    change(fresh.metadata["pictures"]["backbone"])
+    fresh.save(target)
+    return target
+
+
+def other_weights(record):
+    record["weights_hash"] = "0" * 32
+
+
+def other_preprocessing(record):
+    record["preprocessing"]["interpolation"] = "bilinear"
+
+
+@pytest.mark.parametrize(
+    "change, word", [(other_weights, "weights"), (other_preprocessing, "preprocessing")]
+)
+def test_another_network_is_refused(hyperpq, place, photos, tmp_path, change, word):
+    index = changed_index(place, tmp_path / "index", change)
+    done = query(hyperpq, tmp_path, photos[0], "--index", index, code=1)
+    assert done.stdout == b""
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith(f"hyperpq: error: the {word} of backbone 'lite0' differ")
+
+
+def test_an_index_does_not_choose_a_program_to_run(hyperpq, place, photos, tmp_path):
+    """TorchScript files are code: one is loaded only when the user names it."""
+    import torch
+
+    class Wide(torch.nn.Module):
+        def forward(self, x):
+            return x.mean((2, 3)).repeat(1, 4)
+
+    file = tmp_path / "net.pt"
+    torch.jit.script(Wide()).save(str(file))
+    network = f"torchscript:{file}"
+    index = ("--index", tmp_path / "index")
+    built = hyperpq("build", "--images", *photos[:2], *index, "--backbone", network)
+    assert built.returncode == 0, built.stderr.decode()
+    assert f" --backbone {network}\n" in built.stdout.decode()
+    refused = query(hyperpq, tmp_path, photos[0], *index, code=1)
+    (line,) = refused.stderr.decode().splitlines()
+    assert "can run code" in line
+    assert "--backbone torchscript:FILE" in line
+    file.rename(tmp_path / "moved.pt")
+    moved = ("--backbone", f"torchscript:{tmp_path / 'moved.pt'}")
+    done = query(hyperpq, tmp_path, photos[0], *index, *moved, "-k", "1", "--format", "paths")
+    assert done.stdout == bytes(photos[0]) + b"\n"

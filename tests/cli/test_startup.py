@@ -1,0 +1,63 @@
+"""What an answer that needs no model must not load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "numpy", "faiss", "onnxruntime", "h5py", "PIL", "rich", "safetensors", "pathspec"}
+
+PROGRAM = """
+import sys
+sys.argv = ["hyperpq", *sys.argv[1:]]
+from hyperpq.cli.main import main
+try:
+    main()
+finally:
+    print("loaded:", *sys.modules, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--help",),
+        ("--version",),
+        ("build", "--help"),
+        ("query", "--help"),
+        ("info", "--help"),
+        ("completion", "bash"),
+        ("query",),
+        ("build", "--images", "x", "--recipe", "none"),
+    ],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_loaded(args):
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *args], capture_output=True, text=True)
+    loaded = {name.partition(".")[0] for name in done.stderr.rpartition("loaded:")[2].split()}
+    assert "hyperpq" in loaded
+    assert loaded & HEAVY == set()
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    program = "import sys, hyperpq; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} & HEAVY == set()
+
+
+def test_every_command_has_help(hyperpq):
+    from hyperpq.cli.main import COMMANDS
+
+    overview = hyperpq("--help").stdout.decode()
+    for name in COMMANDS:
+        text = hyperpq(name, "-h").stdout.decode()
+        assert text.startswith(f"Usage: hyperpq {name}")
+        assert f"  {name} " in overview
+
+
+def test_version(hyperpq):
+    from hyperpq import __version__
+
+    assert hyperpq("--version").stdout.decode() == f"hyperpq, version {__version__}\n"
