@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
 from hyperpq.backbones import load_backbone
-from hyperpq.build import AUGMENTATIONS
+from hyperpq.build_stages import AUGMENTATIONS
 from hyperpq.datasets.protocols import Split, cifar10_protocol
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.features import Reader, extract_features

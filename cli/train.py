@@ -41,7 +41,7 @@ def command(
 
     Fill it with `hyperpq add` or `HiHPQIndex.add`.
     """
-    from hyperpq.build import M_of_bits
+    from hyperpq.build_options import M_of_bits
     from hyperpq.index import HiHPQIndex
     from hyperpq.vectors import load_vectors, load_views
 

@@ -16,7 +16,7 @@ import sys
 
 import numpy as np
 
-from hyperpq import build, image_index
+from hyperpq import build, build_stages, image_index
 from hyperpq.backbones.base import Backbone
 from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import HyperPQError
@@ -37,8 +37,8 @@ for name in ("backbones", "codec", "store.hdf5", "training.trainer", "datasets.a
 
 SIDE = 16
 # A few dozen pictures then have several chunks and groups.
-build.CHUNK = 8
-build.GROUP = image_index.GROUP = 8
+build_stages.CHUNK = 8
+build_stages.GROUP = image_index.GROUP = 8
 
 
 class Grid(Backbone):

@@ -1,0 +1,93 @@
+"""What a build is asked for, and what it reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hyperpq.errors import InvalidInputError
+from hyperpq.training.recipe import get_recipe
+from hyperpq.validation import as_count
+
+# Options that an index keeps for life.
+FIXED = frozenset(("bits", "recipe", "score", "seed", "train_size", "epochs"))
+
+
+def M_of_bits(bits: int) -> int:
+    """Subquantizers of 8 bits for a code length; an impossible one is an `InvalidInputError`."""
+    if not isinstance(bits, int) or bits % 8 or not 8 <= bits <= 512:
+        raise InvalidInputError(f"bits is {bits!r}; choose a multiple of 8 from 8 to 512.")
+    return bits // 8
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What decides the content of an index; a build is only resumed with the same.
+
+    Attributes
+    ----------
+    bits : int
+        Bits of a picture's code, a multiple of 8 from 8 to 512.
+    backbone : str
+        See `backbones.load_backbone`.
+    seed : int
+        Of sample, views and training.
+    train_size : int
+        Most pictures to train on, chosen at random.
+    recipe : str
+        Preset of the training.
+    epochs : int, optional
+        In place of the recipe's.
+    score : str
+        See `lorentz.score_of`.
+    max_megapixels : float
+        Larger pictures are skipped.
+    include_hidden, exclude
+        See `datasets.folder.list_images`.
+    """
+
+    bits: int = 64
+    backbone: str = "lite0"
+    seed: int = 0
+    train_size: int = 5000
+    recipe: str = "default"
+    epochs: int | None = None
+    score: str = "l1"
+    max_megapixels: float = 200.0
+    include_hidden: bool = False
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        M_of_bits(self.bits)
+        as_count(self.seed, "seed", 0)
+        as_count(self.train_size, "train_size")
+        if self.epochs is not None:
+            as_count(self.epochs, "epochs", 0)
+        if not self.max_megapixels > 0:
+            raise InvalidInputError(
+                f"max_megapixels is {self.max_megapixels}; expected more than 0."
+            )
+        exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
+        object.__setattr__(self, "exclude", exclude)
+        get_recipe(self.recipe, self.bits)
+
+
+@dataclass
+class BuildReport:
+    """What a build did.
+
+    Attributes
+    ----------
+    pictures : int
+        In the index.
+    added, forgotten : int
+    skipped : dict of bytes to str
+        Path and reason.
+    seconds : dict of str to float
+        Of each phase.
+    """
+
+    pictures: int
+    added: int
+    forgotten: int
+    skipped: dict[bytes, str]
+    seconds: dict[str, float] = field(default_factory=dict)

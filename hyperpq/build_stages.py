@@ -1,0 +1,253 @@
+"""`Build`: the stages of a build, each of which goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hyperpq import skipped as skipped_files
+from hyperpq.build_files import (
+    clear,
+    discard,
+    plan_bytes,
+    read_chunk,
+    read_plan,
+    write_chunk,
+)
+from hyperpq.build_options import BuildOptions, BuildReport, M_of_bits
+from hyperpq.datasets import augment
+from hyperpq.datasets.folder import ImageFile
+from hyperpq.errors import DatasetError, InvalidInputError
+from hyperpq.features import Features, Reader, extract_features
+from hyperpq.image_index import GROUP, ImageIndex, PathLike, list_pictures
+from hyperpq.index import HiHPQIndex
+from hyperpq.progress import Progress
+from hyperpq.store import atomic_write, replace_directory
+from hyperpq.training.recipe import get_recipe
+
+if TYPE_CHECKING:
+    from hyperpq.backbones.base import Backbone
+
+# Training pictures whose features are kept at once: a kill loses at most this many.
+CHUNK = 256
+AUGMENTATIONS = {"paper": augment.PAPER, "mild": augment.MILD}
+TRACE_FILE = "training.jsonl"
+FINISHED = "finished"
+SETTINGS = "settings.json"
+
+
+def list_for_build(
+    roots: Sequence[PathLike], target: Path, options: BuildOptions, progress: Progress
+) -> tuple[list[ImageFile], dict[bytes, str]]:
+    """Pictures below the roots, without those of the index itself."""
+    own = os.fsencode(target)
+
+    def leave_out(path: bytes) -> bool:
+        return path.startswith((own + b"/", own + b".building/"))
+
+    with progress.phase("list", None, "files") as phase:
+        files, skipped = list_pictures(
+            roots,
+            include_hidden=options.include_hidden,
+            exclude=options.exclude,
+            leave_out=leave_out,
+        )
+        phase.advance(len(files))
+    return files, skipped
+
+
+def no_picture(roots: Sequence[PathLike]) -> DatasetError:
+    """The error of a listing without a picture."""
+    names = ", ".join(os.fsdecode(root) for root in roots)
+    return DatasetError(
+        f"no picture found in {names}; expected JPEG, PNG, WebP, GIF, ... in these folders "
+        "or below (is the disk there? do the patterns of --exclude and .hyperpqignore fit?)."
+    )
+
+
+class Build:
+    """A build in its working directory."""
+
+    def __init__(
+        self,
+        work: Path,
+        target: Path,
+        roots: Sequence[PathLike],
+        options: BuildOptions,
+        device: str,
+        workers: int,
+        progress: Progress,
+    ) -> None:
+        self.work, self.target, self.roots, self.options = work, target, roots, options
+        self.device, self.workers, self.progress = device, workers, progress
+        self.recipe = get_recipe(options.recipe, options.bits)
+        if options.epochs is not None:
+            self.recipe = self.recipe.with_(epochs=options.epochs)
+
+    def run(self, backbone: Backbone | None) -> tuple[ImageIndex, BuildReport]:
+        """All stages."""
+        from hyperpq.backbones import load_backbone
+
+        # A network that can't be loaded is the likeliest error: before any work.
+        network = backbone or load_backbone(self.options.backbone, device=self.device)
+        M = M_of_bits(self.options.bits)
+        index = HiHPQIndex(network.d, M, score=self.options.score, device=self.device)
+        files, skipped = self._plan()
+        sample = self._sample(files, network)
+        index = self._train(index, sample, network)
+        images = ImageIndex(index, network)
+        skipped |= self._encode(images, files, sample)
+        store = index.store
+        assert store is not None
+        store.write_report(skipped_files.NAME, skipped_files.to_csv(skipped))
+        trace = self.work / TRACE_FILE
+        if trace.exists():
+            store.write_report(TRACE_FILE, trace.read_bytes())
+        # After the move a kill must not look like a build without an index.
+        atomic_write(self.work / FINISHED, b"")
+        replace_directory(store.path, self.target)
+        discard(self.work)
+        done = ImageIndex.open(self.target, device=self.device, backbone=network)
+        report = BuildReport(len(done), len(done), 0, skipped)
+        report.seconds = dict(getattr(self.progress, "seconds", {}))
+        return done, report
+
+    def _plan(self) -> tuple[list[ImageFile], dict[bytes, str]]:
+        """The frozen list of pictures, made once."""
+        facts = {
+            "roots": [os.path.abspath(os.fsencode(root)).hex() for root in self.roots],
+            "options": asdict(self.options) | {"exclude": list(self.options.exclude)},
+        }
+        plan, settings = self.work / "plan.bin", self.work / SETTINGS
+        if settings.exists() and plan.exists():
+            if json.loads(settings.read_text()) != facts:
+                raise InvalidInputError(
+                    f"{self.work} is an interrupted build with other folders or options; "
+                    "repeat those, or start anew with --overwrite."
+                )
+            return read_plan(plan)
+        # Without settings, whatever else is here belongs to a build that was given up.
+        clear(self.work)
+        files, skipped = list_for_build(self.roots, self.target, self.options, self.progress)
+        if not files:
+            raise no_picture(self.roots)
+        atomic_write(plan, plan_bytes(files, skipped))
+        atomic_write(settings, json.dumps(facts, indent=1).encode())
+        return files, skipped
+
+    def _sample(self, files: Sequence[ImageFile], network: Backbone) -> Features:
+        """Features and views of the training pictures; rows count in the plan."""
+        size = min(self.options.train_size, len(files))
+        rng = np.random.default_rng(self.options.seed)
+        chosen = np.sort(rng.choice(len(files), size, replace=False))
+        reader = Reader(
+            workers=self.workers,
+            max_megapixels=self.options.max_megapixels,
+            augmentation=AUGMENTATIONS[self.recipe.views],
+            n_views=self.recipe.n_views,
+            seed=self.options.seed,
+        )
+        folder = self.work / "sample"
+        folder.mkdir(exist_ok=True)
+        chunks = []
+        with self.progress.phase("features", size) as phase:
+            for number, start in enumerate(range(0, size, CHUNK)):
+                rows = chosen[start : start + CHUNK]
+                name = folder / f"{number:05d}"
+                chunk = read_chunk(name)
+                if chunk is None:
+                    paths = [files[row].path for row in rows]
+                    chunk = extract_features(paths, network, reader, phase)
+                    write_chunk(name, chunk)
+                else:
+                    phase.advance(len(rows))
+                chunk.rows = rows[chunk.rows]
+                chunk.skipped = [(int(rows[i]), reason) for i, reason in chunk.skipped]
+                chunks.append(chunk)
+        sample = Features(
+            np.concatenate([c.rows for c in chunks]),
+            np.concatenate([c.plain for c in chunks]),
+            np.concatenate([c.views for c in chunks], axis=1),
+            [pair for c in chunks for pair in c.skipped],
+        )
+        if not len(sample.rows):
+            row, reason = sample.skipped[0]
+            raise DatasetError(
+                f"none of {size} pictures can be read, e.g. {os.fsdecode(files[row].path)}: "
+                f"{reason}; there is nothing to train on."
+            )
+        return sample
+
+    def _train(self, index: HiHPQIndex, sample: Features, network: Backbone) -> HiHPQIndex:
+        """The trained, empty index inside the working directory."""
+        place = self.work / "index"
+        if (place / "manifest.json").exists():
+            return HiHPQIndex.load(place, device=self.device)
+        index.metadata = {
+            "pictures": {
+                "backbone": network.identity(),
+                "max_megapixels": self.options.max_megapixels,
+                "options": asdict(self.options) | {"exclude": list(self.options.exclude)},
+            }
+        }
+        index.train(
+            sample.plain,
+            sample.views,
+            recipe=self.recipe,
+            seed=self.options.seed,
+            progress=self.progress,
+            trace_path=self.work / TRACE_FILE,
+            checkpoint=self.work / "checkpoint.safetensors",
+            resume=True,
+        )
+        shutil.rmtree(place, ignore_errors=True)
+        index.save(place)
+        return index
+
+    def _encode(
+        self, images: ImageIndex, files: Sequence[ImageFile], sample: Features
+    ) -> dict[bytes, str]:
+        """Codes of every picture of the plan, one commit a group; returns what was skipped."""
+        at = {int(row): i for i, row in enumerate(sample.rows)}
+        reasons = dict(sample.skipped)
+        reader = Reader(workers=self.workers, max_megapixels=self.options.max_megapixels)
+        folder = self.work / "skipped"
+        folder.mkdir(exist_ok=True)
+        store = images.index.store
+        assert store is not None
+        skipped: dict[bytes, str] = {}
+        with self.progress.phase("encode", len(files)) as phase:
+            for number, start in enumerate(range(0, len(files), GROUP)):
+                group = range(start, min(start + GROUP, len(files)))
+                note = folder / f"{number:05d}.csv"
+                # One commit a group after the first generation: the generation counts the groups.
+                if store.generation > number + 1:
+                    phase.advance(len(group))
+                    skipped |= skipped_files.from_csv(note.read_bytes())
+                    continue
+                todo = [row for row in group if row not in at and row not in reasons]
+                fresh = extract_features(
+                    [files[row].path for row in todo], images.backbone, reader, phase
+                )
+                phase.advance(len(group) - len(todo))
+                found = {todo[i]: fresh.plain[j] for j, i in enumerate(fresh.rows)}
+                found |= {row: sample.plain[at[row]] for row in group if row in at}
+                failed = {todo[i]: reason for i, reason in fresh.skipped}
+                failed |= {row: reasons[row] for row in group if row in reasons}
+                here = {files[row].path: reason for row, reason in failed.items()}
+                atomic_write(note, skipped_files.to_csv(here))
+                skipped |= here
+                rows = sorted(found)
+                features = np.array([found[row] for row in rows], np.float32)
+                features = features.reshape(len(rows), images.index.d)
+                coded = images.code_rows([files[row] for row in rows], features)
+                # A group without a picture that can be read is a generation of its own too.
+                images.index.append(*([coded] if rows else []))
+        return skipped
