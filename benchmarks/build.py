@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from hyperpq.image_index import list_pictures
+from hyperpq.pictures import list_pictures
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from benchmarks.machine import describe_machine
 from hyperpq.backbones import BATCH, load_backbone
 from hyperpq.datasets.decode import open_image, to_pixels
 from hyperpq.features import Reader, extract_features
-from hyperpq.image_index import list_pictures
+from hyperpq.pictures import list_pictures
 
 
 def main() -> None:

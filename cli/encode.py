@@ -50,7 +50,8 @@ def command(
         save_codes(out, [index.encode(load_vectors(Path(name), index.d)) for name in inputs])
         return
 
-    from hyperpq.image_index import ImageIndex, query_paths
+    from hyperpq.image_index import ImageIndex
+    from hyperpq.pictures import query_paths
 
     images = ImageIndex.open(index_path, device=device, backbone=backbone)
     encoded = images.encode(

@@ -48,7 +48,8 @@ def command(
 
     IMG is a picture, a folder of pictures, @FILE with one name a line, or - for names on stdin.
     """
-    from hyperpq.image_index import ImageIndex, query_paths
+    from hyperpq.image_index import ImageIndex
+    from hyperpq.pictures import query_paths
 
     paths = query_paths(images, sys.stdin.buffer)
     index = ImageIndex.open(index_path, device=device, backbone=backbone)

@@ -26,7 +26,8 @@ from hyperpq.errors import (
     MissingDependencyError,
     StoreError,
 )
-from hyperpq.image_index import ImageIndex, PathLike, as_paths
+from hyperpq.image_index import ImageIndex
+from hyperpq.pictures import PathLike, as_paths
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.store import recover_directory
 from hyperpq.store.durable import os_errors, writer_lock

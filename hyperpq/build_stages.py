@@ -26,8 +26,9 @@ from hyperpq.datasets import augment
 from hyperpq.datasets.folder import ImageFile
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.features import Features, Reader, extract_features
-from hyperpq.image_index import GROUP, ImageIndex, PathLike, list_pictures
+from hyperpq.image_index import GROUP, ImageIndex
 from hyperpq.index import HiHPQIndex
+from hyperpq.pictures import PathLike, list_pictures
 from hyperpq.progress import Progress
 from hyperpq.store import atomic_write, replace_directory
 from hyperpq.training.recipe import get_recipe

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from hyperpq import skipped as skipped_files
 from hyperpq.errors import BackboneError, InvalidInputError
 from hyperpq.features import Reader, extract_features
 from hyperpq.index import HiHPQIndex
+from hyperpq.pictures import PathLike, as_paths
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.store import Rows, Shard
 from hyperpq.validation import as_count
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 # Pictures of one shard and one commit: at 160 pictures a second a kill loses half a minute.
 GROUP = 4096
-
-PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 @dataclass(frozen=True)
@@ -361,83 +360,3 @@ def _by_shard(rows: Sequence[tuple[str, int]]) -> dict[str, NDArray[np.int64]]:
     for name, row in rows:
         out.setdefault(name, []).append(row)
     return {name: np.array(numbers, np.int64) for name, numbers in out.items()}
-
-
-def list_pictures(
-    roots: Sequence[PathLike],
-    *,
-    include_hidden: bool = False,
-    exclude: Sequence[str] = (),
-    leave_out: Callable[[bytes], bool] = lambda path: False,
-) -> tuple[list[ImageFile], dict[bytes, str]]:
-    """List the pictures below folders, with the reasons of what was left out.
-
-    Parameters
-    ----------
-    roots, include_hidden, exclude
-        See `datasets.folder.list_images`.
-    leave_out : callable
-        Says which paths never are pictures of the collection, such as the index itself.
-
-    Returns
-    -------
-    files : list of ImageFile
-    skipped : dict of bytes to str
-    """
-    from hyperpq.datasets.folder import list_images
-
-    skipped: dict[bytes, str] = {}
-    files = list_images(
-        [os.fsdecode(root) for root in roots],
-        include_hidden=include_hidden,
-        exclude=exclude,
-        on_skip=skipped.__setitem__,
-    )
-    return [file for file in files if not leave_out(file.path)], skipped
-
-
-def as_paths(paths: PathLike | Sequence[PathLike]) -> list[bytes]:
-    """Paths as bytes; a single one counts as a list of one."""
-    if isinstance(paths, (str, bytes, os.PathLike)):
-        return [os.fsencode(paths)]
-    return [os.fsencode(path) for path in paths]
-
-
-def query_paths(names: Sequence[str], stdin: BinaryIO) -> list[bytes]:
-    """Pictures that a command line names.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Each a picture, a folder of pictures, ``@FILE`` with one name a line, or ``-`` for names on
-        ``stdin``.
-    stdin : binary file
-        Read when asked for.
-
-    Raises
-    ------
-    InvalidInputError
-        A list that can't be read, or nothing named at all.
-    """
-    out: list[bytes] = []
-    for name in names:
-        if name == "-":
-            out += stdin.read().splitlines()
-        elif name.startswith("@"):
-            try:
-                with open(name[1:], "rb") as file:
-                    out += file.read().splitlines()
-            except OSError as error:
-                raise InvalidInputError(
-                    f"{name[1:]} can't be read ({error.strerror}); "
-                    "after @ give a file with the name of one picture a line."
-                ) from error
-        elif os.path.isdir(name):
-            out += [file.path for file in list_pictures([name])[0]]
-        else:
-            out.append(os.fsencode(name))
-    paths = [path for path in out if path.strip()]
-    if not paths:
-        given = " ".join(names) or repr("")
-        raise InvalidInputError(f"{given} names no picture; expected at least one.")
-    return paths
