@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,21 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe_machine
+from hyperpq.backbones import BATCH, load_backbone
 from hyperpq.pictures import list_pictures
+
+
+def network_rate(name: str, batches: int = 30) -> float:
+    """Pictures a second of the bare network on pixels in memory; the median batch."""
+    network = load_backbone(name)
+    side = network.preprocessing.size
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), np.uint8)
+    spent = []
+    for _ in range(batches + 2):
+        start = time.perf_counter()
+        network(pixels)
+        spent.append(time.perf_counter() - start)
+    return BATCH / statistics.median(spent[2:])
 
 
 def main() -> None:
@@ -28,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--queries", type=int, default=500)
+    parser.add_argument("--backbone", default="lite0")
     args = parser.parse_args(own.split())
     print(describe_machine(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,6 +77,7 @@ def main() -> None:
             check=True,
         ).stdout
         spent = time.perf_counter() - start
+        print(f"network alone, same run: {network_rate(args.backbone):.0f} pictures/s")
         answers = [json.loads(line) for line in output.splitlines()]
         hits = [
             os.path.dirname(result["path"]) == os.path.dirname(answer["query"])
