@@ -423,9 +423,10 @@ class HiHPQIndex:
         ------
         IndexNotFoundError, CorruptIndexError, FormatVersionError
         """
+        store = IndexStore.open(path, verify=verify)
+        # After the opening: that there is no index is said without loading torch.
         from hyperpq.codec import HiHPQCodec
 
-        store = IndexStore.open(path, verify=verify)
         codec = HiHPQCodec.from_files({name: store.read_file(name) for name in store.file_names})
         settings = store.settings
         q = codec.quantizer

@@ -1,4 +1,4 @@
-"""hyperpq query: every way to name pictures, every format, exit codes; stdout holds results only."""
+"""hyperpq query: every way to name pictures, every format, exit codes; only results on stdout."""
 
 from __future__ import annotations
 

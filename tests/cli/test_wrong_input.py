@@ -1,0 +1,402 @@
+"""Wrong input costs one line that names it, the right exit code, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from hyperpq import HiHPQIndex, ImageIndex
+from hyperpq.build import build_index, update_index
+from hyperpq.errors import HyperPQError
+
+# Name: (arguments, exit code, the line on stderr with * for anything). `I` stands for the index of
+# the fixture, `P` for a picture of it; other names lie in the folder of `wrong`. A line of click's
+# begins with "Error:" and follows two lines of usage.
+COMMANDS = {
+    "no-such-command": ("biuld", 2, "Error: No such command 'biuld'.*"),
+    "no-such-option": ("query P --top 3", 2, "Error: No such option '--top'.*"),
+    "build-without-images": ("build", 2, "Error: Missing option '--images'."),
+    "build-no-folder": (
+        "build --images gone",
+        1,
+        "{here}/gone: no such file or folder; give a folder of pictures",
+    ),
+    "build-empty-path": (
+        "build --images {empty}",
+        2,
+        "Error: Invalid value for '--images': the path is empty.",
+    ),
+    "build-empty-folder": ("build --images empty", 1, "no picture found in *empty; expected JPEG*"),
+    "build-only-bad-pictures": (
+        "build --images bad",
+        1,
+        "none of 2 pictures can be read, e.g. {here}/bad/*.jpg: *; there is nothing to train on.",
+    ),
+    "build-bits-12": (
+        "build --images P --bits 12",
+        2,
+        "bits is 12; choose a multiple of 8 from 8 to 512.",
+    ),
+    "build-bits-0": (
+        "build --images P --bits 0",
+        2,
+        "bits is 0; choose a multiple of 8 from 8 to 512.",
+    ),
+    "build-bits-word": (
+        "build --images P --bits many",
+        2,
+        "Error: Invalid value for '--bits': 'many' is not a valid integer.",
+    ),
+    "build-seed-negative": (
+        "build --images P --seed -1",
+        2,
+        "Error: Invalid value for '--seed': -1 is not in the range x>=0.",
+    ),
+    "build-seed-huge": (
+        "build --images P --seed 99999999999999999999",
+        2,
+        "seed is 99999999999999999999; expected an integer of at most *",
+    ),
+    "build-epochs-negative": (
+        "build --images P --epochs -1",
+        2,
+        "Error: Invalid value for '--epochs': -1 is not in the range x>=0.",
+    ),
+    "build-train-size-0": (
+        "build --images P --train-size 0",
+        2,
+        "Error: Invalid value for '--train-size': 0 is not in the range x>=1.",
+    ),
+    "build-megapixels-nan": (
+        "build --images P --max-megapixels nan",
+        2,
+        "max_megapixels is nan; expected more than 0.",
+    ),
+    "build-recipe": (
+        "build --images P --recipe best",
+        2,
+        "Error: Invalid value for '--recipe': 'best' is not one of 'default', 'paper'.",
+    ),
+    "build-pattern": (
+        "build --images P --exclude !",
+        2,
+        "exclude: *'!'*; give patterns in the syntax of .gitignore",
+    ),
+    "build-backbone-name": (
+        "build --images P --backbone lite9",
+        1,
+        "no backbone 'lite9'; did you mean *",
+    ),
+    "build-backbone-file": (
+        "build --images P --backbone onnx:gone.onnx",
+        1,
+        "backbone 'onnx:gone.onnx': gone.onnx can't be read (No such file or directory); *",
+    ),
+    "build-backbone-no-onnx": (
+        "build --images P --backbone onnx:text.txt",
+        1,
+        "backbone 'onnx:text.txt' can't be loaded by ONNX Runtime (*); give a valid ONNX file",
+    ),
+    "build-backbone-no-torchscript": (
+        "build --images P --backbone torchscript:text.txt",
+        1,
+        "text.txt: not a TorchScript file (*); make one with torch.jit.trace*",
+    ),
+    "build-device": (
+        "build --images P --device gpu",
+        2,
+        "device is 'gpu'; give 'auto', 'cpu', 'cuda' or 'cuda:N'",
+    ),
+    "build-index-is-a-file": (
+        "build --images P --index text.txt",
+        1,
+        "{here}/text.txt is a file; choose another --index directory.",
+    ),
+    "build-index-below-a-file": (
+        "build --images P --index text.txt/index",
+        1,
+        "{here}/text.txt/index.building: can't create: Not a directory",
+    ),
+    "build-index-is-another-folder": (
+        "build --images P --index bad",
+        1,
+        "{here}/bad is a folder with other files; choose another --index directory.",
+    ),
+    "build-index-in-proc": (
+        "build --images P --index /proc/index",
+        1,
+        "/proc/index.building: can't create: *",
+    ),
+    "build-other-bits": (
+        "build --images P --index I --bits 32",
+        2,
+        "{index} was built with bits 64, not 32; leave the option out, or build anew with "
+        "--overwrite.",
+    ),
+    "build-other-seed": (
+        "build --images P --index I --seed 7",
+        2,
+        "{index} was built with seed 0, not 7; leave the option out, or build anew with "
+        "--overwrite.",
+    ),
+    "build-other-backbone": (
+        "build --images P --index I --backbone lite1",
+        1,
+        "the index was made with backbone 'lite0', this is 'lite1'; use 'lite0', or build a new "
+        "index",
+    ),
+    "build-nothing-there": ("build --images empty --index I", 1, "no picture found in *empty; *"),
+    "query-without-picture": ("query", 2, "Error: Missing argument 'IMG...'."),
+    "query-no-index": (
+        "query P --index gone",
+        1,
+        "{here}/gone: no index here (no such folder); make one with `hyperpq build`, or check "
+        "the path",
+    ),
+    "query-index-is-another-folder": (
+        "query P --index bad",
+        1,
+        "{here}/bad: no index here (the folder has no manifest.json); make one with *",
+    ),
+    "query-damaged-index": (
+        "query P --index damaged",
+        1,
+        "{here}/damaged/manifest.json: *",
+    ),
+    "query-index-of-vectors": (
+        "query P --index vectors",
+        2,
+        "{here}/vectors is an index of vectors, not of pictures; *",
+    ),
+    "query-empty-name": (
+        "query {empty} --index I",
+        2,
+        "'' names no picture; expected at least one.",
+    ),
+    "query-empty-folder": (
+        "query empty --index I",
+        2,
+        "empty names no picture; expected at least one.",
+    ),
+    "query-no-list": (
+        "query @gone.txt --index I",
+        2,
+        "gone.txt can't be read (No such file or directory); after @ give a file with the name "
+        "of one picture a line.",
+    ),
+    "query-empty-stdin": ("query - --index I", 2, "- names no picture; expected at least one."),
+    "query-k-0": (
+        "query P -k 0",
+        2,
+        "Error: Invalid value for '-k': 0 is not in the range x>=1.",
+    ),
+    "query-k-huge": (
+        "query P --index I -k 99999999999999999999",
+        2,
+        "k is 99999999999999999999; expected an integer of at most *",
+    ),
+    "query-format": (
+        "query P --format xml",
+        2,
+        "Error: Invalid value for '--format': 'xml' is not one of *",
+    ),
+    "query-threads-0": (
+        "query P --threads 0",
+        2,
+        "Error: Invalid value for '--threads': 0 is not in the range x>=1.",
+    ),
+    "query-missing-picture": ("query gone.jpg --index I", 1, "hyperpq: gone.jpg: no such file"),
+    "query-text": ("query bad/text.jpg --index I", 1, "hyperpq: bad/text.jpg: not a picture"),
+    "add-no-index": ("add bad --index gone", 1, "{here}/gone: no index here *"),
+    "add-no-folder": (
+        "add gone --index I",
+        1,
+        "{here}/gone: no such file or folder; give a folder of pictures",
+    ),
+    "add-no-vectors": (
+        "add gone.npy --index vectors",
+        2,
+        "gone.npy can't be read: No such file or directory.",
+    ),
+    "add-other-width": ("add wide.npy --index vectors", 2, "wide.npy has width 9; expected 8."),
+    "train-text": (
+        "train text.txt",
+        2,
+        "text.txt isn't a .npy file of numbers; write one with numpy.save(path, array).",
+    ),
+    "train-words": ("train words.npy", 2, "words.npy has dtype <U5; expected numbers *"),
+    "train-cube": ("train cube.npy", 2, "cube.npy holds (2, 2, 2); expected one array of *"),
+    "train-nan": (
+        "train nan.npy",
+        2,
+        "nan.npy has NaN, infinite or too large values, first in row 1; remove or replace those "
+        "rows.",
+    ),
+    "train-no-rows": ("train none.npy", 2, "the number of rows of *is 0; expected *"),
+    "train-index-taken": (
+        "train eight.npy --index vectors --epochs 0",
+        1,
+        "{here}/vectors: the folder is already an index; choose another place or remove it first",
+    ),
+    "train-views": (
+        "train wide.npy --views cube.npy",
+        2,
+        "views have shape (2, 2, 2); expected (V, 20, 9)*",
+    ),
+    "encode-out-folder": (
+        "encode P -o bad --index I",
+        2,
+        "bad is a folder; give the name of a file to write.",
+    ),
+    "encode-out-nowhere": (
+        "encode P -o gone/codes.npy --index I",
+        2,
+        "gone/codes.npy can't be written: there is no folder gone.",
+    ),
+    "info-damaged-index": ("info --index damaged", 1, "{here}/damaged/manifest.json: *"),
+    "verify-no-index": ("verify --index gone", 1, "gone: no index here *"),
+    "completion-shell": ("completion tcsh", 2, "Error: Invalid value for *: 'tcsh' is not one of*"),
+    "draw-into-a-file": ("draw text.txt", 1, "text.txt: can't write pictures *; give a folder *"),
+}
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory, place):
+    """A folder of wrong things."""
+    here = tmp_path_factory.mktemp("wrong")
+    (here / "text.txt").write_text("nothing of use")
+    (here / "empty").mkdir()
+    (here / "bad").mkdir()
+    (here / "bad/text.jpg").write_text("no picture")
+    (here / "bad/void.jpg").write_bytes(b"")
+    (here / "damaged").mkdir()
+    manifest = (place / "hyperpq-index/manifest.json").read_bytes()
+    (here / "damaged/manifest.json").write_bytes(manifest[: len(manifest) // 2])
+    rng = np.random.default_rng(0)
+    index = HiHPQIndex(8, 2, device="cpu")
+    index.train(rng.normal(size=(20, 8)), epochs=0)
+    index.save(here / "vectors")
+    np.save(here / "eight.npy", rng.normal(size=(20, 8)))
+    np.save(here / "wide.npy", rng.normal(size=(20, 9)))
+    np.save(here / "cube.npy", np.zeros((2, 2, 2)))
+    np.save(here / "words.npy", np.array([["a", "words"]]))
+    np.save(here / "nan.npy", [[0.0, 1.0], [np.nan, 0.0]])
+    np.save(here / "none.npy", np.empty((0, 4)))
+    return here
+
+
+def state(*folders):
+    return {
+        path: (path.stat().st_mtime_ns, path.stat().st_size)
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.name != ".lock"
+    }
+
+
+@pytest.fixture(scope="module")
+def outcomes(request, hyperpq, wrong, place, photos):
+    """The commands that the chosen tests ask for, run side by side; nothing may change."""
+    words = {"I": place / "hyperpq-index", "P": photos[0], "{empty}": ""}
+    items = [i for i in request.session.items if i.originalname == "test_command"]
+    chosen = [item.callspec.params["name"] for item in items if item.module is request.module]
+
+    def run(name):
+        args = [words.get(word, word) for word in COMMANDS[name][0].split(" ")]
+        # An index of its own each: two builds of one would exclude each other.
+        return hyperpq(*args, cwd=wrong, env={"HYPERPQ_INDEX": f"index-{name}"})
+
+    before = state(wrong, place)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        done = dict(zip(chosen, pool.map(run, chosen), strict=True))
+    assert state(wrong, place) == before
+    return done
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command(outcomes, wrong, place, name):
+    done, (_, code, expected) = outcomes[name], COMMANDS[name]
+    lines = done.stderr.decode().splitlines()
+    if expected.startswith("Error:"):
+        assert lines[0].startswith("Usage: hyperpq")
+        line = lines[-1]
+    else:
+        (line,) = lines
+        if not expected.startswith("hyperpq: "):
+            expected = f"hyperpq: error: {expected}"
+    expected = expected.format(here=wrong, index=place / "hyperpq-index", empty="")
+    assert re.fullmatch(re.escape(expected).replace(r"\*", ".*"), line), line
+    assert done.returncode == code
+    assert done.stdout == b""
+
+
+def built(photos, tmp_path, **options):
+    return build_index(photos[:1], tmp_path / "index", **{"epochs": 0, **options})
+
+
+LIBRARY = {
+    "build-no-root": (lambda i, p, t: build_index([], t / "x"), "no picture *"),
+    "build-bits": (lambda i, p, t: built(p, t, bits=8.5), "bits is 8.5; choose a multiple of 8 *"),
+    "build-seed": (lambda i, p, t: built(p, t, seed="a"), "seed is 'a'; expected an integer *"),
+    "build-epochs": (lambda i, p, t: built(p, t, epochs=-1), "epochs is -1; expected *"),
+    "build-train-size": (lambda i, p, t: built(p, t, train_size=0), "train_size is 0; expected *"),
+    "build-workers": (lambda i, p, t: built(p, t, workers=-1), "workers is -1; expected *"),
+    "build-score": (lambda i, p, t: built(p, t, score="l2"), "score is 'l2'; choose one of l1, *"),
+    "build-recipe": (lambda i, p, t: built(p, t, recipe="best"), "recipe is 'best'; choose *"),
+    "build-backbone": (lambda i, p, t: built(p, t, backbone=""), "no backbone ''; there are *"),
+    "update-no-index": (lambda i, p, t: update_index(p, t / "x"), "{t}/x: no index here *"),
+    "update-other-bits": (
+        lambda i, p, t: update_index(p, i.index.path, bits=8),
+        "* was built with bits 64, not 8; *",
+    ),
+    "open-no-index": (lambda i, p, t: ImageIndex.open(t), "{t}: no index here *"),
+    "open-device": (
+        lambda i, p, t: ImageIndex.open(i.index.path, device=3),
+        "device is 3; give *",
+    ),
+    "query-k": (lambda i, p, t: i.query(p, 2.5), "k is 2.5; expected an integer of at least 1."),
+    "query-threads": (lambda i, p, t: i.query(p, threads=0), "threads is 0; expected *"),
+    "query-workers": (lambda i, p, t: i.query(p, workers="two"), "workers is 'two'; expected *"),
+    "search-width": (
+        lambda i, p, t: i.index.search(np.ones((1, 3)), 1),
+        "x has width 3; expected 1280.",
+    ),
+    "reconstruct-id": (
+        lambda i, p, t: i.index.reconstruct(1000000),
+        "id is 1000000; the index has no vector with it.",
+    ),
+    "train-again": (
+        lambda i, p, t: i.index.train(np.ones((20, 1280))),
+        "the index has 24 vectors coded by its codec; train a new index.",
+    ),
+    "save-taken": (
+        lambda i, p, t: (t / "file").write_text("x") and i.index.save(t),
+        "{t}: the folder is not empty (file); *",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def image_index(place):
+    return ImageIndex.open(place / "hyperpq-index", device="cpu")
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_library(image_index, photos, tmp_path, name):
+    call, expected = LIBRARY[name]
+    with pytest.raises(HyperPQError) as caught:
+        call(image_index, photos, tmp_path)
+    pattern = re.escape(expected.format(t=tmp_path)).replace(r"\*", ".*")
+    assert re.fullmatch(pattern, str(caught.value)), str(caught.value)
+    # What failed leaves nothing that stands in the way of the next try.
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["file"])
+
+
+def test_a_single_path_is_not_taken_for_many(image_index, photos):
+    """A string is a sequence too: its letters are no paths."""
+    (answer,) = image_index.query(str(photos[0]), 1)
+    assert answer.results[0].path == bytes(photos[0])
