@@ -63,8 +63,20 @@ def code_statistics(codes: Tensor, K: int) -> dict[str, list[Any]]:
     return {"used": used, "entropy": entropy}
 
 
-def check_loss(losses: dict[str, float], batch: int, epoch: int) -> None:
-    """Raise if an epoch's losses are not finite or far above chance.
+def check_loss(losses: dict[str, float], batch: int, epoch: int, first: float) -> None:
+    """Raise if an epoch's losses are not finite or far above chance and where they began.
+
+    Parameters
+    ----------
+    losses : dict of str to float
+        Means of the epoch.
+    batch : int
+        B pictures; chance is ``log(2 B - 1)``.
+    epoch : int
+        For the message.
+    first : float
+        Contrastive loss of the first batch. Among copies of one picture it is far above chance
+        from the beginning, as which copy a view is of can't be told.
 
     Raises
     ------
@@ -78,11 +90,11 @@ def check_loss(losses: dict[str, float], batch: int, epoch: int) -> None:
             "lower the learning rate or raise the temperature."
         )
     chance = math.log(max(2 * batch - 1, 2))
-    if losses["contrastive"] > chance + 2:
+    if losses["contrastive"] > max(chance, first) + 2:
         raise TrainingError(
             f"training diverged in epoch {epoch}: the contrastive loss is "
-            f"{losses['contrastive']:.2f}, chance is {chance:.2f}; "
-            "lower the learning rate or raise the temperature."
+            f"{losses['contrastive']:.2f}, chance is {chance:.2f}; lower the learning rate, "
+            "raise the temperature or use epochs=0 (PCA and k-means)."
         )
 
 

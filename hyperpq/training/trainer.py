@@ -258,7 +258,11 @@ def _learn(
     levels = usable_levels(recipe.levels, n)
     if len(levels) < len(recipe.levels):
         log.warning(
-            "%d pictures fill only the levels %s of the hierarchy's %s.", n, levels, recipe.levels
+            "%d training pictures don't fill %s of the hierarchy's levels of %s clusters; "
+            "the training goes on without.",
+            n,
+            "some" if levels else "any",
+            ", ".join(map(str, recipe.levels)),
         )
     optimizers = _optimizers(codec, recipe)
     generator = torch.Generator().manual_seed(seed)
@@ -267,6 +271,7 @@ def _learn(
     if checkpoint and resume:
         first = load_checkpoint(checkpoint, codec, optimizers, generator, fingerprint)
     trace = Trace(trace_path, first)
+    first_loss = math.nan
     # With one view its partner is the picture itself.
     pool = views if len(views) > 1 else np.stack([x, views[0]])
     with (progress or SilentProgress()).phase("train", recipe.epochs, "epochs") as phase:
@@ -293,7 +298,9 @@ def _learn(
                 codec.quantizer.clamp_()
                 for name, value in {"total": total, **parts}.items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) / steps
-            check_loss(sums, batch, epoch)
+                if math.isnan(first_loss):
+                    first_loss = float(parts["contrastive"].detach())
+            check_loss(sums, batch, epoch, first_loss)
             facts = _epoch_facts(codec, x, recipe, optimizers, generator, sums, epoch)
             trace.add(epoch=epoch, **facts)
             if checkpoint:
