@@ -118,11 +118,12 @@ def test_info_without_an_index(hyperpq, tmp_path):
     assert "there is none yet" in ok(hyperpq("info", cwd=tmp_path))
 
 
-def test_encode(hyperpq, place, photos):
+def test_encode(hyperpq, place, photos, tmp_path):
     """Codes are those of the index, in the order of the names on stdout."""
-    names = ok(hyperpq("encode", "photos", "-o", "codes.npy", cwd=place)).splitlines()
+    out = tmp_path / "codes.npy"
+    names = ok(hyperpq("encode", "photos", "-o", out, cwd=place)).splitlines()
     assert names == [str(path) for path in photos]
-    codes = np.load(place / "codes.npy")
+    codes = np.load(out)
     index = HiHPQIndex.load(place / "hyperpq-index", device="cpu")
     (part,) = index.parts
     assert [os.fsdecode(path) for path in part.paths] == names

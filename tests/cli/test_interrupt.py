@@ -1,0 +1,88 @@
+"""Ctrl-C and a disk that refuses, in the middle of a build: one line, and the way to go on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+
+def command(place, index, *options):
+    return [
+        *(sys.executable, "-m", "hyperpq", "build", "--images", str(place / "photos")),
+        *("--index", str(index), "--epochs", "1", *options),
+    ]
+
+
+def test_ctrl_c(place, tmp_path, hyperpq):
+    index, work = tmp_path / "index", tmp_path / "index.building"
+    with subprocess.Popen(
+        command(place, index), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        while not (work / "settings.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert out == b""
+    assert err == b"hyperpq: interrupted; go on with the same command and --resume\n"
+    refused = subprocess.run(command(place, index), capture_output=True)
+    assert refused.returncode == 1
+    (line,) = refused.stderr.decode().splitlines()
+    assert line == (
+        f"hyperpq: error: {work} is an interrupted build; "
+        "go on with --resume or start anew with --overwrite."
+    )
+    resumed = subprocess.run(command(place, index, "--resume"), capture_output=True)
+    assert resumed.returncode == 0
+    assert not work.exists()
+    assert hyperpq("verify", "--index", index).returncode == 0
+
+
+def test_ctrl_c_elsewhere(place, tmp_path):
+    os.mkfifo(tmp_path / "names")
+    with subprocess.Popen(
+        [sys.executable, "-m", "hyperpq", "query", f"@{tmp_path / 'names'}"],
+        cwd=place,
+        stderr=subprocess.PIPE,
+    ) as process:
+        # Opening the pipe waits for the command to open it too: then it reads.
+        with open(tmp_path / "names", "w"):
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate()
+    assert process.returncode == 130
+    assert err == b"hyperpq: interrupted\n"
+
+
+@pytest.mark.parametrize("limit", [50_000, 200_000])
+def test_a_disk_that_refuses(place, tmp_path, hyperpq, limit):
+    """Files may not grow beyond a limit: features or checkpoint can't be written."""
+    index = tmp_path / "index"
+    done = subprocess.run(
+        command(place, index, "--quiet"),
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert done.returncode == 1
+    assert done.stdout == b""
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith(f"hyperpq: error: {index}.building/")
+    assert line.endswith(": can't write: File too large")
+    assert not index.exists()
+    resumed = subprocess.run(command(place, index, "--resume"), capture_output=True)
+    assert resumed.returncode == 0
+    assert hyperpq("verify", "--index", index).returncode == 0
+
+
+def test_a_query_writes_nothing(place, hyperpq):
+    """An index on a read-only disk answers."""
+    index = place / "hyperpq-index"
+    before = {path: path.stat().st_mtime_ns for path in (index, *index.rglob("*"))}
+    assert hyperpq("query", "photos", "-k", "1", cwd=place).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (index, *index.rglob("*"))} == before
