@@ -137,12 +137,6 @@ COMMANDS = {
         "{index} was built with bits 64, not 32; leave the option out, or build anew with "
         "--overwrite.",
     ),
-    "build-other-seed": (
-        "build --images P --index I --seed 7",
-        2,
-        "{index} was built with seed 0, not 7; leave the option out, or build anew with "
-        "--overwrite.",
-    ),
     "build-other-backbone": (
         "build --images P --index I --backbone lite1",
         1,
@@ -210,7 +204,6 @@ COMMANDS = {
         "Error: Invalid value for '--threads': 0 is not in the range x>=1.",
     ),
     "query-missing-picture": ("query gone.jpg --index I", 1, "hyperpq: gone.jpg: no such file"),
-    "query-text": ("query bad/text.jpg --index I", 1, "hyperpq: bad/text.jpg: not a picture"),
     "add-no-index": ("add bad --index gone", 1, "{here}/gone: no index here *"),
     "add-no-folder": (
         "add gone --index I",
