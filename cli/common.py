@@ -95,16 +95,16 @@ def given(**options: Any) -> dict[str, Any]:
     }
 
 
-def progress(quiet: bool) -> Progress:
+def progress(quiet: bool, bars: bool = True) -> Progress:
     """Bars on a terminal, silence elsewhere; warnings of the library go to stderr."""
     from hyperpq.progress import RichProgress, SilentProgress
 
     logger = logging.getLogger("hyperpq")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("hyperpq: %(message)s"))
+    handler.setLevel(logging.ERROR if quiet else logging.WARNING)
     logger.handlers = [handler]
-    logger.setLevel(logging.ERROR if quiet else logging.WARNING)
-    return RichProgress() if sys.stderr.isatty() and not quiet else SilentProgress()
+    return RichProgress() if bars and sys.stderr.isatty() and not quiet else SilentProgress()
 
 
 def emit(text: str) -> None:

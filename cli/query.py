@@ -59,7 +59,7 @@ def command(
         exclude_self=exclude_self,
         threads=threads,
         workers=workers,
-        progress=common.progress(quiet or len(paths) < 10),
+        progress=common.progress(quiet, bars=len(paths) >= 10),
     )
     common.emit(formats.WRITERS[style](answers))
     bad = [answer for answer in answers if answer.error]
