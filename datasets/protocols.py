@@ -1,6 +1,7 @@
-"""Evaluation protocols: which pictures train, which ask, which are searched.
+"""Evaluation protocols: which pictures train, which ask, which are searched, what is relevant.
 
-A data set is a folder of class folders. Every choice is a function of sorted names and a seed.
+The data sets here are folders of class folders; those with several labels a picture are in
+`hyperpq.datasets.multilabel`. Every choice is a function of sorted names and a seed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperpq.datasets.folder import ImageFile, list_images
 from hyperpq.errors import DatasetError, InvalidInputError
@@ -22,14 +24,15 @@ _CIFAR10_HELP = (
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures and their classes.
+    """Pictures and what they show.
 
     Parameters
     ----------
     paths : list of bytes
-        Absolute paths.
-    labels : ndarray, shape (n,), int64
-        Positions in the protocol's ``names``.
+        Absolute paths, n long.
+    labels : ndarray, shape (n,), int64, or shape (n, L), bool
+        Each picture's class as a position in the protocol's ``names``, or for each of its L
+        ``names`` whether the picture has that label.
     """
 
     paths: list[bytes]
@@ -45,16 +48,20 @@ class Split:
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of measuring retrieval: a query's relevant pictures are those of its class.
+    """One way of measuring retrieval.
 
     Parameters
     ----------
     name : str
         For reports.
     names : list of str
-        Class names, sorted.
+        Names of the classes or labels, sorted.
     train, query, database : Split
         Training pictures (their labels aren't for training), queries, and what is searched.
+    top : int
+        Published results are mAP@top.
+    missing : int
+        Pictures that the data set names but that aren't on disk; they are in no split.
     """
 
     name: str
@@ -62,6 +69,34 @@ class Protocol:
     train: Split
     query: Split
     database: Split
+    top: int
+    missing: int = 0
+
+    def relevant(
+        self, queries: slice | NDArray[np.int64], found: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Whether results are of the query's class, or share a label with it.
+
+        Parameters
+        ----------
+        queries : slice or ndarray, shape (nq,), int64
+            Rows of ``query``.
+        found : ndarray, shape (nq, k), int64
+            Rows of ``database`` found for each of them; -1 is no picture.
+
+        Returns
+        -------
+        ndarray, shape (nq, k), bool
+            False for -1.
+        """
+        if self.query.labels.ndim == 1:
+            same = self.database.labels[found] == self.query.labels[queries, None]
+        else:
+            # Eight labels a byte: k is thousands, and what is gathered here has nq * k rows.
+            stored = np.packbits(self.database.labels, axis=1)
+            wanted = np.packbits(self.query.labels[queries], axis=1)
+            same = (stored[found] & wanted[:, None]).any(axis=2)
+        return same & (found >= 0)
 
 
 def class_folders(
@@ -127,7 +162,7 @@ def cifar10_protocol(
     Returns
     -------
     Protocol
-        The database is all of ``train`` in both.
+        The database is all of ``train`` in both; mAP@1000.
 
     Raises
     ------
@@ -167,7 +202,7 @@ def cifar10_protocol(
     if n_query is not None:
         _check_n_query(n_query, len(test))
         query = test.take(_balanced(test.labels, n_query, rng))
-    return Protocol(f"CIFAR-10 {which}", names, train, query, database)
+    return Protocol(f"CIFAR-10 {which}", names, train, query, database, top=1000)
 
 
 def folder_protocol(root: str | Path, n_query: int = 1000, *, seed: int = 0) -> Protocol:
@@ -185,7 +220,7 @@ def folder_protocol(root: str | Path, n_query: int = 1000, *, seed: int = 0) -> 
     Returns
     -------
     Protocol
-        All pictures that aren't queries are both training set and database.
+        All pictures that aren't queries are both training set and database; mAP@100.
 
     Raises
     ------
@@ -200,7 +235,7 @@ def folder_protocol(root: str | Path, n_query: int = 1000, *, seed: int = 0) -> 
     chosen = np.random.default_rng(seed).permutation(len(files))
     query = everything.take(np.sort(chosen[:n_query]))
     rest = everything.take(np.sort(chosen[n_query:]))
-    return Protocol(Path(os.path.abspath(root)).name, names, rest, query, rest)
+    return Protocol(Path(os.path.abspath(root)).name, names, rest, query, rest, top=100)
 
 
 def _check_n_query(n_query: int, most: int) -> None:

@@ -7,7 +7,13 @@ import os
 import numpy as np
 import pytest
 
-from hyperpq.datasets.protocols import Split, cifar10_protocol, class_folders, folder_protocol
+from hyperpq.datasets.protocols import (
+    Protocol,
+    Split,
+    cifar10_protocol,
+    class_folders,
+    folder_protocol,
+)
 from hyperpq.errors import DatasetError, InvalidInputError
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "ibis", "jay"]
@@ -56,6 +62,7 @@ def test_cifar10(cifar, which, n_train):
     assert np.bincount(protocol.train.labels).tolist() == [n_train // 10] * 10
     assert all(b"/test/" in path for path in protocol.query.paths)
     assert all(b"/train/" in path for path in protocol.database.paths)
+    assert (protocol.top, protocol.missing) == (1000, 0)
 
 
 def test_cifar10_queries_and_seeds(cifar):
@@ -96,6 +103,7 @@ def test_folder_protocol(tmp_path):
     assert protocol.name == "zoo"
     assert (len(protocol.query), len(protocol.database)) == (10, 41)
     assert protocol.train.paths == protocol.database.paths
+    assert (protocol.top, protocol.missing) == (100, 0)
     assert folder_protocol(root, 10, seed=1).query.paths == protocol.query.paths
     assert folder_protocol(root, 10, seed=2).query.paths != protocol.query.paths
     assert len(folder_protocol(root, 50).database) == 1
@@ -133,3 +141,32 @@ def test_take():
     taken = split.take(np.array([2, 0]))
     assert taken.paths == [b"c", b"a"]
     assert taken.labels.tolist() == [1, 0]
+
+
+def test_take_of_several_labels():
+    split = Split([b"a", b"b", b"c"], np.eye(3, 2, dtype=bool))
+    taken = split.take(np.array([2, 0]))
+    assert taken.paths == [b"c", b"a"]
+    assert taken.labels.tolist() == [[False, False], [True, False]]
+
+
+def test_relevant_is_the_same_class():
+    query = Split([b"p", b"q"], np.array([2, 0]))
+    database = Split([b"a", b"b", b"c", b"d"], np.array([0, 2, 1, 2]))
+    protocol = Protocol("toy", ["x", "y", "z"], database, query, database, top=4)
+    # The last stored picture has the first query's class: -1 must not be taken for it.
+    found = np.array([[3, 0, -1, 1], [3, 0, -1, 1]])
+    expected = [[True, False, False, True], [False, True, False, False]]
+    assert protocol.relevant(slice(None), found).tolist() == expected
+    assert protocol.relevant(slice(1, 2), found[1:]).tolist() == expected[1:]
+    rows = np.array([1, 0, 1])
+    assert protocol.relevant(rows, found[rows]).tolist() == [expected[row] for row in rows]
+
+
+def test_relevant_needs_a_label_in_common():
+    query = Split([b"p", b"q"], np.array([[1, 0, 1], [0, 0, 0]], bool))
+    database = Split([b"a", b"b", b"c"], np.array([[0, 1, 0], [0, 0, 0], [1, 1, 1]], bool))
+    protocol = Protocol("toy", ["x", "y", "z"], database, query, database, top=3)
+    found = np.array([[2, 1, 0, -1], [0, 1, 2, -1]])
+    relevant = protocol.relevant(slice(None), found)
+    assert relevant.tolist() == [[True, False, False, False], [False] * 4]
