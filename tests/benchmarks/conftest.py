@@ -1,0 +1,8 @@
+"""`benchmarks` isn't installed: its folder is found from here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
