@@ -1,0 +1,274 @@
+"""The quality benchmark on drawn pictures and on random features."""
+
+from __future__ import annotations
+
+import json
+import re
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from benchmarks import featuresets, quality
+from benchmarks.results import Key, RunLog, summarize
+from hyperpq.backbones import load_backbone
+from hyperpq.codec import HiHPQCodec
+from hyperpq.datasets.protocols import Protocol, Split
+from hyperpq.errors import DatasetError
+from hyperpq.features import Reader, extract_features
+from hyperpq.training import trainer
+from hyperpq.training.recipe import Recipe
+from hyperpq.training.start import conditioned, fit_conditioning
+
+D = 64
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A kept set of 300 + 20 random features in four groups, 270 of them for training."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 320)
+    x = (rng.standard_normal((4, D))[labels] + rng.standard_normal((320, D))).astype(np.float32)
+    folder = tmp_path / "cache/groups-lite0"
+    paths = [b"%d" % i for i in range(300)]
+    database, query = Split(paths, labels[:300]), Split([b"q"] * 20, labels[300:])
+    train = database.take(np.arange(30, 300))
+    featuresets.save_protocol(
+        folder, Protocol("Groups", ["a", "b", "c", "d"], train, query, database, top=50)
+    )
+    np.save(folder / "database.npy", x[:300])
+    np.save(folder / "query.npy", x[300:])
+    views = x[30:300] + 0.3 * rng.standard_normal((2, 270, D)).astype(np.float32)
+    for strength in ("mild", "paper"):
+        np.save(folder / f"views-{strength}.npy", views)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Two epochs; counts the trainings."""
+    count = []
+
+    def train(x, views, **options):
+        options["recipe"] = options["recipe"].with_(epochs=2, guard=False)
+        count.append((options["recipe"].name, options["M"], options["seed"]))
+        return trainer.train_codec(x, views, **options)
+
+    monkeypatch.setattr(quality, "train_codec", train)
+    return count
+
+
+def bench(cache, *options):
+    folders = ["--features", str(cache), "--out", str(cache.parent / "out")]
+    quality.main(["--dataset", "folder:groups", *folders, *options])
+    return (cache.parent / "out/quality.md").read_text("utf-8")
+
+
+def runs(cache):
+    return RunLog(cache / "groups-lite0/runs.jsonl").runs
+
+
+SMALL = ("--bits", "8,16", "--seeds", "2", "--peers", "pq,itq")
+
+
+def test_a_benchmark_measures_all_and_goes_on_where_it_was(cache, short):
+    page = bench(cache, *SMALL)
+    # `default` learns once a seed, `paper` once a length and seed.
+    assert sorted(short) == sorted(
+        [("default", 1, s) for s in (0, 1)] + [("paper", m, s) for m in (1, 2) for s in (0, 1)]
+    )
+    found = runs(cache)
+    assert len(found) == 2 + 2 * 2 * 2 + 2 * 2 * 2 * 2
+    assert all(run["bytes"] == run["bits"] // 8 for run in found.values() if run["bits"])
+    exact = found[Key("exact", "raw", 0, 0)]
+    assert exact["recall10"] == exact["recall100"] == 1
+    assert found[Key("exact", "conditioned", 0, 0)]["recall10"] < 1
+
+    # A kill in the middle of a line, and lines after it that were never written.
+    file = cache / "groups-lite0/runs.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]) + lines[-1][:40])
+    last = list(found)[-1]
+    short.clear()
+    assert bench(cache, *SMALL).count("|") == page.count("|")
+    assert not short
+    assert list(runs(cache)) == list(found)
+    assert {k: run for k, run in runs(cache).items() if k != last} == {
+        k: run for k, run in found.items() if k != last
+    }
+    assert runs(cache)[last]["map"] == found[last]["map"]
+    assert file.read_text().startswith("".join(lines[:-1]))
+
+
+def test_fresh_measures_again_what_is_asked_for_only(cache, short):
+    bench(cache, "--bits", "8", "--seeds", "1", "--peers", "pq", "--recipes", "default")
+    before = runs(cache)
+    bench(
+        cache, "--bits", "8", "--seeds", "1", "--peers", "none", "--recipes", "default", "--fresh"
+    )
+    assert short == [("default", 1, 0)] * 2
+    after = runs(cache)
+    assert set(after) == set(before)
+    pq, ours = Key("pq", "raw", 8, 0), Key("hyperpq", "default", 8, 0)
+    assert after[pq] == before[pq]
+    assert after[ours]["command"] != before[ours]["command"]
+    assert after[ours]["map"] == before[ours]["map"]
+
+
+def test_other_lengths_are_those_that_a_training_of_their_own_gives(cache, short):
+    bench(cache, "--bits", "8,16", "--seeds", "1", "--peers", "none", "--recipes", "default")
+    features = featuresets.open_set("folder:groups", None, cache)
+    recipe = Recipe(epochs=2, guard=False)
+    codec = trainer.train_codec(features.train, features.views("mild"), M=2, recipe=recipe, seed=0)
+    D2 = codec.tables(features.query)
+    codes = codec.encode(features.database)
+    sums = sum(D2[:, m, codes[:, m]] for m in range(2))
+    found = np.argsort(sums, axis=1, kind="stable")[:, :50]
+    same = features.protocol.database.labels[found] == features.protocol.query.labels[:, None]
+    precision = np.cumsum(same, 1) / np.arange(1, 51)
+    want = np.mean((precision * same).sum(1) / np.maximum(same.sum(1), 1))
+    assert runs(cache)[Key("hyperpq", "default", 16, 0)]["map"] == pytest.approx(want, abs=1e-3)
+
+
+def test_conditioning_is_that_of_the_codec():
+    x = np.random.default_rng(1).standard_normal((50, 12)).astype(np.float32)
+    codec = HiHPQCodec(12)
+    fit_conditioning(codec, x[:30])
+    want = np.asarray(conditioned(codec, x))
+    np.testing.assert_allclose(quality.condition(x, x[:30]), want, atol=1e-6)
+
+
+def run(method, variant, seed, value, bits=16):
+    facts = dict.fromkeys(("map", "map100", "map10", "recall10", "recall100"), value)
+    costs = {"train_seconds": 1.0, "encode_seconds": 2.0, "bytes": 2}
+    return {"method": method, "variant": variant, "bits": bits, "seed": seed} | facts | costs
+
+
+def test_the_better_input_of_a_rival_counts():
+    rows = summarize(
+        [
+            run("pq", "raw", 0, 0.5),
+            run("pq", "raw", 1, 0.6),
+            run("pq", "conditioned", 0, 0.58),
+            run("pq", "conditioned", 1, 0.50),
+            run("hyperpq", "default", 0, 0.7),
+            run("hyperpq", "paper", 0, 0.4),
+        ]
+    )
+    assert [(r.name, r.variant, r.seeds) for r in rows] == [
+        ("hyperpq default", "default", 1),
+        ("pq", "raw", 2),
+        ("hyperpq paper", "paper", 1),
+    ]
+    assert rows[1].mean["map"] == pytest.approx(0.55)
+    assert rows[1].spread["map"] == pytest.approx(np.sqrt(0.005))
+    assert np.isnan(rows[0].spread["map"])
+
+
+def test_the_page_holds_what_was_measured(cache, short):
+    page = bench(cache, "--bits", "8,16", "--seeds", "2", "--peers", "pq", "--recipes", "default")
+    rows = summarize(runs(cache).values())
+    section = page.partition("### groups-lite0, 16 bits\n\n")[2].partition("\n\n")[0]
+    lines = {line.split("|")[1].strip(): line for line in section.splitlines()[2:]}
+    own = [row for row in rows if row.bits == 16]
+    assert len(lines) == len(own) + 2
+    best = max(own, key=lambda row: row.mean["map"])
+    for row in own:
+        name = row.name if row.name.startswith("hyperpq") else f"{row.name} ({row.variant})"
+        mean, spread = (f"{v:.3f}".removeprefix("0") for v in (row.mean["map"], row.spread["map"]))
+        cell = lines[name].split("|")[2].strip()
+        assert cell == (f"**{mean}** ± {spread}" if row is best else f"{mean} ± {spread}")
+    assert "300 pictures are searched, 270 of them train without their labels, 20 others" in page
+    (command,) = set(re.findall(r"`(python -m benchmarks.quality --.*)`", page))
+    assert (
+        "--data DIR --features CACHE --bits 8,16 --seeds 2 --peers pq --recipes default" in command
+    )
+    assert str(cache) not in page
+    plot = cache.parent / "out" / re.findall(r"\]\((quality-.*svg)\)", page)[0]
+    assert ElementTree.parse(plot).getroot().tag.endswith("svg")
+
+
+def test_features_are_the_products_own_and_extracted_once(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(featuresets, "FOLDER_QUERIES", 12)
+    dataset = f"folder:{drawn}"
+    made = featuresets.open_set(dataset, None, tmp_path)
+    protocol = featuresets.folder_protocol(drawn, 12)
+    assert made.folder.name == f"{drawn.name}-lite0"
+    assert made.query.shape == (12, 1280) and made.train.shape == (60, 1280)
+    network = load_backbone("lite0")
+    np.testing.assert_array_equal(
+        made.query, extract_features(protocol.query.paths, network, Reader()).plain
+    )
+    everything = np.arange(60)[None].repeat(12, 0)
+    np.testing.assert_array_equal(
+        made.protocol.relevant(slice(None), everything),
+        protocol.relevant(slice(None), everything),
+    )
+    views = made.views("mild")
+    assert views.shape == (4, 60, 1280)
+    reader = Reader(augmentation=featuresets.AUGMENTATIONS["mild"], n_views=4)
+    want = extract_features(protocol.train.paths[:3], network, reader).views
+    np.testing.assert_allclose(views[:, :3], want, atol=1e-4)
+
+    monkeypatch.setattr(featuresets, "extract_features", None)
+    again = featuresets.open_set(f"folder:elsewhere/{drawn.name}", None, tmp_path)
+    np.testing.assert_array_equal(again.database, made.database)
+    np.testing.assert_array_equal(again.views("mild"), views)
+
+
+def test_features_of_other_pictures_are_not_mixed(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(featuresets, "FOLDER_QUERIES", 12)
+    folder = tmp_path / f"{drawn.name}-lite0"
+    protocol = featuresets.folder_protocol(drawn, 12, seed=1)
+    featuresets.save_protocol(folder, protocol)
+    with pytest.raises(DatasetError, match="of other pictures"):
+        featuresets.open_set(f"folder:{drawn}", None, tmp_path)
+
+
+def test_an_unreadable_picture_is_named(drawn, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff nothing more")
+    split = Split([bytes(broken)], np.zeros(1, np.int64))
+    with pytest.raises(DatasetError, match=r"broken\.jpg: .*1 of 1"):
+        featuresets._extract(split, tmp_path / "query.npy", "lite0")
+    assert not (tmp_path / "query.npy").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--dataset", "cifar10-ii", "--data", "{tmp}"], "train/CLASS"),
+        (["--dataset", "flickr25k", "--data", "{tmp}"], "mirflickr"),
+        (["--dataset", "nuswide"], "--data"),
+        (["--dataset", "folder:{tmp}/none"], "no such file or folder"),
+        (["--dataset", "mnist"], "cifar10-ii"),
+    ],
+)
+def test_missing_data_costs_one_line(options, words, tmp_path):
+    options = [option.format(tmp=tmp_path) for option in options]
+    with pytest.raises(SystemExit) as stop:
+        quality.main([*options, "--features", str(tmp_path / "cache")])
+    assert words in stop.value.code and "\n" not in stop.value.code
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [("--bits=12", "no codes of 12"), ("--peers=pq,zip", "no zip"), ("--seeds=0", "1 or more")],
+)
+def test_wrong_options_are_refused(option, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        quality.main(["--dataset", "drawn", "--features", str(tmp_path), option])
+    assert stop.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_line_is_written_as_soon_as_it_is_measured(cache, short, monkeypatch):
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(quality.PEERS, "itq", fail)
+    with pytest.raises(KeyboardInterrupt):
+        bench(cache, *SMALL, "--recipes", "default")
+    lines = (cache / "groups-lite0/runs.jsonl").read_text().splitlines()
+    methods = [json.loads(line)["method"] for line in lines]
+    assert methods == ["exact"] * 2 + ["hyperpq"] * 2 + ["pq"] * 4
