@@ -25,6 +25,12 @@ from hyperpq.cli import common
 @common.training_options
 @click.option("--backbone", metavar="NAME", help="Image encoder, see `hyperpq info`. [lite0]")
 @click.option("--train-size", type=click.IntRange(min=1), help="Pictures to train on. [5000]")
+@click.option(
+    "--codec",
+    type=common.PATH,
+    metavar="INDEX",
+    help="A new index takes the codec of this one, at the length of --bits.",
+)
 @click.option("--max-megapixels", type=float, help="Skip larger pictures. [200]")
 @common.device_option
 @common.workers_option

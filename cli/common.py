@@ -79,6 +79,12 @@ def training_options(command: F) -> F:
         click.option(
             "--recipe", type=click.Choice(["default", "paper"]), help="Of the training. [default]"
         ),
+        click.option(
+            "--objective",
+            type=click.Choice(["semantic", "fidelity"]),
+            help="What codes are to keep: what belongs together, or the features' exact "
+            "neighbours. [semantic]",
+        ),
         click.option("--bits", type=int, help="Bits of a code, a multiple of 8. [64]"),
     ):
         command = option(command)

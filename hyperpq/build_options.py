@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 from hyperpq.errors import InvalidInputError
@@ -9,7 +10,7 @@ from hyperpq.training.recipe import get_recipe
 from hyperpq.validation import as_count
 
 # Options that an index keeps for life.
-FIXED = frozenset(("bits", "recipe", "score", "seed", "train_size", "epochs"))
+FIXED = frozenset(("bits", "recipe", "objective", "score", "seed", "train_size", "epochs"))
 
 
 def M_of_bits(bits: int) -> int:
@@ -35,10 +36,15 @@ class BuildOptions:
         Most pictures to train on, chosen at random.
     recipe : str
         Preset of the training.
+    objective : {"semantic", "fidelity"}
+        See `Recipe`.
+    codec : str, optional
+        Index directory whose codec a new index takes, at the length of ``bits``, in place of
+        training one.
     epochs : int, optional
         In place of the recipe's.
-    score : str
-        See `lorentz.score_of`.
+    score : str, optional
+        See `lorentz.score_of`; ``l1``, or that of ``codec``, unless given.
     max_megapixels : float
         Larger pictures are skipped.
     include_hidden, exclude
@@ -50,8 +56,10 @@ class BuildOptions:
     seed: int = 0
     train_size: int = 5000
     recipe: str = "default"
+    objective: str = "semantic"
+    codec: str | None = None
     epochs: int | None = None
-    score: str = "l1"
+    score: str | None = None
     max_megapixels: float = 200.0
     include_hidden: bool = False
     exclude: tuple[str, ...] = ()
@@ -68,7 +76,9 @@ class BuildOptions:
             )
         exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
         object.__setattr__(self, "exclude", exclude)
-        get_recipe(self.recipe, self.bits)
+        get_recipe(self.recipe, self.bits, objective=self.objective)
+        if self.codec is not None:
+            object.__setattr__(self, "codec", os.path.abspath(self.codec))
 
 
 @dataclass

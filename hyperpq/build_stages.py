@@ -88,7 +88,7 @@ class Build:
     ) -> None:
         self.work, self.target, self.roots, self.options = work, target, roots, options
         self.device, self.workers, self.progress = device, workers, progress
-        self.recipe = get_recipe(options.recipe, options.bits)
+        self.recipe = get_recipe(options.recipe, options.bits, objective=options.objective)
         if options.epochs is not None:
             self.recipe = self.recipe.with_(epochs=options.epochs)
 
@@ -99,10 +99,15 @@ class Build:
         # A network that can't be loaded is the likeliest error: before any work.
         network = backbone or load_backbone(self.options.backbone, device=self.device)
         M = M_of_bits(self.options.bits)
-        index = HiHPQIndex(network.d, M, score=self.options.score, device=self.device)
+        index = HiHPQIndex(network.d, M, score=self.options.score or "l1", device=self.device)
+        taken = self._taken_codec(network)
         files, skipped = self._plan()
-        sample = self._sample(files, network)
-        index = self._train(index, sample, network)
+        if taken is None:
+            sample = self._sample(files, network)
+        else:
+            # Nothing to train on is needed.
+            sample = extract_features([], network, Reader())
+        index = self._train(index if taken is None else taken, sample, network)
         images = ImageIndex(index, network)
         skipped |= self._encode(images, files, sample)
         store = index.store
@@ -119,6 +124,22 @@ class Build:
         report = BuildReport(len(done), len(done), 0, skipped)
         report.seconds = dict(getattr(self.progress, "seconds", {}))
         return done, report
+
+    def _taken_codec(self, network: Backbone) -> HiHPQIndex | None:
+        """An empty index with the codec of another, at this build's length."""
+        if self.options.codec is None:
+            return None
+        other = HiHPQIndex.load(self.options.codec, device=self.device)
+        pictures = other.metadata.get("pictures")
+        known = pictures.get("backbone") if isinstance(pictures, dict) else None
+        if isinstance(known, dict):
+            network.check_matches(known)
+        if other.d != network.d:
+            raise InvalidInputError(
+                f"codec is that of {self.options.codec}, for features of width {other.d}; "
+                f"{self.options.backbone} gives {network.d}."
+            )
+        return other.with_bits(self.options.bits, score=self.options.score)
 
     def _plan(self) -> tuple[list[ImageFile], dict[bytes, str]]:
         """The frozen list of pictures, made once."""
@@ -191,23 +212,26 @@ class Build:
         place = self.work / "index"
         if (place / "manifest.json").exists():
             return HiHPQIndex.load(place, device=self.device)
+        if not index.is_trained:
+            index.train(
+                sample.plain,
+                sample.views,
+                recipe=self.recipe,
+                seed=self.options.seed,
+                progress=self.progress,
+                trace_path=self.work / TRACE_FILE,
+                checkpoint=self.work / "checkpoint.safetensors",
+                resume=True,
+            )
+        # Where the codec came from is a path of this machine; its score may be its own.
+        kept = {"exclude": list(self.options.exclude), "codec": None, "score": index.score}
         index.metadata = {
             "pictures": {
                 "backbone": network.identity(),
                 "max_megapixels": self.options.max_megapixels,
-                "options": asdict(self.options) | {"exclude": list(self.options.exclude)},
+                "options": asdict(self.options) | kept,
             }
         }
-        index.train(
-            sample.plain,
-            sample.views,
-            recipe=self.recipe,
-            seed=self.options.seed,
-            progress=self.progress,
-            trace_path=self.work / TRACE_FILE,
-            checkpoint=self.work / "checkpoint.safetensors",
-            resume=True,
-        )
         shutil.rmtree(place, ignore_errors=True)
         index.save(place)
         return index

@@ -10,9 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import dropout, gelu
 
+from hyperpq.codebooks import (
+    fit_codebooks,
+    split_coordinates,
+    split_curvatures,
+    take_coordinates,
+)
 from hyperpq.codes import code_size, pack, unpack
-from hyperpq.errors import CorruptIndexError, InvalidInputError, NotTrainedError
+from hyperpq.errors import (
+    CorruptIndexError,
+    FormatVersionError,
+    InvalidInputError,
+    NotTrainedError,
+)
 from hyperpq.lorentz import clip_norm
 from hyperpq.quantizer import CURVATURE_RANGE, LorentzProductQuantizer
 from hyperpq.validation import as_features
@@ -20,8 +32,12 @@ from hyperpq.validation import as_features
 CONDITIONINGS = ("none", "unit", "root")
 HEADS = ("linear", "orthogonal")
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
-_FORMAT, _VERSION = "hyperpq-codec", 1
+_FORMAT, _VERSION = "hyperpq-codec", 2
 _ROWS = 8192
+# Vectors kept for fitting codebooks of other lengths: 4 MB at 256 coordinates.
+SAMPLE = 8192
+# sqrt(c) times the clip radius at most: beyond it float32 loses near distances (docs/method.md).
+_REACH = 5.0
 _UNTRAINED = "the codec isn't trained; call train(x) first or load a trained one."
 
 
@@ -40,6 +56,18 @@ class HiHPQCodec(nn.Module):
     head : {"linear", "orthogonal"}
         The map to M x D tangent coordinates. ``orthogonal`` keeps its rows orthonormal times one
         scale (a point on a Stiefel manifold, trained with geoopt).
+    hidden : int
+        Width of the residual branch ``gelu(f A + a) B`` beside that map, f the conditioned feature;
+        0 leaves it out.
+    dropout : float
+        Share of the branch's hidden units left out in training.
+
+    Attributes
+    ----------
+    sample : Tensor, shape (s, F), float16
+        Tangent vectors of training features as they were learned, for `with_bits`.
+    learned_log_c : Tensor, shape (M0,)
+        Log curvatures of the M0 subspaces that the representation was learned on.
     """
 
     def __init__(
@@ -54,6 +82,8 @@ class HiHPQCodec(nn.Module):
         max_norm: float = 1.5,
         conditioning: str = "root",
         head: str = "linear",
+        hidden: int = 0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if d < 1:
@@ -69,7 +99,12 @@ class HiHPQCodec(nn.Module):
                 f"an orthogonal head has M x D = {M * D} rows, more than d = {d}; "
                 "choose a smaller D or head='linear'."
             )
+        if hidden < 0 or not 0 <= dropout < 1:
+            raise InvalidInputError(
+                f"hidden is {hidden} and dropout {dropout}; expected 0 or more, and 0 to below 1."
+            )
         self.d, self.conditioning, self.head = d, conditioning, head
+        self.hidden, self.dropout = hidden, dropout
         self.quantizer = LorentzProductQuantizer(
             M, D, nbits, score=score, beta=beta, max_norm=max_norm
         )
@@ -77,6 +112,13 @@ class HiHPQCodec(nn.Module):
         self.weight = nn.Parameter(torch.zeros(d, M * D))
         self.scale = nn.Buffer(torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(M * D))
+        if hidden:
+            self.up = nn.Parameter(torch.zeros(d, hidden))
+            self.up_bias = nn.Parameter(torch.zeros(hidden))
+            self.down = nn.Parameter(torch.zeros(hidden, M * D))
+        self.sample = nn.Buffer(torch.zeros(0, M * D, dtype=torch.float16))
+        self.learned_log_c = nn.Buffer(torch.zeros(M))
+        self._learned_norm = float(max_norm)
         self.is_trained = False
         self.recipe: dict[str, Any] = {}
 
@@ -105,8 +147,104 @@ class HiHPQCodec(nn.Module):
 
     def tangent(self, x: Tensor) -> Tensor:
         """Features (n, d) -> tangent vectors (n, M, D), not yet clipped; differentiable."""
-        v = self.condition(x) @ (self.weight * self.scale) + self.bias
+        f = self.condition(x)
+        v = f @ (self.weight * self.scale) + self.bias
+        if self.hidden:
+            inner = dropout(gelu(f @ self.up + self.up_bias), self.dropout, self.training)
+            v = v + inner @ self.down
         return v.unflatten(1, (self.quantizer.M, self.quantizer.D))
+
+    def keep_sample(self, v: Tensor) -> None:
+        """Remember up to `SAMPLE` tangent vectors (n, M, D), evenly taken, and the curvatures."""
+        step = -(-len(v) // SAMPLE)
+        self._set_sample(v[::step].flatten(1).half(), self.quantizer.log_c.detach().clone())
+
+    def _set_sample(self, sample: Tensor, log_c: Tensor) -> None:
+        self.sample = nn.Buffer(sample.to(self.device))
+        self.learned_log_c = nn.Buffer(log_c.to(self.device))
+
+    @torch.no_grad()
+    def with_bits(
+        self, bits: int, *, nbits: int = 8, score: str | None = None, x: Any = None, seed: int = 0
+    ) -> HiHPQCodec:
+        """The same representation with codes of another length; nothing is learned again.
+
+        The coordinates are cut into ``bits / nbits`` subspaces, and hyperbolic k-means fits their
+        codebooks.
+
+        Parameters
+        ----------
+        bits : int
+            Bits of a code, a multiple of ``nbits``.
+        nbits : {8, 4}
+            Bits of one subquantizer.
+        score : str, optional
+            As it is unless given.
+        x : array_like, shape (n, d), optional
+            Features to fit the codebooks to; the sample that the codec carries unless given.
+        seed : int
+            Of k-means.
+
+        Returns
+        -------
+        HiHPQCodec
+            On the CPU, in evaluation mode. Made from any relative of the codec it is the same.
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+        """
+        if not self.is_trained:
+            raise NotTrainedError(_UNTRAINED)
+        if nbits not in (4, 8) or not isinstance(bits, int) or bits < nbits or bits % nbits:
+            raise InvalidInputError(
+                f"bits is {bits!r} and nbits {nbits!r}; expected nbits 8 or 4 and a multiple of it."
+            )
+        own, F, M = self.quantizer, self.sample.shape[1], bits // nbits
+        index = split_coordinates(F, M)
+        # Columns of the learned map, without the zeros that fill up short subspaces.
+        real = torch.from_numpy(np.flatnonzero(split_coordinates(F, own.M).ravel() >= 0))
+        if x is None:
+            wide = self.sample.cpu().float()
+        else:
+            features = as_features(x, self.d)
+            wide = torch.empty(len(features), F)
+            for rows, block in self._blocks(features):
+                wide[rows] = self.tangent(block).flatten(1).cpu()[:, real]
+        if not len(wide):
+            raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
+        log_c = split_curvatures(self.learned_log_c.cpu(), F, M)
+        learned = len(self.learned_log_c)
+        reach = self._learned_norm * max(1.0, learned / M) ** 0.5
+        reach = min(reach, _REACH / float(log_c.exp().sqrt().max()))
+        other = HiHPQCodec(
+            self.d,
+            M,
+            nbits,
+            D=index.shape[1],
+            score=score or own.score,
+            beta=own.beta,
+            max_norm=reach,
+            conditioning=self.conditioning,
+            hidden=self.hidden,
+            dropout=self.dropout,
+        )
+        other.recipe, other._learned_norm = self.recipe, self._learned_norm
+        state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
+        state["weight"] = state["weight"] * state.pop("scale")
+        for name in ("weight", "bias", "down"):
+            if name in state:
+                getattr(other, name).copy_(take_coordinates(state[name][..., real], index))
+        for name in ("mean", "up", "up_bias"):
+            if name in state:
+                getattr(other, name).copy_(state[name])
+        other._set_sample(state["sample"], state["learned_log_c"])
+        q = other.quantizer
+        q.log_c.copy_(log_c)
+        v = take_coordinates(wide, index).unflatten(1, (M, index.shape[1]))
+        q.codebooks.copy_(fit_codebooks(v, q.K, log_c, reach, seed=seed))
+        other.is_trained = True
+        return other.eval()
 
     def _blocks(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:
         """Points of blocks of rows, on the codec's device."""
@@ -233,6 +371,14 @@ class HiHPQCodec(nn.Module):
             "max_norm": q.max_norm,
             "conditioning": self.conditioning,
             "head": self.head,
+            "hidden": self.hidden,
+            "dropout": self.dropout,
+            "learned": {
+                "M": len(self.learned_log_c),
+                "F": self.sample.shape[1],
+                "max_norm": self._learned_norm,
+                "sample": len(self.sample),
+            },
             "recipe": self.recipe,
         }
 
@@ -269,15 +415,33 @@ class HiHPQCodec(nn.Module):
         """An empty codec of the recorded sizes, which the weights must hold: no memory before."""
         try:
             settings = json.loads(files[SETTINGS_FILE])
-            if settings["format"] != _FORMAT or settings["version"] != _VERSION:
-                raise ValueError(f"format {settings['format']} version {settings['version']}")
-            d, M, D, nbits = sizes = [settings[name] for name in ("d", "M", "D", "nbits")]
+            if settings["format"] != _FORMAT:
+                raise ValueError(f"format {settings['format']}")
+            if settings["version"] != _VERSION:
+                raise FormatVersionError(
+                    f"{SETTINGS_FILE} has version {settings['version']}, this hyperpq reads "
+                    f"version {_VERSION}; build the index again, or open it with the hyperpq that "
+                    "wrote it."
+                )
+            learned = settings["learned"]
+            d, M, D, nbits, M0, F = sizes = [
+                *(settings[name] for name in ("d", "M", "D", "nbits")),
+                *(learned[name] for name in ("M", "F")),
+            ]
+            spare = [settings["hidden"], learned["sample"]]
             if not all(type(size) is int and size > 0 for size in sizes):
-                raise ValueError(f"d, M, D, nbits are {sizes}")
-            if nbits > 8 or 4 * (d * M * D + M * D * 2**nbits) > len(files[WEIGHTS_FILE]):
-                raise ValueError(f"d, M, D, nbits {sizes} ask for more than {WEIGHTS_FILE} holds")
-            names = ("score", "beta", "max_norm", "conditioning", "head")
+                raise ValueError(f"d, M, D, nbits and the learned M, F are {sizes}")
+            if not all(type(size) is int and size >= 0 for size in spare) or F % M0:
+                raise ValueError(f"hidden and sample are {spare}, the learned F and M {F}, {M0}")
+            floats = d * M * D + M * D * 2 ** min(nbits, 8) + spare[0] * (d + M * D)
+            if nbits > 8 or 4 * floats + 2 * spare[1] * F > len(files[WEIGHTS_FILE]):
+                raise ValueError(f"the sizes {sizes + spare} are more than {WEIGHTS_FILE} holds")
+            names = ("score", "beta", "max_norm", "conditioning", "head", "hidden", "dropout")
             codec = cls(d, M, nbits, D=D, **{name: settings[name] for name in names})
+            codec._set_sample(torch.zeros(spare[1], F, dtype=torch.float16), torch.zeros(M0))
+            codec._learned_norm = float(learned["max_norm"])
+            if not 0 < codec._learned_norm < float("inf"):
+                raise ValueError(f"the learned max_norm is {learned['max_norm']}")
             codec.recipe = dict(settings["recipe"])
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptIndexError(
@@ -302,7 +466,7 @@ class HiHPQCodec(nn.Module):
             if not torch.isfinite(value).all():
                 raise CorruptIndexError(f"{name} in {WEIGHTS_FILE} has NaN or infinite values.")
         low, high = CURVATURE_RANGE
-        c = state["quantizer.log_c"].exp()
+        c = torch.cat([state["quantizer.log_c"], state["learned_log_c"]]).exp()
         if not ((c > low * 0.99) & (c < high * 1.01)).all():
             raise CorruptIndexError(
                 f"curvatures in {WEIGHTS_FILE} leave the range {low} to {high}."

@@ -171,7 +171,8 @@ class HiHPQIndex:
         resume : bool
             Go on from ``checkpoint`` if it is there.
         **changes
-            Fields of the recipe to change, e.g. ``epochs=10``.
+            Fields of the recipe to change, e.g. ``epochs=10``, or ``objective="fidelity"`` for
+            codes that keep the exact neighbours of the features (their score is ``chord``).
 
         Raises
         ------
@@ -205,6 +206,22 @@ class HiHPQIndex:
             resume=resume,
             progress=progress,
         )
+        self.score = self.codec.quantizer.score
+
+    def with_bits(self, bits: int, *, nbits: int = 8, score: str | None = None) -> HiHPQIndex:
+        """An empty index of another code length from the same training.
+
+        See `HiHPQCodec.with_bits`: the representation stays, its codebooks are fitted anew.
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+        """
+        codec = self._trained().with_bits(bits, nbits=nbits, score=score)
+        q = codec.quantizer
+        other = HiHPQIndex(self.d, q.M, q.nbits, score=q.score, device=self.device)
+        other.codec, other.metadata = codec.to(self.device), dict(self.metadata)
+        return other
 
     def _views(self, views: Any, x: NDArray[np.float32]) -> NDArray[Any]:
         try:

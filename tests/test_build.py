@@ -408,3 +408,37 @@ def test_a_moved_index_counts_moved_pictures_as_new(tmp_path):
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     index, report = update([tmp_path / "two/p"], tmp_path / "two/i")
     assert (report.added, len(index)) == (3, 6)
+
+
+def test_a_codec_is_taken_at_another_length(tmp_path):
+    folder = fill(tmp_path / "a", 90)
+    first, _ = build(folder, tmp_path / "long", bits=32, recipe="default")
+    network = Grid()
+    index, report = build(folder, tmp_path / "short", network, bits=16, codec=tmp_path / "long")
+    assert (index.index.M, report.pictures, network.seen) == (2, 90, 90)
+    want = first.index.with_bits(16).codec
+    assert index.index.codec.to_files() == want.to_files()
+    assert str(tmp_path).encode() not in (tmp_path / "short/manifest.json").read_bytes()
+    # Built again with the same command, it is brought up to date.
+    fill(folder, 2, start=90)
+    again, report = build(folder, tmp_path / "short", bits=16, codec=tmp_path / "long")
+    assert (len(again), report.added) == (92, 2)
+
+
+def test_a_codec_of_another_network_is_refused(tmp_path):
+    folder = fill(tmp_path / "a", 20)
+    build(folder, tmp_path / "first")
+    other = Grid()
+    other.weights_hash = "1" * 32
+    with pytest.raises(BackboneError, match="weights"):
+        build(folder, tmp_path / "second", other, codec=tmp_path / "first")
+    assert not working_directory(tmp_path / "second").exists()
+
+
+def test_fidelity_builds_with_a_score_of_its_own(tmp_path):
+    folder = fill(tmp_path / "a", 40)
+    index, _ = build(folder, tmp_path / "i", bits=16, objective="fidelity")
+    assert index.index.score == "chord"
+    assert ImageIndex.open(tmp_path / "i", backbone=Grid()).index.score == "chord"
+    found = index.query([folder / "003.png"], 1)
+    assert os.fsdecode(found[0].results[0].path).endswith("003.png")

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from hyperpq.clustering import import_faiss, kmeans
 from hyperpq.errors import MissingDependencyError
-from hyperpq.training.clustering import import_faiss, kmeans
 
 
 def test_missing_faiss_names_both_commands(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hyperpq.codec import SETTINGS_FILE, WEIGHTS_FILE, HiHPQCodec
-from hyperpq.errors import CorruptIndexError, InvalidInputError, NotTrainedError
+from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError, NotTrainedError
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.trainer import train_codec
 
@@ -84,7 +84,6 @@ def edited(files, **changes):
         {"d": -1},
         {"nbits": 7},
         {"score": "x"},
-        {"version": 99},
         {"format": "zip"},
         {"beta": "high"},
         {"head": None},
@@ -95,6 +94,22 @@ def edited(files, **changes):
 def test_edited_settings_are_refused_before_memory_is_asked_for(codec, changes):
     with pytest.raises(CorruptIndexError):
         HiHPQCodec.from_files(edited(codec.to_files(), **changes))
+
+
+def test_another_version_is_named(codec):
+    with pytest.raises(FormatVersionError, match="has version 99, this hyperpq reads version 2"):
+        HiHPQCodec.from_files(edited(codec.to_files(), version=99))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"M": 0}, {"F": 10**9}, {"F": 7}, {"max_norm": -1}, {"sample": -1}, {"sample": 10**12}],
+)
+def test_edited_facts_of_learning_are_refused(codec, changes):
+    files = codec.to_files()
+    learned = json.loads(files[SETTINGS_FILE])["learned"] | changes
+    with pytest.raises(CorruptIndexError):
+        HiHPQCodec.from_files(edited(files, learned=learned))
 
 
 def test_damaged_weights_are_refused(codec):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from hyperpq.training.clustering import kmeans
+from hyperpq.clustering import kmeans
 from hyperpq.training.hierarchy import build_hierarchy, cut, usable_levels, weighted_ward
 
 

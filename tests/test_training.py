@@ -18,11 +18,30 @@ from hyperpq.evaluation import mean_average_precision
 from hyperpq.progress import SilentProgress
 from hyperpq.training import losses, start, trainer
 from hyperpq.training.diagnostics import Trace, code_statistics, is_collapsed
+from hyperpq.training.optimizers import make_optimizers, rate
 from hyperpq.training.recipe import PAPER_SETTINGS, Recipe, get_recipe, paper
 from hyperpq.training.trainer import train_codec
 from hyperpq.training.views import feature_views
 
-SMALL = Recipe(width=8, epochs=4, warmup_epochs=1, batch=64, levels=(20, 5))
+# As published in structure: learned at the code's own length, without graph and residual branch.
+JOINT = Recipe(
+    subspaces=0,
+    hidden=0,
+    dropout=0.0,
+    beta=20.0,
+    temperature=0.5,
+    continuous_weight=0.0,
+    quantized_weight=1.0,
+    graph_neighbours=0,
+    graph_steps=0,
+    walk=0,
+    partner_weight=1.0,
+    prototype_weight=1.0,
+    neighbour_weight=0.1,
+    guard=False,
+    batch=128,
+)
+SMALL = JOINT.with_(width=8, epochs=4, warmup_epochs=1, batch=64, levels=(20, 5))
 
 
 def clustered(n=300, d=16, clusters=20, noise=1.0, seed=0):
@@ -62,7 +81,9 @@ def test_contrastive_is_nt_xent(B, T, seed):
         others = [j for j in range(2 * B) if j != i]
         scores = [-float(d[i, j]) / T for j in others]
         want -= log_softmax_at(scores, others.index(partner)) / (2 * B)
-    assert float(losses.contrastive_loss(d, T)) == pytest.approx(want, rel=1e-9, abs=1e-12)
+    assert float(
+        losses.contrastive_loss(d, losses.partner_targets(2 * B).double(), T)
+    ) == pytest.approx(want, rel=1e-9, abs=1e-12)
 
 
 @given(B=st.integers(1, 12), T=st.floats(0.05, 2), seed=st.integers(0, 2**31))
@@ -145,7 +166,9 @@ def test_step_loss_is_made_of_geoopt_distances(x, score):
     labels = torch.tensor(np.arange(len(x)) % 3)
     hierarchy = trainer.Hierarchy([labels], [v])
     rows = torch.arange(6)
-    parts = trainer._step_loss(codec, SMALL, views, rows, hierarchy, torch.Generator())
+    whose, targets = torch.cat([rows, rows]), losses.partner_targets(12).double()
+    batch = (codec, SMALL, views, whose, targets)
+    parts = trainer._step_loss(*batch, hierarchy, torch.Generator())
 
     def lift(space, k):
         return torch.cat([(k + space.square().sum(-1, keepdim=True)).sqrt(), space], -1)
@@ -161,13 +184,13 @@ def test_step_loss_is_made_of_geoopt_distances(x, score):
 
     soft, _ = q.attend(q.points(codec.tangent(views)))
     between = pairwise(soft, soft)
-    want = losses.contrastive_loss(between, SMALL.temperature)
+    want = losses.contrastive_loss(between, targets, SMALL.temperature)
     torch.testing.assert_close(parts["contrastive"], want, rtol=1e-3, atol=1e-4)
     to = pairwise(soft[:6], q.points(v))
     want = losses.prototype_loss([to], [labels[rows]], SMALL.temperature)
     torch.testing.assert_close(parts["prototype"], want, rtol=1e-3, atol=1e-4)
     assert set(parts) == {"contrastive", "prototype", "neighbour"}
-    parts = trainer._step_loss(codec, SMALL, views, rows, trainer.Hierarchy(), torch.Generator())
+    parts = trainer._step_loss(*batch, trainer.Hierarchy(), torch.Generator())
     assert set(parts) == {"contrastive"}
 
 
@@ -301,7 +324,7 @@ def test_recipes_by_name():
         ({"lr": float("inf")}, "lr is inf"),
         ({"lr": None}, "lr is None"),
         ({"temperature": -0.1}, "temperature is -0.1"),
-        ({"beta": 0.0}, "beta is 0"),
+        ({"beta": -1.0}, "beta is -1"),
         ({"width": True}, "width is True"),
         ({"momentum": -0.5}, "momentum is -0.5"),
         ({"optimizer": "lion"}, "optimizer is 'lion'"),
@@ -501,7 +524,7 @@ def test_curvature_and_bias_are_not_decayed():
         for optimizer in ("sgd", "adamw"):
             recipe = SMALL.with_(weight_decay=0.3, head=head, optimizer=optimizer)
             codec = HiHPQCodec(16, 2, 4, D=4, head=head)
-            groups = [g for o in trainer._optimizers(codec, recipe) for g in o.param_groups]
+            groups = [g for o in make_optimizers(codec, recipe) for g in o.param_groups]
             decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
             assert set(decay) == {id(p) for p in codec.parameters()}
             assert decay[id(codec.quantizer.log_c)] == 0
@@ -555,7 +578,7 @@ def test_views_of_another_shape_are_refused(x, views):
 def test_few_pictures(n, caplog):
     x, _ = clustered(n, seed=n)
     with caplog.at_level(logging.WARNING):
-        codec = train_codec(x, M=2, nbits=8, recipe=Recipe(epochs=2))
+        codec = train_codec(x, M=2, nbits=8, recipe=JOINT.with_(width=64, epochs=2))
     assert ("too few" in caplog.text) == (n < 16)
     # Each picture has codewords of its own, or nearly: it is its own nearest.
     tables = codec.tables(x).astype(np.float64)
@@ -616,14 +639,14 @@ def test_collapse_beyond_repair_is_an_error(x, monkeypatch):
 
 
 def test_dead_codewords_come_back_and_that_is_logged(x, monkeypatch, caplog, tmp_path):
-    fit = trainer.fit_codebooks
+    fit = trainer.start_codebooks
 
     def dead(codec, x, seed):
         fit(codec, x, seed)
         with torch.no_grad():
             codec.quantizer.codebooks[:, 8:] = 100.0
 
-    monkeypatch.setattr(trainer, "fit_codebooks", dead)
+    monkeypatch.setattr(trainer, "start_codebooks", dead)
     with caplog.at_level(logging.INFO):
         codec = train(x, trace_path=tmp_path / "t")
         lines = [json.loads(line) for line in (tmp_path / "t").read_text().splitlines()]
@@ -641,7 +664,7 @@ def test_dead_codewords_come_back_and_that_is_logged(x, monkeypatch, caplog, tmp
 def test_moved_codewords_start_without_momentum(x):
     codec = train(x, SMALL.with_(epochs=0))
     q = codec.quantizer
-    optimizers = trainer._optimizers(codec, SMALL)
+    optimizers = make_optimizers(codec, SMALL)
     for parameter in codec.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizers[0].step()
@@ -669,11 +692,11 @@ def test_prototypes_are_the_mean_tangents_of_their_clusters(x):
 
 def test_learning_rate_rises_then_follows_the_cosine():
     recipe = Recipe(lr=0.1, lr_warmup=2, epochs=10)
-    assert trainer._rate(recipe, 1) == pytest.approx(0.05)
-    assert trainer._rate(recipe, 2) == pytest.approx(0.1)
-    assert trainer._rate(recipe, 6) == pytest.approx(0.05)
-    assert trainer._rate(recipe, 10) == pytest.approx(0)
-    assert trainer._rate(recipe.with_(lr_warmup=0, epochs=1), 0.5) == pytest.approx(0.05)
+    assert rate(recipe, 1) == pytest.approx(0.05)
+    assert rate(recipe, 2) == pytest.approx(0.1)
+    assert rate(recipe, 6) == pytest.approx(0.05)
+    assert rate(recipe, 10) == pytest.approx(0)
+    assert rate(recipe.with_(lr_warmup=0, epochs=1), 0.5) == pytest.approx(0.05)
 
 
 def test_training_learns_what_the_views_leave_alone():
@@ -687,7 +710,7 @@ def test_training_learns_what_the_views_leave_alone():
     queries = np.arange(100)
 
     def quality(epochs):
-        recipe = Recipe(width=16, epochs=epochs, warmup_epochs=2, levels=(24, 12), lr=0.03)
+        recipe = JOINT.with_(width=16, epochs=epochs, warmup_epochs=2, levels=(24, 12), lr=0.03)
         codec = train_codec(x, views, M=2, nbits=4, recipe=recipe)
         tables, codes = codec.tables(x[queries]), codec.encode(x)
         # nbits 4: the two codes of a row share its byte.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hyperpq.clustering import LARGEST
 from hyperpq.errors import TrainingError
 from hyperpq.store import atomic_write
-from hyperpq.training.clustering import LARGEST
 
 
 class Trace:

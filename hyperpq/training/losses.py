@@ -1,4 +1,4 @@
-"""The three losses of HiHPQ, on similarities ``-distance / T`` (paper, equations 8 to 13)."""
+"""The losses of HiHPQ, on similarities ``-distance / T`` (paper, equations 8 to 13)."""
 
 from __future__ import annotations
 
@@ -15,24 +15,35 @@ def _without_self(logits: Tensor) -> Tensor:
     return logits.masked_fill(eye, float("-inf"))
 
 
-def contrastive_loss(distances: Tensor, temperature: float) -> Tensor:
-    """NT-Xent between two views.
+def partner_targets(n: int) -> Tensor:
+    """Targets (n, n) of NT-Xent: all on the other view, ``n / 2`` rows further."""
+    return torch.eye(n).roll(n // 2, dims=1)
+
+
+def contrastive_loss(distances: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy between target affinities and the softmax of similarities.
+
+    With `partner_targets` it is NT-Xent (paper, equation 8); with the affinities of a neighbour
+    graph every picture of the batch that belongs to the row draws it by its share, and none of them
+    counts as a negative.
 
     Parameters
     ----------
-    distances : Tensor, shape (2 B, 2 B)
-        Product distances of the quantized views; rows i and i + B are views of one picture.
+    distances : Tensor, shape (n, n)
+        Product distances; row i and column i are the same view, quantized or not, and out of the
+        race.
+    targets : Tensor, shape (n, n)
+        Each row sums to 1, with 0 on the diagonal.
     temperature : float
         T.
 
     Returns
     -------
     Tensor, scalar
-        Mean cross-entropy of finding the other view among the 2 B - 1 others.
+        Mean over the rows.
     """
-    half = len(distances) // 2
-    target = torch.arange(2 * half, device=distances.device).roll(half)
-    return cross_entropy(_without_self(-distances / temperature), target)
+    log_p = torch.log_softmax(_without_self(-distances / temperature), dim=1)
+    return -(targets * log_p.masked_fill(targets == 0, 0)).sum(1).mean()
 
 
 def prototype_loss(

@@ -8,8 +8,30 @@ from numbers import Integral, Real
 from typing import Any
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.quantizer import CURVATURE_RANGE
 
 PRESETS = ("default", "paper")
+OBJECTIVES = ("semantic", "fidelity")
+# beta times the median squared distance to the nearest codeword.
+SHARPNESS = 2.0
+_NOT_NEGATIVE = (
+    "subspaces",
+    "hidden",
+    "beta",
+    "continuous_weight",
+    "cross_weight",
+    "quantized_weight",
+    "graph_neighbours",
+    "graph_steps",
+    "walk",
+    "prototype_weight",
+    "neighbour_weight",
+    "epochs",
+    "warmup_epochs",
+    "weight_decay",
+    "lr_warmup",
+    "momentum",
+)
 
 # Radius r, attention beta, temperature T, levels, warm-up epochs and feature width F for each
 # published setting and code length, from the official configuration files.
@@ -61,16 +83,39 @@ class Recipe:
     ----------
     name : str
         Preset it came from.
+    objective : {"semantic", "fidelity"}
+        ``semantic``: pictures that belong together get near codes. ``fidelity``: codes keep the
+        exact cosine neighbours of the features (`training.fidelity`); of the other fields only
+        ``epochs`` counts then.
     width : int
-        F, tangent coordinates over all subspaces; D = F // M, at least 1.
-    conditioning, head : str
+        F, tangent coordinates over all subspaces.
+    subspaces : int
+        Subspaces that the representation is learned on; the codebooks of the requested length are
+        fitted to it afterwards. 0 learns on the code's own M subspaces and keeps the codebooks as
+        trained, as published.
+    conditioning, head, hidden, dropout
         See `HiHPQCodec`.
-    max_norm, beta : float
-        Clip radius and attention sharpness, see `LorentzProductQuantizer`.
+    max_norm : float
+        Clip radius.
+    beta : float
+        Attention sharpness, see `LorentzProductQuantizer`; 0 derives it from the data, as
+        `SHARPNESS` over the median squared distance to the nearest codeword at the start.
     radius : float
-        Median length of a subspace's tangent vector at the start.
+        Median length of a subspace's tangent vector at the start: the scale of all distances.
     temperature : float
-        T of all three losses, in units of the product distance.
+        T of all losses, in units of the product distance.
+    continuous_weight, cross_weight, quantized_weight : float
+        Weights of the contrast between continuous views, between continuous and quantized ones
+        (as at search time), and between quantized ones (the paper's).
+    graph_neighbours : int
+        Neighbours of each picture on the graph of the training features. 0 leaves the graph out:
+        the partner of a view is another view of the same picture, as published.
+    graph_steps : int
+        Steps of the diffusion whose affinities the contrast imitates; 0 takes the partner alone.
+    walk : int
+        Steps on the graph from a picture to its partner; 0 stays there.
+    partner_weight : float
+        Share of the contrast's target that is on the partner; the rest follows the affinities.
     levels : tuple of int
         Clusters of each level of the hierarchy, finest first.
     prototype_weight, neighbour_weight : float
@@ -84,9 +129,14 @@ class Recipe:
     lr_warmup : float
         Epochs of linear rise before the cosine.
     train_curvature : bool
-        Whether the curvatures are learned.
+        Whether the curvatures are learned; they start at ``curvature``.
+    curvature : float
+        Start of every c, in the range of the quantizer.
     repair : bool
         Whether unused codewords are moved to crowded places after each epoch.
+    guard : bool
+        Whether a held-out part of the features decides if the learned codec is kept
+        (`training.guard`).
     views : str
         Strength of picture views: ``paper`` or ``mild`` (`datasets.augment`).
     n_views : int
@@ -94,26 +144,39 @@ class Recipe:
     """
 
     name: str = "default"
-    width: int = 64
+    objective: str = "semantic"
+    width: int = 256
+    subspaces: int = 4
     conditioning: str = "root"
     head: str = "linear"
+    hidden: int = 1024
+    dropout: float = 0.5
     max_norm: float = 1.5
-    beta: float = 20.0
+    beta: float = 0.0
     radius: float = 0.6
-    temperature: float = 0.5
+    temperature: float = 0.25
+    continuous_weight: float = 1.0
+    cross_weight: float = 0.0
+    quantized_weight: float = 0.0
+    graph_neighbours: int = 20
+    graph_steps: int = 8
+    walk: int = 2
+    partner_weight: float = 0.2
     levels: tuple[int, ...] = (100, 50, 25)
-    prototype_weight: float = 1.0
-    neighbour_weight: float = 0.1
-    warmup_epochs: int = 3
-    epochs: int = 30
-    batch: int = 128
+    prototype_weight: float = 0.0
+    neighbour_weight: float = 0.0
+    warmup_epochs: int = 2
+    epochs: int = 24
+    batch: int = 256
     optimizer: str = "adamw"
     lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 0.01
     lr_warmup: float = 1.0
     train_curvature: bool = True
+    curvature: float = 1.0
     repair: bool = True
+    guard: bool = True
     views: str = "mild"
     n_views: int = 4
 
@@ -121,17 +184,39 @@ class Recipe:
         for f in fields(self):
             # Plain Python numbers, which JSON can hold, whatever kind of number was given.
             object.__setattr__(self, f.name, _as_kind(getattr(self, f.name), f.name, str(f.type)))
-        positive = ("width", "max_norm", "beta", "radius", "temperature", "batch", "lr", "n_views")
+        positive = ("width", "max_norm", "radius", "temperature", "batch", "lr", "n_views")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; expected more than 0.")
-        for name in ("epochs", "warmup_epochs", "weight_decay", "lr_warmup", "momentum"):
+        for name in _NOT_NEGATIVE:
             if getattr(self, name) < 0:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; expected 0 or more.")
         if self.optimizer not in ("sgd", "adamw"):
             raise InvalidInputError(f"optimizer is {self.optimizer!r}; choose sgd or adamw.")
         if self.views not in ("paper", "mild"):
             raise InvalidInputError(f"views are {self.views!r}; choose paper or mild.")
+        if self.objective not in OBJECTIVES:
+            raise InvalidInputError(
+                f"objective is {self.objective!r}; choose one of {', '.join(OBJECTIVES)}."
+            )
+        if self.subspaces and self.width % self.subspaces:
+            raise InvalidInputError(
+                f"width is {self.width}; expected a multiple of subspaces, {self.subspaces}."
+            )
+        if self.graph_steps % 2:
+            raise InvalidInputError(f"graph_steps is {self.graph_steps}; expected an even number.")
+        if not (0 <= self.partner_weight <= 1 and 0 <= self.dropout < 1):
+            raise InvalidInputError(
+                f"partner_weight is {self.partner_weight} and dropout {self.dropout}; "
+                "expected 0 to 1, and 0 to below 1."
+            )
+        low, high = CURVATURE_RANGE
+        if not low <= self.curvature <= high:
+            raise InvalidInputError(f"curvature is {self.curvature}; expected {low} to {high}.")
+        if not self.continuous_weight + self.cross_weight + self.quantized_weight > 0:
+            raise InvalidInputError(
+                "continuous_weight, cross_weight and quantized_weight are all 0; one must be more."
+            )
         if any(level < 2 for level in self.levels):
             raise InvalidInputError(f"levels are {self.levels}; each needs at least 2 clusters.")
 
@@ -175,17 +260,30 @@ def paper(bits: int, dataset: str = "cifar10-ii") -> Recipe:
     return Recipe(
         name="paper",
         width=width,
+        subspaces=0,
         conditioning="unit",
+        hidden=0,
+        dropout=0.0,
+        continuous_weight=0.0,
+        quantized_weight=1.0,
+        graph_neighbours=0,
+        graph_steps=0,
+        walk=0,
+        partner_weight=1.0,
+        prototype_weight=1.0,
+        neighbour_weight=0.1,
         max_norm=r,
         beta=beta,
         temperature=temperature,
         levels=levels,
         warmup_epochs=warmup,
         epochs=50,
+        batch=128,
         optimizer="sgd",
         lr=0.01,
         weight_decay=5e-3,
         repair=False,
+        guard=False,
         views="paper",
     )
 
@@ -197,6 +295,5 @@ def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
     if recipe == "paper":
         return paper(bits).with_(**changes)
     if recipe == "default":
-        # Subspaces of at least 16 dimensions: at 64 bits .588 against .580 with 8 (CIFAR-10 II).
-        return Recipe(width=max(64, 2 * bits)).with_(**changes)
+        return Recipe().with_(**changes)
     raise InvalidInputError(f"recipe is {recipe!r}; choose one of {', '.join(PRESETS)}.")

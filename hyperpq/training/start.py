@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hyperpq import lorentz
+from hyperpq.codebooks import fit_codebooks
 from hyperpq.codec import HiHPQCodec
-from hyperpq.training.clustering import kmeans
+from hyperpq.training.recipe import SHARPNESS
 
 _ROWS = 8192
 
@@ -80,13 +84,35 @@ def tangents(codec: HiHPQCodec, x: NDArray[np.float32]) -> Tensor:
 
 
 @torch.no_grad()
-def fit_codebooks(codec: HiHPQCodec, x: NDArray[np.float32], seed: int) -> None:
-    """k-means in the tangent space of each subspace."""
-    v = tangents(codec, x).numpy()
-    q = codec.quantizer
-    for m in range(q.M):
-        centroids, _ = kmeans(np.ascontiguousarray(v[:, m]), q.K, seed=seed + m)
-        q.codebooks[m].copy_(torch.from_numpy(centroids))
+def conditioned(codec: HiHPQCodec, x: NDArray[Any]) -> NDArray[np.float32]:
+    """Conditioned features (n, d), as an array of their own."""
+    out = np.empty(x.shape, np.float32)
+    for start in range(0, len(x), _ROWS):
+        block = np.asarray(x[start : start + _ROWS], np.float32)
+        out[start : start + _ROWS] = codec.condition(torch.tensor(block, device=codec.device)).cpu()
+    return out
+
+
+@torch.no_grad()
+def start_codebooks(codec: HiHPQCodec, x: NDArray[np.float32], seed: int) -> None:
+    """k-means codebooks, and the attention's sharpness if the recipe leaves it to the data."""
+    v, q = tangents(codec, x), codec.quantizer
+    q.codebooks.copy_(fit_codebooks(v, q.K, q.log_c.cpu(), q.max_norm, seed=seed))
+    if not codec.recipe["beta"]:
+        points = q.points(v[:_ROWS].to(codec.device))
+        words = q.codewords()[torch.arange(q.M), q.codes(points).long()]
+        nearest = float(lorentz.sqchord(points, words, q.c).median())
+        q.beta = SHARPNESS / max(nearest, 1e-6)
+
+
+@torch.no_grad()
+def fill_branch(codec: HiHPQCodec, seed: int) -> None:
+    """Start values of the residual branch: random in, zero out, so that it adds nothing yet."""
+    if codec.hidden:
+        generator = torch.Generator().manual_seed(seed)
+        bound = codec.d**-0.5
+        for value in (codec.up, codec.up_bias):
+            value.copy_(bound * (2 * torch.rand(value.shape, generator=generator) - 1))
 
 
 @torch.no_grad()

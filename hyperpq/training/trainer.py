@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperpq.codec import HiHPQCodec
+from hyperpq.codec import SAMPLE, HiHPQCodec
 from hyperpq.devices import single_thread
 from hyperpq.errors import InvalidInputError, TrainingError
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.training import losses
+from hyperpq.training.batches import Batches
 from hyperpq.training.checkpoint import load_checkpoint, save_checkpoint
 from hyperpq.training.diagnostics import (
     Trace,
@@ -28,13 +30,19 @@ from hyperpq.training.diagnostics import (
     code_statistics,
     is_collapsed,
 )
+from hyperpq.training.fidelity import fit_fidelity
+from hyperpq.training.graph import NeighbourGraph, build_graph, graph_features
+from hyperpq.training.guard import MARGIN, agreement, hold_out
 from hyperpq.training.hierarchy import build_hierarchy, usable_levels
+from hyperpq.training.optimizers import make_optimizers, rate
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.start import (
-    fit_codebooks,
+    conditioned,
+    fill_branch,
     fit_conditioning,
     fit_head,
     move_unused,
+    start_codebooks,
     tangents,
 )
 from hyperpq.training.views import feature_views
@@ -72,67 +80,38 @@ def _build(codec: HiHPQCodec, v: Tensor, levels: Sequence[int], seed: int) -> Hi
     return out
 
 
-def _optimizers(codec: HiHPQCodec, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Optimisers of the free parameters; a Riemannian one for an orthogonal head."""
-    q = codec.quantizer
-    decayed, free = [q.codebooks], [codec.bias]
-    if recipe.train_curvature:
-        free.append(q.log_c)
-    if codec.head == "linear":
-        decayed.insert(0, codec.weight)
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    out: list[torch.optim.Optimizer]
-    if recipe.optimizer == "sgd":
-        out = [torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)]
-    else:
-        out = [torch.optim.AdamW(groups, lr=recipe.lr)]
-    if codec.head == "orthogonal":
-        import geoopt
-
-        codec.weight = geoopt.ManifoldParameter(
-            codec.weight.detach(), manifold=geoopt.EuclideanStiefel()
-        )
-        if recipe.optimizer == "sgd":
-            riemannian = geoopt.optim.RiemannianSGD(
-                [codec.weight], lr=recipe.lr, momentum=recipe.momentum
-            )
-        else:
-            riemannian = geoopt.optim.RiemannianAdam([codec.weight], lr=recipe.lr)
-        out.append(riemannian)
-    return out
-
-
-def _rate(recipe: Recipe, progress: float) -> float:
-    """Learning rate after ``progress`` epochs: linear rise, then a cosine to 0."""
-    if progress < recipe.lr_warmup:
-        return recipe.lr * progress / recipe.lr_warmup
-    rest = (progress - recipe.lr_warmup) / max(recipe.epochs - recipe.lr_warmup, 1e-9)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
-
-
 def _step_loss(
     codec: HiHPQCodec,
     recipe: Recipe,
     views: Tensor,
     rows: Tensor,
+    targets: Tensor,
     hierarchy: Hierarchy,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """The losses of one batch; ``views`` (2 B, d), first all first views, then all second."""
-    q, half = codec.quantizer, len(views) // 2
-    soft, _ = q.attend(q.points(codec.tangent(views)))
-    distances = q.product_score(soft, soft)
-    out = {"contrastive": losses.contrastive_loss(distances, recipe.temperature)}
+    """The losses of one batch; see `Batches.draw` for the shapes."""
+    q, half, T = codec.quantizer, len(views) // 2, recipe.temperature
+    points = q.points(codec.tangent(views))
+    is_quantized = recipe.cross_weight + recipe.quantized_weight > 0
+    soft = q.attend(points)[0] if is_quantized else points
+    contrasts = (
+        (recipe.continuous_weight, points, points),
+        (recipe.cross_weight, points, soft),
+        (recipe.quantized_weight, soft, soft),
+    )
+    out: dict[str, Tensor] = {"contrastive": views.new_zeros(())}
+    for weight, one, other in contrasts:
+        if weight:
+            distances = q.product_score(one, other)
+            out["contrastive"] = out["contrastive"] + weight * losses.contrastive_loss(
+                distances, targets, T
+            )
     if hierarchy.labels:
-        labels = [own[rows].to(codec.device) for own in hierarchy.labels]
+        labels = [own[rows[:half]].to(codec.device) for own in hierarchy.labels]
         to_prototypes = [q.product_score(soft[:half], q.points(v)) for v in hierarchy.prototypes]
-        out["prototype"] = losses.prototype_loss(to_prototypes, labels, recipe.temperature)
-        out["neighbour"] = losses.neighbour_loss(
-            distances[:half, :half], labels, recipe.temperature, generator
-        )
+        out["prototype"] = losses.prototype_loss(to_prototypes, labels, T)
+        inside = q.product_score(soft[:half], soft[:half])
+        out["neighbour"] = losses.neighbour_loss(inside, labels, T, generator)
     return out
 
 
@@ -197,7 +176,8 @@ def train_codec(
     Returns
     -------
     HiHPQCodec
-        Trained, in evaluation mode, on ``device``.
+        Trained, in evaluation mode, on ``device``; with the objective ``fidelity`` its score is
+        ``chord``, whatever ``score`` is.
 
     Raises
     ------
@@ -212,39 +192,131 @@ def train_codec(
         raise InvalidInputError("x has no rows; training needs at least one feature.")
     if views is not None and (views.ndim != 3 or views.shape[1:] != x.shape or len(views) == 0):
         raise InvalidInputError(f"views have shape {views.shape}; expected (V, {n}, {d}).")
+    if recipe.objective == "fidelity":
+        return _keep_neighbours(x, M, nbits, recipe, seed, device, progress)
+    learned_M = recipe.subspaces or M
     codec = HiHPQCodec(
         d,
-        M,
-        nbits,
-        D=max(1, recipe.width // M),
+        learned_M,
+        8 if recipe.subspaces else nbits,
+        D=max(1, recipe.width // learned_M),
         score=score,
-        beta=recipe.beta,
+        beta=recipe.beta or 1.0,
         max_norm=recipe.max_norm,
         conditioning=recipe.conditioning,
         head=recipe.head,
+        hidden=recipe.hidden,
+        dropout=recipe.dropout,
     )
     codec.recipe = recipe.to_dict()
-    codec.to(device)
+    codec.to(device).eval()
     with torch.no_grad():
         fit_conditioning(codec, x)
+        codec.quantizer.log_c.fill_(math.log(recipe.curvature))
     fit_head(codec, x, recipe.radius, seed)
-    fit_codebooks(codec, x, seed)
-    if n < SMALLEST_TRAINING:
+    start_codebooks(codec, x, seed)
+    fill_branch(codec, seed)
+
+    def finished(learned: HiHPQCodec) -> HiHPQCodec:
+        """With the codebooks of the requested length."""
+        v = tangents(learned, x)
+        learned.keep_sample(v)
+        learned.is_trained = True
+        if not recipe.subspaces:
+            return learned.eval()
+        everything = x if n > SAMPLE else None
+        return learned.with_bits(M * nbits, nbits=nbits, x=everything, seed=seed).to(device)
+
+    if not recipe.epochs:
+        return finished(codec)
+    kept, held = hold_out(n, seed) if recipe.guard else (np.arange(n), np.arange(0))
+    if n < SMALLEST_TRAINING or (recipe.guard and not len(held)):
         log.warning(
             "%d pictures are too few to learn from: the codec is PCA and k-means, no more.", n
         )
-    elif recipe.epochs:
-        made = views if views is not None else feature_views(x, recipe.n_views, seed=seed)
-        _learn(codec, x, made, recipe, seed, trace_path, checkpoint, resume, progress)
-        _check_codes(codec, x, seed)
+        return finished(codec)
+    made = views if views is not None else feature_views(x, recipe.n_views, seed=seed)
+    start = finished(copy.deepcopy(codec)) if recipe.guard else None
+    graph = _neighbour_graph(codec, x[kept], None if views is None else (v[kept] for v in views))
+    pictures = Batches(x, made, kept, graph, recipe)
+    options = (seed, trace_path, checkpoint, resume, progress)
+    with torch.random.fork_rng(_cuda_numbers(device)):
+        _learn(codec, x[kept], made, pictures, recipe, *options)
+    _check_codes(codec, x, seed)
+    learned = finished(codec)
+    if start is not None:
+        own = views is not None
+        before, after = (
+            agreement(one, x, made, held, are_pictures=own) for one in (start, learned)
+        )
+        verdict = (
+            f"agreement of {len(held)} held-out pictures {after:.3f}, {before:.3f} at the start"
+        )
+        log.info("%s.", verdict)
+        if after - before < MARGIN * (1 - before):
+            log.warning("learning didn't help (%s): the codec is PCA and k-means.", verdict)
+            return start
+    return learned
+
+
+def _keep_neighbours(
+    x: NDArray[np.float32],
+    M: int,
+    nbits: int,
+    recipe: Recipe,
+    seed: int,
+    device: str,
+    progress: Progress | None,
+) -> HiHPQCodec:
+    """A codec of the other aim: exact neighbours, under the score that they are learned for."""
+    state = fit_fidelity(
+        x, M, nbits, seed=seed, epochs=recipe.epochs, device=device, progress=progress
+    )
+    codec = HiHPQCodec(
+        x.shape[1],
+        M,
+        nbits,
+        D=state.codebooks.shape[2],
+        score=state.score,
+        max_norm=state.max_norm,
+        conditioning="unit",
+    )
+    with torch.no_grad():
+        codec.weight.copy_(state.weight)
+        codec.bias.copy_(state.bias)
+        codec.quantizer.codebooks.copy_(state.codebooks)
+        codec.quantizer.log_c.copy_(state.log_c)
+    codec.recipe = recipe.to_dict()
+    codec.to(device).keep_sample(tangents(codec, x))
     codec.is_trained = True
     return codec.eval()
+
+
+def _neighbour_graph(
+    codec: HiHPQCodec, x: NDArray[np.float32], views: Iterable[NDArray[Any]] | None
+) -> NeighbourGraph | None:
+    """The graph of conditioned features, and of the views of pictures if there are any."""
+    recipe = codec.recipe
+    if not recipe["graph_neighbours"] or len(x) < 3:
+        return None
+    own = conditioned(codec, x)
+    mixed = None if views is None else (conditioned(codec, view) for view in views)
+    z = graph_features(own, mixed)
+    return build_graph(
+        z, recipe["graph_neighbours"], recipe["graph_steps"], device=str(codec.device)
+    )
+
+
+def _cuda_numbers(device: str) -> list[int]:
+    """GPUs whose random state training changes."""
+    return [torch.device(device).index or 0] if device.startswith("cuda") else []
 
 
 def _learn(
     codec: HiHPQCodec,
     x: NDArray[np.float32],
     views: NDArray[Any],
+    batches: Batches,
     recipe: Recipe,
     seed: int,
     trace_path: Path | None,
@@ -255,16 +327,8 @@ def _learn(
     """The epochs."""
     n, batch = len(x), min(recipe.batch, len(x))
     steps = n // batch
-    levels = usable_levels(recipe.levels, n)
-    if len(levels) < len(recipe.levels):
-        log.warning(
-            "%d training pictures don't fill %s of the hierarchy's levels of %s clusters; "
-            "the training goes on without.",
-            n,
-            "some" if levels else "any",
-            ", ".join(map(str, recipe.levels)),
-        )
-    optimizers = _optimizers(codec, recipe)
+    levels = _levels(recipe, n)
+    optimizers = make_optimizers(codec, recipe)
     generator = torch.Generator().manual_seed(seed)
     first = 0
     fingerprint = _fingerprint(x, views, codec, seed) if checkpoint else ""
@@ -272,8 +336,6 @@ def _learn(
         first = load_checkpoint(checkpoint, codec, optimizers, generator, fingerprint)
     trace = Trace(trace_path, first)
     first_loss = math.nan
-    # With one view its partner is the picture itself.
-    pool = views if len(views) > 1 else np.stack([x, views[0]])
     with (progress or SilentProgress()).phase("train", recipe.epochs, "epochs") as phase:
         phase.advance(first)
         for epoch in range(first, recipe.epochs):
@@ -282,15 +344,26 @@ def _learn(
                 hierarchy = _build(codec, tangents(codec, x), levels, seed + epoch)
             sums: dict[str, float] = {}
             order = torch.randperm(n, generator=generator)
+            # Dropout draws from the global generator; seeded here, a resumed run draws the same.
+            torch.manual_seed(seed * 100_003 + epoch)
+            codec.train()
             for step in range(steps):
-                rate = _rate(recipe, epoch + (step + 1) / steps)
+                now = rate(recipe, epoch + (step + 1) / steps)
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
-                        group["lr"] = rate
+                        group["lr"] = now
                     optimizer.zero_grad(set_to_none=True)
                 rows = order[step * batch : (step + 1) * batch]
-                pair = _draw_pair(pool, rows, generator)
-                parts = _step_loss(codec, recipe, pair.to(codec.device), rows, hierarchy, generator)
+                pair, whose, targets = batches.draw(rows, generator)
+                parts = _step_loss(
+                    codec,
+                    recipe,
+                    pair.to(codec.device),
+                    whose,
+                    targets.to(codec.device),
+                    hierarchy,
+                    generator,
+                )
                 total = _total(parts, recipe)
                 total.backward()
                 for optimizer in optimizers:
@@ -300,6 +373,7 @@ def _learn(
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) / steps
                 if math.isnan(first_loss):
                     first_loss = float(parts["contrastive"].detach())
+            codec.eval()
             check_loss(sums, batch, epoch, first_loss)
             facts = _epoch_facts(codec, x, recipe, optimizers, generator, sums, epoch)
             trace.add(epoch=epoch, **facts)
@@ -308,14 +382,20 @@ def _learn(
             phase.advance(1, loss=sums["total"])
 
 
-def _draw_pair(pool: NDArray[Any], rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Two different views of each picture of a batch, stacked to (2 B, d)."""
-    count = len(pool)
-    a = torch.randint(count, rows.shape, generator=generator)
-    b = (a + torch.randint(1, count, rows.shape, generator=generator)) % count
-    index = rows.numpy()
-    both = np.concatenate([pool[a.numpy(), index], pool[b.numpy(), index]])
-    return torch.from_numpy(both.astype(np.float32, copy=False))
+def _levels(recipe: Recipe, n: int) -> tuple[int, ...]:
+    """Levels of the hierarchy that n pictures fill; none if its losses have no weight."""
+    if not recipe.prototype_weight + recipe.neighbour_weight:
+        return ()
+    levels = usable_levels(recipe.levels, n)
+    if len(levels) < len(recipe.levels):
+        log.warning(
+            "%d training pictures don't fill %s of the hierarchy's levels of %s clusters; "
+            "the training goes on without.",
+            n,
+            "some" if levels else "any",
+            ", ".join(map(str, recipe.levels)),
+        )
+    return levels
 
 
 def _epoch_facts(
@@ -365,7 +445,7 @@ def _check_codes(codec: HiHPQCodec, x: NDArray[np.float32], seed: int) -> None:
     if (x == x[0]).all() or not collapsed():
         return
     log.warning("the codes collapsed in training: the codebooks are fitted again by k-means.")
-    fit_codebooks(codec, x, seed)
+    start_codebooks(codec, x, seed)
     if collapsed():
         raise TrainingError(
             f"the codes of {len(x)} different features collapsed to almost one; "

@@ -1,0 +1,181 @@
+"""The neighbour graph of the training features, and the diffusion on it that training imitates.
+
+Neighbours of neighbours say more about what belongs together than distances do: a walk of several
+steps on the graph stays inside dense regions. The probability that two walks meet is the affinity
+that the contrastive loss learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperpq.clustering import import_faiss
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+# Principal directions of the graph's features, and the power of their variances that is divided
+# out: part of a whitening, so that a few strong directions don't decide alone.
+_DIRECTIONS, _WHITENING = 512, 0.125
+# The distance to this neighbour is the local scale (Zelnik-Manor and Perona, 2004).
+_SCALE_NEIGHBOUR = 7
+# Places that a walk of half the steps may end at; the least probable ones are cut off.
+_PLACES = 256
+_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class NeighbourGraph:
+    """Neighbours and affinities of n features.
+
+    Attributes
+    ----------
+    neighbours : ndarray, shape (n, k), int64
+        Nearest others, nearest first.
+    half : csr_matrix, shape (n, n), float32
+        The affinity of i and j is the product of their rows: ``half @ half.T`` is the probability
+        of a walk of ``steps`` steps from i to j, divided by the degree of j (which keeps hubs from
+        being everybody's neighbour).
+    """
+
+    neighbours: NDArray[np.int64]
+    half: csr_matrix
+
+    def walk(self, rows: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+        """End of a random walk of ``steps`` steps from each row, all neighbours alike."""
+        at, k = rows, self.neighbours.shape[1]
+        for _ in range(steps):
+            turn = torch.randint(k, at.shape, generator=generator)
+            at = torch.from_numpy(self.neighbours[at.numpy(), turn.numpy()])
+        return at
+
+    def affinities(self, rows: Tensor) -> Tensor:
+        """Affinities (b, b) between rows (b,), each row summing to 1; 0 to itself and its copies.
+
+        A row without any affinity to the others is 0.
+        """
+        own, inverse = np.unique(rows.numpy(), return_inverse=True)
+        part = self.half[own]
+        small = (part @ part.T).toarray()
+        np.fill_diagonal(small, 0)
+        full = torch.from_numpy(small[np.ix_(inverse, inverse)])
+        return full / full.sum(1, keepdim=True).clamp_min(1e-30)
+
+
+def graph_features(
+    x: NDArray[np.float32], views: Iterable[NDArray[np.float32]] | None
+) -> NDArray[np.float32]:
+    """What distances on the graph are measured between.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, d), float32
+        Conditioned features.
+    views : iterable of V ndarrays, each (n, d), optional
+        Conditioned features of views, taken one by one. Their mean has less of
+        what a crop happens to show.
+
+    Returns
+    -------
+    ndarray, shape (n, r), float32
+        Unit vectors, partly whitened.
+    """
+    mixed, V = np.zeros_like(x), 0
+    for view in views or ():
+        mixed += view
+        V += 1
+    # The picture itself counts as much as half of its views.
+    mixed = _unit(mixed + x * max(V / 2, 1))
+    centred = mixed - mixed.mean(0)
+    second = (centred.T @ centred).astype(np.float64) / len(x)
+    values, vectors = np.linalg.eigh(second)
+    keep = min(_DIRECTIONS, x.shape[1], max(2, len(x) // 4))
+    values, vectors = values[::-1][:keep], vectors[:, ::-1][:, :keep]
+    scale = np.maximum(values, max(values[0], 1e-30) * 1e-6) ** -_WHITENING
+    return _unit(centred @ (vectors * scale).astype(np.float32))
+
+
+def build_graph(
+    z: NDArray[np.float32], k: int, steps: int, *, device: str = "cpu"
+) -> NeighbourGraph:
+    """The graph of the k nearest neighbours of each feature, and the diffusion on it.
+
+    Parameters
+    ----------
+    z : ndarray, shape (n, r), float32
+        Unit vectors, n >= 2.
+    k : int
+        Neighbours; at most n - 1 are used.
+    steps : int
+        Even; steps of the walk.
+    device : str
+        Where neighbours are searched, if it is a CUDA device and faiss can use it.
+    """
+    from scipy.sparse import csr_matrix, diags
+
+    n, k = len(z), min(k, len(z) - 1)
+    neighbours, squared = nearest_others(z, k, device=device)
+    scale = np.sqrt(squared[:, min(_SCALE_NEIGHBOUR, k) - 1]).clip(1e-6)
+    weights = np.exp(-squared / (scale[:, None] * scale[neighbours])).clip(1e-6)
+    starts = np.arange(0, n * k + 1, k)
+    one_way = csr_matrix((weights.ravel(), neighbours.ravel(), starts), (n, n))
+    both = (one_way + one_way.T).tocsr().astype(np.float32)
+    degree = np.asarray(both.sum(1)).ravel()
+    step = (diags(1 / degree) @ both).tocsr().astype(np.float32)
+    walk = step
+    for _ in range(max(1, steps // 2) - 1):
+        walk = _step_and_cut(walk, step)
+    half = (walk @ diags(degree**-0.5)).tocsr().astype(np.float32)
+    return NeighbourGraph(neighbours, half)
+
+
+def nearest_others(
+    z: NDArray[np.float32], k: int, *, device: str = "cpu"
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The k nearest other rows of unit vectors (n, r) and their squared distances, both (n, k)."""
+    faiss = import_faiss()
+    index = faiss.IndexFlatIP(z.shape[1])
+    if device.startswith("cuda") and hasattr(faiss, "StandardGpuResources"):
+        number = int(device.partition(":")[2] or 0)
+        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
+    index.add(z)
+    neighbours = np.empty((len(z), k), np.int64)
+    squared = np.empty((len(z), k), np.float32)
+    for start in range(0, len(z), _ROWS):
+        rows = slice(start, start + _ROWS)
+        similarity, found = index.search(z[rows], k + 1)
+        own = np.arange(start, start + len(found))[:, None]
+        # A row whose own place isn't found (copies of it are) gives up its last neighbour.
+        others = found != own
+        others[others.all(1), -1] = False
+        neighbours[rows] = found[others].reshape(-1, k)
+        squared[rows] = 2 - 2 * similarity[others].reshape(-1, k)
+    return neighbours, squared.clip(0)
+
+
+def _step_and_cut(walk: csr_matrix, step: csr_matrix) -> csr_matrix:
+    """One more step, and the `_PLACES` most probable places of each row."""
+    from scipy.sparse import csr_matrix, vstack
+
+    blocks = []
+    for start in range(0, walk.shape[0], _ROWS):
+        block = (walk[start : start + _ROWS] @ step).tocsr()
+        if block.nnz > _PLACES * block.shape[0]:
+            dense = block.toarray()
+            least = np.partition(dense, -_PLACES, axis=1)[:, -_PLACES]
+            dense[dense < least[:, None]] = 0
+            block = csr_matrix(dense)
+        blocks.append(block)
+    return vstack(blocks).tocsr()
+
+
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.ascontiguousarray(x / np.maximum(norms, 1e-12), np.float32)

@@ -1,0 +1,92 @@
+"""Whether learning helped: a criterion without labels, on features that learning didn't see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq import scan
+from hyperpq.codec import HiHPQCodec
+from hyperpq.training.graph import build_graph, graph_features
+from hyperpq.training.start import conditioned
+
+# Held-out pictures: a tenth, at most this many; with fewer than the least there is no verdict.
+MOST, LEAST = 256, 8
+# Share of what the start misses that learning must gain: noise gives .013 (Gaussian features) and
+# less (shuffled ones), photos .2 to .3 (docs/method.md).
+MARGIN = 0.05
+# Rows that are searched, and the share of them that a list of results has.
+_SEARCHED, _SHARE, _LONGEST = 5000, 20, 100
+_NEIGHBOURS, _STEPS = 20, 8
+
+
+def hold_out(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to learn from and rows held out, both sorted."""
+    held = min(n // 10, MOST)
+    if held < LEAST:
+        held = 0
+    order = np.random.default_rng(seed).permutation(n)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def agreement(
+    codec: HiHPQCodec,
+    x: NDArray[np.float32],
+    views: NDArray[Any],
+    held: NDArray[np.int64],
+    *,
+    are_pictures: bool,
+) -> float:
+    """How much of what belongs to a held-out picture is found with it and with a view of it.
+
+    What belongs to it is what a walk of several steps on the neighbour graph reaches, a graph of
+    its own that has the held-out pictures in it. The criterion is the share of that affinity that
+    lies on the results, of the most that as many results can have.
+
+    Parameters
+    ----------
+    codec : HiHPQCodec
+        Trained.
+    x : ndarray, shape (n, d), float32
+        Features.
+    views : ndarray, shape (V, n, d)
+        Features of views; the first one asks.
+    held : ndarray, shape (h,), int64
+        Rows that ask.
+    are_pictures : bool
+        Whether the views are pictures' own, and so take part in the graph.
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
+    # The held-out rows first, so that row i of the asked is row i of the searched.
+    others = np.setdiff1d(np.arange(len(x)), held)[: _SEARCHED - len(held)]
+    rows = np.concatenate([held, others])
+    searched = np.ascontiguousarray(x[rows], np.float32)
+    mixed = (conditioned(codec, view[rows]) for view in views) if are_pictures else None
+    graph = build_graph(graph_features(conditioned(codec, searched), mixed), _NEIGHBOURS, _STEPS)
+    h = len(held)
+    affinity = (graph.half[:h] @ graph.half.T).toarray()
+    np.fill_diagonal(affinity, 0)
+    k = int(np.clip(len(rows) // _SHARE, 1, _LONGEST))
+    most = np.partition(affinity, -k, axis=1)[:, -k:].sum(1)
+    codes = codec.encode(searched)
+    shares = []
+    for asked in (searched[:h], np.ascontiguousarray(views[0, held], np.float32)):
+        found = _others(codec, asked, codes, k)
+        shares.append(np.take_along_axis(affinity, found, 1).sum(1) / np.maximum(most, 1e-30))
+    return float(np.mean(shares))
+
+
+def _others(
+    codec: HiHPQCodec, queries: NDArray[np.float32], codes: NDArray[np.uint8], k: int
+) -> NDArray[np.int64]:
+    """The k nearest codes of each query, without the picture that asks (query i is row i)."""
+    _, found = scan.search(codec.tables(queries), codes, k + 1)
+    others = found != np.arange(len(queries))[:, None]
+    others[others.all(1), -1] = False
+    return found[others].reshape(len(queries), k)

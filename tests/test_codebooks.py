@@ -1,0 +1,157 @@
+"""Codebooks fitted to a finished representation, at every length."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hyperpq import lorentz, scan
+from hyperpq.codebooks import (
+    lorentz_kmeans,
+    nearest,
+    split_coordinates,
+    split_curvatures,
+    take_coordinates,
+)
+from hyperpq.codec import HiHPQCodec
+from hyperpq.errors import InvalidInputError, NotTrainedError
+from hyperpq.training.recipe import Recipe
+from hyperpq.training.trainer import train_codec
+
+
+@given(F=st.integers(1, 60), M=st.integers(1, 80))
+def test_every_coordinate_has_one_place(F, M):
+    index = split_coordinates(F, M)
+    assert index.shape == (M, -(-F // M))
+    np.testing.assert_array_equal(index[index >= 0], np.arange(F))
+    sizes = (index >= 0).sum(1)
+    assert sizes.max() - sizes.min() <= 1
+    v = torch.randn(3, F)
+    taken = take_coordinates(v, index).view(3, *index.shape)
+    assert torch.equal(taken[:, index >= 0], v)
+    assert (taken[:, index < 0] == 0).all()
+
+
+def test_curvatures_are_means_over_the_coordinates():
+    log_c = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    torch.testing.assert_close(split_curvatures(log_c, 16, 4), log_c)
+    torch.testing.assert_close(split_curvatures(log_c, 16, 2), torch.tensor([0.5, 2.5]))
+    torch.testing.assert_close(split_curvatures(log_c, 16, 8), log_c.repeat_interleave(2))
+    # 6, 5 and 5 of 16 coordinates.
+    want = torch.tensor([2 / 6, (2 * 1 + 3 * 2) / 5, (1 * 2 + 4 * 3) / 5])
+    torch.testing.assert_close(split_curvatures(log_c, 16, 3), want)
+    assert split_curvatures(log_c, 4, 6)[-1] == 1.5
+
+
+@pytest.fixture(scope="module")
+def v():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(12, 5)) * 0.7
+    return torch.tensor(centres[rng.integers(0, 12, 500)] + rng.normal(size=(500, 5)) * 0.1).float()
+
+
+@pytest.mark.parametrize("c", [0.01, 1.0, 4.0])
+def test_kmeans_is_a_fixed_point_of_lloyd_in_float64(v, c):
+    c, r = torch.tensor(c), 2.0
+    words = lorentz_kmeans(v, 12, c, r, seed=0, iterations=30).double()
+    points = lorentz.expmap0(lorentz.clip_norm(v.double(), r), c.double())
+    own = nearest(points, lorentz.expmap0(words, c.double()), c.double())
+    for k in own.unique():
+        centre = lorentz.centroid(
+            points[own == k], torch.ones(1, int((own == k).sum())).double(), c.double()
+        )
+        torch.testing.assert_close(
+            lorentz.logmap0(centre, c.double())[0], words[k], rtol=1e-3, atol=1e-3
+        )
+
+
+def test_kmeans_lowers_the_hyperbolic_error(v):
+    c = torch.tensor(4.0)
+    v = v * 2
+
+    def error(words):
+        points, words = lorentz.expmap0(lorentz.clip_norm(v, 2.4), c), lorentz.expmap0(words, c)
+        return float(lorentz.sqchord(points, words[nearest(points, words, c)], c).mean())
+
+    before, after = (error(lorentz_kmeans(v, 8, c, 2.4, seed=0, iterations=i)) for i in (0, 10))
+    assert after < before
+
+
+@pytest.mark.parametrize("n", [1, 3, 16])
+def test_few_vectors_are_their_own_codewords(v, n):
+    words = lorentz_kmeans(v[:n], 16, torch.tensor(1.0), 9.0, seed=0)
+    assert words.shape == (16, 5)
+    assert torch.equal(words.unique(dim=0), v[:n].unique(dim=0))
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(30, 24)) * 1.5
+    return (centres[rng.integers(0, 30, 700)] + rng.normal(size=(700, 24))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def codec(x):
+    recipe = Recipe(width=24, hidden=16, epochs=2, batch=64, guard=False)
+    return train_codec(x, M=4, recipe=recipe)
+
+
+def test_any_relative_gives_the_same_codec(codec):
+    for bits, nbits in ((8, 8), (16, 8), (24, 8), (40, 8), (256, 8), (4, 4), (12, 4), (64, 4)):
+        direct = codec.with_bits(bits, nbits=nbits)
+        assert direct.code_size == -(-bits // 8)
+        for detour in (8, 56, 264):
+            again = codec.with_bits(detour).with_bits(bits, nbits=nbits)
+            assert again.to_files() == direct.to_files()
+        loaded = HiHPQCodec.from_files(direct.to_files())
+        assert loaded.with_bits(16).to_files() == codec.with_bits(16).to_files()
+
+
+def test_training_at_a_length_is_fitting_at_that_length(x, codec):
+    recipe = Recipe(width=24, hidden=16, epochs=2, batch=64, guard=False)
+    assert train_codec(x, M=2, recipe=recipe).to_files() == codec.with_bits(16).to_files()
+
+
+def test_representation_stays_the_same(x, codec):
+    np.testing.assert_allclose(codec.with_bits(16).embed(x), codec.embed(x), atol=1e-5)
+    odd = codec.with_bits(40).embed(x)
+    np.testing.assert_allclose(odd[:, (odd != 0).any(0)], codec.embed(x), atol=1e-5)
+
+
+def test_more_bits_find_more_of_the_exact_neighbours(x, codec):
+    v = codec.embed(x)
+    truth = np.argsort(np.square(v[:60, None] - v[None]).sum(2), 1)[:, :10]
+    recall = []
+    for bits in (8, 32, 64):
+        one = codec.with_bits(bits, score="geodesic")
+        found = scan.search(one.tables(x[:60]), one.encode(x), 10)[1]
+        recall.append(
+            np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, truth, strict=True)])
+        )
+    assert recall[0] < recall[1] < recall[2]
+
+
+def test_features_of_ones_own_and_another_score(x, codec):
+    other = codec.with_bits(16, x=x[:300], score="chord", seed=3)
+    assert other.quantizer.score == "chord"
+    assert other.to_files() != codec.with_bits(16, score="chord", seed=3).to_files()
+    np.testing.assert_allclose(other.embed(x), codec.embed(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("bits, nbits", [(0, 8), (12, 8), (-8, 8), (8.0, 8), (8, 5), (6, 4)])
+def test_impossible_lengths(codec, bits, nbits):
+    with pytest.raises(InvalidInputError, match="bits is"):
+        codec.with_bits(bits, nbits=nbits)
+
+
+def test_bad_calls(codec, x):
+    with pytest.raises(NotTrainedError):
+        HiHPQCodec(24).with_bits(16)
+    with pytest.raises(InvalidInputError, match="no rows"):
+        codec.with_bits(16, x=x[:0])
+    with pytest.raises(InvalidInputError, match="score is"):
+        codec.with_bits(16, score="l2")

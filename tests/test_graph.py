@@ -1,0 +1,122 @@
+"""The neighbour graph against brute force, and its diffusion against dense matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hyperpq.training.graph import build_graph, graph_features, nearest_others
+
+
+def unit(x):
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def z():
+    rng = np.random.default_rng(0)
+    return unit(rng.normal(size=(4, 12))[rng.integers(0, 4, 90)] + rng.normal(size=(90, 12)) * 0.6)
+
+
+def test_neighbours_are_those_of_brute_force(z):
+    found, squared = nearest_others(z, 7)
+    distances = np.square(z[:, None].astype(np.float64) - z[None]).sum(2)
+    np.fill_diagonal(distances, np.inf)
+    np.testing.assert_array_equal(found, np.argsort(distances, 1)[:, :7])
+    np.testing.assert_allclose(squared, np.sort(distances, 1)[:, :7], atol=1e-5)
+
+
+def test_a_picture_is_never_its_own_neighbour_among_copies():
+    z = unit(np.ones((30, 4)))
+    found, squared = nearest_others(z, 5)
+    assert found.shape == (30, 5)
+    assert not (found == np.arange(30)[:, None]).any()
+    assert (squared < 1e-6).all()
+
+
+@pytest.mark.parametrize("steps", [2, 4, 8])
+def test_affinity_is_the_walk_divided_by_the_degree(z, steps):
+    graph = build_graph(z, 6, steps)
+    n = len(z)
+    found, squared = nearest_others(z, 6)
+    scale = np.sqrt(squared[:, 5]).astype(np.float64)
+    weights = np.zeros((n, n))
+    for i in range(n):
+        for j, distance in zip(found[i], squared[i], strict=True):
+            weights[i, j] += np.exp(-float(distance) / (scale[i] * scale[j]))
+    weights += weights.T
+    degree = weights.sum(1)
+    want = np.linalg.matrix_power(weights / degree[:, None], steps) / degree
+    np.testing.assert_allclose((graph.half @ graph.half.T).toarray(), want, rtol=1e-3, atol=1e-7)
+
+
+def test_affinities_of_a_batch_are_rows_of_shares(z):
+    graph = build_graph(z, 6, 4)
+    rows = torch.tensor([3, 8, 3, 50, 89])
+    shares = graph.affinities(rows)
+    full = (graph.half @ graph.half.T).toarray()
+    want = full[np.ix_(rows, rows)]
+    want[rows[:, None] == rows[None]] = 0
+    want /= np.maximum(want.sum(1, keepdims=True), 1e-30)
+    np.testing.assert_allclose(shares, want, rtol=1e-5, atol=1e-9)
+    assert shares[0, 2] == shares[2, 0] == 0
+
+
+def test_cut_keeps_the_most_probable_places(monkeypatch, z):
+    whole = build_graph(z, 6, 8)
+    monkeypatch.setattr("hyperpq.training.graph._PLACES", 10)
+    short = build_graph(z, 6, 8)
+    assert short.half.nnz <= 10 * len(z) < whole.half.nnz
+    a, b = ((g.half @ g.half.T).toarray() for g in (whole, short))
+    assert np.mean([np.corrcoef(p, q)[0, 1] for p, q in zip(a, b, strict=True)]) > 0.7
+
+
+def test_walks_stay_on_edges(z):
+    graph = build_graph(z, 6, 2)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.arange(90).repeat(20)
+    ends = graph.walk(rows, 1, generator)
+    assert all(int(end) in graph.neighbours[int(row)] for row, end in zip(rows, ends, strict=True))
+    assert len({(int(r), int(e)) for r, e in zip(rows, ends, strict=True)}) > 450
+    assert (graph.walk(rows, 0, generator) == rows).all()
+
+
+def test_diffusion_finds_clusters_better_than_distance():
+    """Two moons in noise: neighbours of neighbours follow the shape, distances cut across."""
+    rng = np.random.default_rng(1)
+    angle, label = rng.uniform(0, np.pi, 400), rng.integers(0, 2, 400)
+    moons = np.stack([np.cos(angle), np.sin(angle)], 1) * np.where(label, -1, 1)[:, None]
+    moons += label[:, None] * np.array([1, 0.3]) + rng.normal(size=(400, 2)) * 0.08
+    # On a sphere, so that inner products are distances.
+    z = unit(np.concatenate([moons, np.full((400, 1), 4.0)], 1))
+    similar = z @ z.T
+    graph = build_graph(z, 8, 32)
+    diffused = (graph.half @ graph.half.T).toarray()
+
+    def purity(scores):
+        np.fill_diagonal(scores, -1)
+        best = np.argsort(-scores, 1)[:, :120]
+        return (label[best] == label[:, None]).mean()
+
+    assert purity(diffused) > purity(similar) + 0.05
+
+
+def test_features_weigh_pictures_and_views():
+    rng = np.random.default_rng(0)
+    x = unit(rng.normal(size=(50, 6)))
+    alone, same = graph_features(x, None), graph_features(x, [x, x, x, x])
+    np.testing.assert_allclose(alone, same, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, rtol=1e-5)
+    other = graph_features(x, [unit(rng.normal(size=(50, 6))) for _ in range(4)])
+    assert np.abs(other - alone).max() > 0.1
+
+
+def test_whitening_divides_out_part_of_the_variance():
+    rng = np.random.default_rng(0)
+    x = unit(rng.normal(size=(4000, 8)) * np.geomspace(1, 0.1, 8) + 3)
+    spread = np.sort(np.linalg.eigvalsh(np.cov(graph_features(x, None).T)))[::-1]
+    before = np.sort(np.linalg.eigvalsh(np.cov(x.T)))[::-1]
+    # Variances keep their power 3/4, and less where unit length shortens the strong directions.
+    ratio = np.log(spread[0] / spread[4]) / np.log(before[0] / before[4])
+    assert 0.5 < ratio < 0.8

@@ -1,0 +1,92 @@
+"""The guard: learning that doesn't help is not kept, and learning that does is."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+from hyperpq.evaluation import mean_average_precision
+from hyperpq.scan import search
+from hyperpq.training import guard
+from hyperpq.training.recipe import Recipe
+from hyperpq.training.trainer import train_codec
+
+QUICK = Recipe(width=32, hidden=64, epochs=12, batch=128, graph_neighbours=10)
+
+
+def test_rows_are_held_out_once():
+    for n in (1, 79, 80, 300, 100_000):
+        kept, held = guard.hold_out(n, 0)
+        assert sorted([*kept, *held]) == list(range(n))
+        assert len(held) == (0 if n < 80 else min(n // 10, 256))
+    assert (guard.hold_out(300, 0)[1] != guard.hold_out(300, 1)[1]).any()
+
+
+def noise(n=900):
+    return np.random.default_rng(0).normal(size=(n, 48)).astype(np.float32)
+
+
+def structured(n=1500):
+    """Classes on curved sheets, which PCA can't unfold."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, n)
+    at = rng.normal(size=(n, 3))
+    maps = rng.normal(size=(10, 3, 48))
+    bent = (
+        np.sin(np.einsum("nd,ndk->nk", at, maps[labels])) + 0.15 * rng.normal(size=(10, 48))[labels]
+    )
+    return (bent + 0.2 * rng.normal(size=(n, 48))).astype(np.float32), labels
+
+
+def shuffled():
+    x, _ = structured(900)
+    rng = np.random.default_rng(1)
+    return np.stack([rng.permutation(column) for column in x.T], 1)
+
+
+@pytest.mark.parametrize(
+    "make", [noise, shuffled, lambda: noise(300)], ids=["noise", "shuffled", "300"]
+)
+def test_without_structure_the_codec_is_its_start(make, caplog):
+    x = make()
+    with caplog.at_level(logging.WARNING):
+        codec = train_codec(x, M=4, recipe=QUICK)
+    assert "learning didn't help" in caplog.text
+    start = train_codec(x, M=4, recipe=QUICK.with_(epochs=0))
+    np.testing.assert_array_equal(codec.encode(x), start.encode(x))
+
+
+def test_with_structure_it_learns_and_finds_more_of_the_class(caplog):
+    x, labels = structured()
+    with caplog.at_level(logging.INFO):
+        codec = train_codec(x[:1300], M=2, recipe=QUICK)
+    assert "learning didn't help" not in caplog.text
+    assert "held-out pictures" in caplog.text
+    start = train_codec(x[:1300], M=2, recipe=QUICK.with_(epochs=0))
+
+    def quality(one):
+        found = search(one.tables(x[1300:]), one.encode(x[:1300]), 50)[1]
+        return mean_average_precision(labels[found] == labels[1300:, None])
+
+    assert quality(codec) > quality(start) + 0.01
+
+
+def test_agreement_of_a_collapsed_codec_is_low():
+    x, _ = structured()
+    codec = train_codec(x, M=2, recipe=QUICK.with_(epochs=0))
+    held = guard.hold_out(len(x), 0)[1]
+    good = guard.agreement(codec, x, x[None], held, are_pictures=False)
+    codec.weight.data.zero_()
+    bad = guard.agreement(codec, x, x[None], held, are_pictures=False)
+    assert 0 <= bad < good / 2
+    assert good <= 1
+
+
+def test_too_few_to_judge(caplog):
+    x = noise(79)
+    with caplog.at_level(logging.WARNING):
+        codec = train_codec(x, M=2, recipe=QUICK)
+    assert "too few to learn from" in caplog.text
+    assert codec.to_files().keys() == {"codec.safetensors", "codec.json"}
