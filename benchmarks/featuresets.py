@@ -7,6 +7,7 @@ pictures are no longer needed.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -44,12 +45,14 @@ class FeatureSet:
     ----------
     dataset, data, backbone
         See `open_set`.
-    folder : Path
-        Where the features are kept.
+    source, folder : Path
+        Where the features are kept, and where the runs are.
     protocol : Protocol
         Labels, without the paths of the pictures.
     train_rows : ndarray, shape (n,), int64
-        Rows of the database that train.
+        Rows of the database that train; the first v of them have views.
+    viewed : int
+        v.
     query, database : ndarray, shape (nq, d) and (N, d), float32
         Features as the network gives them.
     """
@@ -57,9 +60,11 @@ class FeatureSet:
     dataset: str
     data: Path | None
     backbone: str
+    source: Path
     folder: Path
     protocol: Protocol
     train_rows: NDArray[np.int64]
+    viewed: int
     query: NDArray[np.float32]
     database: NDArray[np.float32]
 
@@ -69,16 +74,16 @@ class FeatureSet:
         return self.database[self.train_rows]
 
     def views(self, strength: str) -> NDArray[np.float32]:
-        """Features (V, n, d) of views of the training pictures; memory-mapped.
+        """Features (V, v, d) of views of the first v training pictures; memory-mapped.
 
         Raises
         ------
         DatasetError
             They aren't kept yet, and the pictures can't be read.
         """
-        file = self.folder / f"views-{strength}.npy"
+        file = self.source / f"views-{strength}.npy"
         if not file.exists():
-            pictures = _pictures(self.dataset, self.data, self.folder)
+            pictures = _pictures(self.dataset, self.data, self.source)
             _extract(pictures.train, file, self.backbone, strength)
         return np.load(file, mmap_mode="r")
 
@@ -90,7 +95,9 @@ def set_name(dataset: str, backbone: str) -> str:
     return re.sub(r"[^\w.-]+", "_", f"{short}-{backbone.rpartition('/')[2]}")
 
 
-def open_set(dataset: str, data: Path | None, cache: Path, backbone: str = "lite0") -> FeatureSet:
+def open_set(
+    dataset: str, data: Path | None, cache: Path, backbone: str = "lite0", more: int = 0
+) -> FeatureSet:
     """The features of a data set; extracted first if they aren't kept yet.
 
     Parameters
@@ -103,6 +110,9 @@ def open_set(dataset: str, data: Path | None, cache: Path, backbone: str = "lite
         Holds the folders of all sets.
     backbone : str
         See `hyperpq.backbones.load_backbone`.
+    more : int
+        Further pictures of the database that train, drawn at random, without views. Such a set
+        has a folder of its own for its runs.
 
     Raises
     ------
@@ -125,7 +135,21 @@ def open_set(dataset: str, data: Path | None, cache: Path, backbone: str = "lite
             _extract(getattr(pictures, name), wanted[name], backbone)
     protocol, rows = read_protocol(folder)
     query, database = (np.load(wanted[name]) for name in ("query", "database"))
-    return FeatureSet(dataset, data, backbone, folder, protocol, rows, query, database)
+    runs, viewed = folder, len(rows)
+    if more:
+        others = np.setdiff1d(np.arange(len(database)), rows)
+        if more > len(others):
+            raise InvalidInputError(
+                f"{more} more pictures were to train; {dataset} has {len(others)} others."
+            )
+        drawn = np.random.default_rng(0).choice(others, more, replace=False)
+        rows = np.concatenate([rows, np.sort(drawn)])
+        runs = cache / f"{folder.name}+{more}"
+        runs.mkdir(exist_ok=True)
+        (runs / "source.json").write_text(json.dumps({"features": folder.name, "more": more}))
+    return FeatureSet(
+        dataset, data, backbone, folder, runs, protocol, rows, viewed, query, database
+    )
 
 
 def save_protocol(folder: Path, protocol: Protocol) -> None:

@@ -147,7 +147,13 @@ def _codecs(
             start = time.perf_counter()
             trace = features.folder / f"training-{preset}-{key.bits}-{key.seed}.jsonl"
             learned = train_codec(
-                x, views, M=key.bits // 8, recipe=recipe, seed=key.seed, trace_path=trace
+                x,
+                views,
+                view_rows=np.arange(features.viewed),
+                M=key.bits // 8,
+                recipe=recipe,
+                seed=key.seed,
+                trace_path=trace,
             )
             spent = time.perf_counter() - start
             yield key, learned, spent
@@ -191,6 +197,8 @@ def _command(args: argparse.Namespace) -> str:
     kind, _, path = args.dataset.partition(":")
     dataset = f"{kind}:{Path(path).name}" if path else kind
     words = ["python -m benchmarks.quality --dataset", dataset, "--data DIR --features CACHE"]
+    if args.more:
+        words += ["--more", str(args.more)]
     if args.backbone != "lite0":
         words += ["--backbone", args.backbone.rpartition("/")[2]]
     bits = ",".join(map(str, args.bits))
@@ -239,6 +247,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--data", type=Path, help="where the pictures lie; not needed once features are kept")
     add("--features", type=Path, required=True, help="folder where features and runs are kept")
     add("--backbone", default="lite0", help="network (default lite0)")
+    add(
+        "--more",
+        type=int,
+        default=0,
+        metavar="N",
+        help="N pictures of the database train too, ours and the rivals, without views (default 0)",
+    )
     add("--bits", type=_lengths, default=[16, 32, 64], help="lengths (default 16,32,64)")
     add("--seeds", type=_seeds, default=3, help="how many, counted from 0 (default 3)")
     add("--peers", type=_names(list(PEERS)), default=list(PEERS), help="all, none or pq,opq,...")
@@ -249,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         # Before hours of work.
         import_pyplot()
-        features = open_set(args.dataset, args.data, args.features, args.backbone)
+        features = open_set(args.dataset, args.data, args.features, args.backbone, args.more)
         run(Bench(features, _command(args)), args)
         print(write_page(args.features, args.out))
     except HyperPQError as error:

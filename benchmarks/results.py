@@ -141,7 +141,10 @@ def write_page(cache: Path, out: Path) -> Path:
 def _section(folder: Path, runs: list[dict[str, Any]], out: Path) -> str:
     """A data set: what it is, the overview, a table a length, how it was measured."""
     rows = summarize(runs)
-    protocol, train_rows = read_protocol(folder)
+    source = folder / "source.json"
+    kept = json.loads(source.read_text()) if source.exists() else {"features": folder.name}
+    protocol, train_rows = read_protocol(folder.parent / kept["features"])
+    more = kept.get("more", 0)
     plot = out / f"quality-{folder.name}.svg"
     plot_quality(rows, protocol.top, plot)
     lengths = sorted({row.bits for row in rows if row.bits})
@@ -150,6 +153,11 @@ def _section(folder: Path, runs: list[dict[str, Any]], out: Path) -> str:
         f"{len(protocol.database.labels):,} pictures are searched, {len(train_rows):,} of them "
         f"train without their labels, {len(protocol.query.labels):,} others ask.{missing}"
     )
+    if more:
+        sizes += (
+            f" Beside these {more:,} more of the searched pictures train, ours and all rivals: "
+            "their features alone, without labels and without views."
+        )
     parts = [
         f"## {protocol.name}, {folder.name}",
         sizes,

@@ -24,7 +24,12 @@ from hyperpq.cli import common
 @common.index_option
 @common.training_options
 @click.option("--backbone", metavar="NAME", help="Image encoder, see `hyperpq info`. [lite0]")
-@click.option("--train-size", type=click.IntRange(min=1), help="Pictures to train on. [5000]")
+@click.option("--train-size", type=click.IntRange(min=1), help="Pictures to train on. [25000]")
+@click.option(
+    "--view-size",
+    type=click.IntRange(min=0),
+    help="Those of them that augmented views are made of. [5000]",
+)
 @click.option(
     "--codec",
     type=common.PATH,

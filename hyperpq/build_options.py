@@ -10,7 +10,9 @@ from hyperpq.training.recipe import get_recipe
 from hyperpq.validation import as_count
 
 # Options that an index keeps for life.
-FIXED = frozenset(("bits", "recipe", "objective", "score", "seed", "train_size", "epochs"))
+FIXED = frozenset(
+    ("bits", "recipe", "objective", "score", "seed", "train_size", "view_size", "epochs")
+)
 
 
 def M_of_bits(bits: int) -> int:
@@ -34,6 +36,8 @@ class BuildOptions:
         Of sample, views and training.
     train_size : int
         Most pictures to train on, chosen at random.
+    view_size : int
+        Most of these that views are made of, at the price of that many more pictures.
     recipe : str
         Preset of the training.
     objective : {"semantic", "fidelity"}
@@ -54,7 +58,8 @@ class BuildOptions:
     bits: int = 64
     backbone: str = "lite0"
     seed: int = 0
-    train_size: int = 5000
+    train_size: int = 25_000
+    view_size: int = 5000
     recipe: str = "default"
     objective: str = "semantic"
     codec: str | None = None
@@ -68,6 +73,7 @@ class BuildOptions:
         M_of_bits(self.bits)
         as_count(self.seed, "seed", 0)
         as_count(self.train_size, "train_size")
+        as_count(self.view_size, "view_size", 0)
         if self.epochs is not None:
             as_count(self.epochs, "epochs", 0)
         if not self.max_megapixels > 0:

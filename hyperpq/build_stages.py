@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperpq import skipped as skipped_files
 from hyperpq.build_files import (
@@ -29,7 +30,7 @@ from hyperpq.features import Features, Reader, extract_features
 from hyperpq.image_index import GROUP, ImageIndex
 from hyperpq.index import HiHPQIndex
 from hyperpq.pictures import PathLike, list_pictures
-from hyperpq.progress import Progress
+from hyperpq.progress import Phase, Progress
 from hyperpq.store import atomic_write, replace_directory
 from hyperpq.training.recipe import get_recipe
 
@@ -165,39 +166,34 @@ class Build:
         return files, skipped
 
     def _sample(self, files: Sequence[ImageFile], network: Backbone) -> Features:
-        """Features and views of the training pictures; rows count in the plan."""
-        size = min(self.options.train_size, len(files))
-        rng = np.random.default_rng(self.options.seed)
-        chosen = np.sort(rng.choice(len(files), size, replace=False))
-        reader = Reader(
+        """Features of the training pictures and of views of the first ones; rows of the plan."""
+        recipe, options = self.recipe, self.options
+        n_views = recipe.n_views if recipe.objective == "semantic" else 0
+        size = min(options.train_size, len(files))
+        viewed = min(options.view_size, size) if n_views else 0
+        if n_views and not recipe.graph_neighbours:
+            # Without a graph there is nothing that pictures without views could show.
+            size = viewed = max(viewed, 1)
+        rng = np.random.default_rng(options.seed)
+        chosen = rng.permutation(len(files))[:size]
+        augmented = Reader(
             workers=self.workers,
-            max_megapixels=self.options.max_megapixels,
-            augmentation=AUGMENTATIONS[self.recipe.views],
-            n_views=self.recipe.n_views,
-            seed=self.options.seed,
+            max_megapixels=options.max_megapixels,
+            augmentation=AUGMENTATIONS[recipe.views],
+            n_views=n_views,
+            seed=options.seed,
         )
-        folder = self.work / "sample"
-        folder.mkdir(exist_ok=True)
-        chunks = []
+        plain = Reader(workers=self.workers, max_megapixels=options.max_megapixels)
         with self.progress.phase("features", size) as phase:
-            for number, start in enumerate(range(0, size, CHUNK)):
-                rows = chosen[start : start + CHUNK]
-                name = folder / f"{number:05d}"
-                chunk = read_chunk(name)
-                if chunk is None:
-                    paths = [files[row].path for row in rows]
-                    chunk = extract_features(paths, network, reader, phase)
-                    write_chunk(name, chunk)
-                else:
-                    phase.advance(len(rows))
-                chunk.rows = rows[chunk.rows]
-                chunk.skipped = [(int(rows[i]), reason) for i, reason in chunk.skipped]
-                chunks.append(chunk)
+            chunks = self._chunks("views", files, chosen[:viewed], network, augmented, phase)
+            others = self._chunks("plain", files, chosen[viewed:], network, plain, phase)
+        both = chunks + others
+        views = [c.views for c in chunks] or [np.empty((0, 0, network.d), np.float32)]
         sample = Features(
-            np.concatenate([c.rows for c in chunks]),
-            np.concatenate([c.plain for c in chunks]),
-            np.concatenate([c.views for c in chunks], axis=1),
-            [pair for c in chunks for pair in c.skipped],
+            np.concatenate([c.rows for c in both]),
+            np.concatenate([c.plain for c in both]),
+            np.concatenate(views, axis=1),
+            [pair for c in both for pair in c.skipped],
         )
         if not len(sample.rows):
             row, reason = sample.skipped[0]
@@ -207,15 +203,45 @@ class Build:
             )
         return sample
 
+    def _chunks(
+        self,
+        name: str,
+        files: Sequence[ImageFile],
+        chosen: NDArray[np.int64],
+        network: Backbone,
+        reader: Reader,
+        phase: Phase,
+    ) -> list[Features]:
+        """Features of the chosen rows of the plan, piece by piece, each kept in a file."""
+        folder = self.work / name
+        folder.mkdir(exist_ok=True)
+        chosen, chunks = np.sort(chosen), []
+        for number, start in enumerate(range(0, len(chosen), CHUNK)):
+            rows = chosen[start : start + CHUNK]
+            place = folder / f"{number:05d}"
+            chunk = read_chunk(place)
+            if chunk is None:
+                paths = [files[row].path for row in rows]
+                chunk = extract_features(paths, network, reader, phase)
+                write_chunk(place, chunk)
+            else:
+                phase.advance(len(rows))
+            chunk.rows = rows[chunk.rows]
+            chunk.skipped = [(int(rows[i]), reason) for i, reason in chunk.skipped]
+            chunks.append(chunk)
+        return chunks
+
     def _train(self, index: HiHPQIndex, sample: Features, network: Backbone) -> HiHPQIndex:
         """The trained, empty index inside the working directory."""
         place = self.work / "index"
         if (place / "manifest.json").exists():
             return HiHPQIndex.load(place, device=self.device)
         if not index.is_trained:
+            viewed = sample.views.shape[1]
             index.train(
                 sample.plain,
-                sample.views,
+                sample.views if viewed else None,
+                view_rows=np.arange(viewed) if viewed else None,
                 recipe=self.recipe,
                 seed=self.options.seed,
                 progress=self.progress,

@@ -15,7 +15,7 @@ from hyperpq import scan
 from hyperpq.devices import resolve_device
 from hyperpq.errors import CorruptIndexError, InvalidInputError, NotTrainedError, StoreError
 from hyperpq.store import IndexStore, Rows, Shard, replace_directory
-from hyperpq.validation import as_count, as_features, as_ids
+from hyperpq.validation import as_count, as_features, as_ids, as_rows
 
 if TYPE_CHECKING:
     from hyperpq.codec import HiHPQCodec
@@ -140,6 +140,7 @@ class HiHPQIndex:
         x: Any,
         views: Any | None = None,
         *,
+        view_rows: Any | None = None,
         recipe: str | Recipe = "default",
         seed: int = 0,
         progress: Progress | None = None,
@@ -158,6 +159,9 @@ class HiHPQIndex:
         views : array_like, shape (V, n, d), optional
             Features of V augmented views of the same pictures. Without them views are made in
             feature space, by noise with the covariance of the data (`training.views`).
+        view_rows : array_like, shape (v,), optional
+            Rows of ``x`` that the views are of, if not of all: ``views`` has shape (V, v, d) then.
+            Pictures without views help too, at a fraction of the price.
         recipe : str or Recipe
             ``default``, ``paper`` or a recipe of your own.
         seed : int
@@ -191,10 +195,15 @@ class HiHPQIndex:
             )
         features = as_features(x, self.d)
         as_count(len(features), "the number of rows of x")
+        rows = None if view_rows is None else as_rows(view_rows, "view_rows", len(features))
+        if rows is not None and views is None:
+            raise InvalidInputError("view_rows are given without views; expected both.")
         chosen = get_recipe(recipe, self.M * self.nbits, **changes)
+        n_views = len(features) if rows is None else len(rows)
         self.codec = train_codec(
             features,
-            None if views is None else self._views(views, features),
+            None if views is None else self._views(views, n_views),
+            view_rows=rows,
             M=self.M,
             nbits=self.nbits,
             score=self.score,
@@ -223,14 +232,14 @@ class HiHPQIndex:
         other.codec, other.metadata = codec.to(self.device), dict(self.metadata)
         return other
 
-    def _views(self, views: Any, x: NDArray[np.float32]) -> NDArray[Any]:
+    def _views(self, views: Any, n: int) -> NDArray[Any]:
         try:
             array = np.asarray(views)
         except (ValueError, TypeError, RuntimeError) as error:
             raise InvalidInputError(f"views can't be read as an array: {error}") from error
-        if array.ndim != 3 or array.shape[1:] != x.shape or not len(array):
+        if array.ndim != 3 or array.shape[1:] != (n, self.d) or not len(array):
             raise InvalidInputError(
-                f"views have shape {array.shape}; expected (V, {len(x)}, {self.d}), V >= 1."
+                f"views have shape {array.shape}; expected (V, {n}, {self.d}), V >= 1."
             )
         for v, view in enumerate(array):
             as_features(view, self.d, f"views[{v}]")

@@ -86,6 +86,30 @@ def as_ids(ids: Any, n: int) -> NDArray[np.int64]:
     return out
 
 
+def as_rows(rows: Any, name: str, n: int) -> NDArray[np.int64]:
+    """Return ``rows`` as int64 positions from 0 to n - 1, at least one and none twice.
+
+    Raises
+    ------
+    InvalidInputError
+        Anything else.
+    """
+    try:
+        array = np.asarray(rows)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidInputError(f"{name} can't be read as an array: {error}") from error
+    if array.dtype.kind not in "iu" or array.ndim != 1 or not array.size:
+        raise InvalidInputError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}; expected some integers (v,)."
+        )
+    if array.min() < 0 or array.max() >= n:
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise InvalidInputError(f"{name} contains {wrong}; expected rows of x, 0 to {n - 1}.")
+    if len(np.unique(array)) < len(array):
+        raise InvalidInputError(f"{name} contains a row twice; each row must be unique.")
+    return array.astype(np.int64)
+
+
 def as_count(value: Any, name: str, low: int = 1, high: int = np.iinfo(np.int64).max) -> int:
     """Return ``value`` as an int from ``low`` to ``high``.
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
-from hyperpq.training.graph import build_graph, graph_features, nearest_others
+from hyperpq.training.graph import (
+    _PLACES,
+    _step_and_cut,
+    build_graph,
+    graph_features,
+    nearest_others,
+)
 
 
 def unit(x):
@@ -105,17 +112,44 @@ def test_diffusion_finds_clusters_better_than_distance():
 def test_features_weigh_pictures_and_views():
     rng = np.random.default_rng(0)
     x = unit(rng.normal(size=(50, 6)))
-    alone, same = graph_features(x, None), graph_features(x, [x, x, x, x])
+    alone, same = graph_features(x), graph_features(x, [x, x, x, x])
     np.testing.assert_allclose(alone, same, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, rtol=1e-5)
     other = graph_features(x, [unit(rng.normal(size=(50, 6))) for _ in range(4)])
     assert np.abs(other - alone).max() > 0.1
 
 
+def test_views_of_some_leave_the_others_alone():
+    rng = np.random.default_rng(0)
+    x = unit(rng.normal(size=(50, 6)))
+    rows = np.array([40, 3, 7])
+    views = [unit(rng.normal(size=(3, 6))) for _ in range(4)]
+    everywhere = [x.copy() for _ in views]
+    for whole, part in zip(everywhere, views, strict=True):
+        whole[rows] = part
+    np.testing.assert_allclose(
+        graph_features(x, views, rows), graph_features(x, everywhere), atol=1e-5
+    )
+
+
+def test_cut_rows_are_the_most_probable_places():
+    """Against whole rows, sorted; more places than are kept."""
+    rng = np.random.default_rng(0)
+    walk = rng.random((30, 600)) * (rng.random((30, 600)) < 0.5)
+    walk[3:] *= rng.random((27, 600)) < 0.3
+    step = np.eye(600) + 0.1 * np.eye(600, k=1)
+    cut = _step_and_cut(csr_matrix(walk.astype(np.float32)), csr_matrix(step.astype(np.float32)))
+    whole = walk @ step
+    assert (whole > 0).sum(1).max() > _PLACES > (whole > 0).sum(1).min()
+    for row, full in zip(cut.toarray(), whole, strict=True):
+        expected = np.where(full >= np.sort(full)[-_PLACES], full, 0)
+        np.testing.assert_allclose(row, expected, rtol=1e-5)
+
+
 def test_whitening_divides_out_part_of_the_variance():
     rng = np.random.default_rng(0)
     x = unit(rng.normal(size=(4000, 8)) * np.geomspace(1, 0.1, 8) + 3)
-    spread = np.sort(np.linalg.eigvalsh(np.cov(graph_features(x, None).T)))[::-1]
+    spread = np.sort(np.linalg.eigvalsh(np.cov(graph_features(x).T)))[::-1]
     before = np.sort(np.linalg.eigvalsh(np.cov(x.T)))[::-1]
     # Variances keep their power 3/4, and less where unit length shortens the strong directions.
     ratio = np.log(spread[0] / spread[4]) / np.log(before[0] / before[4])

@@ -260,6 +260,42 @@ def test_own_views_are_used(tmp_path):
     assert trained((X + noise)[:1]) != trained((X + noise)[1:2])
 
 
+def test_views_of_some_rows():
+    def trained(views, view_rows, **changes):
+        index = HiHPQIndex(D_IN, 2, device="cpu")
+        index.train(X, views, view_rows=view_rows, recipe=SMALL, guard=False, **changes)
+        return index.codec.to_files()
+
+    views = X + np.random.default_rng(0).normal(size=(3, *X.shape)) * 0.2
+    everything, some = trained(views, None), np.arange(100, 200)
+    assert trained(views, np.arange(len(X))) == everything
+    # Which rows they belong to counts, their order doesn't.
+    parts = trained(views[:, some], some)
+    assert parts != everything
+    assert parts != trained(views[:, some], some + 1)
+    # Without a graph nothing but views is drawn: whose they are doesn't count.
+    alone = trained(views[:, some], some, graph_neighbours=0, walk=0)
+    assert alone == trained(views[:, some], some + 1, graph_neighbours=0, walk=0)
+    assert alone != parts
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"view_rows": [0, 1]}, "view_rows are given without views"),
+        ({"views": X[None, :2], "view_rows": [0, 300]}, "view_rows contains 300"),
+        ({"views": X[None, :2], "view_rows": [-1, 0]}, "view_rows contains -1"),
+        ({"views": X[None, :2], "view_rows": [1, 1]}, "view_rows contains a row twice"),
+        ({"views": X[None, :2], "view_rows": [1, 2, 3]}, r"expected \(V, 3, 12\)"),
+        ({"views": X[None, :2], "view_rows": [0.5, 1]}, "view_rows has .* dtype float64"),
+        ({"views": X[None, :0], "view_rows": []}, "view_rows has shape"),
+    ],
+)
+def test_view_rows_that_do_not_fit(options, match):
+    with pytest.raises(InvalidInputError, match=match):
+        HiHPQIndex(D_IN, 2, device="cpu").train(X, recipe=SMALL, **options)
+
+
 @pytest.mark.parametrize("nbits", [4, 8])
 @pytest.mark.parametrize("n", [1, 2, 10, 255])
 def test_few_pictures_give_a_working_index(n, nbits, tmp_path):

@@ -16,7 +16,7 @@ from hyperpq.codec import HiHPQCodec
 from hyperpq.errors import CorruptIndexError, InvalidInputError, TrainingError
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.progress import SilentProgress
-from hyperpq.training import losses, start, trainer
+from hyperpq.training import loop, losses, start, trainer
 from hyperpq.training.diagnostics import Trace, code_statistics, is_collapsed
 from hyperpq.training.optimizers import make_optimizers, rate
 from hyperpq.training.recipe import PAPER_SETTINGS, Recipe, get_recipe, paper
@@ -149,7 +149,7 @@ def test_total_weighs_the_losses():
         for name, v in (("contrastive", 2.0), ("prototype", 3.0), ("neighbour", 5.0))
     }
     recipe = Recipe(prototype_weight=0.5, neighbour_weight=0.1)
-    assert float(trainer._total(parts, recipe)) == pytest.approx(2 + 1.5 + 0.5)
+    assert float(loop._total(parts, recipe)) == pytest.approx(2 + 1.5 + 0.5)
 
 
 @pytest.mark.parametrize("score", ["l1", "geodesic", "chord"])
@@ -164,11 +164,11 @@ def test_step_loss_is_made_of_geoopt_distances(x, score):
     views = torch.tensor(np.concatenate([x[:6], x[:6] + 0.1])).double()
     v = torch.tensor(np.random.default_rng(0).normal(size=(3, 2, 4))) * 0.5
     labels = torch.tensor(np.arange(len(x)) % 3)
-    hierarchy = trainer.Hierarchy([labels], [v])
+    hierarchy = loop.Hierarchy([labels], [v])
     rows = torch.arange(6)
     whose, targets = torch.cat([rows, rows]), losses.partner_targets(12).double()
     batch = (codec, SMALL, views, whose, targets)
-    parts = trainer._step_loss(*batch, hierarchy, torch.Generator())
+    parts = loop._step_loss(*batch, hierarchy, torch.Generator())
 
     def lift(space, k):
         return torch.cat([(k + space.square().sum(-1, keepdim=True)).sqrt(), space], -1)
@@ -190,7 +190,7 @@ def test_step_loss_is_made_of_geoopt_distances(x, score):
     want = losses.prototype_loss([to], [labels[rows]], SMALL.temperature)
     torch.testing.assert_close(parts["prototype"], want, rtol=1e-3, atol=1e-4)
     assert set(parts) == {"contrastive", "prototype", "neighbour"}
-    parts = trainer._step_loss(*batch, trainer.Hierarchy(), torch.Generator())
+    parts = loop._step_loss(*batch, loop.Hierarchy(), torch.Generator())
     assert set(parts) == {"contrastive"}
 
 
@@ -621,7 +621,7 @@ def spoil(codec, x):
 
 
 def test_collapsed_codebooks_are_fitted_again_and_logged(x, monkeypatch, caplog):
-    monkeypatch.setattr(trainer, "_learn", lambda codec, x, *rest: spoil(codec, x))
+    monkeypatch.setattr(trainer, "learn", lambda codec, x, *rest, **options: spoil(codec, x))
     with caplog.at_level(logging.WARNING):
         codec = train(x)
     assert "collapsed in training" in caplog.text
@@ -629,11 +629,11 @@ def test_collapsed_codebooks_are_fitted_again_and_logged(x, monkeypatch, caplog)
 
 
 def test_collapse_beyond_repair_is_an_error(x, monkeypatch):
-    def collapse(codec, *rest):
+    def collapse(codec, *rest, **options):
         with torch.no_grad():
             codec.weight.zero_()
 
-    monkeypatch.setattr(trainer, "_learn", collapse)
+    monkeypatch.setattr(trainer, "learn", collapse)
     with pytest.raises(TrainingError, match="collapsed to almost one"):
         train(x)
 
@@ -670,7 +670,7 @@ def test_moved_codewords_start_without_momentum(x):
     optimizers[0].step()
     with torch.no_grad():
         q.codebooks[0, 5] = 100.0
-    facts = trainer._epoch_facts(codec, x, SMALL, optimizers, torch.Generator(), {}, 0)
+    facts = loop._epoch_facts(codec, x, SMALL, optimizers, torch.Generator(), {}, 0)
     assert facts["moved"] >= 1
     for name in ("exp_avg", "exp_avg_sq"):
         state = optimizers[0].state[q.codebooks][name]
@@ -681,7 +681,7 @@ def test_moved_codewords_start_without_momentum(x):
 def test_prototypes_are_the_mean_tangents_of_their_clusters(x):
     codec = train(x, SMALL.with_(epochs=0))
     v = start.tangents(codec, x)
-    hierarchy = trainer._build(codec, v, (12, 4), seed=0)
+    hierarchy = loop._build(codec, v, (12, 4), seed=0)
     for labels, prototypes, level in zip(
         hierarchy.labels, hierarchy.prototypes, (12, 4), strict=True
     ):

@@ -21,8 +21,10 @@ class Batches:
     ----------
     x : ndarray, shape (n, d), float32
         Features.
-    views : ndarray, shape (V, n, d)
-        Features of their views.
+    views : ndarray, shape (V, v, d)
+        Features of views of some of them.
+    view_rows : ndarray, shape (v,), int64
+        Which. The others are the views of themselves.
     kept : ndarray, shape (m,), int64
         Rows to draw from; everything below counts in these.
     graph : NeighbourGraph or None
@@ -35,21 +37,25 @@ class Batches:
         self,
         x: NDArray[np.float32],
         views: NDArray[Any],
+        view_rows: NDArray[np.int64],
         kept: NDArray[np.int64],
         graph: NeighbourGraph | None,
         recipe: Recipe,
     ) -> None:
         self._x, self._views, self._kept = x, views, kept
         self._graph, self._recipe = graph, recipe
+        self._view_of = np.full(len(x), -1)
+        self._view_of[view_rows] = np.arange(len(view_rows))
         # On the graph a picture is a view of itself; without it, only where it has just one.
         self._with_plain = graph is not None or len(views) == 1
 
     def _take(self, which: Tensor, rows: Tensor) -> NDArray[np.float32]:
         """Feature of view ``which`` of each row; with plain features, view 0 is the feature."""
         index, number = self._kept[rows.numpy()], which.numpy() - int(self._with_plain)
-        out = np.array(self._views[np.maximum(number, 0), index], np.float32)
-        plain = number < 0
-        out[plain] = self._x[index[plain]]
+        out = self._x[index]
+        column = self._view_of[index]
+        made = (number >= 0) & (column >= 0)
+        out[made] = self._views[number[made], column[made]]
         return out
 
     def draw(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

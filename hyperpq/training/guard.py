@@ -22,13 +22,11 @@ _SEARCHED, _SHARE, _LONGEST = 5000, 20, 100
 _NEIGHBOURS, _STEPS = 20, 8
 
 
-def hold_out(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to learn from and rows held out, both sorted."""
+def hold_out(n: int, seed: int) -> NDArray[np.int64]:
+    """Sorted positions, of n pictures with views, that learning doesn't see; none of too few."""
     held = min(n // 10, MOST)
-    if held < LEAST:
-        held = 0
     order = np.random.default_rng(seed).permutation(n)
-    return np.sort(order[held:]), np.sort(order[:held])
+    return np.sort(order[: held if held >= LEAST else 0])
 
 
 def agreement(
@@ -67,7 +65,7 @@ def agreement(
     others = np.setdiff1d(np.arange(len(x)), held)[: _SEARCHED - len(held)]
     rows = np.concatenate([held, others])
     searched = np.ascontiguousarray(x[rows], np.float32)
-    mixed = (conditioned(codec, view[rows]) for view in views) if are_pictures else None
+    mixed = (conditioned(codec, view[rows]) for view in views) if are_pictures else ()
     graph = build_graph(graph_features(conditioned(codec, searched), mixed), _NEIGHBOURS, _STEPS)
     h = len(held)
     affinity = (graph.half[:h] @ graph.half.T).toarray()

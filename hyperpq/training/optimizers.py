@@ -52,8 +52,9 @@ def make_optimizers(codec: HiHPQCodec, recipe: Recipe) -> list[torch.optim.Optim
 
 
 def rate(recipe: Recipe, progress: float) -> float:
-    """Learning rate after ``progress`` epochs: linear rise, then a cosine to 0."""
+    """Learning rate after ``progress`` of all epochs: linear rise, then a cosine to 0."""
     if progress < recipe.lr_warmup:
         return recipe.lr * progress / recipe.lr_warmup
+    assert recipe.epochs is not None
     rest = (progress - recipe.lr_warmup) / max(recipe.epochs - recipe.lr_warmup, 1e-9)
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))

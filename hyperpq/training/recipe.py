@@ -14,6 +14,8 @@ PRESETS = ("default", "paper")
 OBJECTIVES = ("semantic", "fidelity")
 # beta times the median squared distance to the nearest codeword.
 SHARPNESS = 2.0
+# Epochs up to `_FULL` features, and the least of more.
+_EPOCHS, _FULL = (24, 8), 5000
 _NOT_NEGATIVE = (
     "subspaces",
     "hidden",
@@ -61,6 +63,10 @@ PAPER_SETTINGS: dict[str, dict[int, tuple[float, float, float, tuple[int, ...], 
 
 def _as_kind(value: Any, name: str, kind: str) -> Any:
     """``value`` as the kind of a field, if nothing is lost by it."""
+    if kind.endswith(" | None"):
+        if value is None:
+            return None
+        kind = kind.removesuffix(" | None")
     if kind == "bool" and isinstance(value, bool):
         return value
     if kind == "str" and isinstance(value, str):
@@ -122,8 +128,11 @@ class Recipe:
         Weights beside the contrastive loss.
     warmup_epochs : int
         Epochs of contrastive loss alone before the hierarchy enters.
-    epochs, batch : int
-        Passes over the training set and pictures a step.
+    epochs : int, optional
+        Passes over the training set. None takes 24, and the fewer the more there are than 5,000
+        features, but not less than 8 (`with_epochs`).
+    batch : int
+        Pictures a step.
     optimizer : {"sgd", "adamw"}
         With ``lr``, ``momentum`` (sgd) and ``weight_decay``; curvatures are never decayed.
     lr_warmup : float
@@ -166,7 +175,7 @@ class Recipe:
     prototype_weight: float = 0.0
     neighbour_weight: float = 0.0
     warmup_epochs: int = 2
-    epochs: int = 24
+    epochs: int | None = None
     batch: int = 256
     optimizer: str = "adamw"
     lr: float = 1e-3
@@ -189,7 +198,7 @@ class Recipe:
             if not getattr(self, name) > 0:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; expected more than 0.")
         for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise InvalidInputError(f"{name} is {getattr(self, name)}; expected 0 or more.")
         if self.optimizer not in ("sgd", "adamw"):
             raise InvalidInputError(f"optimizer is {self.optimizer!r}; choose sgd or adamw.")
@@ -229,6 +238,13 @@ class Recipe:
                 f"a recipe has no {', '.join(unknown)}; its fields are {', '.join(sorted(known))}."
             )
         return replace(self, **changes)
+
+    def with_epochs(self, n: int) -> Recipe:
+        """Copy whose ``epochs`` are a number: those for n features if they were left open."""
+        if self.epochs is not None:
+            return self
+        most, least = _EPOCHS
+        return replace(self, epochs=int(min(most, max(least, round(most * _FULL / n)))))
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON types, recorded in the codec."""

@@ -100,6 +100,33 @@ def test_a_benchmark_measures_all_and_goes_on_where_it_was(cache, short):
     assert file.read_text().startswith("".join(lines[:-1]))
 
 
+def test_more_of_the_database_trains_ours_and_the_rivals(cache, short, monkeypatch):
+    seen = []
+    monkeypatch.setitem(quality.PEERS, "pq", spy(quality.PEERS["pq"], seen))
+    options = ("--bits", "8", "--seeds", "1", "--peers", "pq", "--recipes", "default")
+    page = bench(cache, *options, "--more", "20")
+    assert seen == [290, 290]
+    assert "Beside these 20 more of the searched pictures train" in page
+    assert "--more 20" in page
+    # Its runs are not those of the set itself.
+    assert len(RunLog(cache / "groups-lite0+20/runs.jsonl").runs) == 5
+    assert not (cache / "groups-lite0/runs.jsonl").exists()
+    features = featuresets.open_set("folder:groups", None, cache, more=20)
+    assert features.train.shape == (290, D)
+    assert len(set(features.train_rows)) == 290
+    assert (features.train_rows[: features.viewed] == np.arange(30, 300)).all()
+    with pytest.raises(SystemExit, match=r"31 more pictures were to train; .* has 30 others"):
+        bench(cache, *options, "--more", "31")
+
+
+def spy(peer, seen):
+    def call(train, *rest):
+        seen.append(len(train))
+        return peer(train, *rest)
+
+    return call
+
+
 def test_fresh_measures_again_what_is_asked_for_only(cache, short):
     bench(cache, "--bits", "8", "--seeds", "1", "--peers", "pq", "--recipes", "default")
     before = runs(cache)

@@ -24,9 +24,9 @@ STEPS = {
     "work": ("mkdir /index.building", 0),
     "plan": ("rename /index.building/plan.bin", 0),
     "settings": ("rename /index.building/settings.json", 0),
-    "features-first": ("rename /index.building/sample/00000.rows.npy", 0),
-    "features-half-a-chunk": ("rename /index.building/sample/00001.views.npy", 0),
-    "features-chunk": ("rename /index.building/sample/00001.json", 0),
+    "features-first": ("rename /index.building/views/00000.rows.npy", 0),
+    "features-half-a-chunk": ("rename /index.building/views/00001.views.npy", 0),
+    "features-chunk": ("rename /index.building/views/00001.json", 0),
     "train-first": ("rename /index.building/checkpoint.safetensors", 0),
     "train-trace": ("rename /index.building/training.jsonl", 2),
     "train-later": ("rename /index.building/checkpoint.safetensors", 2),
@@ -123,6 +123,22 @@ def test_killed_and_resumed(jobs, pictures, whole, tmp_path, step):
     assert done["error"] is None
     check_same(tmp_path, whole)
     assert verify_directory(tmp_path / "index") == []
+
+
+def test_pictures_without_views_are_not_read_again(jobs, pictures, tmp_path):
+    options = OPTIONS | {"recipe": "default", "view_size": 8}
+    undisturbed, root = tmp_path / "whole", tmp_path / "killed"
+    for folder in (undisturbed, root):
+        folder.mkdir()
+    done = jobs(undisturbed, pictures, **options)
+    assert done["error"] is None
+    step = "rename /index.building/plain/00001.json"
+    assert sum(line == step for line in done["steps"]) == 1
+    assert jobs(root, pictures, kill=(step, 0), **options)["status"] == -signal.SIGKILL
+    resumed = jobs(root, pictures, resume=True, **options)
+    assert resumed["error"] is None
+    assert not any("/views/" in line for line in resumed["steps"] if line.startswith("rename"))
+    check_same(root, (content(undisturbed), None))
 
 
 @pytest.mark.slow

@@ -1,0 +1,236 @@
+"""The epochs of a training: steps on batches, the hierarchy refreshed, statistics kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperpq.codec import HiHPQCodec
+from hyperpq.progress import Progress, SilentProgress
+from hyperpq.training import losses
+from hyperpq.training.batches import Batches
+from hyperpq.training.checkpoint import load_checkpoint, save_checkpoint
+from hyperpq.training.diagnostics import Trace, check_loss, check_values, code_statistics
+from hyperpq.training.hierarchy import build_hierarchy, usable_levels
+from hyperpq.training.optimizers import make_optimizers, rate
+from hyperpq.training.recipe import Recipe
+from hyperpq.training.start import move_unused, tangents
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Hierarchy:
+    """Clusters of the training features at each level, with their prototypes.
+
+    Attributes
+    ----------
+    labels : list of Tensor, each (n,), int64
+    prototypes : list of Tensor, each (L, M, D)
+        Mean tangent vectors.
+    """
+
+    labels: list[Tensor] = field(default_factory=list)
+    prototypes: list[Tensor] = field(default_factory=list)
+
+
+def _build(codec: HiHPQCodec, v: Tensor, levels: Sequence[int], seed: int) -> Hierarchy:
+    out = Hierarchy()
+    flat = v.flatten(1)
+    for own, level in zip(build_hierarchy(flat.numpy(), levels, seed=seed), levels, strict=True):
+        labels = torch.from_numpy(own)
+        sums = torch.zeros(level, flat.shape[1]).index_add_(0, labels, flat)
+        means = sums / torch.bincount(labels, minlength=level).clamp_min(1)[:, None]
+        out.labels.append(labels)
+        out.prototypes.append(means.view(level, *v.shape[1:]).to(codec.device))
+    return out
+
+
+def _step_loss(
+    codec: HiHPQCodec,
+    recipe: Recipe,
+    views: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    hierarchy: Hierarchy,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """The losses of one batch; see `Batches.draw` for the shapes."""
+    q, half, T = codec.quantizer, len(views) // 2, recipe.temperature
+    points = q.points(codec.tangent(views))
+    is_quantized = recipe.cross_weight + recipe.quantized_weight > 0
+    soft = q.attend(points)[0] if is_quantized else points
+    contrasts = (
+        (recipe.continuous_weight, points, points),
+        (recipe.cross_weight, points, soft),
+        (recipe.quantized_weight, soft, soft),
+    )
+    out: dict[str, Tensor] = {"contrastive": views.new_zeros(())}
+    for weight, one, other in contrasts:
+        if weight:
+            distances = q.product_score(one, other)
+            out["contrastive"] = out["contrastive"] + weight * losses.contrastive_loss(
+                distances, targets, T
+            )
+    if hierarchy.labels:
+        labels = [own[rows[:half]].to(codec.device) for own in hierarchy.labels]
+        to_prototypes = [q.product_score(soft[:half], q.points(v)) for v in hierarchy.prototypes]
+        out["prototype"] = losses.prototype_loss(to_prototypes, labels, T)
+        inside = q.product_score(soft[:half], soft[:half])
+        out["neighbour"] = losses.neighbour_loss(inside, labels, T, generator)
+    return out
+
+
+def _total(parts: dict[str, Tensor], recipe: Recipe) -> Tensor:
+    weights = {
+        "contrastive": 1.0,
+        "prototype": recipe.prototype_weight,
+        "neighbour": recipe.neighbour_weight,
+    }
+    return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
+
+
+def learn(
+    codec: HiHPQCodec,
+    x: NDArray[np.float32],
+    batches: Batches,
+    recipe: Recipe,
+    *,
+    seed: int,
+    trace_path: Path | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    fingerprint: str = "",
+    progress: Progress | None = None,
+) -> None:
+    """The epochs.
+
+    Parameters
+    ----------
+    codec : HiHPQCodec
+        At its start; changed in place.
+    x : ndarray, shape (n, d), float32
+        Features to learn from, as ``batches`` counts them.
+    batches : Batches
+        Draws from them.
+    recipe : Recipe
+        With ``epochs`` settled.
+    fingerprint : str
+        Of all that the training depends on: a checkpoint with another one is refused.
+    seed, trace_path, checkpoint, resume, progress
+        See `trainer.train_codec`.
+    """
+    assert recipe.epochs is not None
+    n, batch = len(x), min(recipe.batch, len(x))
+    steps = n // batch
+    levels = _levels(recipe, n)
+    optimizers = make_optimizers(codec, recipe)
+    generator = torch.Generator().manual_seed(seed)
+    first = 0
+    if checkpoint and resume:
+        first = load_checkpoint(checkpoint, codec, optimizers, generator, fingerprint)
+    trace = Trace(trace_path, first)
+    first_loss = math.nan
+    with (progress or SilentProgress()).phase("train", recipe.epochs, "epochs") as phase:
+        phase.advance(first)
+        for epoch in range(first, recipe.epochs):
+            hierarchy = Hierarchy()
+            if levels and epoch >= recipe.warmup_epochs:
+                hierarchy = _build(codec, tangents(codec, x), levels, seed + epoch)
+            sums: dict[str, float] = {}
+            order = torch.randperm(n, generator=generator)
+            # Dropout draws from the global generator; seeded here, a resumed run draws the same.
+            torch.manual_seed(seed * 100_003 + epoch)
+            codec.train()
+            for step in range(steps):
+                now = rate(recipe, epoch + (step + 1) / steps)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = now
+                    optimizer.zero_grad(set_to_none=True)
+                rows = order[step * batch : (step + 1) * batch]
+                pair, whose, targets = batches.draw(rows, generator)
+                parts = _step_loss(
+                    codec,
+                    recipe,
+                    pair.to(codec.device),
+                    whose,
+                    targets.to(codec.device),
+                    hierarchy,
+                    generator,
+                )
+                total = _total(parts, recipe)
+                total.backward()
+                for optimizer in optimizers:
+                    optimizer.step()
+                codec.quantizer.clamp_()
+                for name, value in {"total": total, **parts}.items():
+                    sums[name] = sums.get(name, 0.0) + float(value.detach()) / steps
+                if math.isnan(first_loss):
+                    first_loss = float(parts["contrastive"].detach())
+            codec.eval()
+            check_loss(sums, batch, epoch, first_loss)
+            facts = _epoch_facts(codec, x, recipe, optimizers, generator, sums, epoch)
+            trace.add(epoch=epoch, **facts)
+            if checkpoint:
+                save_checkpoint(checkpoint, codec, optimizers, generator, epoch + 1, fingerprint)
+            phase.advance(1, loss=sums["total"])
+
+
+def _levels(recipe: Recipe, n: int) -> tuple[int, ...]:
+    """Levels of the hierarchy that n pictures fill; none if its losses have no weight."""
+    if not recipe.prototype_weight + recipe.neighbour_weight:
+        return ()
+    levels = usable_levels(recipe.levels, n)
+    if len(levels) < len(recipe.levels):
+        log.warning(
+            "%d training pictures don't fill %s of the hierarchy's levels of %s clusters; "
+            "the training goes on without.",
+            n,
+            "some" if levels else "any",
+            ", ".join(map(str, recipe.levels)),
+        )
+    return levels
+
+
+def _epoch_facts(
+    codec: HiHPQCodec,
+    x: NDArray[np.float32],
+    recipe: Recipe,
+    optimizers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+    sums: dict[str, float],
+    epoch: int,
+) -> dict[str, Any]:
+    """Statistics for the trace; unused codewords are moved on the way if the recipe says so."""
+    q = codec.quantizer
+    v = tangents(codec, x)
+    check_values({"tangent vectors": v, "codebooks": q.codebooks, "log curvatures": q.log_c}, epoch)
+    codes = q.codes(q.points(v.to(codec.device))).cpu()
+    moved = 0
+    if recipe.repair and len(x) >= 4 * q.K:
+        for m, index in enumerate(move_unused(codec, v, codes, generator)):
+            moved += len(index)
+            for state in (o.state.get(q.codebooks, {}) for o in optimizers):
+                for value in state.values():
+                    if isinstance(value, Tensor) and value.shape == q.codebooks.shape:
+                        value[m, index.to(value.device)] = 0
+        if moved:
+            log.info("moved %d unused codewords to crowded places.", moved)
+    return {
+        "losses": {name: round(value, 6) for name, value in sums.items()},
+        "lr": optimizers[0].param_groups[0]["lr"],
+        **code_statistics(codes, q.K),
+        "curvature": [round(float(value), 6) for value in q.c.detach()],
+        "radius": round(float(v.norm(dim=2).median()), 6),
+        "moved": moved,
+    }
