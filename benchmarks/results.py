@@ -186,7 +186,7 @@ def _overview(rows: list[Row], lengths: list[int]) -> str:
     for row in rows:
         if not row.bits:
             lines.append([row.name, *[_cell(row, "map", False)] * len(lengths)])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def _table(rows: list[Row], bits: int, top: int) -> str:
@@ -203,19 +203,24 @@ def _table(rows: list[Row], bits: int, top: int) -> str:
         costs = ("train_seconds", "encode_seconds")
         spent = [f"{row.mean[fact]:.1f}" if row.bits else "" for fact in costs]
         lines.append([name, *cells, *spent, f"{row.mean['bytes']:.0f}", str(row.seeds)])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def _cell(row: Row, fact: str, bold: bool) -> str:
-    """Mean and spread as in ``.553 ± .002``."""
-    text = f"{row.mean[fact]:.3f}".removeprefix("0")
+    return cell(row.mean[fact], row.spread[fact], bold)
+
+
+def cell(mean: float, spread: float, bold: bool = False) -> str:
+    """Mean and spread as in ``.553 ± .002``; without a spread that is NaN."""
+    text = f"{mean:.3f}".removeprefix("0")
     text = f"**{text}**" if bold else text
-    if row.seeds > 1:
-        text += " ± " + f"{row.spread[fact]:.3f}".removeprefix("0")
+    if not np.isnan(spread):
+        text += " ± " + f"{spread:.3f}".removeprefix("0")
     return text
 
 
-def _markdown(lines: list[list[str]]) -> str:
+def markdown(lines: list[list[str]]) -> str:
+    """A table; the first line is its head."""
     rule = ["---"] * len(lines[0])
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
 

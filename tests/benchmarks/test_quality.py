@@ -13,7 +13,7 @@ from benchmarks import featuresets, quality
 from benchmarks.results import Key, RunLog, summarize
 from hyperpq.backbones import load_backbone
 from hyperpq.codec import HiHPQCodec
-from hyperpq.datasets.protocols import Protocol, Split
+from hyperpq.datasets.protocols import Split
 from hyperpq.errors import DatasetError
 from hyperpq.features import Reader, extract_features
 from hyperpq.training import trainer
@@ -21,27 +21,6 @@ from hyperpq.training.recipe import Recipe
 from hyperpq.training.start import conditioned, fit_conditioning
 
 D = 64
-
-
-@pytest.fixture
-def cache(tmp_path):
-    """A kept set of 300 + 20 random features in four groups, 270 of them for training."""
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 4, 320)
-    x = (rng.standard_normal((4, D))[labels] + rng.standard_normal((320, D))).astype(np.float32)
-    folder = tmp_path / "cache/groups-lite0"
-    paths = [b"%d" % i for i in range(300)]
-    database, query = Split(paths, labels[:300]), Split([b"q"] * 20, labels[300:])
-    train = database.take(np.arange(30, 300))
-    featuresets.save_protocol(
-        folder, Protocol("Groups", ["a", "b", "c", "d"], train, query, database, top=50)
-    )
-    np.save(folder / "database.npy", x[:300])
-    np.save(folder / "query.npy", x[300:])
-    views = x[30:300] + 0.3 * rng.standard_normal((2, 270, D)).astype(np.float32)
-    for strength in ("mild", "paper"):
-        np.save(folder / f"views-{strength}.npy", views)
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -1,0 +1,73 @@
+"""The ablation on random features in groups."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from benchmarks import ablation
+from benchmarks.ablation import VARIANTS, read_runs
+
+
+@pytest.fixture
+def hard(cache):
+    """The groups are harder to tell apart: what is changed shows in mAP."""
+    for name in ("database", "query"):
+        file = cache / f"groups-lite0/{name}.npy"
+        x = np.load(file)
+        noise = np.random.default_rng(1).standard_normal(x.shape)
+        np.save(file, (x + 3 * noise).astype(np.float32))
+    return cache
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Two epochs; what each training was asked for."""
+    seen, train = [], ablation.train_codec
+
+    def quick(x, views, **options):
+        options["recipe"] = options["recipe"].with_(epochs=2, warmup_epochs=0, width=16)
+        seen.append((views is not None, options["score"], options["recipe"]))
+        return train(x, views, **options)
+
+    monkeypatch.setattr(ablation, "train_codec", quick)
+    return seen
+
+
+def bench(cache, *options):
+    folders = ["--features", str(cache), "--out", str(cache.parent / "out")]
+    ablation.main(["--dataset", "folder:groups", *folders, *options])
+    return (cache.parent / "out/ablation.md").read_text("utf-8")
+
+
+def test_every_variant_is_measured_once(hard, short):
+    page = bench(hard, "--bits", "8,16", "--seeds", "1")
+    runs = read_runs(hard / "groups-lite0/ablation.jsonl")
+    assert [(run["group"], run["name"]) for run in runs] == [(v.group, v.name) for v in VARIANTS]
+    assert len(short) == len(VARIANTS)
+    for variant, (has_views, score, recipe) in zip(VARIANTS, short, strict=True):
+        assert (has_views, score) == (variant.picture_views, variant.score)
+        changed = recipe.to_dict()
+        for name, value in variant.changes.items():
+            assert changed[name] == (list(value) if isinstance(value, tuple) else value)
+        assert f"| {variant.name} |" in page
+    # Every change changes something.
+    assert len({tuple(run["map"].values()) for run in runs}) > 0.8 * len(runs)
+    svg = ElementTree.parse(hard.parent / "out/ablation-groups-lite0.svg").getroot()
+    assert svg.tag.endswith("svg")
+    short.clear()
+    assert bench(hard, "--bits", "8,16", "--seeds", "1") == page
+    assert not short
+
+
+def test_some_groups_and_a_torn_line(cache, short):
+    page = bench(cache, "--bits", "8", "--seeds", "2", "--only", "nbits")
+    assert "| nbits | 4 |" in page
+    assert "Euclidean" not in page
+    file = cache / "groups-lite0/ablation.jsonl"
+    whole = file.read_text()
+    assert whole.count("\n") == 4
+    file.write_text(whole[:-20])
+    assert len(read_runs(file)) == 3
