@@ -83,7 +83,7 @@ class FeatureSet:
         """
         file = self.source / f"views-{strength}.npy"
         if not file.exists():
-            pictures = _pictures(self.dataset, self.data, self.source)
+            pictures = pictures_of(self.dataset, self.data, self.source)
             _extract(pictures.train, file, self.backbone, strength)
         return np.load(file, mmap_mode="r")
 
@@ -130,7 +130,7 @@ def open_set(
     wanted = {name: folder / f"{name}.npy" for name in ("query", "database")}
     missing = [name for name, file in wanted.items() if not file.exists()]
     if missing or not (folder / "protocol.npz").exists():
-        pictures = _pictures(dataset, data, folder)
+        pictures = pictures_of(dataset, data, folder)
         for name in missing:
             _extract(getattr(pictures, name), wanted[name], backbone)
     protocol, rows = read_protocol(folder)
@@ -193,7 +193,7 @@ def _drawn(root: Path) -> Path:
     return root
 
 
-def _pictures(dataset: str, data: Path | None, folder: Path) -> Protocol:
+def pictures_of(dataset: str, data: Path | None, folder: Path) -> Protocol:
     """The protocol with paths; the one that was kept must have been of the same pictures."""
     kind, _, path = dataset.partition(":")
     if kind == "folder":

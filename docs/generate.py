@@ -93,6 +93,8 @@ def settings_table() -> str:
 
 
 def _value(value: object) -> str:
+    if value is None:
+        return "by size"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
