@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,20 +18,13 @@ from hyperpq.codebooks import (
     take_coordinates,
 )
 from hyperpq.codes import code_size, pack, unpack
-from hyperpq.errors import (
-    CorruptIndexError,
-    FormatVersionError,
-    InvalidInputError,
-    NotTrainedError,
-)
+from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.lorentz import clip_norm
-from hyperpq.quantizer import CURVATURE_RANGE, LorentzProductQuantizer
+from hyperpq.quantizer import LorentzProductQuantizer
 from hyperpq.validation import as_features
 
 CONDITIONINGS = ("none", "unit", "root")
 HEADS = ("linear", "orthogonal")
-WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
-_FORMAT, _VERSION = "hyperpq-codec", 2
 _ROWS = 8192
 # Vectors kept for fitting codebooks of other lengths: 4 MB at 256 coordinates.
 SAMPLE = 8192
@@ -68,6 +60,8 @@ class HiHPQCodec(nn.Module):
         Tangent vectors of training features as they were learned, for `with_bits`.
     learned_log_c : Tensor, shape (M0,)
         Log curvatures of the M0 subspaces that the representation was learned on.
+    learned_norm : float
+        Clip radius of these.
     """
 
     def __init__(
@@ -118,7 +112,7 @@ class HiHPQCodec(nn.Module):
             self.down = nn.Parameter(torch.zeros(hidden, M * D))
         self.sample = nn.Buffer(torch.zeros(0, M * D, dtype=torch.float16))
         self.learned_log_c = nn.Buffer(torch.zeros(M))
-        self._learned_norm = float(max_norm)
+        self.learned_norm = float(max_norm)
         self.is_trained = False
         self.recipe: dict[str, Any] = {}
 
@@ -157,9 +151,10 @@ class HiHPQCodec(nn.Module):
     def keep_sample(self, v: Tensor) -> None:
         """Remember up to `SAMPLE` tangent vectors (n, M, D), evenly taken, and the curvatures."""
         step = -(-len(v) // SAMPLE)
-        self._set_sample(v[::step].flatten(1).half(), self.quantizer.log_c.detach().clone())
+        self.set_sample(v[::step].flatten(1).half(), self.quantizer.log_c.detach().clone())
 
-    def _set_sample(self, sample: Tensor, log_c: Tensor) -> None:
+    def set_sample(self, sample: Tensor, log_c: Tensor) -> None:
+        """Take over tangent vectors (s, F) and log curvatures (M0,) of learning."""
         self.sample = nn.Buffer(sample.to(self.device))
         self.learned_log_c = nn.Buffer(log_c.to(self.device))
 
@@ -215,7 +210,7 @@ class HiHPQCodec(nn.Module):
             raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
         log_c = split_curvatures(self.learned_log_c.cpu(), F, M)
         learned = len(self.learned_log_c)
-        reach = self._learned_norm * max(1.0, learned / M) ** 0.5
+        reach = self.learned_norm * max(1.0, learned / M) ** 0.5
         reach = min(reach, _REACH / float(log_c.exp().sqrt().max()))
         other = HiHPQCodec(
             self.d,
@@ -229,7 +224,7 @@ class HiHPQCodec(nn.Module):
             hidden=self.hidden,
             dropout=self.dropout,
         )
-        other.recipe, other._learned_norm = self.recipe, self._learned_norm
+        other.recipe, other.learned_norm = self.recipe, self.learned_norm
         state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
         state["weight"] = state["weight"] * state.pop("scale")
         for name in ("weight", "bias", "down"):
@@ -238,7 +233,7 @@ class HiHPQCodec(nn.Module):
         for name in ("mean", "up", "up_bias"):
             if name in state:
                 getattr(other, name).copy_(state[name])
-        other._set_sample(state["sample"], state["learned_log_c"])
+        other.set_sample(state["sample"], state["learned_log_c"])
         q = other.quantizer
         q.log_c.copy_(log_c)
         v = take_coordinates(wide, index).unflatten(1, (M, index.shape[1]))
@@ -360,8 +355,6 @@ class HiHPQCodec(nn.Module):
         """Everything but the weights, as JSON types."""
         q = self.quantizer
         return {
-            "format": _FORMAT,
-            "version": _VERSION,
             "d": self.d,
             "M": q.M,
             "D": q.D,
@@ -376,100 +369,8 @@ class HiHPQCodec(nn.Module):
             "learned": {
                 "M": len(self.learned_log_c),
                 "F": self.sample.shape[1],
-                "max_norm": self._learned_norm,
+                "max_norm": self.learned_norm,
                 "sample": len(self.sample),
             },
             "recipe": self.recipe,
         }
-
-    def to_files(self) -> dict[str, bytes]:
-        """File name -> content: weights as safetensors, settings as JSON beside them."""
-        from safetensors.torch import save
-
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        text = json.dumps(self.settings(), indent=1, sort_keys=True) + "\n"
-        return {WEIGHTS_FILE: save(state), SETTINGS_FILE: text.encode()}
-
-    @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> HiHPQCodec:
-        """Inverse of `to_files`; every shape, dtype and value is checked.
-
-        Raises
-        ------
-        CorruptIndexError
-            A file isn't what `to_files` writes.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        codec = cls._from_settings(files)
-        try:
-            state = load(files[WEIGHTS_FILE])
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise CorruptIndexError(f"{WEIGHTS_FILE} isn't a safetensors file: {error}.") from error
-        codec._load(state)
-        return codec
-
-    @classmethod
-    def _from_settings(cls, files: Mapping[str, bytes]) -> HiHPQCodec:
-        """An empty codec of the recorded sizes, which the weights must hold: no memory before."""
-        try:
-            settings = json.loads(files[SETTINGS_FILE])
-            if settings["format"] != _FORMAT:
-                raise ValueError(f"format {settings['format']}")
-            if settings["version"] != _VERSION:
-                raise FormatVersionError(
-                    f"{SETTINGS_FILE} has version {settings['version']}, this hyperpq reads "
-                    f"version {_VERSION}; build the index again, or open it with the hyperpq that "
-                    "wrote it."
-                )
-            learned = settings["learned"]
-            d, M, D, nbits, M0, F = sizes = [
-                *(settings[name] for name in ("d", "M", "D", "nbits")),
-                *(learned[name] for name in ("M", "F")),
-            ]
-            spare = [settings["hidden"], learned["sample"]]
-            if not all(type(size) is int and size > 0 for size in sizes):
-                raise ValueError(f"d, M, D, nbits and the learned M, F are {sizes}")
-            if not all(type(size) is int and size >= 0 for size in spare) or F % M0:
-                raise ValueError(f"hidden and sample are {spare}, the learned F and M {F}, {M0}")
-            floats = d * M * D + M * D * 2 ** min(nbits, 8) + spare[0] * (d + M * D)
-            if nbits > 8 or 4 * floats + 2 * spare[1] * F > len(files[WEIGHTS_FILE]):
-                raise ValueError(f"the sizes {sizes + spare} are more than {WEIGHTS_FILE} holds")
-            names = ("score", "beta", "max_norm", "conditioning", "head", "hidden", "dropout")
-            codec = cls(d, M, nbits, D=D, **{name: settings[name] for name in names})
-            codec._set_sample(torch.zeros(spare[1], F, dtype=torch.float16), torch.zeros(M0))
-            codec._learned_norm = float(learned["max_norm"])
-            if not 0 < codec._learned_norm < float("inf"):
-                raise ValueError(f"the learned max_norm is {learned['max_norm']}")
-            codec.recipe = dict(settings["recipe"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptIndexError(
-                f"{SETTINGS_FILE} isn't the settings of a codec: {error}."
-            ) from error
-        return codec
-
-    def _load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over checked weights."""
-        own = self.state_dict()
-        if set(state) != set(own):
-            raise CorruptIndexError(
-                f"{WEIGHTS_FILE} holds {sorted(state)}; expected {sorted(own)}."
-            )
-        for name, value in state.items():
-            want = own[name]
-            if value.shape != want.shape or value.dtype != want.dtype:
-                raise CorruptIndexError(
-                    f"{name} in {WEIGHTS_FILE} is {value.dtype} {tuple(value.shape)}; "
-                    f"expected {want.dtype} {tuple(want.shape)}."
-                )
-            if not torch.isfinite(value).all():
-                raise CorruptIndexError(f"{name} in {WEIGHTS_FILE} has NaN or infinite values.")
-        low, high = CURVATURE_RANGE
-        c = torch.cat([state["quantizer.log_c"], state["learned_log_c"]]).exp()
-        if not ((c > low * 0.99) & (c < high * 1.01)).all():
-            raise CorruptIndexError(
-                f"curvatures in {WEIGHTS_FILE} leave the range {low} to {high}."
-            )
-        self.load_state_dict(dict(state))
-        self.is_trained = True

@@ -400,6 +400,8 @@ class HiHPQIndex:
         StoreError
             The place is taken or the disk refuses.
         """
+        from hyperpq.codec_files import to_files
+
         codec = self._trained()
         target = Path(os.path.abspath(path))
         if self._store and target.exists() and target.samefile(self._store.path):
@@ -418,7 +420,7 @@ class HiHPQIndex:
             place = Path(os.path.realpath(target))
             work = place.with_name(place.name + ".saving-hyperpq")
             shutil.rmtree(work, ignore_errors=True)
-        store = IndexStore.create(work, settings=settings, files=codec.to_files())
+        store = IndexStore.create(work, settings=settings, files=to_files(codec))
         try:
             if self.parts:
                 store.commit(append=self.parts, next_id=self.next_id)
@@ -451,9 +453,9 @@ class HiHPQIndex:
         """
         store = IndexStore.open(path, verify=verify)
         # After the opening: that there is no index is said without loading torch.
-        from hyperpq.codec import HiHPQCodec
+        from hyperpq.codec_files import from_files
 
-        codec = HiHPQCodec.from_files({name: store.read_file(name) for name in store.file_names})
+        codec = from_files({name: store.read_file(name) for name in store.file_names})
         settings = store.settings
         q = codec.quantizer
         own = {"d": codec.d, "M": q.M, "nbits": q.nbits, "score": q.score}

@@ -16,6 +16,7 @@ from PIL import Image
 from hyperpq import ImageIndex
 from hyperpq.backbones.base import Backbone
 from hyperpq.build import build_index, update_index, working_directory
+from hyperpq.codec_files import to_files
 from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import BackboneError, DatasetError, IndexLockedError, InvalidInputError
 from hyperpq.skipped import from_csv
@@ -417,7 +418,7 @@ def test_a_codec_is_taken_at_another_length(tmp_path):
     index, report = build(folder, tmp_path / "short", network, bits=16, codec=tmp_path / "long")
     assert (index.index.M, report.pictures, network.seen) == (2, 90, 90)
     want = first.index.with_bits(16).codec
-    assert index.index.codec.to_files() == want.to_files()
+    assert to_files(index.index.codec) == to_files(want)
     assert str(tmp_path).encode() not in (tmp_path / "short/manifest.json").read_bytes()
     # Built again with the same command, it is brought up to date.
     fill(folder, 2, start=90)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hyperpq.codec import SETTINGS_FILE, WEIGHTS_FILE, HiHPQCodec
+from hyperpq.codec import HiHPQCodec
+from hyperpq.codec_files import SETTINGS_FILE, WEIGHTS_FILE, from_files, to_files
 from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError, NotTrainedError
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.trainer import train_codec
@@ -52,9 +53,9 @@ def test_decode_is_the_nearest_codeword_in_embedding_space(codec, x):
 
 
 def test_files_round_trip_bit_for_bit(codec, x):
-    files = codec.to_files()
-    again = HiHPQCodec.from_files(files)
-    assert again.to_files() == files
+    files = to_files(codec)
+    again = from_files(files)
+    assert to_files(again) == files
     np.testing.assert_array_equal(again.tables(x[:9]), codec.tables(x[:9]))
     np.testing.assert_array_equal(again.encode(x), codec.encode(x))
 
@@ -93,12 +94,12 @@ def edited(files, **changes):
 )
 def test_edited_settings_are_refused_before_memory_is_asked_for(codec, changes):
     with pytest.raises(CorruptIndexError):
-        HiHPQCodec.from_files(edited(codec.to_files(), **changes))
+        from_files(edited(to_files(codec), **changes))
 
 
 def test_another_version_is_named(codec):
     with pytest.raises(FormatVersionError, match="has version 99, this hyperpq reads version 2"):
-        HiHPQCodec.from_files(edited(codec.to_files(), version=99))
+        from_files(edited(to_files(codec), version=99))
 
 
 @pytest.mark.parametrize(
@@ -106,19 +107,19 @@ def test_another_version_is_named(codec):
     [{"M": 0}, {"F": 10**9}, {"F": 7}, {"max_norm": -1}, {"sample": -1}, {"sample": 10**12}],
 )
 def test_edited_facts_of_learning_are_refused(codec, changes):
-    files = codec.to_files()
+    files = to_files(codec)
     learned = json.loads(files[SETTINGS_FILE])["learned"] | changes
     with pytest.raises(CorruptIndexError):
-        HiHPQCodec.from_files(edited(files, learned=learned))
+        from_files(edited(files, learned=learned))
 
 
 def test_damaged_weights_are_refused(codec):
     from safetensors.torch import load, save
 
-    files = codec.to_files()
+    files = to_files(codec)
     for damage in (b"", b"junk" * 10, files[WEIGHTS_FILE][:-5], files[WEIGHTS_FILE] + b"x"):
         with pytest.raises(CorruptIndexError):
-            HiHPQCodec.from_files({**files, WEIGHTS_FILE: damage})
+            from_files({**files, WEIGHTS_FILE: damage})
     state = load(files[WEIGHTS_FILE])
     for name, value in (
         ("weight", state["weight"] * float("nan")),
@@ -128,12 +129,10 @@ def test_damaged_weights_are_refused(codec):
         ("extra", torch.zeros(1)),
     ):
         with pytest.raises(CorruptIndexError):
-            HiHPQCodec.from_files(
-                {**files, WEIGHTS_FILE: save({**state, name: value.contiguous()})}
-            )
+            from_files({**files, WEIGHTS_FILE: save({**state, name: value.contiguous()})})
     for missing in files:
         with pytest.raises(CorruptIndexError):
-            HiHPQCodec.from_files({k: v for k, v in files.items() if k != missing})
+            from_files({k: v for k, v in files.items() if k != missing})
 
 
 def test_orthogonal_head_is_refused_when_too_wide():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hyperpq.codec_files import to_files
 from hyperpq.index import HiHPQIndex
 
 pytestmark = [
@@ -43,4 +44,4 @@ def test_training_on_a_gpu_resumes(x, tmp_path):
     whole.train(x, epochs=3, checkpoint=tmp_path / "checkpoint")
     again = HiHPQIndex(64, M=2, device="cuda")
     again.train(x, epochs=3, checkpoint=tmp_path / "checkpoint", resume=True)
-    assert again.codec.to_files() == whole.codec.to_files()
+    assert to_files(again.codec) == to_files(whole.codec)

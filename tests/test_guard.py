@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 
+from hyperpq.codec_files import to_files
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.scan import search
 from hyperpq.training import guard
@@ -90,4 +91,4 @@ def test_too_few_to_judge(caplog):
     with caplog.at_level(logging.WARNING):
         codec = train_codec(x, M=2, recipe=QUICK)
     assert "too few to learn from" in caplog.text
-    assert codec.to_files().keys() == {"codec.safetensors", "codec.json"}
+    assert to_files(codec).keys() == {"codec.safetensors", "codec.json"}

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import hyperpq
 from hyperpq import HiHPQIndex, HyperPQError
+from hyperpq.codec_files import to_files
 from hyperpq.codes import unpack
 from hyperpq.errors import (
     CorruptIndexError,
@@ -244,7 +245,7 @@ def test_training_takes_the_same_kinds(tmp_path):
     for x in (X, X.astype(np.float64), np.asfortranarray(X), torch.tensor(X), X.astype(">f4")):
         index = HiHPQIndex(D_IN, 2, device="cpu")
         index.train(x, recipe=SMALL)
-        files.append(index.codec.to_files())
+        files.append(to_files(index.codec))
     assert all(other == files[0] for other in files)
 
 
@@ -252,7 +253,7 @@ def test_own_views_are_used(tmp_path):
     def trained(views):
         index = HiHPQIndex(D_IN, 2, device="cpu")
         index.train(X, views, recipe=SMALL, guard=False)
-        return index.codec.to_files()
+        return to_files(index.codec)
 
     noise = np.random.default_rng(0).normal(size=(3, *X.shape)) * 0.2
     assert trained(X + noise) == trained((X + noise).astype(np.float32).tolist())
@@ -264,7 +265,7 @@ def test_views_of_some_rows():
     def trained(views, view_rows, **changes):
         index = HiHPQIndex(D_IN, 2, device="cpu")
         index.train(X, views, view_rows=view_rows, recipe=SMALL, guard=False, **changes)
-        return index.codec.to_files()
+        return to_files(index.codec)
 
     views = X + np.random.default_rng(0).normal(size=(3, *X.shape)) * 0.2
     everything, some = trained(views, None), np.arange(100, 200)
@@ -814,7 +815,7 @@ def test_a_codec_of_another_size_is_refused(make, tmp_path):
     make(X).save(three)
     other = make(X, kind=(4, 4, "chord"))
     settings = {"d": D_IN, "M": 4, "nbits": 4, "score": "chord"}
-    store = IndexStore.create(four, settings=settings, files=other.codec.to_files())
+    store = IndexStore.create(four, settings=settings, files=to_files(other.codec))
     store.commit(append=[Rows(np.zeros((5, 3), np.uint8), np.arange(5))])
     with pytest.raises(CorruptIndexError, match="codes of another size than 2"):
         HiHPQIndex.load(four, device="cpu")

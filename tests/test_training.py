@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperpq.codec import HiHPQCodec
+from hyperpq.codec_files import to_files
 from hyperpq.errors import CorruptIndexError, InvalidInputError, TrainingError
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.progress import SilentProgress
@@ -395,7 +396,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("recipe", VARIANTS.values(), ids=VARIANTS)
 def test_same_seed_same_bytes(x, recipe):
-    one, two, other = (train(x, recipe, seed=s).to_files() for s in (1, 1, 2))
+    one, two, other = (to_files(train(x, recipe, seed=s)) for s in (1, 1, 2))
     assert one == two
     assert one != other
 
@@ -411,15 +412,15 @@ def test_resume_ends_where_an_undisturbed_run_ends(x, recipe, done, tmp_path):
         train(x, recipe, progress=Stopping(done), **options)
     assert len(trace.read_text().splitlines()) == done
     resumed = train(x, recipe, **options)
-    assert resumed.to_files() == whole.to_files()
+    assert to_files(resumed) == to_files(whole)
     assert trace.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     # Once more from the end: nothing is left to do.
-    assert train(x, recipe, **options).to_files() == whole.to_files()
+    assert to_files(train(x, recipe, **options)) == to_files(whole)
     assert trace.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_checkpoint_does_not_change_the_result(x, tmp_path):
-    assert train(x, checkpoint=tmp_path / "c").to_files() == train(x).to_files()
+    assert to_files(train(x, checkpoint=tmp_path / "c")) == to_files(train(x))
 
 
 def test_without_resume_a_checkpoint_is_not_read(x, tmp_path):
@@ -559,7 +560,7 @@ def test_every_score_trains(x, score):
 
 def test_views_are_used(x):
     near = x[None] + np.zeros((3, 1, 1), np.float32)
-    assert train(x, views=near).to_files() != train(x, views=near * 1.5).to_files()
+    assert to_files(train(x, views=near)) != to_files(train(x, views=near * 1.5))
     assert train(x, views=near[:1]).is_trained
     np.testing.assert_array_equal(
         train(x, views=near.astype(np.float64)).encode(x), train(x, views=near).encode(x)

@@ -1,0 +1,109 @@
+"""Codecs as files: weights in safetensors, settings in JSON beside them, all checked on load."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from hyperpq.codec import HiHPQCodec
+from hyperpq.errors import CorruptIndexError, FormatVersionError
+from hyperpq.quantizer import CURVATURE_RANGE
+
+WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
+_FORMAT, _VERSION = "hyperpq-codec", 2
+
+
+def to_files(codec: HiHPQCodec) -> dict[str, bytes]:
+    """File name -> content."""
+    from safetensors.torch import save
+
+    state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
+    settings = {"format": _FORMAT, "version": _VERSION, **codec.settings()}
+    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+    return {WEIGHTS_FILE: save(state), SETTINGS_FILE: text.encode()}
+
+
+def from_files(files: Mapping[str, bytes]) -> HiHPQCodec:
+    """Inverse of `to_files`; every shape, dtype and value is checked.
+
+    Raises
+    ------
+    CorruptIndexError
+        A file isn't what `to_files` writes.
+    FormatVersionError
+        It is what another version writes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    codec = _from_settings(files)
+    try:
+        state = load(files[WEIGHTS_FILE])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CorruptIndexError(f"{WEIGHTS_FILE} isn't a safetensors file: {error}.") from error
+    _load(codec, state)
+    return codec
+
+
+def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec:
+    """An empty codec of the recorded sizes, which the weights must hold: no memory before."""
+    try:
+        settings = json.loads(files[SETTINGS_FILE])
+        if settings["format"] != _FORMAT:
+            raise ValueError(f"format {settings['format']}")
+        if settings["version"] != _VERSION:
+            raise FormatVersionError(
+                f"{SETTINGS_FILE} has version {settings['version']}, this hyperpq reads "
+                f"version {_VERSION}; build the index again, or open it with the hyperpq that "
+                "wrote it."
+            )
+        learned = settings["learned"]
+        d, M, D, nbits, M0, F = sizes = [
+            *(settings[name] for name in ("d", "M", "D", "nbits")),
+            *(learned[name] for name in ("M", "F")),
+        ]
+        spare = [settings["hidden"], learned["sample"]]
+        if not all(type(size) is int and size > 0 for size in sizes):
+            raise ValueError(f"d, M, D, nbits and the learned M, F are {sizes}")
+        if not all(type(size) is int and size >= 0 for size in spare) or F % M0:
+            raise ValueError(f"hidden and sample are {spare}, the learned F and M {F}, {M0}")
+        floats = d * M * D + M * D * 2 ** min(nbits, 8) + spare[0] * (d + M * D)
+        if nbits > 8 or 4 * floats + 2 * spare[1] * F > len(files[WEIGHTS_FILE]):
+            raise ValueError(f"the sizes {sizes + spare} are more than {WEIGHTS_FILE} holds")
+        names = ("score", "beta", "max_norm", "conditioning", "head", "hidden", "dropout")
+        codec = HiHPQCodec(d, M, nbits, D=D, **{name: settings[name] for name in names})
+        codec.set_sample(torch.zeros(spare[1], F, dtype=torch.float16), torch.zeros(M0))
+        codec.learned_norm = float(learned["max_norm"])
+        if not 0 < codec.learned_norm < float("inf"):
+            raise ValueError(f"the learned max_norm is {learned['max_norm']}")
+        codec.recipe = dict(settings["recipe"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptIndexError(
+            f"{SETTINGS_FILE} isn't the settings of a codec: {error}."
+        ) from error
+    return codec
+
+
+def _load(codec: HiHPQCodec, state: Mapping[str, Tensor]) -> None:
+    """Take over checked weights."""
+    own = codec.state_dict()
+    if set(state) != set(own):
+        raise CorruptIndexError(f"{WEIGHTS_FILE} holds {sorted(state)}; expected {sorted(own)}.")
+    for name, value in state.items():
+        want = own[name]
+        if value.shape != want.shape or value.dtype != want.dtype:
+            raise CorruptIndexError(
+                f"{name} in {WEIGHTS_FILE} is {value.dtype} {tuple(value.shape)}; "
+                f"expected {want.dtype} {tuple(want.shape)}."
+            )
+        if not torch.isfinite(value).all():
+            raise CorruptIndexError(f"{name} in {WEIGHTS_FILE} has NaN or infinite values.")
+    low, high = CURVATURE_RANGE
+    c = torch.cat([state["quantizer.log_c"], state["learned_log_c"]]).exp()
+    if not ((c > low * 0.99) & (c < high * 1.01)).all():
+        raise CorruptIndexError(f"curvatures in {WEIGHTS_FILE} leave the range {low} to {high}.")
+    codec.load_state_dict(dict(state))
+    codec.is_trained = True
