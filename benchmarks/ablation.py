@@ -10,7 +10,6 @@ run without the guard, which would hide what a bad variant does. Runs are kept b
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -23,14 +22,14 @@ import numpy as np
 from benchmarks.featuresets import FeatureSet, open_set, read_protocol
 from benchmarks.geometries import geometry, straight_through
 from benchmarks.machine import describe_machine
-from benchmarks.results import cell, import_pyplot, markdown
+from benchmarks.results import RunLog, cell, import_pyplot, markdown, spread_of
 from hyperpq import scan
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.training.recipe import get_recipe
 from hyperpq.training.trainer import train_codec
 
-RUNS = "ablation.jsonl"
+RUNS, FIELDS = "ablation.jsonl", ("group", "name", "seed")
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def measure(features: FeatureSet, variant: Variant, bits: Sequence[int], seed: i
         learned = train_codec(
             features.train,
             views,
-            view_rows=None if views is None else np.arange(features.viewed),
+            view_rows=None if views is None else features.view_rows,
             M=4,
             score=variant.score,
             recipe=recipe,
@@ -143,12 +142,11 @@ def measure(features: FeatureSet, variant: Variant, bits: Sequence[int], seed: i
 
 def run(features: FeatureSet, args: argparse.Namespace) -> None:
     """Measure what isn't kept yet, all variants of a seed before the next seed."""
-    file = features.folder / RUNS
+    log = RunLog(features.folder / RUNS, FIELDS)
     asked = [variant for variant in VARIANTS if not args.only or variant.group in args.only]
-    done = {(run["group"], run["name"], run["seed"]) for run in read_runs(file)}
     for seed in range(args.seeds):
         for variant in asked:
-            if (variant.group, variant.name, seed) in done:
+            if (variant.group, variant.name, seed) in log:
                 continue
             start = time.perf_counter()
             found = measure(features, variant, args.bits, seed)
@@ -159,20 +157,11 @@ def run(features: FeatureSet, args: argparse.Namespace) -> None:
                 "map": dict(zip(map(str, args.bits), found, strict=True)),
                 "machine": describe_machine(),
             }
-            with file.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(facts) + "\n")
+            log.append(facts)
             values = "  ".join(f"{b}: {v:.4f}" for b, v in zip(args.bits, found, strict=True))
             spent = time.perf_counter() - start
             title = f"{variant.group} {variant.name}".strip()
             print(f"{title:<46} seed {seed}  {values}  ({spent:.0f} s)", flush=True)
-
-
-def read_runs(file: Path) -> list[dict[str, Any]]:
-    """Runs of a set; a line that a kill tore is left out."""
-    if not file.exists():
-        return []
-    text = file.read_text("utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def summarize(runs: list[dict[str, Any]]) -> tuple[list[str], dict[tuple[str, str], np.ndarray]]:
@@ -183,6 +172,12 @@ def summarize(runs: list[dict[str, Any]]) -> tuple[list[str], dict[tuple[str, st
         key = (one["group"], one["name"])
         out.setdefault(key, []).append([one["map"][b] for b in lengths])
     return lengths, {key: np.array(values) for key, values in out.items()}
+
+
+def difference(values: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Mean difference (lengths,) of two variants (seeds, lengths), over the seeds of both."""
+    both = min(len(values), len(base))
+    return np.asarray((values[:both] - base[:both]).mean(0))
 
 
 def write_page(cache: Path, out: Path) -> Path:
@@ -196,7 +191,7 @@ def write_page(cache: Path, out: Path) -> Path:
         "brackets the difference to the default, in thousandths, over the seeds that both have.",
     ]
     for file in sorted(cache.glob(f"*/{RUNS}")):
-        if runs := read_runs(file):
+        if runs := list(RunLog(file, FIELDS).runs.values()):
             parts.append(_section(file.parent, runs, out))
     page = out / "ablation.md"
     page.write_text("\n\n".join(parts) + "\n", "utf-8")
@@ -214,12 +209,11 @@ def _section(folder: Path, runs: list[dict[str, Any]], out: Path) -> str:
         values = found.get((variant.group, variant.name))
         if values is None:
             continue
-        both = min(len(values), len(base))
-        change = (values[:both] - base[:both]).mean(0)
-        spread = values.std(0, ddof=1) if len(values) > 1 else np.full(len(lengths), np.nan)
         row = [
             cell(float(m), float(s)) + ("" if variant is DEFAULT else f" ({1000 * d:+.0f})")
-            for m, s, d in zip(values.mean(0), spread, change, strict=True)
+            for m, s, d in zip(
+                values.mean(0), spread_of(values), difference(values, base), strict=True
+            )
         ]
         lines.append([variant.group, variant.name, *row, str(len(values))])
     machines = dict.fromkeys(one["machine"] for one in runs)
@@ -246,9 +240,7 @@ def plot_differences(
     for i, bits in enumerate(lengths):
         widths = []
         for variant in shown:
-            values = found[variant.group, variant.name]
-            both = min(len(values), len(base))
-            widths.append(float((values[:both, i] - base[:both, i]).mean()))
+            widths.append(float(difference(found[variant.group, variant.name], base)[i]))
         places = np.arange(len(shown)) - 0.4 + height * (i + 0.5)
         shade = plt.get_cmap("Reds")(0.35 + 0.5 * i / max(len(lengths) - 1, 1))
         axis.barh(places, widths, height, color=shade, label=f"{bits} bits")

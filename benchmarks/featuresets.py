@@ -69,6 +69,11 @@ class FeatureSet:
     database: NDArray[np.float32]
 
     @property
+    def view_rows(self) -> NDArray[np.int64]:
+        """Rows (v,) of ``train`` that have views."""
+        return np.arange(self.viewed)
+
+    @property
     def train(self) -> NDArray[np.float32]:
         """Features (n, d) of the training pictures."""
         return self.database[self.train_rows]
@@ -84,7 +89,7 @@ class FeatureSet:
         file = self.source / f"views-{strength}.npy"
         if not file.exists():
             pictures = pictures_of(self.dataset, self.data, self.source)
-            _extract(pictures.train, file, self.backbone, strength)
+            extract(pictures.train, file, self.backbone, strength)
         return np.load(file, mmap_mode="r")
 
 
@@ -132,7 +137,7 @@ def open_set(
     if missing or not (folder / "protocol.npz").exists():
         pictures = pictures_of(dataset, data, folder)
         for name in missing:
-            _extract(getattr(pictures, name), wanted[name], backbone)
+            extract(getattr(pictures, name), wanted[name], backbone)
     protocol, rows = read_protocol(folder)
     query, database = (np.load(wanted[name]) for name in ("query", "database"))
     runs, viewed = folder, len(rows)
@@ -217,7 +222,7 @@ def pictures_of(dataset: str, data: Path | None, folder: Path) -> Protocol:
     return found
 
 
-def _extract(split: Split, file: Path, backbone: str, strength: str | None = None) -> None:
+def extract(split: Split, file: Path, backbone: str, strength: str | None = None) -> None:
     """Save the features (n, d) of a split, or those (V, n, d) of its views of that strength."""
     print(f"extracting {file.name} of {len(split)} pictures", flush=True)
     reader = Reader()

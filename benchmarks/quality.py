@@ -149,7 +149,7 @@ def _codecs(
             learned = train_codec(
                 x,
                 views,
-                view_rows=np.arange(features.viewed),
+                view_rows=features.view_rows,
                 M=key.bits // 8,
                 recipe=recipe,
                 seed=key.seed,

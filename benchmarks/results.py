@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.featuresets import read_protocol
 from hyperpq.errors import MissingDependencyError
@@ -37,11 +38,19 @@ class Key(NamedTuple):
 
 
 class RunLog:
-    """Runs in a file of JSON lines, each there as soon as it is measured."""
+    """Runs in a file of JSON lines, each there as soon as it is measured.
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.runs: dict[Key, dict[str, Any]] = {}
+    Parameters
+    ----------
+    file : Path
+        Need not be there yet.
+    fields : sequence of str
+        Fields of a run that make two runs the same run; their values are its key.
+    """
+
+    def __init__(self, file: Path, fields: Sequence[str] = Key._fields) -> None:
+        self.file, self._fields = file, fields
+        self.runs: dict[tuple[Any, ...], dict[str, Any]] = {}
         if file.exists():
             text = file.read_text("utf-8")
             whole = text[: text.rfind("\n") + 1]
@@ -49,30 +58,29 @@ class RunLog:
                 self._replace(whole)
             for line in whole.splitlines():
                 run = json.loads(line)
-                self.runs[_key(run)] = run
+                self.runs[self._key(run)] = run
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: tuple[Any, ...]) -> bool:
         return key in self.runs
 
     def append(self, run: dict[str, Any]) -> None:
         """Write a run down."""
         with self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(run) + "\n")
-        self.runs[_key(run)] = run
+        self.runs[self._key(run)] = run
 
-    def forget(self, keys: Collection[Key]) -> None:
+    def forget(self, keys: Collection[tuple[Any, ...]]) -> None:
         """Leave some runs out."""
         self.runs = {key: run for key, run in self.runs.items() if key not in keys}
         self._replace("".join(json.dumps(run) + "\n" for run in self.runs.values()))
+
+    def _key(self, run: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(run[field] for field in self._fields)
 
     def _replace(self, text: str) -> None:
         part = self.file.with_suffix(".part")
         part.write_text(text, "utf-8")
         os.replace(part, self.file)
-
-
-def _key(run: dict[str, Any]) -> Key:
-    return Key(*(run[field] for field in Key._fields))
 
 
 class Row(NamedTuple):
@@ -107,13 +115,20 @@ def summarize(runs: Iterable[dict[str, Any]]) -> list[Row]:
     for (method, variant, bits), group in groups.items():
         name = f"{method} {variant}" if method in ("exact", "hyperpq") else method
         values = {fact: np.array([run[fact] for run in group], float) for fact in _FACTS}
-        spread = {f: float(v.std(ddof=1)) if len(v) > 1 else np.nan for f, v in values.items()}
+        spread = {fact: float(spread_of(v)) for fact, v in values.items()}
         mean = {fact: float(v.mean()) for fact, v in values.items()}
         row = Row(name, variant, bits, len(group), mean, spread)
         other = best.get((name, bits))
         if other is None or mean["map"] > other.mean["map"]:
             best[name, bits] = row
     return sorted(best.values(), key=lambda row: -row.mean["map"])
+
+
+def spread_of(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Standard deviation (n - 1) over the first axis; NaN for one run."""
+    if len(values) > 1:
+        return np.asarray(values.std(0, ddof=1))
+    return np.full(values.shape[1:], np.nan)
 
 
 def write_page(cache: Path, out: Path) -> Path:

@@ -20,17 +20,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.degradations import DEGRADATIONS, Degradation
-from benchmarks.featuresets import DATASETS, FeatureSet, open_set, pictures_of, read_protocol
+from benchmarks.featuresets import (
+    DATASETS,
+    FeatureSet,
+    extract,
+    open_set,
+    pictures_of,
+    read_protocol,
+)
 from benchmarks.machine import describe_machine
 from benchmarks.peers import PEERS, exact
 from benchmarks.quality import condition
 from benchmarks.results import markdown
 from hyperpq import scan
-from hyperpq.backbones import load_backbone
 from hyperpq.datasets.decode import open_image
-from hyperpq.errors import DatasetError, HyperPQError
+from hyperpq.datasets.protocols import Split
+from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
-from hyperpq.features import Reader, extract_features
 from hyperpq.training.recipe import get_recipe
 from hyperpq.training.trainer import train_codec
 
@@ -45,24 +51,16 @@ def degraded_queries(features: FeatureSet, name: str, change: Degradation) -> Fl
     """Features (nq, d) of the degraded queries, kept like the others."""
     file = features.source / f"query-{name.replace(' ', '_').replace('%', 'pc')}.npy"
     if file.exists():
-        kept: Floats = np.load(file)
-        return kept
+        return np.asarray(np.load(file))
     paths = pictures_of(features.dataset, features.data, features.source).query.paths
-    print(f"extracting {len(paths)} queries, {name}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         written = []
         for number, path in enumerate(paths):
             place = Path(folder, f"{number:06d}.png")
             change(open_image(path)).save(place, compress_level=1)
             written.append(bytes(place))
-        found = extract_features(written, load_backbone(features.backbone), Reader())
-    if found.skipped:
-        row, reason = found.skipped[0]
-        raise DatasetError(f"query {row} can't be read after {name}: {reason}.")
-    part = file.with_suffix(".part.npy")
-    np.save(part, found.plain)
-    part.replace(file)
-    return found.plain
+        extract(Split(written, features.protocol.query.labels), file, features.backbone)
+    return np.asarray(np.load(file))
 
 
 def measure(
@@ -82,7 +80,7 @@ def measure(
     codec = train_codec(
         trained_on.train,
         trained_on.views("mild"),
-        view_rows=np.arange(trained_on.viewed),
+        view_rows=trained_on.view_rows,
         M=bits // 8,
         recipe=get_recipe("default", bits),
         seed=seed,

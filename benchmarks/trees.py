@@ -12,7 +12,6 @@ the origin the nodes of each level lie.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,28 +20,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.ablation import read_runs
 from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.geometries import geometry
 from benchmarks.machine import describe_machine
-from benchmarks.results import cell, import_pyplot, markdown
+from benchmarks.results import RunLog, cell, import_pyplot, markdown, spread_of
 from hyperpq.codec import HiHPQCodec
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.training.recipe import get_recipe
+from hyperpq.training.start import tangents
 from hyperpq.training.trainer import train_codec
 
-RUNS = "trees.jsonl"
+RUNS, FIELDS = "trees.jsonl", ("space", "D", "seed")
 DIMENSIONS = (2, 4, 8, 16)
 LEVELS = ("species", "family", "kingdom")
-# Name, geometry, curvature at the start, whether it is learned, clip radius. On the sphere points
-# stay on one half: sqrt(c) times the clip radius is below pi / 2.
-SPACES: tuple[tuple[str, str, float, bool, float], ...] = (
-    ("hyperbolic, c learned", "hyperbolic", 1.0, True, 4.0),
-    ("hyperbolic, c = 1", "hyperbolic", 1.0, False, 4.0),
-    ("hyperbolic, c = 0.1", "hyperbolic", 0.1, False, 4.0),
-    ("Euclidean", "euclidean", 1.0, False, 4.0),
-    ("spherical, c = 0.1", "spherical", 0.1, False, 4.0),
+# Clip radius. On the sphere points stay on one half: sqrt(c) times it is below pi / 2.
+REACH = 4.0
+# Name, geometry, curvature at the start, whether it is learned.
+SPACES: tuple[tuple[str, str, float, bool], ...] = (
+    ("hyperbolic, c learned", "hyperbolic", 1.0, True),
+    ("hyperbolic, c = 1", "hyperbolic", 1.0, False),
+    ("hyperbolic, c = 0.1", "hyperbolic", 0.1, False),
+    ("Euclidean", "euclidean", 1.0, False),
+    ("spherical, c = 0.1", "spherical", 0.1, False),
 )
 # mAP@k: all levels are asked for the same number of results.
 TOP = 100
@@ -65,10 +65,7 @@ def describe(
 ) -> dict[str, Any]:
     """What is reported of one codec; run inside its geometry."""
     q = codec.quantizer
-    query, database = (
-        q.points(torch.cat([codec.tangent(torch.tensor(part)) for part in np.array_split(x, 8)]))
-        for x in (features.query, features.database)
-    )
+    query, database = (q.points(tangents(codec, x)) for x in (features.query, features.database))
     distances = torch.cat([q.product_score(part, database) for part in query.split(200)])
     found = distances.topk(TOP, 1, largest=False)[1].numpy()
     maps = [
@@ -97,18 +94,17 @@ def describe(
     }
 
 
-def run(features: FeatureSet, args: argparse.Namespace) -> None:
+def run(features: FeatureSet, log: RunLog, seeds: int) -> None:
     """Measure what isn't kept yet."""
-    protocol, file = features.protocol, features.folder / RUNS
+    protocol = features.protocol
     asked, stored = (
         tree_labels(protocol.names, split.labels) for split in (protocol.query, protocol.database)
     )
     levels = tuple(int(stored[:, level].max()) + 1 for level in range(3))
-    done = {(run["space"], run["D"], run["seed"]) for run in read_runs(file)}
-    for seed in range(args.seeds):
+    for seed in range(seeds):
         for D in DIMENSIONS:
-            for name, kind, c, learned, reach in SPACES:
-                if (name, D, seed) in done:
+            for name, kind, c, learned in SPACES:
+                if (name, D, seed) in log:
                     continue
                 recipe = get_recipe(
                     "default",
@@ -117,7 +113,7 @@ def run(features: FeatureSet, args: argparse.Namespace) -> None:
                     subspaces=1,
                     curvature=c,
                     train_curvature=learned,
-                    max_norm=reach,
+                    max_norm=REACH,
                     radius=1.0,
                     prototype_weight=1.0,
                     levels=levels,
@@ -129,8 +125,7 @@ def run(features: FeatureSet, args: argparse.Namespace) -> None:
                     )
                     facts = describe(codec, features, asked, stored)
                 entry = {"space": name, "D": D, "seed": seed, **facts}
-                with file.open("a", encoding="utf-8") as log:
-                    log.write(json.dumps({**entry, "machine": describe_machine()}) + "\n")
+                log.append({**entry, "machine": describe_machine()})
                 values = " ".join(f"{value:.4f}" for value in facts["map"])
                 print(f"{name:<24} D {D:>2}  seed {seed}  mAP {values}", flush=True)
 
@@ -144,8 +139,8 @@ def write_page(runs: list[dict[str, Any]], features: FeatureSet, out: Path) -> P
 
     def row(D: int, space: str, fact: str) -> list[str]:
         values = np.array([one[fact] for one in groups[space, D]], float)
-        spread = values.std(0, ddof=1) if len(values) > 1 else np.full(3, np.nan)
-        return [cell(float(m), float(s)) for m, s in zip(values.mean(0), spread, strict=True)]
+        pairs = zip(values.mean(0), spread_of(values), strict=True)
+        return [cell(float(mean), float(spread)) for mean, spread in pairs]
 
     spaces = [space[0] for space in SPACES]
     keys = [(D, space) for D in DIMENSIONS for space in spaces if (space, D) in groups]
@@ -226,8 +221,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         import_pyplot()
         features = open_set("drawn", args.data, args.features)
-        run(features, args)
-        print(write_page(read_runs(features.folder / RUNS), features, args.out))
+        log = RunLog(features.folder / RUNS, FIELDS)
+        run(features, log, args.seeds)
+        print(write_page(list(log.runs.values()), features, args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None
 

@@ -15,7 +15,7 @@ from hyperpq import scan
 from hyperpq.devices import resolve_device
 from hyperpq.errors import CorruptIndexError, InvalidInputError, NotTrainedError, StoreError
 from hyperpq.store import IndexStore, Rows, Shard, replace_directory
-from hyperpq.validation import as_count, as_features, as_ids, as_rows
+from hyperpq.validation import as_array, as_count, as_features, as_ids, as_rows
 
 if TYPE_CHECKING:
     from hyperpq.codec import HiHPQCodec
@@ -233,10 +233,7 @@ class HiHPQIndex:
         return other
 
     def _views(self, views: Any, n: int) -> NDArray[Any]:
-        try:
-            array = np.asarray(views)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise InvalidInputError(f"views can't be read as an array: {error}") from error
+        array = as_array(views, "views")
         if array.ndim != 3 or array.shape[1:] != (n, self.d) or not len(array):
             raise InvalidInputError(
                 f"views have shape {array.shape}; expected (V, {n}, {self.d}), V >= 1."

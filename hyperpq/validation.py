@@ -10,6 +10,20 @@ from numpy.typing import NDArray
 from hyperpq.errors import InvalidInputError
 
 
+def as_array(x: Any, name: str) -> NDArray[Any]:
+    """Return ``x`` as the array that numpy makes of it.
+
+    Raises
+    ------
+    InvalidInputError
+        numpy can't.
+    """
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InvalidInputError(f"{name} can't be read as an array: {error}") from error
+
+
 def as_features(x: Any, d: int | None, name: str = "x") -> NDArray[np.float32]:
     """Return ``x`` as a C-contiguous float32 array of shape (n, d) with finite values.
 
@@ -27,10 +41,7 @@ def as_features(x: Any, d: int | None, name: str = "x") -> NDArray[np.float32]:
     InvalidInputError
         Wrong ndim, width or dtype, or a value that isn't a finite float32.
     """
-    try:
-        array = np.asarray(x)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InvalidInputError(f"{name} can't be read as an array: {error}") from error
+    array = as_array(x, name)
     if array.dtype.kind not in "fiub":
         raise InvalidInputError(
             f"{name} has dtype {array.dtype}; expected numbers (any float or integer dtype)."
@@ -64,10 +75,7 @@ def as_ids(ids: Any, n: int) -> NDArray[np.int64]:
     InvalidInputError
         Wrong shape or dtype, negative or repeated ids.
     """
-    try:
-        array = np.asarray(ids)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InvalidInputError(f"ids can't be read as an array: {error}") from error
+    array = as_array(ids, "ids")
     if array.dtype.kind not in "iu" and array.size:
         raise InvalidInputError(f"ids have dtype {array.dtype}; expected integers.")
     if array.shape != (n,):
@@ -94,10 +102,7 @@ def as_rows(rows: Any, name: str, n: int) -> NDArray[np.int64]:
     InvalidInputError
         Anything else.
     """
-    try:
-        array = np.asarray(rows)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InvalidInputError(f"{name} can't be read as an array: {error}") from error
+    array = as_array(rows, name)
     if array.dtype.kind not in "iu" or array.ndim != 1 or not array.size:
         raise InvalidInputError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; expected some integers (v,)."

@@ -161,11 +161,12 @@ def train_codec(
     # Without a graph a picture's only partner is a view of its own.
     able = np.arange(n) if recipe.graph_neighbours else rows
     kept = np.setdiff1d(able, rows[held])
-    graph = _neighbour_graph(codec, x, views, rows, kept)
+    seen = x[kept]
+    graph = _neighbour_graph(codec, seen, views, rows, kept)
     with torch.random.fork_rng(_cuda_numbers(device)):
         learn(
             codec,
-            x[kept],
+            seen,
             Batches(x, made, rows, kept, graph, recipe),
             recipe,
             seed=seed,
@@ -178,9 +179,9 @@ def train_codec(
     _check_codes(codec, x, seed)
     learned = finished(codec)
     if start is not None:
-        own = views is not None
+        own, viewed = views is not None, x[rows]
         before, after = (
-            agreement(one, x[rows], made, held, are_pictures=own) for one in (start, learned)
+            agreement(one, viewed, made, held, are_pictures=own) for one in (start, learned)
         )
         verdict = (
             f"agreement of {len(held)} held-out pictures {after:.3f}, {before:.3f} at the start"
@@ -233,11 +234,11 @@ def _neighbour_graph(
     view_rows: NDArray[np.int64],
     kept: NDArray[np.int64],
 ) -> NeighbourGraph | None:
-    """The graph of the conditioned features of the kept rows; views of pictures take part."""
+    """The graph of features ``x`` of the rows ``kept``; views of pictures take part."""
     recipe = codec.recipe
     if not recipe["graph_neighbours"] or len(kept) < 3:
         return None
-    own = conditioned(codec, x[kept])
+    own = conditioned(codec, x)
     inside = np.isin(view_rows, kept)
     mixed = () if views is None else (conditioned(codec, view[inside]) for view in views)
     # Both are in the order of `view_rows`.

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation
-from benchmarks.ablation import VARIANTS, read_runs
+from benchmarks.ablation import FIELDS, VARIANTS
+from benchmarks.results import RunLog
 
 
 @pytest.fixture
@@ -34,6 +35,10 @@ def short(monkeypatch):
 
     monkeypatch.setattr(ablation, "train_codec", quick)
     return seen
+
+
+def read_runs(file):
+    return list(RunLog(file, FIELDS).runs.values())
 
 
 def bench(cache, *options):
@@ -71,3 +76,8 @@ def test_some_groups_and_a_torn_line(cache, short):
     assert whole.count("\n") == 4
     file.write_text(whole[:-20])
     assert len(read_runs(file)) == 3
+    file.write_text(whole[:-20])
+    short.clear()
+    bench(cache, "--bits", "8", "--seeds", "2", "--only", "nbits")
+    assert len(short) == 1
+    assert file.read_text().count("\n") == len(read_runs(file)) == 4

@@ -236,7 +236,7 @@ def test_an_unreadable_picture_is_named(drawn, tmp_path):
     broken.write_bytes(b"\xff\xd8\xff nothing more")
     split = Split([bytes(broken)], np.zeros(1, np.int64))
     with pytest.raises(DatasetError, match=r"broken\.jpg: .*1 of 1"):
-        featuresets._extract(split, tmp_path / "query.npy", "lite0")
+        featuresets.extract(split, tmp_path / "query.npy", "lite0")
     assert not (tmp_path / "query.npy").exists()
 
 

@@ -94,5 +94,5 @@ def test_a_run_from_pictures_to_the_page(drawn, tmp_path, monkeypatch):
         for value in kinds.values():
             assert f"{value:.3f}".removeprefix("0") in page
     # Features are kept: the pictures aren't read again.
-    monkeypatch.setattr(robustness, "extract_features", None)
+    monkeypatch.setattr(featuresets, "extract_features", None)
     assert bench() == page

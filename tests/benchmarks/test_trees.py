@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import featuresets, trees
-from benchmarks.ablation import read_runs
+from benchmarks.results import RunLog
 from hyperpq.datasets.protocols import Protocol, Split
 
 NAMES = [f"{k}/{k}{f}/{k}{f}{s}" for k in "ab" for f in "12" for s in "xyz"]
@@ -57,7 +57,7 @@ def test_a_run_and_its_page(cache, monkeypatch):
 
     page = bench()
     assert {recipe.levels for recipe in seen} == {(12, 4, 2)}
-    runs = read_runs(cache / "drawn-lite0/trees.jsonl")
+    runs = list(RunLog(cache / "drawn-lite0/trees.jsonl", trees.FIELDS).runs.values())
     assert len(runs) == len(seen) == 2 * len(trees.SPACES)
     for run in runs:
         # Easy features: families and kingdoms are found, and the tree shows in the distances.
