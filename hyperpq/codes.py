@@ -1,9 +1,17 @@
-"""Code bytes: how M codes of nbits bits lie in one row of bytes (the layout of FAISS's PQ)."""
+"""Code bytes: M codes of nbits bits in a row of bytes, rows in the tiles that the scan reads."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+BLOCK = 64
+"""Rows that are scanned together; a tile has whole blocks, the last one filled up with zeros."""
+TILE = 4096
+"""Rows of a tile; the last tile of an array may have fewer."""
 
 
 def code_size(M: int, nbits: int) -> int:
@@ -12,7 +20,7 @@ def code_size(M: int, nbits: int) -> int:
 
 
 def pack(codes: NDArray[np.uint8], nbits: int) -> NDArray[np.uint8]:
-    """Codes (n, M), one a byte -> rows of bytes (n, code_size).
+    """Codes (n, M), one a byte -> rows of bytes (n, code_size), the layout of FAISS's PQ.
 
     With nbits 4, code 2j is the low half of byte j and code 2j + 1 the high half; the high half of
     the last byte is 0 when M is odd.
@@ -33,3 +41,71 @@ def unpack(packed: NDArray[np.uint8], M: int, nbits: int) -> NDArray[np.uint8]:
     out[:, 0::2] = packed & 15
     out[:, 1::2] = (packed >> 4)[:, : M // 2]
     return out
+
+
+def tiled_size(n: int, code_size: int) -> int:
+    """Bytes of n rows in tiles."""
+    return -(-n // BLOCK) * BLOCK * code_size
+
+
+class TiledCodes:
+    """Rows of codes as the scan reads them and shards hold them.
+
+    Tiles of 4,096 rows lie one after another, each column by column; the last tile ends with the
+    block of 64 rows that holds the last row. A scan so reads whole registers, and leaves out pages
+    of columns that it has no need of (issue 5).
+
+    Parameters
+    ----------
+    data : ndarray, shape (tiled_size(n, code_size),), uint8, C-contiguous
+        The bytes, memory-mapped or not.
+    n : int
+        Rows.
+    code_size : int
+        Bytes of a row.
+    """
+
+    def __init__(self, data: NDArray[np.uint8], n: int, code_size: int) -> None:
+        self.data, self.n, self.code_size = data, n, code_size
+
+    @classmethod
+    def from_rows(cls, rows: NDArray[np.uint8]) -> TiledCodes:
+        """Rows of bytes (n, code_size) in tiles."""
+        n, size = rows.shape
+        out = cls(np.zeros(tiled_size(n, size), np.uint8), n, size)
+        for start, tile in out._tiles(0, n):
+            part = rows[start : start + TILE]
+            tile[:, : len(part)] = part.T
+        return out
+
+    def __len__(self) -> int:
+        return self.n
+
+    def rows(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Rows of bytes from ``start`` to ``stop``, a copy of shape (stop - start, code_size)."""
+        stop = self.n if stop is None else min(stop, self.n)
+        out = np.empty((max(stop - start, 0), self.code_size), np.uint8)
+        for first, tile in self._tiles(start, stop):
+            low, high = max(start, first), min(stop, first + TILE)
+            out[low - start : high - start] = tile[:, low - first : high - first].T
+        return out
+
+    def row(self, number: int) -> NDArray[np.uint8]:
+        """One row of bytes, shape (code_size,)."""
+        return self.rows(number, number + 1)[0]
+
+    def _tiles(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """First row and bytes (code_size, rows) of the tiles with rows from start to stop."""
+        padded = -(-self.n // BLOCK) * BLOCK
+        for first in range(start // TILE * TILE, stop, TILE):
+            width = min(TILE, padded - first)
+            place = first * self.code_size
+            yield first, self.data[place : place + width * self.code_size].reshape(-1, width)
+
+
+def row_bits(mask: Any) -> NDArray[np.uint64]:
+    """Which rows take part as bits: bool (n,) -> (ceil(n / 64),) words, row r in bit r % 64."""
+    packed = np.packbits(mask, bitorder="little")
+    words = np.zeros(-(-len(mask) // BLOCK), "<u8")
+    words.view(np.uint8)[: len(packed)] = packed
+    return words

@@ -332,7 +332,7 @@ class HiHPQIndex:
             if part.dead is not None:
                 rows = rows[~part.dead[rows]]
             if rows.size:
-                return codec.decode(np.asarray(part.codes[rows[:1]]))[0]
+                return codec.decode(part.tiled.row(int(rows[0]))[None])[0]
         raise InvalidInputError(f"id is {id!r}; the index has no vector with it.")
 
     def search(
@@ -367,10 +367,7 @@ class HiHPQIndex:
         queries = as_features(x, self.d)
         D = np.full((len(queries), k), np.inf, np.float32)
         I = np.full((len(queries), k), -1, np.int64)  # noqa: E741
-        parts = [
-            scan.Part(part.codes, part.ids, None if part.dead is None else ~part.dead)
-            for part in self.parts
-        ]
+        parts = [scan.Part(part.tiled, part.ids, part.alive) for part in self.parts]
         for start in range(0, len(queries), _QUERIES):
             rows = slice(start, start + _QUERIES)
             tables = codec.tables(queries[rows])

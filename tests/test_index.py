@@ -765,7 +765,7 @@ def test_altered_codes_are_found_by_verify(make, tmp_path):
     make(X).save(tmp_path / "i")
     path = tmp_path / "i/shards/000000.h5"
     data = bytearray(path.read_bytes())
-    data[data.index(make().encode(X)[:9].tobytes())] ^= 1
+    data[data.index(make().encode(X)[:9, 0].tobytes())] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptIndexError, match="checksum"):
         HiHPQIndex.load(tmp_path / "i", device="cpu", verify=True)

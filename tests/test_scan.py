@@ -1,4 +1,4 @@
-"""Scan: ids, order and distances against a float64 brute force in plain Python."""
+"""Scan: ids, order and distances of every level against a float64 brute force in plain Python."""
 
 from __future__ import annotations
 
@@ -8,16 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperpq import scan
-from hyperpq.codes import pack
-from hyperpq.scan import Part, reference
+from hyperpq.codes import pack, row_bits
+from hyperpq.errors import InvalidInputError
+from hyperpq.scan import Part, prepare, reference
+
+LEVELS = [name for name in scan.levels() if not name.startswith("HYPERPQ")]
 
 
-def brute_force(tables, parts, k):
-    """One row at a time; ``parts`` hold codes one to a byte, ids and a mask."""
-    nq, M, _ = tables.shape
-    D = np.full((nq, k), np.inf, np.float32)
-    I = np.full((nq, k), -1, np.int64)  # noqa: E741
-    for q, table in enumerate(tables.astype(np.float64).tolist()):
+@pytest.fixture(params=LEVELS)
+def level(request, monkeypatch):
+    monkeypatch.setenv(scan.LEVEL_VARIABLE, request.param)
+    return request.param
+
+
+def brute_force(tables, parts):
+    """Sorted (score, id) of each query, one row at a time; codes lie one to a byte."""
+    M = tables.shape[1]
+    out = []
+    for table in tables.astype(np.float64).tolist():
         found = []
         for codes, ids, mask in parts:
             for row, label, taken in zip(codes.tolist(), ids.tolist(), mask.tolist(), strict=True):
@@ -26,84 +34,157 @@ def brute_force(tables, parts, k):
                     for m in range(M):
                         total += table[m][row[m]]
                     found.append((total, label))
-        for rank, (total, label) in enumerate(sorted(found)[:k]):
+        out.append(sorted(found))
+    return out
+
+
+def first(found, k):
+    D = np.full((len(found), k), np.inf, np.float32)
+    I = np.full((len(found), k), -1, np.int64)  # noqa: E741
+    for q, hits in enumerate(found):
+        for rank, (total, label) in enumerate(hits[:k]):
             D[q, rank], I[q, rank] = np.float32(total), label
     return D, I
 
 
 def make_tables(rng, kind, shape):
+    """Tables that a bound by small integers could go wrong on."""
+    tables = rng.normal(size=shape).astype(np.float32)
     if kind == "ties":
-        return rng.integers(-2, 3, shape).astype(np.float32)
+        tables = rng.integers(-2, 3, shape).astype(np.float32)
     if kind == "equal":
-        return np.zeros(shape, np.float32)
+        tables = np.full(shape, np.float32(rng.choice([0, 1, -3.3])))
     if kind == "huge":
-        return (rng.normal(size=shape) * 10.0 ** rng.integers(-30, 31, shape)).astype(np.float32)
-    return rng.normal(size=shape).astype(np.float32)
+        tables = (tables * 10.0 ** rng.integers(-30, 31, shape)).astype(np.float32)
+    if kind == "largest":
+        tables = np.float32(3.4e38) * rng.choice([-1, 1, 0.5], shape).astype(np.float32)
+    if kind == "smallest":
+        tables = np.float32(1e-45) * rng.integers(-3, 4, shape).astype(np.float32)
+    if kind == "one huge" and tables.size:
+        tables[:, 0, rng.integers(shape[2])] = rng.choice([1e30, -1e30, 3e38, -3e38])
+    if kind == "offset":
+        tables += np.float32(1e6)
+    if kind == "squares":
+        tables = tables**2
+    return tables
+
+
+KINDS = ("normal", "ties", "equal", "huge", "largest", "smallest", "one huge", "offset", "squares")
 
 
 @st.composite
 def cases(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    n, M, K = draw(st.integers(0, 3000)), draw(st.integers(1, 33)), draw(st.sampled_from([16, 256]))
+    n, M, K = draw(st.integers(0, 9000)), draw(st.integers(1, 64)), draw(st.sampled_from([16, 256]))
     # The reference is plain Python: the work is bounded, the extremes of n and M are not.
-    n, M = (n, M) if n * M <= 24000 else draw(st.sampled_from([(n, 8), (700, M)]))
+    n, M = (n, M) if n * M <= 24000 else draw(st.sampled_from([(n, 2), (n, 3), (700, M)]))
     nq = draw(st.integers(0, 5 if n * M <= 6000 else 2))
     k = draw(st.one_of(st.integers(1, n + 5), st.integers(1, 12)))
-    tables = make_tables(
-        rng, draw(st.sampled_from(["normal", "ties", "equal", "huge"])), (nq, M, K)
-    )
+    tables = make_tables(rng, draw(st.sampled_from(KINDS)), (nq, M, K))
     codes = rng.integers(0, K if draw(st.booleans()) else 2, (n, M)).astype(np.uint8)
     ids = np.arange(n, dtype=np.int64)
     if draw(st.booleans()):
         ids = rng.permutation(n).astype(np.int64) * (2**62 // (n + 1)) + 7
     has_masks = draw(st.booleans())
-    mask = rng.random(n) < draw(st.sampled_from([0.0, 0.1, 0.7])) if has_masks else np.ones(n, bool)
+    mask = np.ones(n, bool)
+    if has_masks:
+        mask = rng.random(n) < draw(st.sampled_from([0.0, 0.002, 0.1, 0.7]))
     cuts = sorted(draw(st.lists(st.integers(0, n), max_size=4)))
     parts = list(zip(np.split(codes, cuts), np.split(ids, cuts), np.split(mask, cuts), strict=True))
-    return tables, parts, k, has_masks, draw(st.sampled_from([1, 7, 64, 1 << 16]))
+    return tables, parts, k, has_masks
 
 
 def packed(parts, K, has_masks):
     nbits = 8 if K == 256 else 4
-    return [Part(pack(c, nbits), i, m if has_masks else None) for c, i, m in parts]
+    return [
+        Part(prepare(pack(c, nbits)), np.ascontiguousarray(i), row_bits(m) if has_masks else None)
+        for c, i, m in parts
+    ]
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @given(cases())
-@settings(max_examples=60)
-def test_scan_is_the_brute_force(case):
-    tables, parts, k, has_masks, block = case
+@settings(max_examples=80, deadline=None)
+def test_every_level_is_the_brute_force(case):
+    tables, parts, k, has_masks = case
     rows = packed(parts, tables.shape[2], has_masks)
-    with pytest.MonkeyPatch.context() as patch:
-        # Small blocks put many block borders into few rows.
-        patch.setattr(reference, "_BLOCK", max(block, len(parts[0][0]) // 20))
-        D, I = scan.search_parts(tables, rows, k, threads=1)  # noqa: E741
-        again = scan.search_parts(tables, rows, k, threads=3)
-    want_D, want_I = brute_force(tables, parts, k)
-    assert D.dtype == np.float32
-    assert I.dtype == np.int64
-    np.testing.assert_array_equal(I, want_I)
-    np.testing.assert_array_equal(D, want_D)
-    np.testing.assert_array_equal(again[0], D)
-    np.testing.assert_array_equal(again[1], I)
+    found = brute_force(tables, parts)
+    want = first(found, k)
+    middle = found[0][len(found[0]) // 2][0] if found and found[0] else 0.0
+    for level in LEVELS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(scan.LEVEL_VARIABLE, level)
+            # Small blocks put many block borders into few rows.
+            patch.setattr(reference, "_BLOCK", 1000)
+            D, I = scan.search_parts(tables, rows, k, threads=1)  # noqa: E741
+            lims, near_D, near_I = scan.range_search_parts(tables, rows, middle, threads=1)
+        assert (D.dtype, I.dtype) == (np.float32, np.int64)
+        np.testing.assert_array_equal(I, want[1], err_msg=level)
+        np.testing.assert_array_equal(D, want[0], err_msg=level)
+        near = [[hit for hit in hits if hit[0] < middle] for hits in found]
+        np.testing.assert_array_equal(lims, np.cumsum([0, *map(len, near)]), err_msg=level)
+        flat = [hit for hits in near for hit in hits]
+        np.testing.assert_array_equal(near_I, np.array([h[1] for h in flat], np.int64))
+        np.testing.assert_array_equal(near_D, np.array([h[0] for h in flat], np.float32))
 
 
-@pytest.mark.parametrize("threads", [None, 1, 2, 5, 64])
-def test_threads_do_not_change_the_answer(threads):
-    rng = np.random.default_rng(1)
-    tables = make_tables(rng, "ties", (7, 4, 256))
-    codes = rng.integers(0, 256, (2000, 4)).astype(np.uint8)
-    want = brute_force(tables, [(codes, np.arange(2000), np.ones(2000, bool))], 25)
-    D, I = scan.search(tables, codes, 25, threads=threads)  # noqa: E741
-    np.testing.assert_array_equal(D, want[0])
-    np.testing.assert_array_equal(I, want[1])
+def big(M=5, K=256, n=150_001, nq=7, seed=0):
+    """More than one thread is worth, in clusters and with ties."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, K, (40, M))[rng.integers(0, 40, n)]
+    noise = rng.random((n, M)) < 0.3
+    codes = np.where(noise, rng.integers(0, K, (n, M)), codes).astype(np.uint8)
+    tables = np.round(rng.normal(size=(nq, M, K)) ** 2, 1).astype(np.float32)
+    return tables, codes, rng
 
 
-def test_order_of_parts_does_not_matter():
+@pytest.mark.parametrize("K", [16, 256])
+@pytest.mark.parametrize("nq", [1, 7])
+def test_threads_and_levels_do_not_change_the_answer(level, K, nq):
+    tables, codes, rng = big(K=K, nq=nq)
+    codes = pack(codes, 8 if K == 256 else 4)
+    tiled, mask = prepare(codes), rng.random(len(codes)) < 0.5
+    for k in (1, 10, 300):
+        want = reference.search_parts(tables, [Part(tiled)], k, threads=1)
+        some = reference.search_parts(tables, [Part(tiled, None, row_bits(mask))], k, threads=1)
+        for threads in (None, 1, 2, 5, 64):
+            found = scan.search(tables, tiled, k, threads=threads)
+            np.testing.assert_array_equal(found[1], want[1])
+            np.testing.assert_array_equal(found[0], want[0])
+            found = scan.search(tables, tiled, k, threads=threads, mask=mask)
+            np.testing.assert_array_equal(found[1], some[1])
+    radius = float(want[0][:, 200].max())
+    want = reference.range_search_parts(tables, [Part(tiled)], radius)
+    for threads in (1, 3):
+        for one, other in zip(
+            scan.range_search(tables, tiled, radius, threads=threads), want, strict=True
+        ):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_all_rows_in_order(level):
+    tables, codes, _ = big(n=20_011, nq=2)
+    tiled = prepare(codes)
+    want = reference.search_parts(tables, [Part(tiled)], len(codes) + 3, threads=1)
+    found = scan.search(tables, tiled, len(codes) + 3)
+    np.testing.assert_array_equal(found[0], want[0])
+    np.testing.assert_array_equal(found[1], want[1])
+    assert (found[1][:, -3:] == -1).all()
+
+
+def test_many_queries(level):
+    tables, codes, _ = big(n=600, nq=1500)
+    found = scan.search(tables, codes, 5)
+    want = reference.search_parts(tables, [Part(prepare(codes))], 5, threads=1)
+    np.testing.assert_array_equal(found[1], want[1])
+
+
+def test_order_of_parts_does_not_matter(level):
     rng = np.random.default_rng(2)
     tables = make_tables(rng, "ties", (3, 5, 16))
-    codes = rng.integers(0, 16, (900, 5)).astype(np.uint8)
-    ids = rng.permutation(900).astype(np.int64)
-    parts = [Part(pack(codes[i::3], 4), ids[i::3]) for i in range(3)]
+    codes = rng.integers(0, 16, (9000, 5)).astype(np.uint8)
+    ids = rng.permutation(9000).astype(np.int64)
+    parts = [Part(prepare(pack(codes[i::3], 4)), np.ascontiguousarray(ids[i::3])) for i in range(3)]
     D, I = scan.search_parts(tables, parts, 40)  # noqa: E741
     for order in ([2, 0, 1], [1, 2, 0]):
         again = scan.search_parts(tables, [parts[i] for i in order], 40)
@@ -113,7 +194,7 @@ def test_order_of_parts_does_not_matter():
     np.testing.assert_array_equal(alone[1], I)
 
 
-def test_near_sums_that_float32_cannot_tell_apart_are_ordered_in_float64():
+def test_near_sums_that_float32_cannot_tell_apart_are_ordered_in_float64(level):
     tables = np.zeros((1, 2, 256), np.float32)
     tables[0, 0] = 1e6
     tables[0, 1] = np.linspace(1e-3, 0, 256)
@@ -123,21 +204,28 @@ def test_near_sums_that_float32_cannot_tell_apart_are_ordered_in_float64():
     np.testing.assert_array_equal(I[0], np.arange(256)[::-1])
 
 
-def test_search_takes_ids_and_mask():
+def test_search_takes_ids_and_mask(level):
     tables = np.arange(256, dtype=np.float32).reshape(1, 1, 256)
     codes = np.array([[3], [1], [2], [1]], np.uint8)
-    D, I = scan.search(  # noqa: E741
-        tables,
-        codes,
-        4,
-        ids=np.array([10, 40, 30, 20]),
-        mask=np.array([True, True, False, True]),
-    )
-    np.testing.assert_array_equal(I, [[20, 40, 10, -1]])
-    np.testing.assert_array_equal(D, np.array([[1, 1, 3, np.inf]], np.float32))
+    for mask in (np.array([True, True, False, True]), np.array([0b1011], np.uint64)):
+        D, I = scan.search(  # noqa: E741
+            tables, codes, 4, ids=np.array([10, 40, 30, 20]), mask=mask
+        )
+        np.testing.assert_array_equal(I, [[20, 40, 10, -1]])
+        np.testing.assert_array_equal(D, np.array([[1, 1, 3, np.inf]], np.float32))
 
 
-def test_inputs_are_left_alone():
+def test_range_search_leaves_the_radius_itself_out(level):
+    tables = np.arange(256, dtype=np.float32).reshape(1, 1, 256)
+    codes = np.array([[3], [1], [2], [1]], np.uint8)
+    lims, D, I = scan.range_search(tables, codes, 3.0)  # noqa: E741
+    assert (lims.tolist(), D.tolist(), I.tolist()) == ([0, 3], [1, 1, 2], [1, 3, 2])
+    assert scan.range_search(tables, codes, -1.0)[0].tolist() == [0, 0]
+    assert len(scan.range_search(tables, codes, np.inf)[2]) == 4
+    assert len(scan.range_search(tables[:0], codes, 1.0)[2]) == 0
+
+
+def test_inputs_are_left_alone(level):
     rng = np.random.default_rng(3)
     tables = make_tables(rng, "normal", (2, 3, 256))
     codes, mask = rng.integers(0, 256, (50, 3)).astype(np.uint8), rng.random(50) < 0.5
@@ -149,5 +237,74 @@ def test_inputs_are_left_alone():
         np.testing.assert_array_equal(array, copy)
 
 
-def test_one_kernel_is_in_use():
-    assert list(scan.levels().values()).count("in use") == 1
+def test_strided_tables_are_read_right(level):
+    tables, codes, _ = big(n=900, nq=4)
+    want = scan.search(np.ascontiguousarray(tables[::2]), codes, 5)[1]
+    np.testing.assert_array_equal(scan.search(tables[::2], codes, 5)[1], want)
+    fortran = np.asfortranarray(codes)
+    np.testing.assert_array_equal(scan.search(tables[::2], fortran, 5)[1], want)
+
+
+def test_one_kernel_is_in_use(level):
+    used = [name for name, state in scan.levels().items() if state.startswith("in use")]
+    assert used == [level]
+
+
+def test_the_package_was_compiled():
+    assert LEVELS[-2:] == ["portable", "numpy"]
+
+
+TABLES = np.zeros((1, 2, 256), np.float32)
+CODES = np.zeros((3, 2), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((TABLES.astype(np.float64), CODES, 1), "tables are float64"),
+        ((TABLES[0], CODES, 1), "expected float32 \\(nq, M, K\\)"),
+        ((TABLES[:, :, :100], CODES, 1), "K 256 or 16"),
+        ((TABLES * np.nan, CODES, 1), "NaN or infinity"),
+        ((TABLES, CODES[:, :1], 1), "codes have 1 bytes a row; expected 2"),
+        ((TABLES, CODES.astype(int), 1), "codes are int64"),
+        ((TABLES, CODES, 0), "k is 0"),
+    ],
+)
+def test_wrong_input(arguments, message):
+    with pytest.raises(InvalidInputError, match=message):
+        scan.search(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ids": [1, 2]}, "ids have shape \\(2,\\); expected \\(3,\\)"),
+        ({"mask": np.ones(2, bool)}, "expected bool \\(3,\\) or its bits"),
+        ({"mask": [1, 1, 1]}, "mask is int64"),
+        ({"threads": 0}, "threads is 0"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        scan.search(TABLES, CODES, 1, **options)
+
+
+@pytest.mark.parametrize(("name", "message"), [("sse9", "is no level"), ("neon", "doesn't run")])
+def test_an_unknown_level_is_named(monkeypatch, name, message):
+    if name in LEVELS:
+        pytest.skip("runs here")
+    monkeypatch.setenv(scan.LEVEL_VARIABLE, name)
+    with pytest.raises(InvalidInputError, match=f"{name}.*{message}.*portable, numpy"):
+        scan.search(TABLES, CODES, 1)
+    assert scan.levels()[scan.LEVEL_VARIABLE]
+
+
+def test_nan_is_no_radius():
+    with pytest.raises(InvalidInputError, match="radius is NaN"):
+        scan.range_search(TABLES, CODES, np.nan)
+
+
+def test_without_the_compiled_module_numpy_scans(monkeypatch):
+    monkeypatch.setattr(scan, "_native", None)
+    assert "nothing was compiled" in scan.levels()["numpy"]
+    np.testing.assert_array_equal(scan.search(TABLES, CODES, 3)[1], [[0, 1, 2]])

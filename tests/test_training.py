@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hyperpq import HiHPQIndex
 from hyperpq.codec import HiHPQCodec
 from hyperpq.codec_files import to_files
 from hyperpq.errors import CorruptIndexError, InvalidInputError, TrainingError
@@ -573,6 +574,17 @@ def test_views_of_another_shape_are_refused(x, views):
         train(x, views=views)
     with pytest.raises(InvalidInputError, match="no rows"):
         train(x[:0])
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_rounding_errors_do_not_set_the_scale(n):
+    """Two features span one axis: the other subspaces hold nothing but the noise of `eigh`."""
+    x = np.abs(np.random.default_rng(0).normal(size=(n, 1280))).astype(np.float32)
+    index = HiHPQIndex(1280, M=8, device="cpu")
+    index.train(x, epochs=0)
+    assert 0.01 < float(index.codec.sample.float().norm(dim=1).max()) < 10
+    index.add(x)
+    assert index.search(x, 1)[1][:, 0].tolist() == list(range(n))
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 15, 16, 17, 63, 65])

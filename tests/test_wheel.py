@@ -69,6 +69,7 @@ def test_the_wheel_holds_one_package(wheel):
         assert f"hyperpq/{name}" in names
     assert "hyperpq/py.typed" in names
     assert any(name.endswith("/LICENSE") for name in names)
+    assert any(name.startswith("hyperpq/scan/_native.") for name in names if name.endswith(".so"))
     rooms = {
         p.parent.relative_to(ROOT / "hyperpq") for p in (ROOT / "hyperpq").rglob("__init__.py")
     }

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from hyperpq._version import __version__
+from hyperpq.codes import tiled_size
 from hyperpq.errors import CorruptIndexError, FormatVersionError, IndexNotFoundError
 from hyperpq.store.durable import checksum, read_regular
 from hyperpq.store.rows import ATTRIBUTE_DTYPES, is_attribute_name
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "hyperpq-index"
-VERSION = 1
+VERSION = 2
 MAX_INT = 2**63 - 1
 ITEM_SIZES = {"uint8": 1, "int32": 4, "int64": 8, "float32": 4, "float64": 8}
 # Half a million shards; a longer manifest is no manifest.
@@ -193,7 +194,7 @@ def read_manifest(root: Path) -> Manifest:
     IndexNotFoundError
         If there is no such directory or no manifest in it.
     FormatVersionError
-        If a later format is needed; the message names it.
+        If the format is another; the message names it.
     CorruptIndexError
         If the manifest isn't exactly what this format allows.
     StoreError
@@ -234,10 +235,15 @@ def _manifest(content: Any, data: bytes) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"not a manifest of format {FORMAT!r}")
     version = _count(content.get("version"), "version", low=1)
-    if version > VERSION:
+    if version != VERSION:
+        advice = (
+            f"install a later hyperpq that reads version {version}"
+            if version > VERSION
+            else "build the index again (no release wrote that version)"
+        )
         raise FormatVersionError(
-            f"the index is in format version {version}, and hyperpq {__version__} reads up to "
-            f"version {VERSION}; install a later hyperpq that reads version {version}"
+            f"the index is in format version {version}, and hyperpq {__version__} reads "
+            f"version {VERSION}; {advice}"
         )
     keys = "format version generation settings next_id next_shard files shards checksum"
     fields = _object(content, keys.split(), "manifest")
@@ -332,7 +338,7 @@ def _column_fits(name: str, dtype: str, shape: tuple[int, ...], rows: int, code_
     if name == "path_bytes":
         return dtype == "uint8" and len(shape) == 1
     return (name, dtype, shape) in (
-        ("codes", "uint8", (rows, code_size)),
+        ("codes", "uint8", (tiled_size(rows, code_size),)),
         ("ids", "int64", (rows,)),
         ("path_offsets", "int64", (rows + 1,)),
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import keyword
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
+from hyperpq.codes import TiledCodes, row_bits
 from hyperpq.errors import InvalidInputError
 
 ATTRIBUTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -84,6 +86,16 @@ class Rows:
     def code_size(self) -> int:
         """Bytes per code."""
         return self.codes.shape[1]
+
+    @cached_property
+    def tiled(self) -> TiledCodes:
+        """The codes in the layout that is stored and scanned."""
+        return TiledCodes.from_rows(self.codes)
+
+    @cached_property
+    def alive(self) -> np.ndarray | None:
+        """Bits of the rows that aren't removed, see `codes.row_bits`; None if none is."""
+        return None if self.dead is None else row_bits(~self.dead)
 
     @property
     def attribute_names(self) -> list[str]:

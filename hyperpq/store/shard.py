@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hyperpq.codes import TiledCodes, row_bits
 from hyperpq.errors import CorruptIndexError, InvalidInputError, StoreError
 from hyperpq.store.durable import checksum, open_regular, os_errors, read_handle, read_regular
 from hyperpq.store.hdf5 import write_columns
@@ -72,8 +73,13 @@ class Shard:
 
     @property
     def codes(self) -> np.ndarray:
-        """Codes, shape (n, code_size), uint8, C-contiguous, read-only."""
-        return self._column("codes")
+        """Codes, shape (n, code_size), uint8: a copy in rows of what `tiled` maps."""
+        return self.tiled.rows()
+
+    @property
+    def tiled(self) -> TiledCodes:
+        """The codes in the layout that is stored and scanned, read-only."""
+        return TiledCodes(self._column("codes"), self.n, self.code_size)
 
     @property
     def ids(self) -> np.ndarray:
@@ -100,6 +106,11 @@ class Shard:
         mask = np.zeros(self.n, bool)
         mask[self.dead_rows] = True
         return mask
+
+    @cached_property
+    def alive(self) -> np.ndarray | None:
+        """Bits of the rows that aren't removed, see `codes.row_bits`; None if none is."""
+        return None if self.dead is None else row_bits(~self.dead)
 
     def path(self, row: int) -> bytes:
         """Path of one row, read without the others.
@@ -194,7 +205,7 @@ def write_shard(path: Path, number: int, rows: Rows | Shard) -> ShardEntry:
     StoreError
         If the system refuses to write.
     """
-    columns = {"codes": rows.codes, "ids": rows.ids}
+    columns = {"codes": rows.tiled.data, "ids": rows.ids}
     for name in rows.attribute_names:
         columns[f"attributes/{name}"] = rows.attribute(name)
     table = rows.path_table()

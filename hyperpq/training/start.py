@@ -63,8 +63,9 @@ def fit_head(codec: HiHPQCodec, x: NDArray[np.float32], radius: float, seed: int
     sample = torch.tensor(x[:: max(1, len(x) // _ROWS)], device=device)
     v = (codec.condition(sample).cpu().double() - mean) @ axes
     norms = v.unflatten(1, (q.M, q.D)).norm(dim=2)
-    middle = float(norms[norms > 0].median()) if bool((norms > 0).any()) else 1.0
-    factor = radius / max(middle, 1e-12)
+    # Two or three features leave subspaces with nothing but rounding errors in them.
+    real = norms[norms > 1e-6 * norms.max()]
+    factor = radius / max(float(real.median()) if len(real) else 1.0, 1e-12)
     if codec.head == "orthogonal":
         codec.scale.fill_(factor)
         codec.weight.copy_(axes.float())

@@ -21,11 +21,14 @@ def module_name(file: str) -> str:
 def rooms() -> list[str]:
     """Files of the table, from top to bottom."""
     text = (ROOT / "docs/architecture.md").read_text("utf-8")
-    return re.findall(r"^\| `([^`]+\.py)` \|", text, flags=re.MULTILINE)
+    return re.findall(r"^\| `([^`]+\.pyi?)` \|", text, flags=re.MULTILINE)
 
 
 FILES = sorted(
-    str(file.relative_to(ROOT)) for package in PACKAGES for file in (ROOT / package).rglob("*.py")
+    str(file.relative_to(ROOT))
+    for package in PACKAGES
+    for file in (ROOT / package).rglob("*.py*")
+    if file.suffix in (".py", ".pyi")
 )
 MODULES = {module_name(file) for file in FILES}
 

@@ -1,0 +1,21 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def levels() -> list[str]: ...
+def search_parts(
+    tables: NDArray[np.float32],
+    parts: list[tuple[Any, ...]],
+    k: int,
+    threads: int,
+    level: str,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+def range_search_parts(
+    tables: NDArray[np.float32],
+    parts: list[tuple[Any, ...]],
+    radius: float,
+    threads: int,
+    level: str,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
+def stream(data: NDArray[np.uint8], level: str) -> int: ...

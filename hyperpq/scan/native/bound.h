@@ -1,0 +1,172 @@
+// One query's tables, exact and as bytes whose sums bound the exact sums from below.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "level.h"
+
+namespace hyperpq {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// The score of a row is S = fl(t[0] + ... + t[M - 1]), its float32 table entries added in this
+// order in float64. A search wants every row with S <= theta, theta the k-th best score so far.
+//
+// **Bytes.** With a[m] the least entry of subspace m and A = sum a[m], every entry is replaced by
+//
+//     b = min(255, floor(fl(fl(t - a) * s)))            fl(t - a) shrunk by 1 - 2^-22
+//
+// Rounding to double, to float32 and of the product raises a value by less than (1 + 2^-23)^2 in
+// all, so that b <= s (t - a), but for values below the least normal float32, which gain at most
+// 2^-149 each. `unit` is a power of two that keeps t - a inside float32.
+//
+// **Limit.** Let E be the exact sum of a row's entries and u = 2^-53. fl gives
+// S >= E - M u sum |t|, and |t| <= (t - a) + |a|, so with g = M u, B = sum |a|
+//
+//     S <= theta   =>   (E - A) (1 - g) <= theta - A + g B
+//     =>   sum b <= s (E - A) + M 2^-149 s <= s (theta - A' + guard) (1 + 2^-40)
+//
+// where A' is A as summed in float64 (off by at most g B) and guard = 4 g B + M 2^-149 / unit + 1e-300.
+// So a row whose byte sum exceeds that bound, `limit(theta)`, has S > theta and can be left out; a
+// saturated sum of 255 stands for anything above, so a limit of 255 lets all pass. Rows that
+// survive are scored exactly: the answer is that of the plain scan, whatever the level.
+//
+// **Scale.** s is such that limit(theta) is 253 when the bytes are made: the resolution goes where
+// the decision is. theta falls during a search; when the limit has come down to 170 the bytes are
+// made again.
+//
+// **K = 16.** Two codes share a byte, so a column of bytes has the 256 sums of two entries, and
+// the same bytes-as-bounds are made of those. No level needs to know.
+class Tables {
+ public:
+  // table: M x K floats, kept by the caller.
+  void set(const Level& level, const float* table, size_t M, size_t K) {
+    level_ = &level;
+    table_ = table;
+    M_ = M;
+    nibbles_ = K == 16;
+    columns_ = nibbles_ ? (M + 1) / 2 : M;
+    above_.resize(columns_ * 256);
+    bytes_.resize(columns_ * 256);
+    const size_t n = M * K;
+    float most = 0;
+    base_ = 0;
+    double magnitude = 0;
+    least_.resize(M);
+    for (size_t m = 0; m < M; ++m) {
+      float low[16], high[16];
+      for (size_t j = 0; j < 16; ++j) low[j] = high[j] = table[m * K + j];
+      for (size_t i = m * K + 16; i < m * K + K; i += 16)
+        for (size_t j = 0; j < 16; ++j) {
+          low[j] = table[i + j] < low[j] ? table[i + j] : low[j];
+          high[j] = table[i + j] > high[j] ? table[i + j] : high[j];
+        }
+      for (size_t j = 1; j < 16; ++j) {
+        low[0] = low[j] < low[0] ? low[j] : low[0];
+        high[0] = high[j] > high[0] ? high[j] : high[0];
+      }
+      least_[m] = low[0];
+      base_ += low[0];
+      magnitude += std::abs(static_cast<double>(low[0]));
+      const float larger = std::max(std::abs(low[0]), std::abs(high[0]));
+      most = most < larger ? larger : most;
+    }
+    unit_ = most > 1e36f ? 0x1p-24 : 1.0;
+    guard_ = 4 * M * 0x1p-53 * magnitude + M * 0x1p-149 / unit_ + 1e-300;
+    if (n == 0) return;
+    if (!nibbles_) {
+      for (size_t m = 0; m < M; ++m)
+        level.lift(table + m * 256, least_[m], unit_, above_.data() + m * 256);
+    } else {
+      for (size_t c = 0; c < columns_; ++c) pair(c);
+    }
+    scale_ = 0;
+  }
+
+  size_t columns() const { return columns_; }
+
+  // What a level sees of blocks at `codes`; after `limit`.
+  View view(const uint8_t* codes, size_t stride, size_t n_blocks, int limit) const {
+    return {codes,         stride,   n_blocks, bytes_.data(), order_.data(),
+            order_.size(), static_cast<uint8_t>(limit)};
+  }
+
+  // Makes the bytes ready for `theta` and returns its limit, or -1 where no row can reach it.
+  int limit(double theta) {
+    if (theta == kInfinity) return 255;
+    const double room = theta - base_ + guard_;
+    if (!(room >= 0)) return -1;
+    if (scale_ == 0 || limit_of(room) < 170) {
+      const float scale = static_cast<float>(std::min(253 / room / unit_, 1e37));
+      if (scale != scale_) {
+        scale_ = scale;
+        level_->quantize(above_.data(), above_.size(), scale, bytes_.data());
+        rank_columns();
+      }
+    }
+    return limit_of(room);
+  }
+
+  // Exact score of a row whose code in column c is codes[c * stride].
+  double score(const uint8_t* codes, size_t stride) const {
+    if (!nibbles_) {
+      double sum = table_[codes[0]];
+      for (size_t m = 1; m < M_; ++m) sum += table_[m * 256 + codes[m * stride]];
+      return sum;
+    }
+    double sum = table_[codes[0] & 15];
+    for (size_t m = 1; m < M_; ++m)
+      sum += table_[m * 16 + (codes[m / 2 * stride] >> (m % 2 * 4) & 15)];
+    return sum;
+  }
+
+ private:
+  int limit_of(double room) const {
+    const double limit = room * unit_ * scale_ * (1 + 0x1p-40);
+    return limit < 255 ? static_cast<int>(limit) : 255;
+  }
+
+  // The columns whose entries are largest on average come first: their sums pass the limit soonest.
+  void rank_columns() {
+    weight_.resize(columns_);
+    order_.resize(columns_);
+    for (size_t c = 0; c < columns_; ++c) {
+      uint32_t sum = 0;
+      for (size_t i = 0; i < 256; ++i) sum += bytes_[c * 256 + i];
+      weight_[c] = sum;
+      order_[c] = static_cast<uint16_t>(c);
+    }
+    std::sort(order_.begin(), order_.end(), [this](uint16_t a, uint16_t b) {
+      return weight_[a] > weight_[b] || (weight_[a] == weight_[b] && a < b);
+    });
+  }
+
+  void pair(size_t c) {
+    const float* first = table_ + 2 * c * 16;
+    const float* second = 2 * c + 1 < M_ ? first + 16 : nullptr;
+    for (size_t i = 0; i < 256; ++i) {
+      double sum = static_cast<double>(first[i & 15]) - least_[2 * c];
+      if (second) sum += static_cast<double>(second[i >> 4]) - least_[2 * c + 1];
+      above_[c * 256 + i] = static_cast<float>(sum * (unit_ * (1 - 0x1p-22)));
+    }
+  }
+
+  const Level* level_ = nullptr;
+  const float* table_ = nullptr;
+  size_t M_ = 0, columns_ = 0;
+  bool nibbles_ = false;
+  double base_ = 0, guard_ = 0, unit_ = 1;
+  float scale_ = 0;
+  std::vector<double> least_;
+  std::vector<float> above_;
+  std::vector<uint8_t> bytes_;
+  std::vector<uint32_t> weight_;
+  std::vector<uint16_t> order_;
+};
+
+}  // namespace hyperpq

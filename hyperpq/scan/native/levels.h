@@ -1,0 +1,34 @@
+// Instruction sets: what each offers to the scan, which run here, and the order of preference.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "level.h"
+#include "portable.h"
+#if defined(__x86_64__)
+#include "avx2.h"
+#include "avx512bw.h"
+#include "avx512vbmi.h"
+#elif defined(__aarch64__)
+#include "neon.h"
+#endif
+
+namespace hyperpq {
+
+// The fastest first.
+inline constexpr Level kLevels[] = {
+#if defined(__x86_64__)
+    {"avx512vbmi", avx512vbmi::runs_here, avx512vbmi::lift, avx512vbmi::quantize,
+     avx512vbmi::survivors, avx512vbmi::stream},
+    {"avx512bw", avx512bw::runs_here, avx512bw::lift, avx512bw::quantize, avx512bw::survivors,
+     avx512bw::stream},
+    {"avx2", avx2::runs_here, avx2::lift, avx2::quantize, avx2::survivors, avx2::stream},
+#elif defined(__aarch64__)
+    {"neon", neon::runs_here, neon::lift, neon::quantize, neon::survivors, neon::stream},
+#endif
+    {"portable", portable::runs_here, portable::lift, portable::quantize, portable::survivors,
+     portable::stream},
+};
+
+}  // namespace hyperpq
