@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.featuresets import FeatureSet, open_set, read_protocol
 from benchmarks.geometries import geometry, straight_through
 from benchmarks.machine import describe_machine
-from benchmarks.results import RunLog, cell, import_pyplot, markdown, spread_of
+from benchmarks.results import RunLog, cell, import_pyplot, markdown, publish, spread_of, take_up
 from hyperpq import scan
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
@@ -142,6 +142,7 @@ def measure(features: FeatureSet, variant: Variant, bits: Sequence[int], seed: i
 
 def run(features: FeatureSet, args: argparse.Namespace) -> None:
     """Measure what isn't kept yet, all variants of a seed before the next seed."""
+    take_up(features.folder / RUNS, args.out)
     log = RunLog(features.folder / RUNS, FIELDS)
     asked = [variant for variant in VARIANTS if not args.only or variant.group in args.only]
     for seed in range(args.seeds):
@@ -193,6 +194,7 @@ def write_page(cache: Path, out: Path) -> Path:
     for file in sorted(cache.glob(f"*/{RUNS}")):
         if runs := list(RunLog(file, FIELDS).runs.values()):
             parts.append(_section(file.parent, runs, out))
+            publish(file, out)
     page = out / "ablation.md"
     page.write_text("\n\n".join(parts) + "\n", "utf-8")
     return page

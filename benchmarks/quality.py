@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.machine import describe_machine
 from benchmarks.peers import LENGTHS, PEERS, exact, lengths, unit
-from benchmarks.results import Key, RunLog, import_pyplot, write_page
+from benchmarks.results import Key, RunLog, import_pyplot, take_up, write_page
 from hyperpq import scan
 from hyperpq.clustering import import_faiss
 from hyperpq.codec import SAMPLE, HiHPQCodec
@@ -49,9 +49,11 @@ def condition(x: Floats, train: Floats) -> Floats:
 class Bench:
     """What all methods of one set share: queries, what is exact, and where runs are written."""
 
-    def __init__(self, features: FeatureSet, command: str) -> None:
+    def __init__(self, features: FeatureSet, command: str, out: Path) -> None:
         self.features = features
-        self.log = RunLog(features.folder / "runs.jsonl")
+        log = features.folder / "runs.jsonl"
+        take_up(log, out)
+        self.log = RunLog(log)
         versions = f"torch {torch.__version__}, faiss {import_faiss().__version__}"
         threads = torch.get_num_threads()
         machine = f"{describe_machine()}, {threads} thread{'s' * (threads > 1)} in torch"
@@ -265,7 +267,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Before hours of work.
         import_pyplot()
         features = open_set(args.dataset, args.data, args.features, args.backbone, args.more)
-        run(Bench(features, _command(args)), args)
+        run(Bench(features, _command(args), args.out), args)
         print(write_page(args.features, args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -83,6 +84,23 @@ class RunLog:
         os.replace(part, self.file)
 
 
+def published(log: Path, out: Path) -> Path:
+    """Where the runs of a log of the cache lie beside the page that they are behind."""
+    return out / "runs" / f"{log.parent.name}-{log.name}"
+
+
+def take_up(log: Path, out: Path) -> None:
+    """Go on from the published runs, where the cache has none of its own."""
+    if not log.exists() and published(log, out).exists():
+        shutil.copyfile(published(log, out), log)
+
+
+def publish(log: Path, out: Path) -> None:
+    """Put the runs of a log beside their page: hours of measuring in a few kilobytes."""
+    published(log, out).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(log, published(log, out))
+
+
 class Row(NamedTuple):
     """One method at one length.
 
@@ -148,6 +166,7 @@ def write_page(cache: Path, out: Path) -> Path:
         runs = list(RunLog(file).runs.values())
         if runs:
             parts.append(_section(file.parent, runs, out))
+            publish(file, out)
     page = out / "quality.md"
     page.write_text("\n\n".join(parts) + "\n", "utf-8")
     return page

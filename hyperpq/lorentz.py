@@ -187,6 +187,69 @@ def sqchord_matrix(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return (2 * (cross - (1 / c).unsqueeze(-1))).clamp_min(_GRAM_FLOOR)
 
 
+def sqchord_table(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """All pairs of squared chords, each as right as `sqchord` has it; not differentiable.
+
+    A matrix product in float64 gives them with an absolute error of about ``2^-52 x0 y0``: right to
+    2^-24 but for pairs nearer than ``2^-23 x0 y0``, which are few and are computed one by one.
+
+    Parameters
+    ----------
+    x, y, c : Tensor
+        As in `sqchord_matrix`.
+
+    Returns
+    -------
+    Tensor, shape (..., n, m)
+        Of the dtype of ``x``.
+    """
+    wide_x, wide_y, wide_c = x.double(), y.double(), c.double()
+    x0, y0 = time_part(wide_x, wide_c), time_part(wide_y, wide_c)
+    # Time and the constant beside space: one matrix product for 2 x0 y0 - 2 x.y - 2/c.
+    one = torch.ones_like(x0).unsqueeze(-1)
+    left = torch.cat([-2 * wide_x, 2 * x0.unsqueeze(-1), one], -1)
+    constant = (-2 / wide_c).unsqueeze(-1).expand(*y0.shape, 1)
+    right = torch.cat([wide_y, y0.unsqueeze(-1), constant], -1)
+    q2 = (left @ right.transpose(-1, -2)).to(x.dtype)
+    least = (2.0**-23 * y0.amax(-1, keepdim=True) * x0).to(x.dtype)  # at least that of each pair
+    rows = (q2.amin(-1) < least).nonzero(as_tuple=True)
+    if len(rows[0]):
+        which, column = (q2[rows] < least[rows].unsqueeze(-1)).nonzero(as_tuple=True)
+        at = tuple(index[which] for index in rows)
+        curvature = c.expand(*q2.shape[:-2], 1)[(*at[:-1], 0)]
+        q2[(*at, column)] = sqchord(x[at], y[(*at[:-1], column)], curvature)
+    return q2
+
+
+class _ChordToArc(torch.autograd.Function):
+    """``d = 2 / sqrt(c) asinh(sqrt(c) q / 2)`` of squared chords q^2 >= 0.
+
+    By log1p, as accurate as torch.asinh and about ten times as fast on a CPU, where torch has no
+    vector code for asinh.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q2: Tensor, c: Tensor) -> Tensor:
+        z2 = q2 * (c / 4)
+        z = z2.sqrt()
+        d = (z + z2 / (1 + (1 + z2).sqrt())).log1p() * (2 / c.sqrt())
+        ctx.save_for_backward(q2, c, d)
+        return d
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None]:
+        q2, c, d = ctx.saved_tensors
+        slope = grads[0] * torch.rsqrt(1 + q2 * (c / 4))
+        q = q2.sqrt()
+        dq2 = dc = None
+        if ctx.needs_input_grad[0]:
+            # d has no gradient at 0; it is taken as 0.
+            dq2 = torch.where(q2 > 0, slope / (2 * q), 0).sum_to_size(q2.shape)
+        if ctx.needs_input_grad[1]:
+            dc = ((slope * q - grads[0] * d) / (2 * c)).sum_to_size(c.shape)
+        return dq2, dc
+
+
 def score_of(q2: Tensor, c: Tensor, score: str) -> Tensor:
     """Turn squared chords into the score of one subspace.
 
@@ -208,11 +271,7 @@ def score_of(q2: Tensor, c: Tensor, score: str) -> Tensor:
     """
     if score == "chord":
         return q2
-    safe = torch.where(q2 > 0, q2, torch.ones_like(q2))
-    root_c = torch.sqrt(c)
-    d = torch.where(
-        q2 > 0, 2 / root_c * torch.asinh(root_c * torch.sqrt(safe) / 2), torch.zeros_like(q2)
-    )
+    d = cast(Tensor, _ChordToArc.apply(q2, c))
     return d * d if score == "geodesic" else d
 
 

@@ -12,6 +12,8 @@ from hyperpq.errors import InvalidInputError
 CURVATURE_RANGE = (0.01, 10.0)
 # Elements of the largest intermediate tensor: 64 MB of float32.
 _BLOCK = 1 << 24
+# Entries of tables made at a time: they stay in the second-level cache.
+_CACHED = 1 << 16
 
 
 class LorentzProductQuantizer(nn.Module):
@@ -147,14 +149,14 @@ class LorentzProductQuantizer(nn.Module):
         Returns
         -------
         Tensor, shape (nq, M, K)
-            Half-angle form, so near codewords keep all their digits.
+            Right to the rounding of their type, near codewords included.
         """
         words, c = self.codewords(), self.c[:, None]
         out = torch.empty(x.shape[0], self.M, self.K, dtype=x.dtype, device=x.device)
-        step = max(1, _BLOCK // (self.M * self.K * self.D))
+        step = max(1, _CACHED // (self.M * self.K))
         for start in range(0, x.shape[0], step):
-            q2 = lorentz.sqchord(x[start : start + step].unsqueeze(2), words, c)
-            out[start : start + step] = lorentz.score_of(q2, c, self.score)
+            q2 = lorentz.sqchord_table(x[start : start + step].transpose(0, 1), words, c)
+            out[start : start + step] = lorentz.score_of(q2.transpose(0, 1), c, self.score)
         return out
 
     @torch.no_grad()

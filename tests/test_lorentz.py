@@ -106,6 +106,24 @@ def test_agrees_with_geoopt(c):
         assert manifold.check_point_on_manifold(p, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.6, 1.5, 5.0])
+def test_tables_are_right_to_float32_for_near_pairs_too(radius):
+    """Separations from 0 to far, two curvatures, one query without a near codeword."""
+    g = torch.Generator().manual_seed(4)
+    c = torch.tensor([[0.3], [2.0]])
+    words = torch.randn(2, 30, 6, generator=g)
+    words *= radius / words.norm(dim=-1, keepdim=True) / c[..., None].sqrt()
+    steps = 10.0 ** torch.arange(-8, 1)[:, None] * torch.randn(2, 9, 6, generator=g)
+    x = torch.cat([words[:, :1], words[:, :9] + steps, 3 + words[:, :1]], 1)
+    got = lorentz.sqchord_table(x, words, c)
+    wide = (x.double().unsqueeze(2), words.double().unsqueeze(1), c.double()[..., None])
+    want = lorentz.sqchord(*wide)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), want, rtol=2e-6, atol=1e-44)
+    assert (got[:, 0, 0] == 0).all()
+    assert ((want > 0) & (want < 1e-12)).any()
+
+
 def test_matrix_route_agrees_with_pairs():
     g = torch.Generator().manual_seed(3)
     c = torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64)

@@ -10,7 +10,9 @@ namespace hyperpq::avx2 {
 #define HYPERPQ_TARGET __attribute__((target("avx2")))
 #include "loops.inl"
 
-inline bool runs_here() { return __builtin_cpu_supports("avx2"); }
+inline bool runs_here() {
+  return __builtin_cpu_supports("avx2");
+}
 
 constexpr size_t kGroup = 1;
 

@@ -20,8 +20,8 @@ template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
 // codes in tiles, n, ids or None, mask words or None
-using PartArrays =
-    std::tuple<Array<uint8_t>, size_t, std::optional<Array<int64_t>>, std::optional<Array<uint64_t>>>;
+using PartArrays = std::tuple<Array<uint8_t>, size_t, std::optional<Array<int64_t>>,
+                              std::optional<Array<uint64_t>>>;
 
 void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(what);
@@ -122,8 +122,8 @@ uint64_t stream(const Array<uint8_t>& data, const std::string& level) {
 PYBIND11_MODULE(_native, module) {
   module.doc() = "The compiled scan; hyperpq.scan is its face.";
   module.def("levels", &levels, "Levels that run here, the fastest first.");
-  module.def("search_parts", &search_parts, py::arg("tables").noconvert(), py::arg("parts").noconvert(),
-             py::arg("k"), py::arg("threads"), py::arg("level"));
+  module.def("search_parts", &search_parts, py::arg("tables").noconvert(),
+             py::arg("parts").noconvert(), py::arg("k"), py::arg("threads"), py::arg("level"));
   module.def("range_search_parts", &range_search_parts, py::arg("tables").noconvert(),
              py::arg("parts").noconvert(), py::arg("radius"), py::arg("threads"), py::arg("level"));
   module.def("stream", &stream, py::arg("data").noconvert(), py::arg("level"));

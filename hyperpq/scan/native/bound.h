@@ -31,9 +31,9 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 //     S <= theta   =>   (E - A) (1 - g) <= theta - A + g B
 //     =>   sum b <= s (E - A) + M 2^-149 s <= s (theta - A' + guard) (1 + 2^-40)
 //
-// where A' is A as summed in float64 (off by at most g B) and guard = 4 g B + M 2^-149 / unit + 1e-300.
-// So a row whose byte sum exceeds that bound, `limit(theta)`, has S > theta and can be left out; a
-// saturated sum of 255 stands for anything above, so a limit of 255 lets all pass. Rows that
+// where A' is A as summed in float64 (off by at most g B) and guard = 4 g B + M 2^-149 / unit +
+// 1e-300. So a row whose byte sum exceeds that bound, `limit(theta)`, has S > theta and can be left
+// out; a saturated sum of 255 stands for anything above, so a limit of 255 lets all pass. Rows that
 // survive are scored exactly: the answer is that of the plain scan, whatever the level.
 //
 // **Scale.** s is such that limit(theta) is 253 when the bytes are made: the resolution goes where
@@ -92,8 +92,13 @@ class Tables {
 
   // What a level sees of blocks at `codes`; after `limit`.
   View view(const uint8_t* codes, size_t stride, size_t n_blocks, int limit) const {
-    return {codes,         stride,   n_blocks, bytes_.data(), order_.data(),
-            order_.size(), static_cast<uint8_t>(limit)};
+    return {codes,
+            stride,
+            n_blocks,
+            bytes_.data(),
+            order_.data(),
+            order_.size(),
+            static_cast<uint8_t>(limit)};
   }
 
   // Makes the bytes ready for `theta` and returns its limit, or -1 where no row can reach it.

@@ -11,7 +11,9 @@ namespace hyperpq::neon {
 #define HYPERPQ_TARGET
 #include "loops.inl"
 
-inline bool runs_here() { return true; }
+inline bool runs_here() {
+  return true;
+}
 
 constexpr size_t kGroup = 1;
 

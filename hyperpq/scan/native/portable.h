@@ -8,7 +8,9 @@ namespace hyperpq::portable {
 #define HYPERPQ_TARGET
 #include "loops.inl"
 
-inline bool runs_here() { return true; }
+inline bool runs_here() {
+  return true;
+}
 
 constexpr size_t kGroup = 1;
 

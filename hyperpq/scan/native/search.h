@@ -121,8 +121,8 @@ class Scanner {
       for (size_t b = first; b < last; ++b) put(query, part, b, part.alive(b));
       return;
     }
-    const View view = query.tables.view(part.block(first, columns_), part.stride(first),
-                                        last - first, limit);
+    const View view =
+        query.tables.view(part.block(first, columns_), part.stride(first), last - first, limit);
     const size_t found = level_.survivors(view, survivors_);
     for (size_t i = 0; i < found; ++i) {
       const size_t b = first + survivors_.block[i];
@@ -234,8 +234,7 @@ void scan(const Level& level, const Queries& all, const std::vector<Part>& parts
         begin(queries[i].sink, queries[i].tables, ranges);
       }
       scanner.scan(queries, ranges);
-      for (size_t i = 0; i < queries.size(); ++i)
-        end(start + i, piece, queries[i].sink.sorted());
+      for (size_t i = 0; i < queries.size(); ++i) end(start + i, piece, queries[i].sink.sorted());
     }
   });
 }

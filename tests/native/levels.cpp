@@ -1,0 +1,92 @@
+// Every level that runs here against a plain loop: the survivors of random and hostile views, and
+// whole searches. Prints one line for each level; exits with 1 at the first difference.
+#include "levels.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "search.h"
+
+using namespace hyperpq;
+
+static std::mt19937 draw(1);
+
+static bool survivors_agree(const Level& level) {
+  for (int round = 0; round < 3000; ++round) {
+    const size_t columns = 1 + draw() % 40, n_blocks = 1 + draw() % kTile;
+    const size_t stride = n_blocks * kBlock + kBlock * (draw() % 3);
+    std::vector<uint8_t> codes(columns * stride), bytes(columns * 256);
+    const unsigned most = draw() % 4 == 0 ? 256 : 1 + 600 / static_cast<unsigned>(columns);
+    for (uint8_t& code : codes) code = static_cast<uint8_t>(draw());
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(draw() % std::min(most, 256u));
+    std::vector<uint16_t> order(columns);
+    for (size_t c = 0; c < columns; ++c) order[c] = static_cast<uint16_t>(c);
+    std::shuffle(order.begin(), order.end(), draw);
+    const View view{codes.data(),
+                    stride,
+                    n_blocks,
+                    bytes.data(),
+                    order.data(),
+                    order.size(),
+                    static_cast<uint8_t>(draw() % 256)};
+    std::vector<uint64_t> want(n_blocks);
+    for (size_t b = 0; b < n_blocks; ++b)
+      for (size_t r = 0; r < kBlock; ++r) {
+        unsigned sum = 0;
+        for (size_t c = 0; c < columns; ++c)
+          sum += bytes[c * 256 + codes[c * stride + b * kBlock + r]];
+        if (std::min(sum, 255u) <= view.limit) want[b] |= uint64_t{1} << r;
+      }
+    Survivors out;
+    const size_t found = level.survivors(view, out);
+    std::vector<uint64_t> got(n_blocks);
+    for (size_t i = 0; i < found; ++i) got[out.block[i]] = out.rows[i];
+    if (got != want) return false;
+  }
+  return true;
+}
+
+static bool searches_agree(const Level& level) {
+  for (int round = 0; round < 60; ++round) {
+    const size_t K = round % 2 ? 16 : 256, M = 1 + draw() % 12, n = 1 + draw() % 20000, nq = 3;
+    const size_t columns = K == 16 ? (M + 1) / 2 : M, k = 1 + draw() % 20;
+    std::vector<float> tables(nq * M * K);
+    std::normal_distribution<float> normal;
+    for (float& entry : tables) entry = round % 3 ? normal(draw) : std::round(normal(draw));
+    const size_t blocks = (n + kBlock - 1) / kBlock;
+    std::vector<uint8_t> codes(blocks * kBlock * columns);
+    for (uint8_t& code : codes) code = static_cast<uint8_t>(draw());
+    const std::vector<Part> parts{{codes.data(), n, nullptr, nullptr}};
+    const Queries queries{tables.data(), nq, M, K};
+    std::vector<float> D(nq * k);
+    std::vector<int64_t> I(nq * k);
+    search(level, queries, parts, k, 1, D.data(), I.data());
+    for (size_t q = 0; q < nq; ++q) {
+      Tables exact;
+      exact.set(level, tables.data() + q * M * K, M, K);
+      std::vector<Hit> hits;
+      for (size_t i = 0; i < n; ++i) {
+        const size_t b = i / kBlock;
+        const uint8_t* row = parts[0].block(b, columns) + i % kBlock;
+        hits.push_back({exact.score(row, parts[0].stride(b)), static_cast<int64_t>(i)});
+      }
+      std::sort(hits.begin(), hits.end());
+      for (size_t i = 0; i < k; ++i)
+        if (I[q * k + i] != (i < n ? hits[i].id : -1)) return false;
+    }
+  }
+  return true;
+}
+
+int main() {
+  for (const Level& level : kLevels) {
+    if (!level.runs_here()) continue;
+    const bool right = survivors_agree(level) && searches_agree(level);
+    std::printf("%s %s\n", level.name, right ? "agrees" : "DIFFERS");
+    if (!right) return 1;
+  }
+  return 0;
+}
