@@ -13,7 +13,7 @@ from hyperpq.errors import InvalidInputError
 # The name of its score, as `lorentz.SCORES` has those of the product quantizer.
 INNER = "inner"
 # Codes kept after each codebook; rows whose candidates are in memory at once.
-BEAM, _ROWS = 8, 256
+BEAM, _ROWS = 6, 256
 # Candidates are searched for the smallest by groups of this many.
 _GROUP = 16
 
