@@ -12,6 +12,9 @@ from hyperpq.errors import InvalidInputError
 
 # The name of its score, as `lorentz.SCORES` has those of the product quantizer.
 INNER = "inner"
+# What N counts in the score: queries lie further out than what is left of a vector in its code.
+# Found on rows that weren't learned from (docs/method.md).
+DISCOUNT = 0.9
 # Codes kept after each codebook; rows whose candidates are in memory at once.
 BEAM, _ROWS = 6, 256
 # Candidates are searched for the smallest by groups of this many.
@@ -23,8 +26,8 @@ class AdditiveQuantizer(nn.Module):
 
     A vector is (y, s): coordinates y and the squared length s of the whole vector that y is a part
     of, s >= |y|^2. Its code has M codewords (c_m, n_m); their sum (z, N) scores a query (q, t) by
-    ``t - 2 <q, z> + N``. The squared distance has |z|^2 in place of N, which is no sum over m.
-    So codes are chosen for a small ``|y - z|^2 + stress * (N - <y, z> - (s - |y|^2) / 2)^2``:
+    ``t - 2 <q, z> + DISCOUNT * N``. The squared distance has |z|^2 in place of N, which is no sum
+    over m. So codes are chosen for a small ``|y - z|^2 + stress * (N - <y, z> - (s - |y|^2) / 2)^2``:
     near vectors whose N is what it should be for queries near y.
 
     Parameters
@@ -125,11 +128,11 @@ class AdditiveQuantizer(nn.Module):
         Returns
         -------
         Tensor, shape (nq, M, K)
-            ``t / M - 2 <q, c> + n``: sums estimate squared distances.
+            ``t / M - 2 <q, c> + DISCOUNT * n``: sums estimate squared distances.
         """
         flat = x[:, 0]
         words = self.codebooks.flatten(0, 1)
-        shares = words[:, -1] - 2 * flat[:, :-1] @ words[:, :-1].T
+        shares = DISCOUNT * words[:, -1] - 2 * flat[:, :-1] @ words[:, :-1].T
         return (shares + flat[:, -1:] / self.M).view(len(x), self.M, self.K)
 
     @torch.no_grad()

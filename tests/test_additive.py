@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hyperpq import HiHPQIndex
-from hyperpq.additive import AdditiveQuantizer, smallest
+from hyperpq.additive import DISCOUNT, AdditiveQuantizer, smallest
 from hyperpq.additive_fit import fit_additive
 from hyperpq.codec import HiHPQCodec
 from hyperpq.codec_files import SETTINGS_FILE, WEIGHTS_FILE, from_files, to_files
@@ -91,7 +91,7 @@ def test_tables_sum_to_the_score_and_decode_agrees():
     got = tables.double()[:, torch.arange(3), codes].sum(-1)
     total = q.codebooks.detach().double()[torch.arange(3), codes].sum(1)
     wide = v.double()
-    want = wide[:, -1:] - 2 * wide[:, :-1] @ total[:, :-1].T + total[:, -1]
+    want = wide[:, -1:] - 2 * wide[:, :-1] @ total[:, :-1].T + DISCOUNT * total[:, -1]
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
     back = q.decode(codes.to(torch.uint8))
     assert back.shape == (30, 1, 9)
