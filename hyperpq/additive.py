@@ -28,7 +28,8 @@ class AdditiveQuantizer(nn.Module):
     of, s >= |y|^2. Its code has M codewords (c_m, n_m); their sum (z, N) scores a query (q, t) by
     ``t - 2 <q, z> + DISCOUNT * N``. The squared distance has |z|^2 in place of N, which is no sum
     over m. So codes are chosen for a small
-    ``|y - z|^2 + stress * (N - <y, z> - (s - |y|^2) / 2)^2``: near vectors whose N is what it should be for queries near y.
+    ``|y - z|^2 + stress * (N - <y, z> - (s - |y|^2) / 2)^2``: near vectors
+    whose N is what it should be for queries near y.
 
     Parameters
     ----------
