@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu
 
+from hyperpq.additive import INNER, AdditiveQuantizer
+from hyperpq.additive_fit import fit_additive
 from hyperpq.codebooks import (
     fit_codebooks,
     split_coordinates,
@@ -19,7 +21,6 @@ from hyperpq.codebooks import (
 )
 from hyperpq.codes import code_size, pack, unpack
 from hyperpq.errors import InvalidInputError, NotTrainedError
-from hyperpq.lorentz import clip_norm
 from hyperpq.quantizer import LorentzProductQuantizer
 from hyperpq.validation import as_features
 
@@ -41,13 +42,14 @@ class HiHPQCodec(nn.Module):
     d : int
         Width of the features.
     M, D, nbits, score, beta, max_norm
-        See `LorentzProductQuantizer`.
+        See `LorentzProductQuantizer`. The score ``inner`` takes an `AdditiveQuantizer` of
+        vectors of D coordinates instead, which has no use for ``beta`` and ``max_norm``.
     conditioning : {"root", "unit", "none"}
         What happens to a feature first. ``root``: signed square root, minus the training mean, unit
         length; ``unit``: unit length; ``none``: taken as it is.
     head : {"linear", "orthogonal"}
-        The map to M x D tangent coordinates. ``orthogonal`` keeps its rows orthonormal times one
-        scale (a point on a Stiefel manifold, trained with geoopt).
+        The map to M x D tangent coordinates (to D with the score ``inner``). ``orthogonal`` keeps
+        its rows orthonormal times one scale (a point on a Stiefel manifold, trained with geoopt).
     hidden : int
         Width of the residual branch ``gelu(f A + a) B`` beside that map, f the conditioned feature;
         0 leaves it out.
@@ -88,9 +90,10 @@ class HiHPQCodec(nn.Module):
             )
         if head not in HEADS:
             raise InvalidInputError(f"head is {head!r}; choose one of {', '.join(HEADS)}.")
-        if head == "orthogonal" and d < M * D:
+        width = D if score == INNER else M * D
+        if head == "orthogonal" and d < width:
             raise InvalidInputError(
-                f"an orthogonal head has M x D = {M * D} rows, more than d = {d}; "
+                f"an orthogonal head has M x D = {width} rows, more than d = {d}; "
                 "choose a smaller D or head='linear'."
             )
         if hidden < 0 or not 0 <= dropout < 1:
@@ -99,27 +102,35 @@ class HiHPQCodec(nn.Module):
             )
         self.d, self.conditioning, self.head = d, conditioning, head
         self.hidden, self.dropout = hidden, dropout
-        self.quantizer = LorentzProductQuantizer(
-            M, D, nbits, score=score, beta=beta, max_norm=max_norm
+        self.quantizer: LorentzProductQuantizer | AdditiveQuantizer = (
+            AdditiveQuantizer(M, D, nbits)
+            if score == INNER
+            else LorentzProductQuantizer(M, D, nbits, score=score, beta=beta, max_norm=max_norm)
         )
         self.mean = nn.Buffer(torch.zeros(d))
-        self.weight = nn.Parameter(torch.zeros(d, M * D))
+        self.weight = nn.Parameter(torch.zeros(d, width))
         self.scale = nn.Buffer(torch.ones(()))
-        self.bias = nn.Parameter(torch.zeros(M * D))
+        self.bias = nn.Parameter(torch.zeros(width))
         if hidden:
             self.up = nn.Parameter(torch.zeros(d, hidden))
             self.up_bias = nn.Parameter(torch.zeros(hidden))
-            self.down = nn.Parameter(torch.zeros(hidden, M * D))
-        self.sample = nn.Buffer(torch.zeros(0, M * D, dtype=torch.float16))
-        self.learned_log_c = nn.Buffer(torch.zeros(M))
+            self.down = nn.Parameter(torch.zeros(hidden, width))
+        self.sample = nn.Buffer(torch.zeros(0, width, dtype=torch.float16))
+        self.learned_log_c = nn.Buffer(torch.zeros(self.quantizer.spaces))
         self.learned_norm = float(max_norm)
         self.is_trained = False
         self.recipe: dict[str, Any] = {}
 
     @property
     def M(self) -> int:
-        """Number of subspaces."""
+        """Codes of one vector: number of subspaces, or of codebooks that add up."""
         return self.quantizer.M
+
+    @property
+    def product(self) -> LorentzProductQuantizer:
+        """The quantizer of a codec whose score isn't ``inner``."""
+        assert isinstance(self.quantizer, LorentzProductQuantizer)
+        return self.quantizer
 
     @property
     def code_size(self) -> int:
@@ -140,18 +151,24 @@ class HiHPQCodec(nn.Module):
         return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
     def tangent(self, x: Tensor) -> Tensor:
-        """Features (n, d) -> tangent vectors (n, M, D), not yet clipped; differentiable."""
+        """Features (n, d) -> tangent vectors (n, M, D), not yet clipped; differentiable.
+
+        With the score ``inner`` they are vectors (n, 1, D).
+        """
         f = self.condition(x)
         v = f @ (self.weight * self.scale) + self.bias
         if self.hidden:
             inner = dropout(gelu(f @ self.up + self.up_bias), self.dropout, self.training)
             v = v + inner @ self.down
-        return v.unflatten(1, (self.quantizer.M, self.quantizer.D))
+        return v.unflatten(1, (self.quantizer.spaces, self.quantizer.D))
 
     def keep_sample(self, v: Tensor) -> None:
         """Remember up to `SAMPLE` tangent vectors (n, M, D), evenly taken, and the curvatures."""
         step = -(-len(v) // SAMPLE)
-        self.set_sample(v[::step].flatten(1).half(), self.quantizer.log_c.detach().clone())
+        log_c: Tensor = self.learned_log_c
+        if isinstance(self.quantizer, LorentzProductQuantizer):
+            log_c = self.quantizer.log_c.detach()
+        self.set_sample(v[::step].flatten(1).half(), log_c.clone())
 
     def set_sample(self, sample: Tensor, log_c: Tensor) -> None:
         """Take over tangent vectors (s, F) and log curvatures (M0,) of learning."""
@@ -165,7 +182,7 @@ class HiHPQCodec(nn.Module):
         """The same representation with codes of another length; nothing is learned again.
 
         The coordinates are cut into ``bits / nbits`` subspaces, and hyperbolic k-means fits their
-        codebooks.
+        codebooks. With the score ``inner`` that many codebooks are learned again.
 
         Parameters
         ----------
@@ -174,7 +191,7 @@ class HiHPQCodec(nn.Module):
         nbits : {8, 4}
             Bits of one subquantizer.
         score : str, optional
-            As it is unless given.
+            As it is unless given; ``inner`` stays, and is no choice for others.
         x : array_like, shape (n, d), optional
             Features to fit the codebooks to; the sample that the codec carries unless given.
         seed : int
@@ -195,7 +212,15 @@ class HiHPQCodec(nn.Module):
             raise InvalidInputError(
                 f"bits is {bits!r} and nbits {nbits!r}; expected nbits 8 or 4 and a multiple of it."
             )
-        own, F, M = self.quantizer, self.sample.shape[1], bits // nbits
+        score, M = score or self.quantizer.score, bits // nbits
+        if (score == INNER) != (self.quantizer.score == INNER):
+            raise InvalidInputError(
+                f"score is {score!r}, but codes of a codec with the score "
+                f"{self.quantizer.score!r} can't have it; leave it out."
+            )
+        if score == INNER:
+            return self._additive_with_bits(M, nbits, x, seed)
+        own, F = self.product, self.sample.shape[1]
         index = split_coordinates(F, M)
         # Columns of the learned map, without the zeros that fill up short subspaces.
         real = torch.from_numpy(np.flatnonzero(split_coordinates(F, own.M).ravel() >= 0))
@@ -217,7 +242,7 @@ class HiHPQCodec(nn.Module):
             M,
             nbits,
             D=index.shape[1],
-            score=score or own.score,
+            score=score,
             beta=own.beta,
             max_norm=reach,
             conditioning=self.conditioning,
@@ -234,10 +259,32 @@ class HiHPQCodec(nn.Module):
             if name in state:
                 getattr(other, name).copy_(state[name])
         other.set_sample(state["sample"], state["learned_log_c"])
-        q = other.quantizer
+        q = other.product
         q.log_c.copy_(log_c)
         v = take_coordinates(wide, index).unflatten(1, (M, index.shape[1]))
         q.codebooks.copy_(fit_codebooks(v, q.K, log_c, reach, seed=seed))
+        other.is_trained = True
+        return other.eval()
+
+    def _additive_with_bits(self, M: int, nbits: int, x: Any, seed: int) -> HiHPQCodec:
+        """`with_bits` of an additive quantizer."""
+        if x is None:
+            v = self.sample.cpu().float()
+        else:
+            blocks = [self.tangent(b).flatten(1).cpu() for _, b in self._blocks(self._features(x))]
+            v = torch.cat([torch.empty(0, self.quantizer.D), *blocks])
+        if not len(v):
+            raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
+        other = HiHPQCodec(
+            self.d, M, nbits, D=self.quantizer.D, score=INNER, conditioning=self.conditioning
+        )
+        state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
+        for name in ("mean", "weight", "scale", "bias"):
+            getattr(other, name).copy_(state[name])
+        other.recipe = self.recipe
+        other.set_sample(state["sample"], state["learned_log_c"])
+        with torch.enable_grad():
+            other.quantizer = fit_additive(v, M, nbits, seed=seed)
         other.is_trained = True
         return other.eval()
 
@@ -264,7 +311,8 @@ class HiHPQCodec(nn.Module):
         Returns
         -------
         ndarray, shape (n, M * D), float32
-            `decode` gives the quantized counterpart in the same space.
+            (n, D) with the score ``inner``. `decode` gives the quantized counterpart in the same
+            space.
 
         Raises
         ------
@@ -274,7 +322,7 @@ class HiHPQCodec(nn.Module):
         x = self._features(x)
         out = np.empty((len(x), self.weight.shape[1]), np.float32)
         for rows, block in self._blocks(x):
-            v = clip_norm(self.tangent(block), self.quantizer.max_norm)
+            v = self.quantizer.clip(self.tangent(block))
             out[rows] = v.flatten(1).cpu().numpy()
         return out
 
@@ -307,7 +355,8 @@ class HiHPQCodec(nn.Module):
         -------
         ndarray, shape (nq, M, K), float32
             ``out[q, m, k]`` is the score of codeword k of subspace m: the Lorentzian distance
-            (``l1``), its square (``geodesic``) or the squared chord (``chord``).
+            (``l1``), its square (``geodesic``), the squared chord (``chord``) or a share of the
+            squared distance (``inner``).
 
         Raises
         ------
@@ -354,14 +403,16 @@ class HiHPQCodec(nn.Module):
     def settings(self) -> dict[str, Any]:
         """Everything but the weights, as JSON types."""
         q = self.quantizer
+        bent = {}
+        if isinstance(q, LorentzProductQuantizer):
+            bent = {"beta": q.beta, "max_norm": q.max_norm}
         return {
             "d": self.d,
             "M": q.M,
             "D": q.D,
             "nbits": q.nbits,
             "score": q.score,
-            "beta": q.beta,
-            "max_norm": q.max_norm,
+            **bent,
             "conditioning": self.conditioning,
             "head": self.head,
             "hidden": self.hidden,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from hyperpq.additive import INNER
 from hyperpq.codec import HiHPQCodec
 from hyperpq.errors import CorruptIndexError, FormatVersionError
 from hyperpq.quantizer import CURVATURE_RANGE
@@ -70,10 +71,15 @@ def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec:
             raise ValueError(f"d, M, D, nbits and the learned M, F are {sizes}")
         if not all(type(size) is int and size >= 0 for size in spare) or F % M0:
             raise ValueError(f"hidden and sample are {spare}, the learned F and M {F}, {M0}")
-        floats = d * M * D + M * D * 2 ** min(nbits, 8) + spare[0] * (d + M * D)
+        additive = settings["score"] == INNER
+        width = D if additive else M * D
+        if additive and (M0, F) != (1, D):
+            raise ValueError(f"the learned M and F are {M0}, {F}, with score {INNER} 1 and {D}")
+        floats = d * width + M * D * 2 ** min(nbits, 8) + spare[0] * (d + width)
         if nbits > 8 or 4 * floats + 2 * spare[1] * F > len(files[WEIGHTS_FILE]):
             raise ValueError(f"the sizes {sizes + spare} are more than {WEIGHTS_FILE} holds")
-        names = ("score", "beta", "max_norm", "conditioning", "head", "hidden", "dropout")
+        names = ["score", "conditioning", "head", "hidden", "dropout"]
+        names += [] if additive else ["beta", "max_norm"]
         codec = HiHPQCodec(d, M, nbits, D=D, **{name: settings[name] for name in names})
         codec.set_sample(torch.zeros(spare[1], F, dtype=torch.float16), torch.zeros(M0))
         codec.learned_norm = float(learned["max_norm"])
@@ -102,8 +108,11 @@ def _load(codec: HiHPQCodec, state: Mapping[str, Tensor]) -> None:
         if not torch.isfinite(value).all():
             raise CorruptIndexError(f"{name} in {WEIGHTS_FILE} has NaN or infinite values.")
     low, high = CURVATURE_RANGE
-    c = torch.cat([state["quantizer.log_c"], state["learned_log_c"]]).exp()
+    curved = [name for name in ("quantizer.log_c", "learned_log_c") if name in state]
+    c = torch.cat([state[name] for name in curved]).exp()
     if not ((c > low * 0.99) & (c < high * 1.01)).all():
         raise CorruptIndexError(f"curvatures in {WEIGHTS_FILE} leave the range {low} to {high}.")
+    if "quantizer.stress" in state and not state["quantizer.stress"] >= 0:
+        raise CorruptIndexError(f"quantizer.stress in {WEIGHTS_FILE} is negative.")
     codec.load_state_dict(dict(state))
     codec.is_trained = True

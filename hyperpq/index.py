@@ -42,7 +42,8 @@ class HiHPQIndex:
     nbits : {8, 4}
         Bits of a code; M * nbits bits a vector.
     score : {"l1", "geodesic", "chord"}
-        How distances add up over the subspaces, see `lorentz.score_of`.
+        How distances add up over the subspaces, see `lorentz.score_of`. An index that was trained
+        with ``objective="fidelity"`` has the score ``inner``, see `AdditiveQuantizer`.
     device : str
         ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda`` or ``cuda:n``, for training and
         encoding.
@@ -72,11 +73,15 @@ class HiHPQIndex:
     def __init__(
         self, d: int, M: int = 4, nbits: int = 8, *, score: str = "l1", device: str = "auto"
     ) -> None:
+        from hyperpq.additive import INNER, AdditiveQuantizer
         from hyperpq.quantizer import LorentzProductQuantizer
 
         self.d = as_count(d, "d")
         self.M, self.nbits, self.score = as_count(M, "M"), as_count(nbits, "nbits"), score
-        LorentzProductQuantizer(self.M, 1, self.nbits, score=score)
+        if score == INNER:
+            AdditiveQuantizer(self.M, 2, self.nbits)
+        else:
+            LorentzProductQuantizer(self.M, 1, self.nbits, score=score)
         self.device = resolve_device(device)
         self.codec: HiHPQCodec | None = None
         self.metadata: dict[str, Any] = {}
@@ -176,7 +181,7 @@ class HiHPQIndex:
             Go on from ``checkpoint`` if it is there.
         **changes
             Fields of the recipe to change, e.g. ``epochs=10``, or ``objective="fidelity"`` for
-            codes that keep the exact neighbours of the features (their score is ``chord``).
+            codes that keep the exact neighbours of the features (their score is ``inner``).
 
         Raises
         ------

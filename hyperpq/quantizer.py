@@ -74,6 +74,11 @@ class LorentzProductQuantizer(nn.Module):
         self.log_c = nn.Parameter(torch.zeros(M))
 
     @property
+    def spaces(self) -> int:
+        """Number of subspaces: M."""
+        return self.M
+
+    @property
     def c(self) -> Tensor:
         """Negated curvatures, shape (M,)."""
         return self.log_c.exp()
@@ -84,13 +89,17 @@ class LorentzProductQuantizer(nn.Module):
         with torch.no_grad():
             self.log_c.clamp_(torch.tensor(low).log().item(), torch.tensor(high).log().item())
 
+    def clip(self, v: Tensor) -> Tensor:
+        """Tangent vectors (..., M, D), those longer than ``max_norm`` shortened to it."""
+        return lorentz.clip_norm(v, self.max_norm)
+
     def points(self, v: Tensor) -> Tensor:
         """Tangent vectors (..., M, D) -> space parts of points (..., M, D), clipped and mapped."""
-        return lorentz.expmap0(lorentz.clip_norm(v, self.max_norm), self.c)
+        return lorentz.expmap0(self.clip(v), self.c)
 
     def codewords(self) -> Tensor:
         """Space parts of all codewords, shape (M, K, D)."""
-        v = lorentz.clip_norm(self.codebooks, self.max_norm)
+        v = self.clip(self.codebooks)
         return lorentz.expmap0(v, self.c[:, None])
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,7 +171,7 @@ class LorentzProductQuantizer(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Tangent vectors of coded codewords: (n, M) integers -> (n, M, D)."""
-        v = lorentz.clip_norm(self.codebooks, self.max_norm)
+        v = self.clip(self.codebooks)
         return v[torch.arange(self.M, device=v.device), codes.long()]
 
     def product_score(self, x: Tensor, y: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def describe_index(path: Path) -> dict[str, Any]:
         "code": f"{index.M} x {index.nbits} bits, {index.code_size} bytes",
         "feature width": index.d,
         "score": index.score,
-        "curvatures": " ".join(f"{-float(c):.3f}" for c in codec.quantizer.c.detach()),
+        "curvatures": " ".join(f"{-float(c):.3f}" for c in codec.quantizer.c.detach()) or "0",
         "recipe": codec.recipe.get("name", "?"),
     }
     if pictures:

@@ -439,7 +439,7 @@ def test_a_codec_of_another_network_is_refused(tmp_path):
 def test_fidelity_builds_with_a_score_of_its_own(tmp_path):
     folder = fill(tmp_path / "a", 40)
     index, _ = build(folder, tmp_path / "i", bits=16, objective="fidelity")
-    assert index.index.score == "chord"
-    assert ImageIndex.open(tmp_path / "i", backbone=Grid()).index.score == "chord"
+    assert index.index.score == "inner"
+    assert ImageIndex.open(tmp_path / "i", backbone=Grid()).index.score == "inner"
     found = index.query([folder / "003.png"], 1)
     assert os.fsdecode(found[0].results[0].path).endswith("003.png")

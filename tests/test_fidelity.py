@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 import faiss
 import numpy as np
 import pytest
 import torch
 
-from hyperpq.codec import HiHPQCodec
 from hyperpq.errors import InvalidInputError
 from hyperpq.evaluation import recall_at
 from hyperpq.training import fidelity
-from hyperpq.training.fidelity import FidelityState, fit_fidelity, subspace
+from hyperpq.training.fidelity import FidelityState, fit_fidelity
 
 
 def anisotropic(n: int, seed: int, d: int = 48) -> np.ndarray:
@@ -27,33 +24,16 @@ def anisotropic(n: int, seed: int, d: int = 48) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
-def codec_of(state: FidelityState) -> HiHPQCodec:
-    M, K, D = state.codebooks.shape
-    codec = HiHPQCodec(
-        len(state.weight),
-        M,
-        K.bit_length() - 1,
-        D=D,
-        score=state.score,
-        max_norm=state.max_norm,
-        conditioning="unit",
-        head="linear",
-    )
-    with torch.no_grad():
-        codec.weight.copy_(state.weight)
-        codec.bias.copy_(state.bias)
-        codec.quantizer.codebooks.copy_(state.codebooks)
-        codec.quantizer.log_c.copy_(state.log_c)
-    codec.is_trained = True
-    return codec
-
-
 def recall_of(state: FidelityState, query: np.ndarray, database: np.ndarray) -> float:
-    codec = codec_of(state)
-    tables, codes = codec.tables(query), codec.encode(database)
-    score = sum(tables[:, m, codes[:, m]] for m in range(codec.M))
-    found = np.argsort(score, axis=1, kind="stable")[:, :10]
+    q, v, stored = state.quantizer, mapped(state, query), mapped(state, database)
+    tables, codes = q.tables(v[:, None]), q.codes(stored[:, None]).long()
+    score = sum(tables[:, m, codes[:, m]] for m in range(q.M))
+    found = score.topk(10, largest=False)[1].numpy()
     return recall_at(found, np.argsort(-query @ database.T, axis=1)[:, :10])
+
+
+def mapped(state: FidelityState, unit: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(unit) @ state.weight + state.bias
 
 
 def opq_recall(x: np.ndarray, query: np.ndarray, database: np.ndarray, M: int) -> float:
@@ -75,15 +55,15 @@ def test_recall_is_above_that_of_opq():
     assert np.mean(ours) >= np.mean(theirs)
 
 
-def test_a_refinement_that_finds_fewer_is_dropped(caplog, monkeypatch):
-    x = anisotropic(1200, 1)
-    start = fit_fidelity(x, 4, 4, seed=0, epochs=0)
-    monkeypatch.setattr(fidelity, "_RATE", 0.5)
-    with caplog.at_level(logging.INFO, logger="hyperpq"):
-        state = fit_fidelity(x, 4, 4, seed=0, epochs=3)
-    assert "OPQ is kept" in caplog.text
-    assert torch.equal(state.weight, start.weight)
-    assert torch.equal(state.codebooks, start.codebooks)
+def test_head_keeps_components_and_the_distance_to_the_mean():
+    x, other = anisotropic(500, 1, 100).astype(np.float64), anisotropic(50, 2, 100)
+    state = fit_fidelity(x.astype(np.float32), 1, seed=0, epochs=0)
+    v = mapped(state, other).numpy()
+    assert v.shape == (50, 65)
+    gap = other - x.mean(0)
+    np.testing.assert_allclose(v[:, -1], np.square(gap).sum(1), atol=1e-5)
+    axes = np.linalg.svd(x - x.mean(0), full_matrices=False)[2][:64]
+    np.testing.assert_allclose(np.abs(v[:, :-1]), np.abs(gap @ axes.T), atol=1e-3)
 
 
 def test_noise_has_nothing_to_learn_and_loses_nothing():
@@ -99,11 +79,10 @@ def test_noise_has_nothing_to_learn_and_loses_nothing():
 def test_few_rows_are_their_own_codewords(n, d, M):
     x = np.random.default_rng(n).normal(size=(n, d)).astype(np.float32)
     state = fit_fidelity(x, M, seed=0, epochs=0)
-    assert state.codebooks.shape == (M, 256, subspace(d, M))
-    unit = torch.from_numpy(x / np.linalg.norm(x, axis=1, keepdims=True))
-    q = state.quantizer()
-    v = state.tangent(unit)
-    np.testing.assert_allclose(q.decode(q.codes(q.points(v))), v, atol=2e-3)
+    assert state.quantizer.codebooks.shape == (M, 256, d + 1)
+    v = mapped(state, x / np.linalg.norm(x, axis=1, keepdims=True))
+    back = state.quantizer.decode(state.quantizer.codes(v[:, None]))
+    np.testing.assert_allclose(back[:, 0].detach(), v, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +90,7 @@ def test_few_rows_are_their_own_codewords(n, d, M):
 )
 def test_equal_rows_and_zeros(x):
     state = fit_fidelity(x.astype(np.float32), 2, seed=0, epochs=2)
-    for value in (state.weight, state.bias, state.codebooks, state.log_c):
+    for value in (state.weight, state.bias, *state.quantizer.state_dict().values()):
         assert torch.isfinite(value).all()
 
 
@@ -119,26 +98,17 @@ def test_equal_rows_and_zeros(x):
 def test_same_seed_same_bytes(nbits):
     x = anisotropic(1100, 1)
     a, b = (fit_fidelity(x, 3, nbits, seed=5, epochs=3) for _ in range(2))
-    for name in ("weight", "bias", "codebooks", "log_c"):
-        assert torch.equal(getattr(a, name), getattr(b, name)), name
-    assert a.codebooks.shape[1] == 1 << nbits
-    assert a.max_norm == b.max_norm
-
-
-def test_no_unit_vector_is_clipped():
-    state = fit_fidelity(anisotropic(1100, 1), 3, seed=0, epochs=3)
-    any_unit = torch.nn.functional.normalize(torch.randn(20000, 48, generator=torch.manual_seed(0)))
-    worst = torch.linalg.svd(state.weight.view(48, 3, -1).transpose(0, 1))[0][:, :, 0]
-    for x in (any_unit, worst, -worst):
-        assert state.tangent(x).norm(dim=2).max() < state.max_norm
-    assert state.codebooks.norm(dim=2).max() < state.max_norm
+    assert torch.equal(a.weight, b.weight)
+    assert torch.equal(a.bias, b.bias)
+    assert torch.equal(a.quantizer.codebooks, b.quantizer.codebooks)
+    assert 1 << nbits == a.quantizer.K
 
 
 def test_long_sets_are_sampled(monkeypatch):
     monkeypatch.setattr(fidelity, "SAMPLE", 1000)
     x = anisotropic(2999, 1)
     whole, part = fit_fidelity(x, 2, seed=0, epochs=1), fit_fidelity(x[::3], 2, seed=0, epochs=1)
-    assert torch.equal(whole.codebooks, part.codebooks)
+    assert torch.equal(whole.quantizer.codebooks, part.quantizer.codebooks)
 
 
 def test_wrong_sizes_are_named():

@@ -65,7 +65,7 @@ def _step_loss(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """The losses of one batch; see `Batches.draw` for the shapes."""
-    q, half, T = codec.quantizer, len(views) // 2, recipe.temperature
+    q, half, T = codec.product, len(views) // 2, recipe.temperature
     points = q.points(codec.tangent(views))
     is_quantized = recipe.cross_weight + recipe.quantized_weight > 0
     soft = q.attend(points)[0] if is_quantized else points
@@ -172,7 +172,7 @@ def learn(
                 total.backward()
                 for optimizer in optimizers:
                     optimizer.step()
-                codec.quantizer.clamp_()
+                codec.product.clamp_()
                 for name, value in {"total": total, **parts}.items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) / steps
                 if math.isnan(first_loss):
@@ -212,7 +212,7 @@ def _epoch_facts(
     epoch: int,
 ) -> dict[str, Any]:
     """Statistics for the trace; unused codewords are moved on the way if the recipe says so."""
-    q = codec.quantizer
+    q = codec.product
     v = tangents(codec, x)
     check_values({"tangent vectors": v, "codebooks": q.codebooks, "log curvatures": q.log_c}, epoch)
     codes = q.codes(q.points(v.to(codec.device))).cpu()

@@ -17,7 +17,7 @@ def make_optimizers(codec: HiHPQCodec, recipe: Recipe) -> list[torch.optim.Optim
 
     Biases and curvatures are never decayed.
     """
-    q = codec.quantizer
+    q = codec.product
     decayed, free = [q.codebooks], [codec.bias]
     if codec.hidden:
         decayed += [codec.up, codec.down]

@@ -34,7 +34,7 @@ def fit_head(codec: HiHPQCodec, x: NDArray[np.float32], radius: float, seed: int
     Dealing in turn gives every subspace its share of the strong directions. Directions that the
     data don't have (few pictures, d < M x D) start as small noise.
     """
-    q, device = codec.quantizer, codec.device
+    q, device = codec.product, codec.device
     second, mean = torch.zeros(codec.d, codec.d, dtype=torch.float64), torch.zeros(codec.d).double()
     for start in range(0, len(x), _ROWS):
         block = (
@@ -97,7 +97,7 @@ def conditioned(codec: HiHPQCodec, x: NDArray[Any]) -> NDArray[np.float32]:
 @torch.no_grad()
 def start_codebooks(codec: HiHPQCodec, x: NDArray[np.float32], seed: int) -> None:
     """k-means codebooks, and the attention's sharpness if the recipe leaves it to the data."""
-    v, q = tangents(codec, x), codec.quantizer
+    v, q = tangents(codec, x), codec.product
     q.codebooks.copy_(fit_codebooks(v, q.K, q.log_c.cpu(), q.max_norm, seed=seed))
     if not codec.recipe["beta"]:
         points = q.points(v[:_ROWS].to(codec.device))
@@ -138,7 +138,7 @@ def move_unused(
     list of Tensor
         Moved codewords of each subspace; only as many as there are features to spare.
     """
-    q = codec.quantizer
+    q = codec.product
     moved = []
     for m in range(q.M):
         own = codes[:, m].long()

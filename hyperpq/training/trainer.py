@@ -13,9 +13,11 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from hyperpq.additive import INNER
 from hyperpq.codec import SAMPLE, HiHPQCodec
 from hyperpq.devices import single_thread
 from hyperpq.errors import InvalidInputError, TrainingError
+from hyperpq.lorentz import SCORES
 from hyperpq.progress import Progress
 from hyperpq.training.batches import Batches
 from hyperpq.training.diagnostics import is_collapsed
@@ -91,7 +93,7 @@ def train_codec(
     -------
     HiHPQCodec
         Trained, in evaluation mode, on ``device``; with the objective ``fidelity`` its score is
-        ``chord``, whatever ``score`` is.
+        ``inner``, whatever ``score`` is.
 
     Raises
     ------
@@ -112,6 +114,11 @@ def train_codec(
         raise InvalidInputError(f"views have shape {views.shape}; expected (V, {len(rows)}, {d}).")
     if recipe.objective == "fidelity":
         return _keep_neighbours(x, M, nbits, recipe, seed, device, progress)
+    if score == INNER:
+        raise InvalidInputError(
+            f"score is {score!r}, which only codes of objective='fidelity' have; choose one of "
+            f"{', '.join(SCORES)}."
+        )
     learned_M = recipe.subspaces or M
     codec = HiHPQCodec(
         d,
@@ -130,7 +137,7 @@ def train_codec(
     codec.to(device).eval()
     with torch.no_grad():
         fit_conditioning(codec, x)
-        codec.quantizer.log_c.fill_(math.log(recipe.curvature))
+        codec.product.log_c.fill_(math.log(recipe.curvature))
     fit_head(codec, x, recipe.radius, seed)
     start_codebooks(codec, x, seed)
     fill_branch(codec, seed)
@@ -211,16 +218,14 @@ def _keep_neighbours(
         x.shape[1],
         M,
         nbits,
-        D=state.codebooks.shape[2],
-        score=state.score,
-        max_norm=state.max_norm,
+        D=state.quantizer.D,
+        score=INNER,
         conditioning="unit",
     )
     with torch.no_grad():
         codec.weight.copy_(state.weight)
         codec.bias.copy_(state.bias)
-        codec.quantizer.codebooks.copy_(state.codebooks)
-        codec.quantizer.log_c.copy_(state.log_c)
+    codec.quantizer = state.quantizer
     codec.recipe = recipe.to_dict()
     codec.to(device).keep_sample(tangents(codec, x))
     codec.is_trained = True
@@ -273,7 +278,7 @@ def _check_codes(codec: HiHPQCodec, x: NDArray[np.float32], seed: int) -> None:
 
     Equal features may have equal codes: only different ones count as collapsed.
     """
-    q = codec.quantizer
+    q = codec.product
 
     def collapsed() -> bool:
         return is_collapsed(q.codes(q.points(tangents(codec, x).to(codec.device))).cpu(), q.K)
