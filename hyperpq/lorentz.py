@@ -215,9 +215,10 @@ def sqchord_table(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     rows = (q2.amin(-1) < least).nonzero(as_tuple=True)
     if len(rows[0]):
         which, column = (q2[rows] < least[rows].unsqueeze(-1)).nonzero(as_tuple=True)
-        at = tuple(index[which] for index in rows)
-        curvature = c.expand(*q2.shape[:-2], 1)[(*at[:-1], 0)]
-        q2[(*at, column)] = sqchord(x[at], y[(*at[:-1], column)], curvature)
+        *batch, row = (index[which] for index in rows)
+        curvature = c.expand(*q2.shape[:-2], 1)[..., 0][tuple(batch)]
+        close = sqchord(x[(*batch, row)], y[(*batch, column)], curvature)
+        q2[(*batch, row, column)] = close
     return q2
 
 
@@ -231,8 +232,8 @@ class _ChordToArc(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q2: Tensor, c: Tensor) -> Tensor:
         z2 = q2 * (c / 4)
-        z = z2.sqrt()
-        d = (z + z2 / (1 + (1 + z2).sqrt())).log1p() * (2 / c.sqrt())
+        z, root = z2.sqrt(), (1 + z2).sqrt_()
+        d = z.add_(z2.div_(root.add_(1))).log1p_().mul_(2 / c.sqrt())
         ctx.save_for_backward(q2, c, d)
         return d
 

@@ -12,6 +12,11 @@ import time
 import pytest
 
 
+def heed_ctrl_c():
+    """Shells let jobs in the background ignore it, and what they start inherits that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def command(place, index, *options):
     return [
         *(sys.executable, "-m", "hyperpq", "build", "--images", str(place / "photos")),
@@ -22,7 +27,10 @@ def command(place, index, *options):
 def test_ctrl_c(place, tmp_path):
     index, work = tmp_path / "index", tmp_path / "index.building"
     with subprocess.Popen(
-        command(place, index), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(place, index),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_ctrl_c,
     ) as process:
         while not (work / "settings.json").exists():
             assert process.poll() is None
@@ -46,7 +54,9 @@ def test_ctrl_c_elsewhere(place, tmp_path):
     command = [sys.executable, "-m", "hyperpq", "query", f"@{tmp_path / 'names'}"]
     # Opening the pipe waits for the command to open it too: then it reads.
     with (
-        subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE) as process,
+        subprocess.Popen(
+            command, cwd=place, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+        ) as process,
         open(tmp_path / "names", "w"),
     ):
         process.send_signal(signal.SIGINT)
