@@ -10,10 +10,8 @@ from hyperpq.errors import InvalidInputError
 
 # sqrt(c) r stays under 5 for every clip radius r in use (docs/method.md), and c can't reach 0.
 CURVATURE_RANGE = (0.01, 10.0)
-# Elements of the largest intermediate tensor: 64 MB of float32.
-_BLOCK = 1 << 24
-# Entries of tables made at a time: they stay in the second-level cache.
-_CACHED = 1 << 16
+# Entries of tables made, and of products that codes are read off, at a time: sizes for caches.
+_CACHED, _ENCODED = 1 << 16, 1 << 20
 
 
 class LorentzProductQuantizer(nn.Module):
@@ -135,15 +133,19 @@ class LorentzProductQuantizer(nn.Module):
         Tensor, shape (n, M), uint8
         """
         words, c = self.codewords(), self.c[:, None]
-        times = lorentz.time_part(words, c)
+        right = torch.cat([-words, lorentz.time_part(words, c).unsqueeze(-1)], -1)
         out = torch.empty(x.shape[0], self.M, dtype=torch.uint8, device=x.device)
-        step = max(1, _BLOCK // (self.M * self.K))
+        step = max(1, _ENCODED // (self.M * self.K))
         for start in range(0, x.shape[0], step):
             block = x[start : start + step].transpose(0, 1)
+            left = torch.cat([block, lorentz.time_part(block, c).unsqueeze(-1)], -1)
             # q^2 without its constant: within one subspace -<x, y> alone ranks.
-            cross = lorentz.time_part(block, c).unsqueeze(-1) * times.unsqueeze(-2)
-            cross -= block @ words.transpose(-1, -2)
-            out[start : start + step] = cross.argmin(-1).T.to(torch.uint8)
+            cross = left @ right.transpose(-1, -2)
+            if cross.device.type == "cpu":  # numpy's argmin has vector code, torch's has none
+                nearest = torch.from_numpy(cross.numpy().argmin(-1))
+            else:
+                nearest = cross.argmin(-1)
+            out[start : start + step] = nearest.T.to(torch.uint8)
         return out
 
     @torch.no_grad()
