@@ -78,7 +78,7 @@ def contents(case: Case, features: Path | None) -> Contents:
     sample = vectors(case.data, 50_000, M, 1, features)
     pq = faiss.IndexPQ(d, M, 8)
     fastscan = faiss.IndexPQFastScan(d, 2 * M, 4)
-    lists = max(16, min(4096, int(4 * case.n**0.5) // 16 * 16))
+    lists = max(16, min(1024, int(4 * case.n**0.5) // 16 * 16))
     ivf = faiss.IndexIVFPQFastScan(faiss.IndexFlatL2(d), d, lists, 2 * M, 4)
     for index in (pq, fastscan, ivf):
         index.train(sample)

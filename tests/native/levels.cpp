@@ -31,7 +31,8 @@ static bool survivors_agree(const Level& level) {
                     bytes.data(),
                     order.data(),
                     order.size(),
-                    static_cast<uint8_t>(draw() % 256)};
+                    static_cast<uint8_t>(draw() % 256),
+                    0};
     std::vector<uint64_t> want(n_blocks);
     for (size_t b = 0; b < n_blocks; ++b)
       for (size_t r = 0; r < kBlock; ++r) {

@@ -55,6 +55,7 @@ HYPERPQ_TARGET inline size_t add(const View& view, size_t c, size_t active, uint
     const uint32_t b = c ? out.block[i] : static_cast<uint32_t>(i);
     const __m256i* codes =
         reinterpret_cast<const __m256i*>(view.codes + column * view.stride + b * kBlock);
+    if (c == 0 && view.next) __builtin_prefetch(reinterpret_cast<const char*>(codes) + view.next);
     __m256i first = look_up(steps, _mm256_loadu_si256(codes));
     __m256i second = look_up(steps, _mm256_loadu_si256(codes + 1));
     if (c) {

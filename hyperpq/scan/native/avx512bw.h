@@ -40,6 +40,7 @@ HYPERPQ_TARGET inline size_t add(const View& view, size_t c, size_t active, uint
   for (size_t i = 0; i < active; ++i) {
     const uint32_t b = c ? out.block[i] : static_cast<uint32_t>(i);
     __m512i low = _mm512_loadu_si512(codes + b * kBlock);
+    if (c == 0 && view.next) __builtin_prefetch(codes + b * kBlock + view.next);
     __m512i high = _mm512_xor_si512(low, top);
     __m512i entry = _mm512_setzero_si512(), other = entry;
 #pragma GCC unroll 8

@@ -40,6 +40,7 @@ HYPERPQ_TARGET inline size_t add_columns(const View& view, size_t c, size_t acti
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) {
       const __m512i code = _mm512_loadu_si512(codes[g] + b * kBlock);
+      if (fresh && view.next) __builtin_prefetch(codes[g] + b * kBlock + view.next);
       const __m512i low = _mm512_permutex2var_epi8(table[4 * g], code, table[4 * g + 1]);
       const __m512i high = _mm512_permutex2var_epi8(table[4 * g + 2], code, table[4 * g + 3]);
       sum = _mm512_adds_epu8(sum, _mm512_mask_blend_epi8(_mm512_movepi8_mask(code), low, high));

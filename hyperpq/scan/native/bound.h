@@ -91,14 +91,15 @@ class Tables {
   size_t columns() const { return columns_; }
 
   // What a level sees of blocks at `codes`; after `limit`.
-  View view(const uint8_t* codes, size_t stride, size_t n_blocks, int limit) const {
+  View view(const uint8_t* codes, size_t stride, size_t n_blocks, int limit, size_t next) const {
     return {codes,
             stride,
             n_blocks,
             bytes_.data(),
             order_.data(),
             order_.size(),
-            static_cast<uint8_t>(limit)};
+            static_cast<uint8_t>(limit),
+            next};
   }
 
   // Makes the bytes ready for `theta` and returns its limit, or -1 where no row can reach it.

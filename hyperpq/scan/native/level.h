@@ -21,6 +21,9 @@ struct View {
   const uint16_t* order;  // columns, the most telling first
   size_t columns;
   uint8_t limit;
+  // Bytes to the next tile if it is to be fetched meanwhile, else 0: a column there is a page of
+  // its own, which the processor doesn't foresee.
+  size_t next;
 };
 
 // Blocks that still have rows within the limit: their numbers, and those rows (bit r: row r).

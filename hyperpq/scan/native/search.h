@@ -83,13 +83,16 @@ class Scanner {
       for (size_t first = range.first; first < range.last;) {
         const size_t tile_end = (first / kTile + 1) * kTile;
         const size_t last = std::min({first + step, tile_end, range.last});
+        // The first query fetches the next tile for all.
+        size_t next = tile_end < range.last ? kTile * kBlock * columns_ : 0;
         for (Query<Sink>& query : queries) {
           if (part.mask) {
             masked(query, part, first, last);
           } else {
-            bounded(query, part, first, last);
+            bounded(query, part, first, last, next);
           }
           query.sink.settle();
+          next = 0;
         }
         first = last;
         step = std::min(2 * step, kTile);
@@ -105,7 +108,7 @@ class Scanner {
       size_t end = b + 1;
       if (alive & (alive - 1)) {
         while (end < last && part.mask[end] & (part.mask[end] - 1)) ++end;
-        bounded(query, part, b, end);
+        bounded(query, part, b, end, 0);
       } else if (alive) {
         put(query, part, b, alive);
       }
@@ -114,15 +117,15 @@ class Scanner {
   }
 
   // Blocks of one tile.
-  void bounded(Query<Sink>& query, const Part& part, size_t first, size_t last) {
+  void bounded(Query<Sink>& query, const Part& part, size_t first, size_t last, size_t next) {
     const int limit = query.tables.limit(query.sink.theta());
     if (limit < 0) return;
     if (limit == 255) {  // Nothing would be left out.
       for (size_t b = first; b < last; ++b) put(query, part, b, part.alive(b));
       return;
     }
-    const View view =
-        query.tables.view(part.block(first, columns_), part.stride(first), last - first, limit);
+    const View view = query.tables.view(part.block(first, columns_), part.stride(first),
+                                        last - first, limit, next);
     const size_t found = level_.survivors(view, survivors_);
     for (size_t i = 0; i < found; ++i) {
       const size_t b = first + survivors_.block[i];
