@@ -208,7 +208,7 @@ def plot(results: dict[Case, dict[str, tuple[float, float]]], file: Path) -> Non
     """Vectors a second against bytes a vector, for the largest collection of the first question."""
     plt = import_pyplot()
     largest = max(case.n for case in results)
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
     for axis, batch in zip(axes, (1, 64), strict=True):
         chosen = {c.size: r for c, r in results.items() if (c.n, c.batch) == (largest, batch)}
         for name in next(iter(chosen.values())):
@@ -218,10 +218,11 @@ def plot(results: dict[Case, dict[str, tuple[float, float]]], file: Path) -> Non
                 axis.plot(list(chosen), rates, "--" if peer else "-", marker="o", label=name)
         axis.set(xscale="log", yscale="log", xlabel="bytes a vector")
         axis.set_xticks(list(chosen), list(map(str, chosen)))
+        axis.minorticks_off()
         axis.set_title(f"{largest:,} vectors, batch {batch}, one thread")
         axis.grid(color="#ddd")
     axes[0].set_ylabel("million vectors a second")
-    axes[1].legend(frameon=False, fontsize=8)
+    axes[1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(file, metadata={"Date": None})
     plt.close(figure)
 

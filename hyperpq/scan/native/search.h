@@ -163,12 +163,12 @@ inline std::vector<Range> ranges_of(const std::vector<Part>& parts, size_t first
 
 // A score that at least k rows of the ranges don't exceed, from a few blocks spread over them;
 // infinity if those blocks have fewer than k rows that take part.
-inline double first_threshold(const Tables& tables, const std::vector<Range>& ranges, size_t k,
-                              std::vector<double>& scores) {
+inline double first_threshold(const Tables& tables, const std::vector<Range>& ranges, size_t k) {
   size_t total = 0;
   for (const Range& range : ranges) total += range.last - range.first;
   const size_t wanted = std::max(kSample, 2 * k) / kBlock;
   if (8 * wanted > total) return kInfinity;  // The whole isn't much more than a sample.
+  thread_local std::vector<double> scores;
   scores.clear();
   size_t before = 0, taken = 0;
   for (const Range& range : ranges) {
@@ -287,8 +287,7 @@ inline void search(const Level& level, const Queries& queries, const std::vector
   scan<Nearest>(
       level, queries, parts, plan.pieces, plan.threads, plan.group,
       [&](Nearest& sink, const Tables& tables, const std::vector<Range>& ranges) {
-        std::vector<double> scores;
-        sink.reset(kept, first_threshold(tables, ranges, kept, scores));
+        sink.reset(kept, first_threshold(tables, ranges, kept));
       },
       [&](size_t q, size_t piece, std::vector<Hit>& hits) {
         if (plan.pieces > 1) {
