@@ -154,7 +154,7 @@ def levels() -> dict[str, str]:
         used = _level()
     except InvalidInputError as error:
         used = str(error)
-    names = {name: "in use" if name == used else "" for name in _available()}
+    names = {name: "in use" if name == used else "available" for name in _available()}
     if _native is None:
         names["numpy"] += "; nothing was compiled: install with a C++17 compiler for the fast ones"
     if used not in names:
