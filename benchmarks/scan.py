@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_machine
+from benchmarks.peers import unit
 from benchmarks.results import import_pyplot, markdown
 from hyperpq import scan
 from hyperpq.codes import TiledCodes
@@ -62,7 +63,7 @@ def vectors(data: str, n: int, size: int, seed: int, features: Path | None) -> N
     if features is None:
         raise SystemExit("real codes need --features, a CACHE of benchmarks.quality.")
     kept = np.load(next(features.glob("cifar10-ii-*/database.npy")))
-    x = kept / np.linalg.norm(kept, axis=1, keepdims=True)
+    x = unit(kept)
     mean = x.mean(0)
     axes = np.linalg.eigh(np.cov((x[:10_000] - mean).T))[1][:, ::-1][:, :d]
     # Consecutive axes to different subquantizers, or the first would have all the spread.
@@ -83,20 +84,17 @@ def contents(case: Case, features: Path | None) -> Contents:
     for index in (pq, fastscan, ivf):
         index.train(sample)
     ivf.nprobe = max(1, lists // 32)
-    rows = []
     for start in range(0, case.n, _CHUNK):
         count = min(_CHUNK, case.n - start)
         x = vectors(case.data, count, M, 2 + start, features)
         for index in (pq, fastscan, ivf):
             index.add(x)
-        rows.append(pq.sa_encode(x))
-    queries = vectors(case.data, 50_000, M, 1, features)[-512:]
+    codes = faiss.vector_to_array(pq.codes).reshape(-1, M)
+    queries = np.ascontiguousarray(sample[-512:])
     words = faiss.vector_to_array(pq.pq.centroids).reshape(M, 256, WIDTH)
     gap = queries.reshape(-1, M, 1, WIDTH) - words
     tables = np.ascontiguousarray((gap**2).sum(-1), np.float32)
-    return Contents(
-        scan.prepare(np.concatenate(rows)), tables, np.ascontiguousarray(queries), pq, fastscan, ivf
-    )
+    return Contents(scan.prepare(codes), tables, queries, pq, fastscan, ivf)
 
 
 def contenders(case: Case, held: Contents, levels: Sequence[str]) -> dict[str, Callable[[], Any]]:

@@ -224,15 +224,9 @@ class HiHPQCodec(nn.Module):
         index = split_coordinates(F, M)
         # Columns of the learned map, without the zeros that fill up short subspaces.
         real = torch.from_numpy(np.flatnonzero(split_coordinates(F, own.M).ravel() >= 0))
-        if x is None:
-            wide = self.sample.cpu().float()
-        else:
-            features = as_features(x, self.d)
-            wide = torch.empty(len(features), F)
-            for rows, block in self._blocks(features):
-                wide[rows] = self.tangent(block).flatten(1).cpu()[:, real]
-        if not len(wide):
-            raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
+        wide = self._rows_to_fit(x)
+        if x is not None:
+            wide = wide[:, real]
         log_c = split_curvatures(self.learned_log_c.cpu(), F, M)
         learned = len(self.learned_log_c)
         reach = self.learned_norm * max(1.0, learned / M) ** 0.5
@@ -268,13 +262,7 @@ class HiHPQCodec(nn.Module):
 
     def _additive_with_bits(self, M: int, nbits: int, x: Any, seed: int) -> HiHPQCodec:
         """`with_bits` of an additive quantizer."""
-        if x is None:
-            v = self.sample.cpu().float()
-        else:
-            blocks = [self.tangent(b).flatten(1).cpu() for _, b in self._blocks(self._features(x))]
-            v = torch.cat([torch.empty(0, self.quantizer.D), *blocks])
-        if not len(v):
-            raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
+        v = self._rows_to_fit(x)
         other = HiHPQCodec(
             self.d, M, nbits, D=self.quantizer.D, score=INNER, conditioning=self.conditioning
         )
@@ -287,6 +275,19 @@ class HiHPQCodec(nn.Module):
             other.quantizer = fit_additive(v, M, nbits, seed=seed)
         other.is_trained = True
         return other.eval()
+
+    def _rows_to_fit(self, x: Any) -> Tensor:
+        """Tangent vectors of features as rows on the CPU; the codec's own sample without any."""
+        if x is None:
+            wide = self.sample.cpu().float()
+        else:
+            features = as_features(x, self.d)
+            wide = torch.empty(len(features), self.weight.shape[1])
+            for rows, block in self._blocks(features):
+                wide[rows] = self.tangent(block).flatten(1).cpu()
+        if not len(wide):
+            raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
+        return wide
 
     def _blocks(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:
         """Points of blocks of rows, on the codec's device."""

@@ -5,11 +5,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.metadata
+import os
 import re
 import sys
 from collections.abc import Iterator
 
 from hyperpq.errors import InvalidInputError
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; only Linux tells, elsewhere all."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def resolve_device(device: str) -> str:

@@ -19,6 +19,7 @@ from hyperpq.backbones.base import (
     hash_files,
 )
 from hyperpq.datasets.decode import Preprocessing
+from hyperpq.devices import usable_cores
 from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
@@ -97,7 +98,7 @@ def open_session(model: bytes | str, device: str, threads: int | None, name: str
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or _cores()
+    options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Spinning threads take the cores from those that decode: with two of these beside it a build
@@ -230,9 +231,3 @@ def read_sidecar(path: str, size: int | None) -> tuple[Preprocessing, list[float
         return Preprocessing.from_dict(values), mean, std
     except InvalidInputError as error:
         raise BackboneError(f"{sidecar}: {error}") from error
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import TiledCodes, row_bits
+from hyperpq.codes import TiledCodes, code_size, row_bits
+from hyperpq.devices import usable_cores
 from hyperpq.errors import InvalidInputError
 from hyperpq.scan import reference
 from hyperpq.scan.parts import Part
@@ -181,11 +182,7 @@ def _level() -> str:
 
 
 def _threads(threads: int | None) -> int:
-    if threads is not None:
-        return as_count(threads, "threads")
-    # Cores that this process may use; only Linux tells.
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
+    return usable_cores() if threads is None else as_count(threads, "threads")
 
 
 def _part(codes: Any, ids: Any, mask: Any) -> Part:
@@ -221,7 +218,7 @@ def _tables(tables: Any, parts: Sequence[Part]) -> NDArray[np.float32]:
         )
     if not np.isfinite(array).all():
         raise InvalidInputError("tables hold NaN or infinity; expected finite scores.")
-    size = array.shape[1] if array.shape[2] == 256 else (array.shape[1] + 1) // 2
+    size = code_size(array.shape[1], 8 if array.shape[2] == 256 else 4)
     for part in parts:
         if part.codes.code_size != size:
             raise InvalidInputError(

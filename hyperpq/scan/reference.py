@@ -71,15 +71,16 @@ def _scored(
     """Scores and ids of the rows that take part, a block of rows at a time."""
     wide = table.astype(np.float64)
     for part in parts:
-        n = len(part.codes)
+        n, taken = len(part.codes), None
+        if part.bits is not None:
+            bits = part.bits.view(np.uint8)
+            taken = np.unpackbits(bits, count=n, bitorder="little").astype(bool)
         for start in range(0, n, _BLOCK):
             rows = slice(start, min(start + _BLOCK, n))
             score = _scores(wide, part.codes.rows(rows.start, rows.stop))
             ids = np.arange(rows.start, rows.stop) if part.ids is None else part.ids[rows]
-            if part.bits is not None:
-                bits = np.unpackbits(part.bits.view(np.uint8), count=n, bitorder="little")
-                taken = bits[rows].astype(bool)
-                score, ids = score[taken], ids[taken]
+            if taken is not None:
+                score, ids = score[taken[rows]], ids[taken[rows]]
             yield score, ids
 
 

@@ -65,9 +65,7 @@ HYPERPQ_TARGET inline size_t add(const View& view, size_t c, size_t active, uint
     const uint64_t rows = at_most(first, most) | at_most(second, most) << 32;
     totals[2 * kept] = first;
     totals[2 * kept + 1] = second;
-    out.block[kept] = b;
-    out.rows[kept] = rows;
-    kept += rows != 0;
+    kept = out.keep(kept, b, rows);
   }
   return kept;
 }

@@ -54,9 +54,7 @@ HYPERPQ_TARGET inline size_t add(const View& view, size_t c, size_t active, uint
     if (c) entry = _mm512_adds_epu8(entry, _mm512_load_si512(sums + i * kBlock));
     const uint64_t rows = _mm512_cmple_epu8_mask(entry, most);
     _mm512_store_si512(sums + kept * kBlock, entry);
-    out.block[kept] = b;
-    out.rows[kept] = rows;
-    kept += rows != 0;
+    kept = out.keep(kept, b, rows);
   }
   return kept;
 }

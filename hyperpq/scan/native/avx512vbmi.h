@@ -47,9 +47,7 @@ HYPERPQ_TARGET inline size_t add_columns(const View& view, size_t c, size_t acti
     }
     const uint64_t rows = _mm512_cmple_epu8_mask(sum, most);
     _mm512_store_si512(sums + kept * kBlock, sum);
-    out.block[kept] = b;
-    out.rows[kept] = rows;
-    kept += rows != 0;
+    kept = out.keep(kept, b, rows);
   }
   return kept;
 }

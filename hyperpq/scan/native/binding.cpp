@@ -43,11 +43,10 @@ Queries queries_of(const Array<float>& tables) {
 }
 
 std::vector<Part> parts_of(const std::vector<PartArrays>& arrays, const Queries& queries) {
-  const size_t columns = queries.K == 16 ? (queries.M + 1) / 2 : queries.M;
   std::vector<Part> parts;
   for (const auto& [codes, n, ids, mask] : arrays) {
     const Part part{codes.data(), n, ids ? ids->data() : nullptr, mask ? mask->data() : nullptr};
-    require(static_cast<size_t>(codes.size()) == part.n_blocks() * columns * kBlock,
+    require(static_cast<size_t>(codes.size()) == part.n_blocks() * queries.columns() * kBlock,
             "codes must have ceil(n / 64) * 64 * code_size bytes");
     require(!ids || static_cast<size_t>(ids->size()) == n, "ids must have shape (n,)");
     require(!mask || static_cast<size_t>(mask->size()) == part.n_blocks(),

@@ -53,7 +53,6 @@ class Tables {
     columns_ = nibbles_ ? (M + 1) / 2 : M;
     above_.resize(columns_ * 256);
     bytes_.resize(columns_ * 256);
-    const size_t n = M * K;
     float most = 0;
     base_ = 0;
     double magnitude = 0;
@@ -78,7 +77,6 @@ class Tables {
     }
     unit_ = most > 1e36f ? 0x1p-24 : 1.0;
     guard_ = 4 * M * 0x1p-53 * magnitude + M * 0x1p-149 / unit_ + 1e-300;
-    if (n == 0) return;
     if (!nibbles_) {
       for (size_t m = 0; m < M; ++m)
         level.lift(table + m * 256, least_[m], unit_, above_.data() + m * 256);

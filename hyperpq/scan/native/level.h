@@ -30,6 +30,13 @@ struct View {
 struct Survivors {
   uint32_t block[kTile];
   uint64_t rows[kTile];
+
+  // Writes block b at place `kept`; the next one goes behind it only if b has rows left.
+  size_t keep(size_t kept, uint32_t b, uint64_t left) {
+    block[kept] = b;
+    rows[kept] = left;
+    return kept + (left != 0);
+  }
 };
 
 struct Level {

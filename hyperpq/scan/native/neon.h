@@ -46,9 +46,7 @@ inline size_t add(const View& view, size_t c, size_t active, uint8_t* sums, Surv
       vst1q_u8(sums + kept * kBlock + 16 * part, sum);
       rows |= at_most(sum, most) << (16 * part);
     }
-    out.block[kept] = b;
-    out.rows[kept] = rows;
-    kept += rows != 0;
+    kept = out.keep(kept, b, rows);
   }
   return kept;
 }

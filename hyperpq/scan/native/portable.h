@@ -29,9 +29,7 @@ inline size_t add(const View& view, size_t c, size_t active, uint8_t* sums, Surv
       to[r] = static_cast<uint8_t>(sum < 255 ? sum : 255);
       rows |= static_cast<uint64_t>(to[r] <= view.limit) << r;
     }
-    out.block[kept] = b;
-    out.rows[kept] = rows;
-    kept += rows != 0;
+    kept = out.keep(kept, b, rows);
   }
   return kept;
 }

@@ -44,6 +44,9 @@ struct Part {
 struct Queries {
   const float* tables;  // n x M x K
   size_t n, M, K;
+
+  // Bytes of a row of codes.
+  size_t columns() const { return K == 16 ? (M + 1) / 2 : M; }
 };
 
 // A run of blocks of one part.
@@ -63,7 +66,7 @@ struct Query {
   Sink sink;
 };
 
-// Calls visit(block, row) for each set bit.
+// Calls visit(row) for each set bit.
 template <class Visit>
 inline void each_row(uint64_t rows, Visit visit) {
   for (; rows; rows &= rows - 1) visit(static_cast<size_t>(__builtin_ctzll(rows)));
@@ -213,41 +216,12 @@ void in_threads(size_t n, Work work) {
     if (error) std::rethrow_exception(error);
 }
 
-// Scans all queries; begin(sink, tables, ranges) makes a sink ready, end(q, piece, hits) takes
-// its sorted hits. Pieces of the rows are scanned apart where there are fewer queries than
-// threads; `end` then gets the hits of each piece, 0 to pieces - 1.
-template <class Sink, class Begin, class End>
-void scan(const Level& level, const Queries& all, const std::vector<Part>& parts, size_t pieces,
-          size_t threads, size_t group, Begin begin, End end) {
-  const size_t columns = all.K == 16 ? (all.M + 1) / 2 : all.M;
-  size_t total = 0;
-  for (const Part& part : parts) total += part.n_blocks();
-  in_threads(threads, [&](size_t thread) {
-    const size_t piece = pieces > 1 ? thread : 0;
-    const size_t q0 = pieces > 1 ? 0 : all.n * thread / threads;
-    const size_t q1 = pieces > 1 ? all.n : all.n * (thread + 1) / threads;
-    const std::vector<Range> ranges =
-        ranges_of(parts, total * piece / pieces, total * (piece + 1) / pieces);
-    Scanner<Sink> scanner(level, columns);
-    std::vector<Query<Sink>> queries;
-    for (size_t start = q0; start < q1; start += group) {
-      queries.resize(std::min(group, q1 - start));
-      for (size_t i = 0; i < queries.size(); ++i) {
-        queries[i].tables.set(level, all.tables + (start + i) * all.M * all.K, all.M, all.K);
-        begin(queries[i].sink, queries[i].tables, ranges);
-      }
-      scanner.scan(queries, ranges);
-      for (size_t i = 0; i < queries.size(); ++i) end(start + i, piece, queries[i].sink.sorted());
-    }
-  });
-}
-
 // How the work is dealt out: to how many threads, and in how many pieces of the rows.
 struct Plan {
   size_t threads, pieces, group;
 
   Plan(const Queries& queries, const std::vector<Part>& parts, size_t wanted, size_t k) {
-    const size_t columns = queries.K == 16 ? (queries.M + 1) / 2 : queries.M;
+    const size_t columns = queries.columns();
     double bytes = 0;
     size_t blocks = 0;
     for (const Part& part : parts) {
@@ -264,6 +238,43 @@ struct Plan {
     group = std::max<size_t>(1, std::min(group, (size_t{256} << 20) / (2 * k + 64) / sizeof(Hit)));
   }
 };
+
+// Scans all queries; begin(sink, tables, ranges) makes a sink ready, end(q, piece, hits) takes
+// its sorted hits. Pieces of the rows are scanned apart where there are fewer queries than
+// threads; `end` then gets the hits of each piece, 0 to pieces - 1.
+template <class Sink, class Begin, class End>
+void scan(const Level& level, const Queries& all, const std::vector<Part>& parts, const Plan& plan,
+          Begin begin, End end) {
+  size_t total = 0;
+  for (const Part& part : parts) total += part.n_blocks();
+  in_threads(plan.threads, [&](size_t thread) {
+    const bool split = plan.pieces > 1;
+    const size_t piece = split ? thread : 0;
+    const size_t q0 = split ? 0 : all.n * thread / plan.threads;
+    const size_t q1 = split ? all.n : all.n * (thread + 1) / plan.threads;
+    const std::vector<Range> ranges =
+        ranges_of(parts, total * piece / plan.pieces, total * (piece + 1) / plan.pieces);
+    Scanner<Sink> scanner(level, all.columns());
+    std::vector<Query<Sink>> queries;
+    for (size_t start = q0; start < q1; start += plan.group) {
+      queries.resize(std::min(plan.group, q1 - start));
+      for (size_t i = 0; i < queries.size(); ++i) {
+        queries[i].tables.set(level, all.tables + (start + i) * all.M * all.K, all.M, all.K);
+        begin(queries[i].sink, queries[i].tables, ranges);
+      }
+      scanner.scan(queries, ranges);
+      for (size_t i = 0; i < queries.size(); ++i) end(start + i, piece, queries[i].sink.sorted());
+    }
+  });
+}
+
+// Hits of n pieces in order, in the first piece's place.
+inline std::vector<Hit>& merged(std::vector<Hit>* pieces, size_t n) {
+  for (size_t p = 1; p < n; ++p)
+    pieces[0].insert(pieces[0].end(), pieces[p].begin(), pieces[p].end());
+  std::sort(pieces[0].begin(), pieces[0].end());
+  return pieces[0];
+}
 
 // The k nearest rows of each query: D (n x k) and I (n x k), padded with infinity and -1.
 inline void search(const Level& level, const Queries& queries, const std::vector<Part>& parts,
@@ -285,7 +296,7 @@ inline void search(const Level& level, const Queries& queries, const std::vector
   }
   std::vector<std::vector<Hit>> found(plan.pieces > 1 ? plan.pieces * queries.n : 0);
   scan<Nearest>(
-      level, queries, parts, plan.pieces, plan.threads, plan.group,
+      level, queries, parts, plan,
       [&](Nearest& sink, const Tables& tables, const std::vector<Range>& ranges) {
         sink.reset(kept, first_threshold(tables, ranges, kept));
       },
@@ -298,12 +309,7 @@ inline void search(const Level& level, const Queries& queries, const std::vector
       });
   if (plan.pieces == 1) return;
   for (size_t q = 0; q < queries.n; ++q) {
-    std::vector<Hit>& hits = found[q * plan.pieces];
-    for (size_t p = 1; p < plan.pieces; ++p) {
-      const std::vector<Hit>& more = found[q * plan.pieces + p];
-      hits.insert(hits.end(), more.begin(), more.end());
-    }
-    std::sort(hits.begin(), hits.end());
+    std::vector<Hit>& hits = merged(&found[q * plan.pieces], plan.pieces);
     if (hits.size() > kept) hits.resize(kept);
     write(q, hits);
   }
@@ -316,21 +322,16 @@ inline std::vector<std::vector<Hit>> range_search(const Level& level, const Quer
   const Plan plan(queries, parts, threads, 1);
   std::vector<std::vector<Hit>> found(plan.pieces * queries.n);
   scan<Within>(
-      level, queries, parts, plan.pieces, plan.threads, plan.group,
+      level, queries, parts, plan,
       [&](Within& sink, const Tables&, const std::vector<Range>&) { sink.reset(radius); },
       [&](size_t q, size_t piece, std::vector<Hit>& hits) {
         found[q * plan.pieces + piece].assign(hits.begin(), hits.end());
       });
   if (plan.pieces == 1) return found;
-  std::vector<std::vector<Hit>> merged(queries.n);
-  for (size_t q = 0; q < queries.n; ++q) {
-    for (size_t p = 0; p < plan.pieces; ++p) {
-      const std::vector<Hit>& piece = found[q * plan.pieces + p];
-      merged[q].insert(merged[q].end(), piece.begin(), piece.end());
-    }
-    std::sort(merged[q].begin(), merged[q].end());
-  }
-  return merged;
+  std::vector<std::vector<Hit>> whole;
+  for (size_t q = 0; q < queries.n; ++q)
+    whole.push_back(std::move(merged(&found[q * plan.pieces], plan.pieces)));
+  return whole;
 }
 
 }  // namespace hyperpq
