@@ -27,6 +27,16 @@ def to_files(codec: HiHPQCodec) -> dict[str, bytes]:
     return {WEIGHTS_FILE: save(state), SETTINGS_FILE: text.encode()}
 
 
+def difference(one: HiHPQCodec, other: HiHPQCodec) -> str | None:
+    """In what two codecs differ, one clause; None if they give the same codes and tables."""
+    mine, theirs = one.settings(), other.settings()
+    for name in sorted(mine.keys() | theirs.keys()):
+        if name != "recipe" and mine.get(name) != theirs.get(name):
+            return f"{name} is {mine.get(name)!r} here and {theirs.get(name)!r} there"
+    weights = [to_files(codec)[WEIGHTS_FILE] for codec in (one, other)]
+    return None if weights[0] == weights[1] else "the codecs were learned apart"
+
+
 def from_files(files: Mapping[str, bytes]) -> HiHPQCodec:
     """Inverse of `to_files`; every shape, dtype and value is checked.
 
