@@ -67,6 +67,23 @@ def as_features(x: Any, d: int | None, name: str = "x") -> NDArray[np.float32]:
     return out
 
 
+def as_codes(codes: Any, size: int) -> NDArray[np.uint8]:
+    """Return ``codes`` as an array of rows of bytes, shape (n, size).
+
+    Raises
+    ------
+    InvalidInputError
+        Another dtype or width.
+    """
+    array = as_array(codes, "codes")
+    if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != size:
+        raise InvalidInputError(
+            f"codes have dtype {array.dtype} and shape {array.shape}; "
+            f"expected uint8 of shape (n, {size})."
+        )
+    return array
+
+
 def as_ids(ids: Any, n: int | None, *, distinct: bool = True) -> NDArray[np.int64]:
     """Return ``ids`` as int64 of shape (n,), non-negative and without repeats.
 
