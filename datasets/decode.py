@@ -146,6 +146,11 @@ class Preprocessing:
         return cls(**values)
 
 
+_FULL_SIZE = "hyperpq full size"
+# EXIF orientations from here on swap width and height.
+_FIRST_SIDEWAYS = 5
+
+
 def sniff(header: bytes) -> str | None:
     """Name the format of a picture from its first bytes.
 
@@ -304,12 +309,25 @@ def _decode(
         raise ImageError(
             f"{megapixels:.4g} megapixels, more than --max-megapixels {max_megapixels:g}"
         )
+    width, height = image.size
     if shrink_to is not None and kind == "JPEG":
         image.draft(None, (shrink_to, shrink_to))  # a square: orientation makes no difference
     image.load()
-    orientation = _orientation(image)
+    orientation = _orientation(image) or 1
     upright = _to_rgb(image)
-    return upright.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else upright
+    if orientation in _TRANSPOSE:
+        upright = upright.transpose(_TRANSPOSE[orientation])
+    is_sideways = orientation >= _FIRST_SIDEWAYS
+    upright.info[_FULL_SIZE] = (height, width) if is_sideways else (width, height)
+    return upright
+
+
+def full_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height in the file of a picture from `open_image`, however small it was decoded.
+
+    Of a camera's raw file it is the size of the preview.
+    """
+    return image.info.get(_FULL_SIZE, image.size)
 
 
 def _plugin(kind: str) -> type[ImageFile.ImageFile]:

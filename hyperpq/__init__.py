@@ -13,8 +13,10 @@ from hyperpq.errors import HyperPQError
 
 if TYPE_CHECKING:
     from hyperpq.codec import HiHPQCodec
+    from hyperpq.factory import index_factory, read_index, write_index
     from hyperpq.image_index import ImageIndex
     from hyperpq.index import HiHPQIndex
+    from hyperpq.pq_codec import PQCodec
     from hyperpq.quantizer import LorentzProductQuantizer
 
 _LAZY = {
@@ -22,6 +24,10 @@ _LAZY = {
     "HiHPQIndex": "hyperpq.index",
     "ImageIndex": "hyperpq.image_index",
     "LorentzProductQuantizer": "hyperpq.quantizer",
+    "PQCodec": "hyperpq.pq_codec",
+    "index_factory": "hyperpq.factory",
+    "read_index": "hyperpq.factory",
+    "write_index": "hyperpq.factory",
 }
 
 __all__ = [
@@ -30,7 +36,11 @@ __all__ = [
     "HyperPQError",
     "ImageIndex",
     "LorentzProductQuantizer",
+    "PQCodec",
     "__version__",
+    "index_factory",
+    "read_index",
+    "write_index",
 ]
 
 

@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from hyperpq.datasets.folder import ImageFile
 from hyperpq.features import Features
 from hyperpq.store import atomic_write
-from hyperpq.store.durable import LOCK_NAME
+from hyperpq.store.durable import HOLDER_NAME, LOCK_NAME
+
+# Arrays of `Features` that a chunk keeps, a file each.
+_PARTS = ("rows", "plain", "views", "sizes")
 
 
 def clear(work: Path) -> None:
@@ -24,7 +27,7 @@ def clear(work: Path) -> None:
     for entry in work.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
-        elif entry.name != LOCK_NAME:
+        elif entry.name not in (LOCK_NAME, HOLDER_NAME):
             entry.unlink()
 
 
@@ -63,7 +66,7 @@ def read_plan(path: Path) -> tuple[list[ImageFile], dict[bytes, str]]:
 
 def write_chunk(name: Path, chunk: Features) -> None:
     """Arrays first, the JSON that makes them count last."""
-    for part in ("rows", "plain", "views"):
+    for part in _PARTS:
         data = io.BytesIO()
         np.save(data, getattr(chunk, part), allow_pickle=False)
         atomic_write(name.with_suffix(f".{part}.npy"), data.getvalue())
@@ -75,10 +78,9 @@ def read_chunk(name: Path) -> Features | None:
     note = name.with_suffix(".json")
     if not note.exists():
         return None
-    rows, plain, views = (
-        _load_array(name.with_suffix(f".{part}.npy")) for part in ("rows", "plain", "views")
-    )
-    return Features(rows, plain, views, [(row, why) for row, why in json.loads(note.read_text())])
+    rows, plain, views, sizes = (_load_array(name.with_suffix(f".{part}.npy")) for part in _PARTS)
+    skipped = [(row, why) for row, why in json.loads(note.read_text())]
+    return Features(rows, plain, views, sizes, skipped)
 
 
 def _load_array(path: Path) -> NDArray[Any]:

@@ -193,6 +193,7 @@ class Build:
             np.concatenate([c.rows for c in both]),
             np.concatenate([c.plain for c in both]),
             np.concatenate(views, axis=1),
+            np.concatenate([c.sizes for c in both]),
             [pair for c in both for pair in c.skipped],
         )
         if not len(sample.rows):
@@ -288,17 +289,22 @@ class Build:
                     [files[row].path for row in todo], images.backbone, reader, phase
                 )
                 phase.advance(len(group) - len(todo))
-                found = {todo[i]: fresh.plain[j] for j, i in enumerate(fresh.rows)}
-                found |= {row: sample.plain[at[row]] for row in group if row in at}
+                found = {todo[i]: (fresh, j) for j, i in enumerate(fresh.rows)}
+                found |= {row: (sample, at[row]) for row in group if row in at}
                 failed = {todo[i]: reason for i, reason in fresh.skipped}
                 failed |= {row: reasons[row] for row in group if row in reasons}
                 here = {files[row].path: reason for row, reason in failed.items()}
                 atomic_write(note, skipped_files.to_csv(here))
                 skipped |= here
                 rows = sorted(found)
-                features = np.array([found[row] for row in rows], np.float32)
-                features = features.reshape(len(rows), images.index.d)
-                coded = images.code_rows([files[row] for row in rows], features)
+                places = [found[row] for row in rows]
+                plain = np.array([part.plain[i] for part, i in places], np.float32)
+                sizes = np.array([part.sizes[i] for part, i in places], np.int32)
+                coded = images.code_rows(
+                    [files[row] for row in rows],
+                    plain.reshape(len(rows), images.index.d),
+                    sizes.reshape(len(rows), 2),
+                )
                 # A group without a picture that can be read is a generation of its own too.
-                images.index.append(*([coded] if rows else []))
+                images.index.append(coded)
         return skipped

@@ -22,7 +22,7 @@ from hyperpq.codebooks import (
 from hyperpq.codes import code_size, pack, unpack
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.quantizer import LorentzProductQuantizer
-from hyperpq.validation import as_features
+from hyperpq.validation import as_codes, as_features
 
 CONDITIONINGS = ("none", "unit", "root")
 HEADS = ("linear", "orthogonal")
@@ -391,12 +391,7 @@ class HiHPQCodec(nn.Module):
         """
         if not self.is_trained:
             raise NotTrainedError(_UNTRAINED)
-        codes = np.asarray(codes)
-        if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != self.code_size:
-            raise InvalidInputError(
-                f"codes have dtype {codes.dtype} and shape {codes.shape}; "
-                f"expected uint8 of shape (n, {self.code_size})."
-            )
+        codes = as_codes(codes, self.code_size)
         unpacked = unpack(codes, self.quantizer.M, self.quantizer.nbits)
         v = self.quantizer.decode(torch.from_numpy(unpacked.copy()).to(self.device))
         return v.flatten(1).cpu().numpy()

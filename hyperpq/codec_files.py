@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,13 +12,14 @@ from torch import Tensor
 from hyperpq.additive import INNER
 from hyperpq.codec import HiHPQCodec
 from hyperpq.errors import CorruptIndexError, FormatVersionError
+from hyperpq.pq_codec import PQCodec
 from hyperpq.quantizer import CURVATURE_RANGE
 
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
 _FORMAT, _VERSION = "hyperpq-codec", 2
 
 
-def to_files(codec: HiHPQCodec) -> dict[str, bytes]:
+def to_files(codec: HiHPQCodec | PQCodec) -> dict[str, bytes]:
     """File name -> content."""
     from safetensors.torch import save
 
@@ -27,7 +29,17 @@ def to_files(codec: HiHPQCodec) -> dict[str, bytes]:
     return {WEIGHTS_FILE: save(state), SETTINGS_FILE: text.encode()}
 
 
-def from_files(files: Mapping[str, bytes]) -> HiHPQCodec:
+def difference(one: HiHPQCodec | PQCodec, other: HiHPQCodec | PQCodec) -> str | None:
+    """In what two codecs differ, one clause; None if they give the same codes and tables."""
+    mine, theirs = one.settings(), other.settings()
+    for name in dict.fromkeys(["d", "M", "nbits", "score", *mine, *theirs]):
+        if name != "recipe" and mine.get(name) != theirs.get(name):
+            return f"{name} is {mine.get(name)!r} here and {theirs.get(name)!r} there"
+    weights = [to_files(codec)[WEIGHTS_FILE] for codec in (one, other)]
+    return None if weights[0] == weights[1] else "the codecs were learned apart"
+
+
+def from_files(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
     """Inverse of `to_files`; every shape, dtype and value is checked.
 
     Raises
@@ -49,7 +61,7 @@ def from_files(files: Mapping[str, bytes]) -> HiHPQCodec:
     return codec
 
 
-def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec:
+def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
     """An empty codec of the recorded sizes, which the weights must hold: no memory before."""
     try:
         settings = json.loads(files[SETTINGS_FILE])
@@ -61,39 +73,60 @@ def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec:
                 f"version {_VERSION}; build the index again, or open it with the hyperpq that "
                 "wrote it."
             )
-        learned = settings["learned"]
-        d, M, D, nbits, M0, F = sizes = [
-            *(settings[name] for name in ("d", "M", "D", "nbits")),
-            *(learned[name] for name in ("M", "F")),
-        ]
-        spare = [settings["hidden"], learned["sample"]]
-        if not all(type(size) is int and size > 0 for size in sizes):
-            raise ValueError(f"d, M, D, nbits and the learned M, F are {sizes}")
-        if not all(type(size) is int and size >= 0 for size in spare) or F % M0:
-            raise ValueError(f"hidden and sample are {spare}, the learned F and M {F}, {M0}")
-        additive = settings["score"] == INNER
-        width = D if additive else M * D
-        if additive and (M0, F) != (1, D):
-            raise ValueError(f"the learned M and F are {M0}, {F}, with score {INNER} 1 and {D}")
-        floats = d * width + M * D * 2 ** min(nbits, 8) + spare[0] * (d + width)
-        if nbits > 8 or 4 * floats + 2 * spare[1] * F > len(files[WEIGHTS_FILE]):
-            raise ValueError(f"the sizes {sizes + spare} are more than {WEIGHTS_FILE} holds")
-        names = ["score", "conditioning", "head", "hidden", "dropout"]
-        names += [] if additive else ["beta", "max_norm"]
-        codec = HiHPQCodec(d, M, nbits, D=D, **{name: settings[name] for name in names})
-        codec.set_sample(torch.zeros(spare[1], F, dtype=torch.float16), torch.zeros(M0))
-        codec.learned_norm = float(learned["max_norm"])
-        if not 0 < codec.learned_norm < float("inf"):
-            raise ValueError(f"the learned max_norm is {learned['max_norm']}")
-        codec.recipe = dict(settings["recipe"])
+        length = len(files[WEIGHTS_FILE])
+        if "kind" not in settings:
+            return _empty_learned(settings, length)
+        if settings["kind"] != "pq":
+            raise ValueError(f"the kind is {settings['kind']!r}")
+        return _empty_plain(settings, length)
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptIndexError(
             f"{SETTINGS_FILE} isn't the settings of a codec: {error}."
         ) from error
+
+
+def _sizes(table: Mapping[str, Any], *names: str, low: int = 1) -> list[int]:
+    sizes = [table[name] for name in names]
+    if not all(type(size) is int and size >= low for size in sizes):
+        raise ValueError(f"{', '.join(names)} are {sizes}")
+    return sizes
+
+
+def _fits(floats: int, nbits: int, length: int) -> None:
+    """Refuse sizes that need more float32 than the weights' file of this length holds."""
+    if nbits > 8 or 4 * floats > length:
+        raise ValueError(f"its sizes are more than the {length} bytes of {WEIGHTS_FILE} hold")
+
+
+def _empty_plain(settings: Mapping[str, Any], length: int) -> PQCodec:
+    d, M, nbits = _sizes(settings, "d", "M", "nbits")
+    _fits(d * 2 ** min(nbits, 8), nbits, length)
+    return PQCodec(d, M, nbits, score=settings["score"])
+
+
+def _empty_learned(settings: Mapping[str, Any], length: int) -> HiHPQCodec:
+    learned = settings["learned"]
+    d, M, D, nbits = _sizes(settings, "d", "M", "D", "nbits")
+    M0, F = _sizes(learned, "M", "F")
+    [hidden], [sample] = _sizes(settings, "hidden", low=0), _sizes(learned, "sample", low=0)
+    additive = settings["score"] == INNER
+    width = D if additive else M * D
+    if F % M0 or (additive and (M0, F) != (1, D)):
+        raise ValueError(f"the learned M and F are {M0}, {F}, with score {INNER} 1 and {D}")
+    floats = d * width + M * D * 2 ** min(nbits, 8) + hidden * (d + width) + M0
+    _fits(floats + sample * F // 2, nbits, length)
+    names = ["score", "conditioning", "head", "hidden", "dropout"]
+    names += [] if additive else ["beta", "max_norm"]
+    codec = HiHPQCodec(d, M, nbits, D=D, **{name: settings[name] for name in names})
+    codec.set_sample(torch.zeros(sample, F, dtype=torch.float16), torch.zeros(M0))
+    codec.learned_norm = float(learned["max_norm"])
+    if not 0 < codec.learned_norm < float("inf"):
+        raise ValueError(f"the learned max_norm is {learned['max_norm']}")
+    codec.recipe = dict(settings["recipe"])
     return codec
 
 
-def _load(codec: HiHPQCodec, state: Mapping[str, Tensor]) -> None:
+def _load(codec: HiHPQCodec | PQCodec, state: Mapping[str, Tensor]) -> None:
     """Take over checked weights."""
     own = codec.state_dict()
     if set(state) != set(own):
@@ -108,11 +141,14 @@ def _load(codec: HiHPQCodec, state: Mapping[str, Tensor]) -> None:
         if not torch.isfinite(value).all():
             raise CorruptIndexError(f"{name} in {WEIGHTS_FILE} has NaN or infinite values.")
     low, high = CURVATURE_RANGE
-    curved = [name for name in ("quantizer.log_c", "learned_log_c") if name in state]
-    c = torch.cat([state[name] for name in curved]).exp()
-    if not ((c > low * 0.99) & (c < high * 1.01)).all():
-        raise CorruptIndexError(f"curvatures in {WEIGHTS_FILE} leave the range {low} to {high}.")
+    for name in {"quantizer.log_c", "learned_log_c"} & set(state):
+        c = state[name].exp()
+        if not ((c > low * 0.99) & (c < high * 1.01)).all():
+            raise CorruptIndexError(
+                f"curvatures in {WEIGHTS_FILE} leave the range {low} to {high}."
+            )
     if "quantizer.stress" in state and not state["quantizer.stress"] >= 0:
         raise CorruptIndexError(f"quantizer.stress in {WEIGHTS_FILE} is negative.")
     codec.load_state_dict(dict(state))
-    codec.is_trained = True
+    if isinstance(codec, HiHPQCodec):
+        codec.is_trained = True

@@ -90,9 +90,14 @@ class TiledCodes:
             out[low - start : high - start] = tile[:, low - first : high - first].T
         return out
 
-    def row(self, number: int) -> NDArray[np.uint8]:
-        """One row of bytes, shape (code_size,)."""
-        return self.rows(number, number + 1)[0]
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Rows of bytes by their numbers, shape (len(numbers), code_size)."""
+        if len(numbers) and np.all(numbers[1:] == numbers[:-1] + 1):
+            return self.rows(int(numbers[0]), int(numbers[-1]) + 1)
+        first = numbers // TILE * TILE
+        width = np.minimum(TILE, -(-self.n // BLOCK) * BLOCK - first)
+        starts = first * self.code_size + numbers - first
+        return self.data[starts[:, None] + width[:, None] * np.arange(self.code_size)]
 
     def _tiles(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """First row and bytes (code_size, rows) of the tiles with rows from start to stop."""

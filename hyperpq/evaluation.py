@@ -1,9 +1,18 @@
-"""Quality of retrieval: mAP@k, precision@k, recall of exact neighbours."""
+"""Quality of retrieval: mAP@k, precision@k, exact neighbours and how many of them were found."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from hyperpq.errors import InvalidInputError
+from hyperpq.validation import as_count, as_features
+
+METRICS = ("cosine", "l2", "ip")
+# Queries whose scores with a block are in memory at once.
+_QUERIES = 512
 
 
 def mean_average_precision(relevant: NDArray[np.bool_], k: int | None = None) -> float:
@@ -48,3 +57,101 @@ def recall_at(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
     """
     shared = [len(np.intersect1d(f[f >= 0], t)) for f, t in zip(found, truth, strict=True)]
     return float(np.mean(shared) / truth.shape[1])
+
+
+def knn(
+    queries: Any, database: Any, k: int, *, metric: str = "cosine", block: int = 16384
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Exact nearest neighbours by brute force: the truth that `recall_at` asks for.
+
+    In float64, as squared distances by a matrix product in float32 (as some builds of FAISS work
+    them out) rank near neighbours of long vectors at random.
+
+    Parameters
+    ----------
+    queries : array_like, shape (nq, d)
+        What neighbours are searched of.
+    database : array_like, shape (n, d)
+        Where they are searched.
+    k : int
+        Neighbours a query.
+    metric : {"cosine", "l2", "ip"}
+        Cosine (0 where a vector is zero), squared Euclidean distance, or inner product.
+    block : int
+        Rows of the database whose scores are in memory at once, with 512 queries. The answer
+        doesn't depend on it, up to rounding in float64.
+
+    Returns
+    -------
+    D : ndarray, shape (nq, k), float32
+        Nearest first, as FAISS has them: ``l2`` ascending, padded with +inf; ``cosine`` and ``ip``
+        are similarities, descending and padded with -inf.
+    I : ndarray, shape (nq, k), int64
+        Rows of the database; -1 where it has fewer than k. Of rows that are equally near, which
+        are found is up to rounding.
+
+    Raises
+    ------
+    InvalidInputError
+        Bad values or shapes.
+    """
+    if metric not in METRICS:
+        raise InvalidInputError(f"metric is {metric!r}; choose one of {', '.join(METRICS)}.")
+    k, block = as_count(k, "k"), as_count(block, "block")
+    x = as_features(queries, None, "queries")
+    y = as_features(database, x.shape[1], "database")
+    cost = np.full((len(x), k), np.inf, np.float32)
+    I = np.full((len(x), k), -1, np.int64)  # noqa: E741
+    for start in range(0, len(x), _QUERIES):
+        rows = slice(start, start + _QUERIES)
+        near, which = _nearest(x[rows], y, min(k, len(y)), metric, block)
+        cost[rows, : near.shape[1]], I[rows, : near.shape[1]] = near, which
+    return (cost if metric == "l2" else -cost), I
+
+
+def _nearest(
+    x: NDArray[np.float32], y: NDArray[np.float32], k: int, metric: str, block: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Costs and rows of the k nearest, k <= len(y): both (nq, k)."""
+    left = _wide(x, metric)
+    cost = np.empty((len(x), 0))
+    rows = np.empty((len(x), 0), np.int64)
+    for start in range(0, len(y), block):
+        here = _costs(left, _wide(y[start : start + block], metric), metric)
+        best = _smallest(here, k)
+        cost = np.concatenate([cost, np.take_along_axis(here, best, 1)], 1)
+        rows = np.concatenate([rows, best + start], 1)
+        best = _smallest(cost, k)
+        cost, rows = np.take_along_axis(cost, best, 1), np.take_along_axis(rows, best, 1)
+    order = np.lexsort((rows, cost), axis=1)
+    near = np.take_along_axis(cost, order, 1).astype(np.float32)
+    return near, np.take_along_axis(rows, order, 1)
+
+
+def _costs(
+    left: NDArray[np.float64], right: NDArray[np.float64], metric: str
+) -> NDArray[np.float64]:
+    """Squared distances or negated products of all pairs of rows."""
+    out = left @ right.T
+    if metric != "l2":
+        return np.negative(out, out=out)
+    out *= -2
+    out += np.square(right).sum(1)
+    out += np.square(left).sum(1)[:, None]
+    return np.maximum(out, 0, out=out)
+
+
+def _smallest(cost: NDArray[np.float64], k: int) -> NDArray[np.int64]:
+    """Columns of the k smallest of each row, all if there are no more; in any order."""
+    if cost.shape[1] <= k:
+        return np.broadcast_to(np.arange(cost.shape[1]), cost.shape)
+    return np.argpartition(cost, k - 1, axis=1)[:, :k]
+
+
+def _wide(x: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
+    """Rows in float64, of unit length for the cosine; zeros stay zeros."""
+    wide = x.astype(np.float64)
+    if metric == "cosine":
+        length = np.linalg.norm(wide, axis=1, keepdims=True)
+        wide /= np.where(length > 0, length, 1)
+    return wide

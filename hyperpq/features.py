@@ -69,6 +69,8 @@ class Features:
         Their features.
     views : ndarray, shape (V, n, d), float32
         Features of their views.
+    sizes : ndarray, shape (n, 2), int32
+        Width and height of the pictures, upright.
     skipped : list of (int, str)
         Position and reason of the others.
     """
@@ -76,13 +78,19 @@ class Features:
     rows: NDArray[np.int64]
     plain: NDArray[np.float32]
     views: NDArray[np.float32]
+    sizes: NDArray[np.int32]
     skipped: list[tuple[int, str]] = field(default_factory=list)
 
 
-def _read(path: bytes, pixels: NDArray[np.uint8], backbone: Backbone, reader: Reader) -> str | None:
-    """Fill ``pixels`` (1 + V, S, S, 3) with a picture and its views; the reason if that fails."""
+def _read(
+    path: bytes, pixels: NDArray[np.uint8], backbone: Backbone, reader: Reader
+) -> tuple[int, int] | str:
+    """Fill ``pixels`` (1 + V, S, S, 3) with a picture and its views.
+
+    Returns width and height of the picture, or the reason why it can't be read.
+    """
     from hyperpq.datasets.augment import make_view, view_rng
-    from hyperpq.datasets.decode import open_image, to_pixels
+    from hyperpq.datasets.decode import full_size, open_image, to_pixels
 
     prep = backbone.preprocessing
     try:
@@ -96,7 +104,7 @@ def _read(path: bytes, pixels: NDArray[np.uint8], backbone: Backbone, reader: Re
         for view in range(reader.n_views):
             rng = view_rng(reader.seed, key, view)
             pixels[1 + view] = make_view(image, reader.augmentation, prep.size, rng)
-    return None
+    return full_size(image)
 
 
 def stream_features(
@@ -121,7 +129,7 @@ def stream_features(
     side = backbone.preprocessing.size
     passes = 1 + (reader.n_views if reader.augmentation is not None else 0)
     workers = reader.workers or os.cpu_count() or 1
-    waiting: deque[tuple[int, NDArray[np.uint8], list[Future[str | None]]]] = deque()
+    waiting: deque[tuple[int, NDArray[np.uint8], list[Future[tuple[int, int] | str]]]] = deque()
     starts = iter(range(0, len(paths), BATCH))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
@@ -141,10 +149,12 @@ def stream_features(
             submit()
         while waiting:
             start, pixels, futures = waiting.popleft()
-            reasons = [future.result() for future in futures]
+            answers = [future.result() for future in futures]
             submit()
-            good = [i for i, reason in enumerate(reasons) if reason is None]
-            if len(good) < len(reasons):
+            sizes = {i: size for i, size in enumerate(answers) if not isinstance(size, str)}
+            reasons = [(start + i, why) for i, why in enumerate(answers) if isinstance(why, str)]
+            good = list(sizes)
+            if len(good) < len(answers):
                 pixels = pixels[:, good]
             features = np.empty((passes, len(good), backbone.d), np.float32)
             if good:
@@ -154,7 +164,8 @@ def stream_features(
                 np.array([start + i for i in good], np.int64),
                 features[0],
                 features[1:],
-                [(start + i, reason) for i, reason in enumerate(reasons) if reason is not None],
+                np.array([*sizes.values()], np.int32).reshape(-1, 2),
+                reasons,
             )
     finally:
         pool.shutdown(cancel_futures=True)
@@ -171,10 +182,11 @@ def extract_features(
             phase.advance(len(batch.rows) + len(batch.skipped))
     if not batches:
         empty = np.empty((1 + reader.n_views, 0, backbone.d), np.float32)
-        return Features(np.empty(0, np.int64), empty[0], empty[1:])
+        return Features(np.empty(0, np.int64), empty[0], empty[1:], np.empty((0, 2), np.int32))
     return Features(
         np.concatenate([b.rows for b in batches]),
         np.concatenate([b.plain for b in batches]),
         np.concatenate([b.views for b in batches], axis=1),
+        np.concatenate([b.sizes for b in batches]),
         [pair for b in batches for pair in b.skipped],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq import skipped as skipped_files
-from hyperpq.errors import BackboneError, InvalidInputError
+from hyperpq.errors import BackboneError, CorruptIndexError, InvalidInputError
 from hyperpq.features import Reader, extract_features
 from hyperpq.index import HiHPQIndex
 from hyperpq.pictures import PathLike, as_paths
 from hyperpq.progress import Progress, SilentProgress
-from hyperpq.store import Rows, Shard
+from hyperpq.store import Categories, Rows
+from hyperpq.store.columns import TIME
 from hyperpq.validation import as_count
+from hyperpq.where import Where
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
@@ -176,6 +178,7 @@ class ImageIndex:
         k: int = 50,
         *,
         exclude_self: bool = False,
+        where: str | Where | None = None,
         threads: int | None = None,
         workers: int = 0,
         progress: Progress | None = None,
@@ -190,6 +193,9 @@ class ImageIndex:
             Results a query; fewer when the index has fewer.
         exclude_self : bool
             Leave the query picture itself out, recognised by its path.
+        where : str or Where, optional
+            Which pictures are searched, by ``folder``, ``size``, ``mtime``, ``width``, ``height``,
+            ``path`` and ``id``, such as ``"folder == 'cats' and width >= 512"``.
         threads : int, optional
             Of the search.
         workers : int
@@ -205,10 +211,13 @@ class ImageIndex:
         k = as_count(k, "k")
         paths = as_paths(images)
         reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
+        where = Where(where) if isinstance(where, str) else where
         progress = progress or SilentProgress()
         with progress.phase("query", len(paths)) as phase:
             features = extract_features(paths, self.backbone, reader, phase)
-        D, I = self.index.search(features.plain, k + exclude_self, threads=threads)  # noqa: E741
+        D, I = self.index.search(  # noqa: E741
+            features.plain, k + exclude_self, where=where, threads=threads
+        )
         known = self._paths_of(np.unique(I))
         answers = {row: Answer(paths[row], error=reason) for row, reason in features.skipped}
         for row, distances, ids in zip(features.rows.tolist(), D, I, strict=True):
@@ -240,23 +249,24 @@ class ImageIndex:
         )
 
     def _paths_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
-        """Paths of ids; a shard of pictures holds ascending ids."""
+        """Paths of ids."""
         out = {}
-        for part in self.index.parts:
-            rows = np.searchsorted(part.ids, ids)
-            rows = rows[rows < part.n]
-            for row in rows[np.isin(part.ids[rows], ids)].tolist():
-                if part.dead is None or not part.dead[row]:
-                    out[int(part.ids[row])] = part.path(row)
+        for rows, piece in self.index.find(ids):
+            here = rows >= 0
+            for id, row in zip(ids[here].tolist(), rows[here].tolist(), strict=True):
+                out[id] = piece.path(row)
         return out
 
-    def _rows(self) -> Iterator[tuple[bytes, tuple[int, int], Rows | Shard, int]]:
-        """Path, (size, mtime), part and row of every picture in the index."""
-        for part in self.index.parts:
-            sizes, times = part.attribute("size"), part.attribute("mtime_ns")
-            for row, path in enumerate(part.paths or []):
-                if part.dead is None or not part.dead[row]:
-                    yield path, (int(sizes[row]), int(times[row])), part, row
+    def _listed(self) -> Iterator[tuple[bytes, tuple[int, int], int]]:
+        """Path, (size, mtime) and id of every picture in the index."""
+        for piece in self.index.parts:
+            sizes, times = piece.attribute("size"), piece.attribute("mtime")
+            if isinstance(sizes, Categories) or isinstance(times, Categories):
+                raise CorruptIndexError(f"{self.index.path}: size or mtime isn't a number.")
+            columns = sizes.tolist(), times.view(np.int64).tolist(), piece.ids.tolist()
+            for row, (path, *values) in enumerate(zip(piece.paths or [], *columns, strict=True)):
+                if piece.dead is None or not piece.dead[row]:
+                    yield path, (values[0], values[1]), values[2]
 
     def update(
         self,
@@ -292,20 +302,20 @@ class ImageIndex:
         listed = {file.path: file for file in files}
         below = tuple(os.path.join(os.path.abspath(os.fsencode(r)), b"") for r in forget_below)
         report, known, gone = Update(skipped=dict(skipped or {})), set(), []
-        stale: dict[bytes, tuple[str, int]] = {}
-        for path, state, part, row in self._rows():
+        stale: dict[bytes, int] = {}
+        for path, state, id in self._listed():
             file = listed.get(path)
             if file is None:
                 if path.startswith(below) or path + b"/" in below:
-                    gone.append((_name(part), row))
+                    gone.append(id)
             elif (file.size, file.mtime_ns) == state:
                 known.add(path)
             else:
-                stale[path] = (_name(part), row)
+                stale[path] = id
         report.unchanged = len(known)
         new = [file for path, file in sorted(listed.items()) if path not in known]
         if gone:
-            self.index.append(remove=_by_shard(gone))
+            self.index.remove_ids(gone)
             report.forgotten = len(gone)
         reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
         with progress.phase("encode", len(new)) as phase:
@@ -313,24 +323,41 @@ class ImageIndex:
                 group = new[start : start + GROUP]
                 features = extract_features([f.path for f in group], self.backbone, reader, phase)
                 old = [stale[f.path] for f in group if f.path in stale]
-                rows = self.code_rows([group[r] for r in features.rows], features.plain)
+                new_files = [group[r] for r in features.rows]
+                rows = self.code_rows(new_files, features.plain, features.sizes)
                 if rows.n or old:
-                    self.index.append(*([rows] if rows.n else []), remove=_by_shard(old))
+                    self.index.append(rows, remove=np.array(old, np.int64))
                 report.added += rows.n
                 report.forgotten += len(old)
                 report.skipped |= {group[r].path: reason for r, reason in features.skipped}
         self._write_skipped(report.skipped, listed, below)
         return report
 
-    def code_rows(self, files: Sequence[ImageFile], features: NDArray[np.float32]) -> Rows:
-        """Codes, ids, paths and attributes of pictures, ready for `HiHPQIndex.append`."""
+    def code_rows(
+        self,
+        files: Sequence[ImageFile],
+        features: NDArray[np.float32],
+        sizes: NDArray[np.int32],
+    ) -> Rows:
+        """Codes, ids, paths and attributes of pictures, ready for `HiHPQIndex.append`.
+
+        Parameters
+        ----------
+        files : sequence of ImageFile
+        features : ndarray, shape (n, d), float32
+        sizes : ndarray, shape (n, 2), int32
+            Width and height.
+        """
         first = self.index.next_id
         return Rows(
             self.index.encode(features),
             np.arange(first, first + len(files), dtype=np.int64),
             {
+                "folder": _folders(file.path for file in files),
                 "size": np.array([file.size for file in files], np.int64),
-                "mtime_ns": np.array([file.mtime_ns for file in files], np.int64),
+                "mtime": np.array([file.mtime_ns for file in files], np.int64).view(TIME),
+                "width": sizes[:, 0],
+                "height": sizes[:, 1],
             },
             [file.path for file in files],
         )
@@ -351,12 +378,9 @@ class ImageIndex:
         store.write_report(skipped_files.NAME, skipped_files.to_csv(kept | skipped))
 
 
-def _name(part: Rows | Shard) -> str:
-    return part.name if isinstance(part, Shard) else ""
-
-
-def _by_shard(rows: Sequence[tuple[str, int]]) -> dict[str, NDArray[np.int64]]:
-    out: dict[str, list[int]] = {}
-    for name, row in rows:
-        out.setdefault(name, []).append(row)
-    return {name: np.array(numbers, np.int64) for name, numbers in out.items()}
+def _folders(paths: Iterable[bytes]) -> Categories:
+    """Names of the folders that pictures lie in."""
+    names = (os.path.basename(os.path.dirname(path)) for path in paths)
+    # Bytes that aren't UTF-8 stand as \\xNN: a filter is text.
+    texts = (name.decode("utf-8", "backslashreplace") for name in names)
+    return Categories.from_strings(texts)

@@ -1,37 +1,37 @@
-"""`HiHPQIndex`: train, add, search, save and load, in the shapes and habits of FAISS."""
+"""`HiHPQIndex`: train, add, search, remove, save and load, in the shapes and habits of FAISS."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq import scan
+from hyperpq.code_index import CodeIndex
 from hyperpq.devices import resolve_device
-from hyperpq.errors import CorruptIndexError, InvalidInputError, NotTrainedError, StoreError
-from hyperpq.store import IndexStore, Rows, Shard, replace_directory
+from hyperpq.editing import EditableIndex
+from hyperpq.errors import CorruptIndexError, InvalidInputError
+from hyperpq.store import IndexStore, MemoryStore, Rows, live_blocks, replace_directory
+from hyperpq.store.index_store import Durability
 from hyperpq.validation import as_array, as_count, as_features, as_ids, as_rows
 
 if TYPE_CHECKING:
     from hyperpq.codec import HiHPQCodec
+    from hyperpq.faiss_bridge import FaissExport
+    from hyperpq.pq_codec import PQCodec
     from hyperpq.progress import Progress
     from hyperpq.training.recipe import Recipe
 
-# Queries whose tables are in memory at once.
-_QUERIES = 256
-_LARGEST_ID = np.iinfo(np.int64).max
 
-
-class HiHPQIndex:
+class HiHPQIndex(EditableIndex):
     """Exhaustive index over learned hyperbolic product codes.
 
     An index starts in memory. `save` writes it to a directory, `load` opens one; from then on it
-    lies on disk, and every `add` appends a shard that is durable when the call returns.
+    lies on disk, and every change is durable when the call returns. `docs/faiss.md` has the calls
+    of FAISS beside these.
 
     Parameters
     ----------
@@ -48,15 +48,6 @@ class HiHPQIndex:
         ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda`` or ``cuda:n``, for training and
         encoding.
 
-    Attributes
-    ----------
-    codec : HiHPQCodec or None
-        None before training.
-    metadata : dict
-        JSON-able facts of the caller's, stored with the index when it is first saved.
-    path : Path or None
-        Where the index lies, None while in memory.
-
     Examples
     --------
     >>> import numpy as np
@@ -64,10 +55,10 @@ class HiHPQIndex:
     >>> x = np.random.default_rng(0).normal(size=(300, 16)).astype("float32")
     >>> index = HiHPQIndex(16, M=2, device="cpu")
     >>> index.train(x, epochs=1)
-    >>> index.add(x)
-    >>> D, I = index.search(x[:5], 10)
-    >>> D.shape, I.dtype
-    ((5, 10), dtype('int64'))
+    >>> index.add(x, attributes={"width": np.arange(300)})
+    >>> D, I = index.search(x[:5], 10, where="width < 100")
+    >>> D.shape, I.dtype, bool((I < 100).all())
+    ((5, 10), dtype('int64'), True)
     """
 
     def __init__(
@@ -76,69 +67,20 @@ class HiHPQIndex:
         from hyperpq.additive import INNER, AdditiveQuantizer
         from hyperpq.quantizer import LorentzProductQuantizer
 
-        self.d = as_count(d, "d")
-        self.M, self.nbits, self.score = as_count(M, "M"), as_count(nbits, "nbits"), score
+        d, M, nbits = as_count(d, "d"), as_count(M, "M"), as_count(nbits, "nbits")
         if score == INNER:
-            AdditiveQuantizer(self.M, 2, self.nbits)
+            AdditiveQuantizer(M, 2, nbits)
         else:
-            LorentzProductQuantizer(self.M, 1, self.nbits, score=score)
-        self.device = resolve_device(device)
-        self.codec: HiHPQCodec | None = None
-        self.metadata: dict[str, Any] = {}
-        self._store: IndexStore | None = None
-        self._memory: list[Rows] = []
-        self._next_id = 0
+            LorentzProductQuantizer(M, 1, nbits, score=score)
+        super().__init__(d, M, nbits, score, resolve_device(device))
 
-    @property
-    def is_trained(self) -> bool:
-        """Whether `add` and `search` can be called."""
-        return self.codec is not None
-
-    @property
-    def path(self) -> Path | None:
-        """Directory of the index, None while it is in memory."""
-        return self._store.path if self._store else None
-
-    @property
-    def store(self) -> IndexStore | None:
-        """The store of an index that lies on disk."""
-        return self._store
-
-    @property
-    def parts(self) -> Sequence[Rows | Shard]:
-        """Stored shards, or the rows in memory."""
-        return self._store.shards if self._store else self._memory
-
-    @property
-    def ntotal(self) -> int:
-        """Vectors in the index."""
-        return self._store.ntotal if self._store else sum(part.n for part in self._memory)
-
-    @property
-    def next_id(self) -> int:
-        """Id that the next vector without an id of its own gets."""
-        return self._store.next_id if self._store else self._next_id
-
-    @property
-    def code_size(self) -> int:
-        """Bytes of one coded vector."""
-        return (self.M * self.nbits + 7) // 8
-
-    def __len__(self) -> int:
-        return self.ntotal
-
-    def __repr__(self) -> str:
-        state = f"ntotal={self.ntotal}" if self.is_trained else "not trained"
-        place = f", path={str(self.path)!r}" if self.path else ""
-        return (
-            f"HiHPQIndex(d={self.d}, M={self.M}, nbits={self.nbits}, score={self.score!r}, "
-            f"{state}{place})"
-        )
-
-    def _trained(self) -> HiHPQCodec:
-        if self.codec is None:
-            raise NotTrainedError("the index isn't trained; call train(x) before this.")
-        return self.codec
+    @classmethod
+    def of_codec(cls, codec: HiHPQCodec | PQCodec, *, device: str = "auto") -> HiHPQIndex:
+        """An empty index with a codec that is there already."""
+        index, q = cls.__new__(cls), codec.quantizer
+        CodeIndex.__init__(index, codec.d, q.M, q.nbits, q.score, resolve_device(device))
+        index.codec = codec.to(index.device).eval()
+        return index
 
     def train(
         self,
@@ -194,7 +136,7 @@ class HiHPQIndex:
         from hyperpq.training.recipe import get_recipe
         from hyperpq.training.trainer import train_codec
 
-        if self.ntotal or self._store:
+        if self.ntotal or self.store:
             raise TrainingError(
                 f"the index has {self.ntotal} vectors coded by its codec; train a new index."
             )
@@ -232,9 +174,8 @@ class HiHPQIndex:
         NotTrainedError, InvalidInputError
         """
         codec = self._trained().with_bits(bits, nbits=nbits, score=score)
-        q = codec.quantizer
-        other = HiHPQIndex(self.d, q.M, q.nbits, score=q.score, device=self.device)
-        other.codec, other.metadata = codec.to(self.device), dict(self.metadata)
+        other = HiHPQIndex.of_codec(codec, device=self.device)
+        other.metadata = dict(self.metadata)
         return other
 
     def _views(self, views: Any, n: int) -> NDArray[Any]:
@@ -247,138 +188,12 @@ class HiHPQIndex:
             as_features(view, self.d, f"views[{v}]")
         return array
 
-    def add(self, x: Any, ids: Any | None = None) -> None:
-        """Encode vectors and append them.
-
-        Parameters
-        ----------
-        x : array_like, shape (n, d)
-            Vectors.
-        ids : array_like, shape (n,), optional
-            Ids of your own, unique and not negative; counted on from the highest unless given.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError
-            Nothing was added.
-        StoreError
-            The disk refused; nothing was added.
-        """
-        codec = self._trained()
-        features = as_features(x, self.d)
-        # Ids are checked before the work of encoding.
-        labels = self._new_ids(ids, len(features))
-        if len(features):
-            self.append(Rows(codec.encode(features), labels))
-
-    def _new_ids(self, ids: Any | None, n: int) -> NDArray[np.int64]:
-        if ids is None:
-            if self.next_id > _LARGEST_ID - n:
-                raise InvalidInputError(
-                    f"ids can't be counted on from {self.next_id}; pass ids of your own."
-                )
-            return np.arange(self.next_id, self.next_id + n, dtype=np.int64)
-        labels = as_ids(ids, n)
-        for part in self.parts:
-            taken = part.ids if part.dead is None else part.ids[~part.dead]
-            repeated = np.intersect1d(labels, taken)
-            if repeated.size:
-                raise InvalidInputError(
-                    f"ids contain {repeated[0]}, which the index has already; ids are unique."
-                )
-        return labels
-
-    def append(self, *rows: Rows, remove: Mapping[str, NDArray[np.int64]] | None = None) -> None:
-        """Append rows that are coded already, in one durable step if the index lies on disk.
-
-        Parameters
-        ----------
-        *rows : Rows
-            Codes by this index's codec with ids that it doesn't have yet (not checked again).
-        remove : mapping of str to ndarray, optional
-            Shard name to row numbers to remove in the same step; only for an index on disk.
-        """
-        next_id = max([self.next_id, *(min(int(r.ids.max()), _LARGEST_ID - 1) + 1 for r in rows)])
-        if self._store:
-            self._store.commit(append=rows, remove=remove, next_id=next_id)
-        else:
-            if remove:
-                raise StoreError("rows are removed from an index on disk; save it first.")
-            self._memory.extend(rows)
-            self._next_id = next_id
-
-    def encode(self, x: Any) -> NDArray[np.uint8]:
-        """Vectors (n, d) -> codes (n, code_size) uint8, see `HiHPQCodec.encode`."""
-        return self._trained().encode(x)
-
-    def decode(self, codes: Any) -> NDArray[np.float32]:
-        """Codes -> tangent vectors (n, M * D) of their codewords, see `HiHPQCodec.decode`."""
-        return self._trained().decode(codes)
-
-    def embed(self, x: Any) -> NDArray[np.float32]:
-        """Vectors (n, d) -> tangent vectors (n, M * D) before quantization."""
-        return self._trained().embed(x)
-
-    def reconstruct(self, id: int) -> NDArray[np.float32]:
-        """Decoded tangent vector (M * D,) of the vector with this id.
-
-        The learned map keeps M * D coordinates of a vector, so the answer lives in the space of
-        `embed`, not in that of the features.
-
-        Raises
-        ------
-        InvalidInputError
-            The index has no such id.
-        """
-        codec = self._trained()
-        id = as_count(id, "id", 0)
-        for part in self.parts:
-            rows = np.flatnonzero(part.ids == id)
-            if part.dead is not None:
-                rows = rows[~part.dead[rows]]
-            if rows.size:
-                return codec.decode(part.tiled.row(int(rows[0]))[None])[0]
-        raise InvalidInputError(f"id is {id!r}; the index has no vector with it.")
-
-    def search(
-        self, x: Any, k: int, *, threads: int | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Exact k nearest codes under asymmetric hyperbolic distance.
-
-        Parameters
-        ----------
-        x : array_like, shape (nq, d)
-            Queries.
-        k : int
-            Results a query.
-        threads : int, optional
-            All cores unless given; the answer doesn't depend on it.
-
-        Returns
-        -------
-        D : ndarray, shape (nq, k), float32
-            Scores, ascending; +inf where the index has fewer than k vectors.
-        I : ndarray, shape (nq, k), int64
-            Ids, equal scores by the lower one; -1 beside +inf.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError
-        """
-        codec = self._trained()
-        k = as_count(k, "k")
-        if threads is not None:
-            as_count(threads, "threads")
-        queries = as_features(x, self.d)
-        D = np.full((len(queries), k), np.inf, np.float32)
-        I = np.full((len(queries), k), -1, np.int64)  # noqa: E741
-        parts = [scan.Part(part.tiled, part.ids, part.alive) for part in self.parts]
-        for start in range(0, len(queries), _QUERIES):
-            rows = slice(start, start + _QUERIES)
-            tables = codec.tables(queries[rows])
-            d, i = scan.search_parts(tables, parts, min(k, max(self.ntotal, 1)), threads=threads)
-            D[rows, : d.shape[1]], I[rows, : i.shape[1]] = d, i
-        return D, I
+    def clone(self) -> HiHPQIndex:
+        """A copy in memory."""
+        other = HiHPQIndex(self.d, self.M, device=self.device)
+        other.__dict__.update(self.__dict__, metadata=dict(self.metadata), _rows=MemoryStore())
+        other._rows.commit(append=live_blocks(self.parts), next_id=self.next_id)
+        return other
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the index to a directory; it lies there from now on.
@@ -403,7 +218,7 @@ class HiHPQIndex:
 
         codec = self._trained()
         target = Path(os.path.abspath(path))
-        if self._store and target.exists() and target.samefile(self._store.path):
+        if self.path and target.exists() and target.samefile(self.path):
             return
         settings = {
             "d": self.d,
@@ -422,18 +237,23 @@ class HiHPQIndex:
         store = IndexStore.create(work, settings=settings, files=to_files(codec))
         try:
             if self.parts:
-                store.commit(append=self.parts, next_id=self.next_id)
+                store.commit(append=live_blocks(self.parts), next_id=self.next_id)
             if work != target:
                 replace_directory(work, target)
         except BaseException:
             # Without its rows it would look like an empty index.
             shutil.rmtree(work, ignore_errors=True)
             raise
-        self._store, self._memory = IndexStore.open(target), []
+        self._rows = IndexStore.open(target)
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, device: str = "auto", verify: bool = False
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        verify: bool = False,
+        durability: Durability = "full",
     ) -> HiHPQIndex:
         """Open an index directory; codes are memory-mapped, not read.
 
@@ -445,12 +265,18 @@ class HiHPQIndex:
             As in the constructor.
         verify : bool
             Check every checksum first.
+        durability : {"full", "fast"}
+            ``fast`` leaves out every fsync: changes survive a kill, but a power cut may cost the
+            index.
 
         Raises
         ------
-        IndexNotFoundError, CorruptIndexError, FormatVersionError
+        IndexNotFoundError, CorruptIndexError, FormatVersionError, InvalidInputError
         """
+        if durability not in ("full", "fast"):
+            raise InvalidInputError(f"durability is {durability!r}; expected 'full' or 'fast'.")
         store = IndexStore.open(path, verify=verify)
+        store.durability = durability
         # After the opening: that there is no index is said without loading torch.
         from hyperpq.codec_files import from_files
 
@@ -465,12 +291,35 @@ class HiHPQIndex:
             )
         if not isinstance(metadata, dict):
             raise CorruptIndexError(f"{store.path}: metadata in manifest.json isn't an object.")
-        index = cls(codec.d, q.M, q.nbits, score=q.score, device=device)
+        index = cls.of_codec(codec, device=device)
         if any(part.code_size != index.code_size for part in store.shards):
             raise CorruptIndexError(
                 f"{store.path}: a shard has codes of another size than {index.code_size} bytes."
             )
-        index.codec = codec.to(index.device).eval()
-        index.metadata = metadata
-        index._store = store
+        index.metadata, index._rows = metadata, store
         return index
+
+    @classmethod
+    def from_faiss(cls, faiss_index: Any) -> HiHPQIndex:
+        """An index with the codes and ids of a FAISS `IndexPQ`; see `faiss_bridge.from_faiss`."""
+        from hyperpq.faiss_bridge import from_faiss
+
+        codec, codes, ids = from_faiss(faiss_index)
+        index = cls.of_codec(codec, device="cpu")
+        index.append(Rows(codes, as_ids(ids, len(codes))))
+        return index
+
+    def to_faiss(self, how: str = "auto") -> FaissExport:
+        """A FAISS index with the same answers; see `faiss_bridge.to_faiss`."""
+        from hyperpq.faiss_bridge import to_faiss
+
+        blocks = list(live_blocks(self.parts))
+        codes = [np.empty((0, self.code_size), np.uint8), *(block.codes for block in blocks)]
+        ids = [np.empty(0, np.int64), *(block.ids for block in blocks)]
+        return to_faiss(self._trained(), np.concatenate(codes), np.concatenate(ids), how=how)
+
+    def write_faiss(self, path: str | os.PathLike[str], how: str = "auto") -> None:
+        """Write `to_faiss` to a file that ``faiss.read_index`` reads."""
+        from hyperpq.faiss_bridge import write_faiss
+
+        write_faiss(self.to_faiss(how), path)

@@ -69,8 +69,34 @@ def as_features(x: Any, d: int | None, name: str = "x", first_row: int = 0) -> N
     return out
 
 
-def as_ids(ids: Any, n: int) -> NDArray[np.int64]:
+def as_codes(codes: Any, size: int) -> NDArray[np.uint8]:
+    """Return ``codes`` as an array of rows of bytes, shape (n, size).
+
+    Raises
+    ------
+    InvalidInputError
+        Another dtype or width.
+    """
+    array = as_array(codes, "codes")
+    if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != size:
+        raise InvalidInputError(
+            f"codes have dtype {array.dtype} and shape {array.shape}; "
+            f"expected uint8 of shape (n, {size})."
+        )
+    return array
+
+
+def as_ids(ids: Any, n: int | None, *, distinct: bool = True) -> NDArray[np.int64]:
     """Return ``ids`` as int64 of shape (n,), non-negative and without repeats.
+
+    Parameters
+    ----------
+    ids : array_like
+        Integers.
+    n : int or None
+        How many; None takes any number.
+    distinct : bool
+        False takes repeats.
 
     Raises
     ------
@@ -80,15 +106,19 @@ def as_ids(ids: Any, n: int) -> NDArray[np.int64]:
     array = as_array(ids, "ids")
     if array.dtype.kind not in "iu" and array.size:
         raise InvalidInputError(f"ids have dtype {array.dtype}; expected integers.")
-    if array.shape != (n,):
+    if n is None and array.ndim != 1:
+        raise InvalidInputError(f"ids have shape {array.shape}; expected one dimension, (n,).")
+    if n is not None and array.shape != (n,):
         raise InvalidInputError(f"ids have shape {array.shape}; expected ({n},), one a row of x.")
-    if array.dtype.kind == "u" and n and int(array.max()) > np.iinfo(np.int64).max:
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise InvalidInputError(f"ids go up to {array.max()}; the largest id is 2**63 - 1.")
     out = array.astype(np.int64)
-    if n and out.min() < 0:
+    if out.size and out.min() < 0:
         raise InvalidInputError(
             f"ids contain {out.min()}; expected numbers from 0 (-1 pads results)."
         )
+    if not distinct:
+        return out
     ordered = np.sort(out)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if repeated.size:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import h5py
@@ -29,16 +30,18 @@ from hyperpq.errors import (
     StoreError,
 )
 from hyperpq.store import (
+    Categories,
     IndexStore,
+    MemoryStore,
     Rows,
     atomic_write,
+    live_blocks,
     recover_directory,
     replace_directory,
     verify_directory,
 )
-from hyperpq.store.durable import writer_lock
-
-DTYPES = ("int32", "int64", "float32", "float64")
+from hyperpq.store.columns import NUMBERS, as_column, conform, kind_of
+from hyperpq.store.durable import CHECKED, writer_lock
 
 
 def make_rows(n: int, code_size: int = 4, first: int = 0, paths: bool = True) -> Rows:
@@ -58,7 +61,7 @@ def make_store(path: Path) -> IndexStore:
         path, settings={"score": "l1"}, files={"codec.safetensors": b"c" * 99}
     )
     store.commit(append=[make_rows(5), make_rows(7, first=5)], next_id=12)
-    store.commit(remove={"000001": np.array([6, 0])})
+    store.commit(remove={1: np.array([6, 0])})
     return store
 
 
@@ -69,10 +72,26 @@ def assert_same_rows(stored, rows) -> None:
     np.testing.assert_array_equal(stored.ids, rows.ids, strict=True)
     assert stored.attribute_names == rows.attribute_names
     for name in rows.attribute_names:
-        np.testing.assert_array_equal(stored.attribute(name), rows.attribute(name), strict=True)
+        column, expected = stored.attribute(name), rows.attribute(name)
+        if isinstance(expected, Categories):
+            assert column.strings() == expected.strings()
+        else:
+            np.testing.assert_array_equal(column, expected, strict=True)
     assert stored.paths == rows.paths
     if rows.paths is not None:
         assert [stored.path(row) for row in range(rows.n)] == rows.paths
+
+
+def contents(store) -> dict[int, tuple]:
+    """Live rows by id."""
+    out = {}
+    for rows in live_blocks(store.pieces):
+        columns = [rows.attribute(name) for name in rows.attribute_names]
+        values = [c.strings() if isinstance(c, Categories) else c.tolist() for c in columns]
+        paths = rows.paths or [None] * rows.n
+        facts = zip(rows.codes.tolist(), paths, *values, strict=True)
+        out |= {id: (tuple(code), *rest) for id, (code, *rest) in zip(rows.ids.tolist(), facts)}
+    return out
 
 
 def rewrite_manifest(root: Path, change) -> None:
@@ -89,34 +108,51 @@ def rewrite_manifest(root: Path, change) -> None:
     path.write_bytes(canonical(content) + b"\n")
 
 
+LABELS = st.none() | st.sampled_from(["", "cats", "dogs", "é" * 9]) | st.text(max_size=5)
+
+
+def drawn_column(draw, kind: str, n: int):
+    if kind == "category":
+        strings = draw(st.lists(LABELS, min_size=n, max_size=n))
+        try:
+            "".join(filter(None, strings)).encode()
+        except UnicodeEncodeError:
+            strings = [None] * n
+        return Categories.from_strings(strings)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    if kind == "time":
+        return np.frombuffer(rng.bytes(n * 8), "datetime64[ns]")
+    return np.frombuffer(rng.bytes(n * np.dtype(kind).itemsize), kind)
+
+
 @st.composite
-def drawn_rows(draw, code_size: int, number: int) -> Rows:
+def drawn_rows(draw, code_size: int, number: int, schema: dict[str, str]) -> Rows:
     n = draw(st.integers(0, 20))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    names = draw(
-        st.lists(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{3,63}_", fullmatch=True), max_size=3)
-    )
-    attributes = {}
-    for name in names:
-        dtype = np.dtype(draw(st.sampled_from(DTYPES)))
-        attributes[name] = np.frombuffer(rng.bytes(n * dtype.itemsize), dtype)
-    paths = draw(st.none() | st.lists(st.binary(max_size=30), min_size=n, max_size=n))
-    dead = draw(st.none() | st.lists(st.booleans(), min_size=n, max_size=n))
+    columns = {name: kind for name, kind in schema.items() if name != "path"}
     return Rows(
         codes=rng.integers(0, 256, (n, code_size), np.uint8),
         ids=(rng.permutation(n) + 20 * number - 30) * 2**57,
-        attributes=attributes,
-        paths=paths,
-        dead=None if dead is None else np.array(dead, bool),
+        attributes={name: drawn_column(draw, kind, n) for name, kind in columns.items()},
+        paths=draw(st.lists(st.binary(max_size=30), min_size=n, max_size=n))
+        if "path" in schema
+        else None,
     )
 
 
-@settings(max_examples=25, deadline=None)
-@given(data=st.data(), code_size=st.integers(1, 64))
-def test_what_is_committed_is_read_back(data, code_size, tmp_path_factory):
+SCHEMAS = st.dictionaries(
+    st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{3,63}_", fullmatch=True),
+    st.sampled_from([*NUMBERS, "time", "category"]),
+    max_size=4,
+).flatmap(lambda kinds: st.sampled_from([kinds, kinds | {"path": "path"}]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), code_size=st.integers(1, 64), schema=SCHEMAS)
+def test_what_is_committed_is_read_back(data, code_size, schema, tmp_path_factory):
     root = tmp_path_factory.mktemp("store") / "index"
     count = data.draw(st.integers(1, 3))
-    batches = [data.draw(drawn_rows(code_size, number)) for number in range(count)]
+    batches = [data.draw(drawn_rows(code_size, number, schema)) for number in range(count)]
     store = IndexStore.create(
         root, settings={"x": [1, None, "é"]}, files={"a": b"", "b.bin": b"xy"}
     )
@@ -126,20 +162,23 @@ def test_what_is_committed_is_read_back(data, code_size, tmp_path_factory):
         assert [shard.name for shard in view.shards] == [f"{i:06d}" for i in range(len(batches))]
         for shard, rows in zip(view.shards, batches, strict=True):
             assert_same_rows(shard, rows)
-            dead = np.zeros(rows.n, bool) if rows.dead is None else rows.dead
-            np.testing.assert_array_equal(shard.dead_rows, np.flatnonzero(dead))
-            assert (shard.dead is None) == (not dead.any())
-            assert shard.dead is None or np.array_equal(shard.dead, dead)
-        assert view.ntotal == sum(r.n - (0 if r.dead is None else r.dead.sum()) for r in batches)
+            assert shard.schema == rows.schema == schema
+            assert (shard.dead_rows.size, shard.dead) == (0, None)
+        assert view.ntotal == sum(rows.n for rows in batches)
         assert (view.settings, view.next_id) == ({"x": [1, None, "é"]}, 77)
         assert (view.read_file("a"), view.read_file("b.bin")) == (b"", b"xy")
     assert opened.verify() == []
+    # Some of the rows, in another order.
+    for shard, rows in zip(opened.shards, batches, strict=True):
+        some = np.array(data.draw(st.permutations(range(rows.n))), np.int64)[: rows.n // 2]
+        assert_same_rows(shard.take(some), rows.take(some))
+        np.testing.assert_array_equal(shard.take(some).ids, np.sort(rows.ids[some]))
 
 
 def test_removals_add_up_and_old_files_go(tmp_path):
     store = make_store(tmp_path / "index")
     assert store.ntotal == 10
-    store.commit(remove={"000001": np.array([0, 3, 3], np.uint8), "000000": []})
+    store.commit(remove={1: np.array([0, 3, 3], np.uint8), 0: []})
     assert store.shards[1].dead_rows.tolist() == [0, 3, 6]
     assert store.ntotal == 9
     assert sorted(os.listdir(tmp_path / "index/dead")) == ["000001-00000004.h5"]
@@ -148,13 +187,12 @@ def test_removals_add_up_and_old_files_go(tmp_path):
     assert opened.verify() == []
 
 
-def test_a_shard_can_be_appended_to_another_store(tmp_path):
+def test_a_store_can_be_copied_without_what_is_removed(tmp_path):
     source = make_store(tmp_path / "a")
     target = IndexStore.create(tmp_path / "b", settings={}, files={})
-    target.commit(append=source.shards)
-    for shard, rows in zip(target.shards, source.shards, strict=True):
-        assert_same_rows(shard, rows)
-        np.testing.assert_array_equal(shard.dead_rows, rows.dead_rows)
+    target.commit(append=live_blocks(source.shards, size=3))
+    assert [shard.n for shard in target.shards] == [3, 2, 2, 3]
+    assert contents(target) == contents(source)
 
 
 def test_columns_are_mapped_not_read(tmp_path):
@@ -218,7 +256,7 @@ def test_fingerprint_is_of_the_content(tmp_path):
     assert store.fingerprint() == seen[0]
     store.commit(settings={"score": "chord"})
     seen.append(store.fingerprint())
-    store.commit(remove={"000000": [1]})
+    store.commit(remove={0: [1]})
     seen.append(store.fingerprint())
     store.commit(append=[make_rows(1, first=50)])
     seen.append(store.fingerprint())
@@ -233,14 +271,23 @@ def test_importing_the_store_is_light():
     assert result.stdout.strip() == "set()"
 
 
-def test_opening_reads_no_shard(tmp_path, monkeypatch):
-    make_store(tmp_path / "index")
-    opened = []
-    real_open = os.open
-    monkeypatch.setattr(os, "open", lambda *a, **k: opened.append(str(a[0])) or real_open(*a, **k))
-    store = IndexStore.open(tmp_path / "index")
-    assert store.ntotal == 10
-    assert not [name for name in opened if "/shards/" in name]
+def test_opening_reads_small_shards_and_maps_large_ones(tmp_path):
+    store = make_store(tmp_path / "index")
+    store.commit(append=[make_rows(9000, first=100)])
+    small, _, large = IndexStore.open(tmp_path / "index").shards
+    assert not isinstance(small.ids, np.memmap)
+    assert isinstance(large.ids, np.memmap)
+    for number, byte in ((2, -1), (0, 700)):
+        file = tmp_path / f"index/shards/{number:06d}.h5"
+        data = bytearray(file.read_bytes())
+        data[byte] ^= 1
+        file.write_bytes(data)
+        if number == 2:
+            # Its checksum is compared by verify alone.
+            assert IndexStore.open(tmp_path / "index").ntotal == 9010
+            assert [problem.file for problem in store.verify()] == ["shards/000002.h5"]
+    with pytest.raises(CorruptIndexError, match=r"000000.h5: the checksum is wrong"):
+        IndexStore.open(tmp_path / "index")
 
 
 @pytest.mark.parametrize(
@@ -253,19 +300,31 @@ def test_opening_reads_no_shard(tmp_path, monkeypatch):
         ({"ids": np.arange(3, dtype=np.int32)}, "ids: int32"),
         ({"ids": np.arange(3, dtype=">i8")}, "ids: >i8"),
         ({"ids": np.arange(2)}, r"expected int64 \(3,\)"),
-        ({"attributes": {"x": np.zeros(3, np.float16)}}, "attribute x: float16"),
-        ({"attributes": {"x": np.zeros(4)}}, "attribute x"),
+        ({"ids": np.array([4, 2, 4])}, "ids: 4 occurs twice"),
+        ({"attributes": {"x": np.zeros(3, complex)}}, "attribute x has dtype complex128"),
+        ({"attributes": {"x": np.zeros(4)}}, r"attribute x has shape \(4,\); expected \(3,\)"),
+        ({"attributes": {"x": np.zeros((3, 1))}}, "attribute x has shape"),
+        ({"attributes": {"x": ["a", 1, None]}}, "attribute x has 1 among"),
+        ({"attributes": {"x": ["a", "b", "c" * 1001]}}, "1001 bytes; at most 1000"),
+        ({"attributes": {"x": ["a", "b", "\ud800"]}}, "isn't valid Unicode"),
+        ({"attributes": {"x": [0, 1.5, 2**63]}}, "attribute x has 9223372036854775808; integers"),
+        ({"attributes": {"x": np.array([0, 1, 2**63], "u8")}}, "goes up to 9223372036854775808"),
+        ({"attributes": {"x": ["1500-01-01"] * 3}}, None),
+        ({"attributes": {"x": np.array(["1500-01-01"] * 3, "M8[D]")}}, "before 1677 or after"),
+        ({"attributes": {"x": [1, [2], 3]}}, "attribute x can't be read as an array"),
         ({"attributes": {"x-y": np.zeros(3)}}, "attribute 'x-y'"),
         ({"attributes": {"x" * 65: np.zeros(3)}}, "attribute"),
         ({"attributes": {"path": np.zeros(3)}}, "attribute 'path'"),
         ({"attributes": {"and": np.zeros(3)}}, "attribute 'and'"),
         ({"paths": [b"a"]}, "paths: 1 given for 3 rows"),
         ({"paths": ["a", "b", "c"]}, "must be bytes"),
-        ({"dead": np.zeros(3, np.uint8)}, "dead: uint8"),
     ],
 )
 def test_rows_are_checked(change, match):
     fields = {"codes": np.zeros((3, 4), np.uint8), "ids": np.arange(3)}
+    if match is None:
+        Rows(**(fields | change))
+        return
     with pytest.raises(InvalidInputError, match=match):
         Rows(**(fields | change))
 
@@ -282,10 +341,11 @@ def test_bad_commits_change_nothing(tmp_path):
     before = (store.generation, store.fingerprint(), sorted(os.listdir(tmp_path / "index/shards")))
     for arguments in (
         {"append": [make_rows(2, code_size=5)]},
-        {"remove": {"000009": [0]}},
-        {"remove": {"000000": [5]}},
-        {"remove": {"000000": [-1]}},
-        {"remove": {"000000": [0.5]}},
+        {"remove": {9: [0]}},
+        {"remove": {0: [5]}},
+        {"remove": {0: [-1]}},
+        {"remove": {0: [0.5]}},
+        {"append": [make_rows(2, first=70, paths=False)]},
         {"settings": {"x": float("nan")}},
         {"settings": {"x": object()}},
         {"next_id": -1},
@@ -346,7 +406,7 @@ def test_reports(tmp_path):
 def test_another_format_is_refused_by_name(tmp_path, version, advice):
     make_store(tmp_path / "index")
     rewrite_manifest(tmp_path / "index", lambda m: m.update(version=version))
-    message = rf"format version {version}, .* reads version 2; {advice}"
+    message = rf"format version {version}, .* reads version 3; {advice}"
     with pytest.raises(FormatVersionError, match=message):
         IndexStore.open(tmp_path / "index")
 
@@ -368,7 +428,7 @@ def test_verify_finds_ids_that_occur_twice_among_live_rows(tmp_path):
     (problem,) = store.verify()
     assert problem.kind == "damage"
     assert problem.what.startswith("2 ids occur more than once, the first is 3")
-    store.commit(remove={"000000": [3], "000001": [1]})
+    store.commit(remove={0: [3], 1: [1]})
     assert store.verify() == []
 
 
@@ -411,7 +471,7 @@ def test_read_only_file_system(tmp_path, monkeypatch):
 def test_writer_that_fell_behind_is_refused(tmp_path):
     first = make_store(tmp_path / "index")
     second = IndexStore.open(tmp_path / "index")
-    first.commit(remove={"000001": [1]})
+    first.commit(remove={1: [1]})
     with pytest.raises(StoreError, match="changed by another writer"):
         second.commit(next_id=50)
     # It still reads the generation that it opened, though that one's dead-row file is gone.
@@ -429,7 +489,8 @@ def test_one_writer_at_a_time(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code, str(store.path)], **pipes) as holder:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(IndexLockedError, match="another process is writing"):
+        who = rf"another process is writing.*\(process {holder.pid} on .* since .* UTC\)"
+        with pytest.raises(IndexLockedError, match=who):
             store.commit(next_id=50)
         assert IndexStore.open(store.path, verify=True).ntotal == 10
         holder.kill()
@@ -459,7 +520,7 @@ def test_commit_syncs_before_it_names(tmp_path, monkeypatch):
     traced("pwrite", os.pwrite, lambda *_: None)
     traced("fsync", os.fsync, lambda *_: None)
     traced("replace", os.replace, lambda *_: None)
-    store.commit(append=[make_rows(3, first=30)], remove={"000000": [2]})
+    store.commit(append=[make_rows(3, first=30)], remove={0: [2]})
 
     root = str(store.path)
     renames = [i for i, event in enumerate(events) if event[0] == "replace"]
@@ -497,9 +558,11 @@ def test_replacing_a_directory(tmp_path):
     replace_directory(new, old)
     assert IndexStore.open(old, verify=True).ntotal == 12
     assert os.listdir(tmp_path) == ["index"]
-    # The reader of the former index has opened no shard yet, and the new ones are as long.
-    with pytest.raises(StoreError, match="replaced since it was opened"):
-        reader.shards[0].codes  # noqa: B018
+    # The reader of the former index keeps what it has opened.
+    assert reader.ntotal == 10
+    assert_same_rows(reader.shards[0], make_rows(5))
+    with pytest.raises(StoreError, match="another index is in this place now"):
+        reader.refresh()
 
 
 def test_replacing_loses_nothing_that_is_not_the_index(tmp_path):
@@ -538,3 +601,185 @@ def test_a_copy_without_empty_folders_works(tmp_path):
     store = IndexStore.open(tmp_path / "index", verify=True)
     store.commit(append=[make_rows(2)])
     assert IndexStore.open(store.path, verify=True).ntotal == 2
+
+
+def two_stores(tmp_path):
+    return MemoryStore(), IndexStore.create(tmp_path / "index", settings={}, files={})
+
+
+def test_many_small_additions_stay_few_pieces(tmp_path):
+    for store in two_stores(tmp_path):
+        for i in range(100):
+            store.append(make_rows(1, first=i), next_id=i + 1)
+        # 100 = 64 + 32 + 4
+        assert [piece.n for piece in store.pieces] == [64, 32, 4]
+        assert [*contents(store)] == [*range(100)]
+        assert store.next_id == 100
+    names = sorted(path.name for path in (tmp_path / "index/shards").iterdir())
+    assert names == ["000063.h5", "000095.h5", "000099.h5"]
+    assert verify_directory(tmp_path / "index") == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_changes_in_memory_and_on_disk_are_those_of_a_dict(data, tmp_path_factory):
+    stores = two_stores(tmp_path_factory.mktemp("store"))
+    expected: dict[int, int] = {}
+    for step in range(data.draw(st.integers(1, 12))):
+        gone = data.draw(st.sets(st.sampled_from([*expected] or [0]), max_size=5))
+        fresh = data.draw(st.sets(st.integers(0, 60), max_size=9)) - (expected.keys() - gone)
+        expected = {i: v for i, v in expected.items() if i not in gone}
+        expected |= dict.fromkeys(fresh, step)
+        ids = np.array(sorted(fresh, reverse=True), np.int64)
+        codes = np.full((len(ids), 2), step, np.uint8)
+        rows = Rows(codes, ids, {"step": np.full(len(ids), step)}, [b"%d" % i for i in ids])
+        for store in stores:
+            removed = np.array(sorted(gone), np.int64)
+            remove = {p: r[r >= 0] for p, r, _ in store.find(removed)}
+            if data.draw(st.booleans()):
+                store.append(rows, remove)
+            else:
+                store.commit(append=[rows] if rows.n else [], remove=remove)
+            if data.draw(st.integers(0, 3)) == 0:
+                store.compact()
+                assert len(store.pieces) <= 1
+                assert not store.compact()
+            asked = np.array([*expected, 70, 71], np.int64)
+            rows_of = dict.fromkeys(asked.tolist(), 0)
+            for _, where, piece in store.find(asked):
+                for i, row in zip(asked.tolist(), where.tolist(), strict=True):
+                    if row >= 0:
+                        assert piece.ids[row] == i
+                        rows_of[i] += 1
+            assert rows_of == dict.fromkeys(expected, 1) | {70: 0, 71: 0}
+            assert store.ntotal == len(expected)
+            found = {i: (code[0], path) for i, (code, path, _) in contents(store).items()}
+            assert found == {i: (v, b"%d" % i) for i, v in expected.items()}
+    assert stores[1].verify() == []
+
+
+def test_compacting_drops_what_is_removed_and_leaves_readers_alone(tmp_path):
+    store = make_store(tmp_path / "index")
+    reader, expected = IndexStore.open(store.path), contents(store)
+    assert store.compact()
+    assert not store.compact()
+    assert [shard.n for shard in store.shards] == [10]
+    assert contents(store) == contents(reader) == expected
+    assert reader.generation < store.generation
+    names = [p.name for p in store.path.rglob("*.h5")]
+    assert names == ["000002.h5"]
+    assert reader.refresh()
+    assert not reader.refresh()
+    assert contents(reader) == expected
+    reader.commit(remove={0: np.arange(10)})
+    assert (reader.shards, reader.ntotal) == ([], 0)
+    assert store.refresh()
+    assert store.shards == []
+    assert list(store.path.rglob("*.h5")) == []
+
+
+def test_refreshing_takes_over_what_is_mapped(tmp_path):
+    store = make_store(tmp_path / "index")
+    reader = IndexStore.open(store.path)
+    before = reader.shards[0]._bytes
+    store.commit(append=[make_rows(4, first=90)], remove={0: [1]})
+    assert reader.refresh()
+    assert reader.shards[0]._bytes is before
+    assert contents(reader) == contents(store)
+
+
+def test_damage_is_located(tmp_path):
+    store = IndexStore.create(tmp_path / "index", settings={}, files={})
+    n = CHECKED // 8 + 1000
+    store.commit(append=[Rows(np.zeros((n, 4), np.uint8), np.arange(n))])
+    (shard,) = store.shards
+    assert len(shard.entry.content.xxh3_128) == 2
+    path = tmp_path / "index" / shard.entry.file
+    with open(path, "r+b") as file:
+        file.seek(CHECKED + 3)
+        file.write(b"x")
+    (problem,) = store.verify()
+    assert problem.file == shard.entry.file
+    inside = [n for n, p in sorted(shard.entry.columns.items()) if p.end > CHECKED]
+    assert problem.what == (
+        f"the checksum is wrong in 1 of 2 pieces of {CHECKED} bytes, first at byte {CHECKED}; "
+        f"{', '.join('/' + name for name in inside)} lies there"
+    )
+
+
+def test_fast_durability_leaves_out_every_fsync(tmp_path, monkeypatch):
+    store = make_store(tmp_path / "index")
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    store.durability = "fast"
+    store.commit(append=[make_rows(3, first=30)], remove={0: [2]})
+    assert synced == []
+    assert IndexStore.open(store.path, verify=True).ntotal == 12
+    store.durability = "full"
+    store.commit(next_id=99)
+    assert synced
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "expected"),
+    [
+        ([1, 2], "int64", [1, 2]),
+        (np.array([1, 2], np.uint8), "int32", [1, 2]),
+        (np.array([1, 2], np.uint32), "int64", [1, 2]),
+        (np.array([1, 2], ">i4"), "int32", [1, 2]),
+        ([True, False], "int32", [1, 0]),
+        (np.array([1.5, 2], np.float16), "float32", [1.5, 2]),
+        ([1.5, np.nan], "float64", [1.5, np.nan]),
+        (["a", None], "category", ["a", None]),
+        (np.array(["a", "b"]), "category", ["a", "b"]),
+        (np.array(["2024-01-01", "NaT"], "M8[D]"), "time", None),
+        ([datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=2))), datetime(2024, 1, 1)], "time", None),
+    ],
+)  # fmt: skip
+def test_columns_that_users_pass(values, kind, expected):
+    column = as_column("x", values, 2)
+    assert kind_of(column) == kind
+    if kind == "category":
+        assert column.strings() == expected
+    elif expected is not None:
+        np.testing.assert_array_equal(column, expected)
+    else:
+        zoned = isinstance(values, list)
+        first = "2023-12-31T22" if zoned else "2024-01-01"
+        second = "2024-01-01" if zoned else "NaT"
+        np.testing.assert_array_equal(column, np.array([first, second], "M8[ns]"))
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "fits"),
+    [
+        (np.array([1, -5], np.int64), "int32", True),
+        (np.array([1, 2**31], np.int64), "int32", False),
+        (np.array([1, 2**53 + 1], np.int64), "float64", False),
+        (np.array([1, 2**53], np.int64), "float64", True),
+        (np.array([1.5, np.nan]), "float32", True),
+        (np.array([1.1, 2.0]), "float32", False),
+        (np.array([1.5, 2.0]), "int64", False),
+        (np.array([1.0, 2.0]), "int64", True),
+        (np.array([np.nan, 2.0]), "int64", False),
+        (np.array([1, 2]), "time", False),
+        (Categories.from_strings(["a", "b"]), "int64", False),
+        (np.array([1, 2]), "category", False),
+    ],
+)
+def test_a_column_becomes_of_the_kind_that_is_there(values, kind, fits):
+    if not fits:
+        with pytest.raises(InvalidInputError, match=f"attribute x has .* values; expected {kind}"):
+            conform("x", values, kind)
+        return
+    out = conform("x", values, kind)
+    assert kind_of(out) == kind
+    np.testing.assert_array_equal(out, values)
+
+
+def test_rows_with_other_columns_are_refused(tmp_path):
+    for store in two_stores(tmp_path):
+        store.append(make_rows(3))
+        with pytest.raises(InvalidInputError, match="attributes are float64, int32; expected"):
+            store.append(make_rows(3, first=10, paths=False))
+        assert store.ntotal == 3

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from hyperpq.store.columns import Categories, Column
 from hyperpq.store.durable import atomic_write
 from hyperpq.store.index_store import IndexStore
 from hyperpq.store.replace import recover_directory, replace_directory
+from hyperpq.store.row_store import MemoryStore, Piece, RowStore, live_blocks
 from hyperpq.store.rows import Rows
 from hyperpq.store.shard import Shard
+from hyperpq.store.strings import Strings
 from hyperpq.store.verify import Problem, verify_directory
 
 __all__ = [
+    "Categories",
+    "Column",
     "IndexStore",
+    "MemoryStore",
+    "Piece",
     "Problem",
+    "RowStore",
     "Rows",
     "Shard",
+    "Strings",
     "atomic_write",
+    "live_blocks",
     "recover_directory",
     "replace_directory",
     "verify_directory",

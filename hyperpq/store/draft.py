@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hyperpq.errors import StoreError
+from hyperpq.errors import InvalidInputError, StoreError
 from hyperpq.store.durable import (
     atomic_write,
     fsync_folder,
@@ -18,16 +17,10 @@ from hyperpq.store.durable import (
     rename_over,
     temporary_path,
 )
-from hyperpq.store.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    ShardEntry,
-    dead_file,
-    parse_manifest,
-    read_manifest,
-)
+from hyperpq.store.manifest import MANIFEST_NAME, Manifest, dead_file
+from hyperpq.store.manifest_reader import parse_manifest, read_manifest
 from hyperpq.store.rows import Rows
-from hyperpq.store.shard import Shard, identity_of, write_dead, write_shard
+from hyperpq.store.shard import Shard, map_file, write_dead, write_shard
 
 FOLDERS = ("shards", "dead")
 
@@ -46,41 +39,56 @@ class Draft:
         The generation on disk.
     manifest : Manifest
         The next one, but for its shards.
+    sync : bool
+        See `durable.write_synced`.
     """
 
-    def __init__(self, root: Path, old: Manifest, manifest: Manifest):
+    def __init__(self, root: Path, old: Manifest, manifest: Manifest, *, sync: bool = True):
         self.manifest = manifest
         self.shards: list[Shard] = []
         self._root = root
         self._old = old
+        self._sync = sync
+        self._next_shard = old.next_shard
         self._files: list[Path] = []  # final names of what is written under temporary ones
 
-    def keep(self, shards: Iterable[Shard], removals: Mapping[str, np.ndarray]) -> None:
-        """Take over shards, without the rows that ``removals`` gives by shard name."""
-        for shard in shards:
-            if shard.name in removals:
-                dead = np.union1d(shard.dead_rows, removals[shard.name])
-                if len(dead) > len(shard.dead_rows):
-                    shard = shard.with_dead(self._write_dead(shard.entry, dead), dead)
-            self.shards.append(shard)
+    def keep(self, shard: Shard, without: NDArray[np.int64] | None = None) -> None:
+        """Take over a shard, without the rows that ``without`` numbers."""
+        if without is not None:
+            dead = np.union1d(shard.dead_rows, without)
+            if len(dead) == shard.n:
+                return
+            if len(dead) > len(shard.dead_rows):
+                name = dead_file(shard.entry.number, self.manifest.generation)
+                self._files.append(self._root / name)
+                aside = temporary_path(self._files[-1])
+                entry = replace(shard.entry, dead=write_dead(aside, name, dead, sync=self._sync))
+                shard = shard.with_dead(entry, dead)
+        self.shards.append(shard)
 
-    def append(self, batches: Sequence[Rows | Shard]) -> None:
-        """Write each batch of rows as a new shard."""
-        for number, rows in enumerate(batches, self._old.next_shard):
-            target = self._root / f"shards/{number:06d}.h5"
-            self._files.append(target)
-            entry = write_shard(temporary_path(target), number, rows)
-            with os_errors("read", target):
-                identity = identity_of(os.stat(temporary_path(target)))
-            dead = np.flatnonzero(rows.dead) if rows.dead is not None else np.empty(0, np.int64)
-            if len(dead):
-                entry = self._write_dead(entry, dead.astype(np.int64))
-            self.shards.append(Shard(self._root, entry, dead, identity))
+    def append(self, rows: Rows) -> None:
+        """Write rows as a new shard.
 
-    def _write_dead(self, shard: ShardEntry, dead: np.ndarray) -> ShardEntry:
-        name = dead_file(shard.number, self.manifest.generation)
-        self._files.append(self._root / name)
-        return replace(shard, dead=write_dead(temporary_path(self._files[-1]), name, dead))
+        Raises
+        ------
+        InvalidInputError
+            If they have another code size or schema than the shards that are there.
+        """
+        if self.shards:
+            first = self.shards[0]
+            if (rows.code_size, rows.schema) != (first.code_size, first.schema):
+                raise InvalidInputError(
+                    f"append: code_size {rows.code_size} and columns {rows.schema}, expected "
+                    f"{first.code_size} and {first.schema} as in all shards"
+                )
+        target = self._root / f"shards/{self._next_shard:06d}.h5"
+        self._files.append(target)
+        aside, no_dead = temporary_path(target), np.empty(0, np.int64)
+        entry = write_shard(aside, self._next_shard, rows, sync=self._sync)
+        self._next_shard += 1
+        # Opened under its temporary name, it stays the same file under its final one.
+        data = map_file(aside, entry.content)
+        self.shards.append(Shard(self._root, entry, no_dead, data))
 
     def publish(self) -> None:
         """Give the new files their names, then name them in the manifest: the moment of commit.
@@ -92,18 +100,18 @@ class Draft:
             message says that it isn't known.
         """
         entries = tuple(shard.entry for shard in self.shards)
-        self.manifest = replace(self.manifest, shards=entries)
+        self.manifest = replace(self.manifest, shards=entries, next_shard=self._next_shard)
         # An earlier attempt may have failed after its manifest was renamed and put back. Its
         # names are about to be used again, so what is in the folder now must be there for good.
-        fsync_folder(self._root)
+        fsync_folder(self._root, sync=self._sync)
         renamed = []
         try:
             for path in self._files:
                 rename_over(temporary_path(path), path)
                 renamed.append(path)
             for folder in sorted({path.parent for path in self._files}):
-                fsync_folder(folder)
-            write_manifest(self._root, self.manifest)
+                fsync_folder(folder, sync=self._sync)
+            write_manifest(self._root, self.manifest, sync=self._sync)
         except BaseException as cause:
             if self._is_still_old(cause):
                 for path in renamed:
@@ -119,7 +127,7 @@ class Draft:
         try:
             if read_manifest(self._root) == self._old:
                 return True
-            write_manifest(self._root, self._old)
+            write_manifest(self._root, self._old, sync=self._sync)
         except StoreError:
             raise StoreError(
                 f"{cause}; whether the commit is stored isn't known, open the index again to see"
@@ -137,12 +145,12 @@ class Draft:
             remove_quietly(self._root / name)
 
 
-def write_manifest(root: Path, manifest: Manifest) -> None:
+def write_manifest(root: Path, manifest: Manifest, *, sync: bool = True) -> None:
     """Replace the manifest of ``root``, durably and in one step; under the writer lock."""
     path, data = root / MANIFEST_NAME, manifest.to_bytes()
     # What couldn't be read back must not become the index.
     parse_manifest(data, path)
-    atomic_write(path, data, alone=True)
+    atomic_write(path, data, alone=True, sync=sync)
 
 
 def make_folders(root: Path) -> None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
+import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
 from hyperpq.errors import CorruptIndexError, IndexLockedError, StoreError
 
-LOCK_NAME = ".lock"
-_BLOCK = 1 << 22
+LOCK_NAME, HOLDER_NAME = ".lock", ".lock-holder"
+_HOLDER = re.compile(r"process \d+ on [\w.-]* since [-: \d]+ UTC", re.ASCII)
+CHECKED = 1 << 24
+"""Bytes of a file that one checksum covers, so that damage can be located."""
 
 
 @contextmanager
@@ -33,8 +38,10 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path, *, sync: bool = True) -> None:
     """Make the names in ``folder`` durable: without it, a rename can be lost in a power cut."""
+    if not sync:
+        return
     with os_errors("make durable", folder):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -48,8 +55,13 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_synced(
-    path: Path, pieces: Iterable[tuple[int, bytes | np.ndarray]], size: int, mode: int = 0o666
-) -> str:
+    path: Path,
+    pieces: Iterable[tuple[int, bytes | np.ndarray]],
+    size: int,
+    mode: int = 0o666,
+    *,
+    sync: bool = True,
+) -> tuple[str, ...]:
     """Write a new file and fsync it; whatever had its name before is removed first.
 
     Parameters
@@ -62,11 +74,13 @@ def write_synced(
         Length of the file in bytes.
     mode : int
         Permissions of the new file, before the umask.
+    sync : bool
+        False leaves out the fsync: what is written survives a kill, not a power cut.
 
     Returns
     -------
-    str
-        XXH3-128 of the file as read back, 32 hexadecimal digits.
+    tuple of str
+        `checksums` of the file as read back.
 
     Raises
     ------
@@ -84,8 +98,9 @@ def write_synced(
                 os.ftruncate(handle, size)
                 for offset, data in pieces:
                     _write_all(handle, data, offset)
-                os.fsync(handle)
-                return _checksum_of_handle(handle)
+                if sync:
+                    os.fsync(handle)
+                return _checksums_of_handle(handle)
             finally:
                 os.close(handle)
     except BaseException:
@@ -115,7 +130,9 @@ def remove_quietly(path: Path) -> None:
         os.unlink(path)
 
 
-def atomic_write(path: str | os.PathLike[str], data: bytes, *, alone: bool = False) -> None:
+def atomic_write(
+    path: str | os.PathLike[str], data: bytes, *, alone: bool = False, sync: bool = True
+) -> None:
     """Write a whole file or nothing: after a crash ``path`` has the old content or the new.
 
     Parameters
@@ -127,6 +144,8 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, alone: bool = Fal
     alone : bool
         Whether the caller holds a lock that keeps other writers of ``path`` out. What a kill
         leaves then has a fixed name, and the next write removes it.
+    sync : bool
+        See `write_synced`.
 
     Raises
     ------
@@ -138,13 +157,13 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, alone: bool = Fal
     # A name of its own: two writers at once each write a whole file, and the last one stays.
     own = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     aside = temporary_path(path) if alone else own
-    write_synced(aside, [(0, data)], len(data))
+    write_synced(aside, [(0, data)], len(data), sync=sync)
     try:
         rename_over(aside, path)
     except StoreError:
         remove_quietly(aside)
         raise
-    fsync_folder(path.parent)
+    fsync_folder(path.parent, sync=sync)
 
 
 @contextmanager
@@ -154,26 +173,51 @@ def writer_lock(folder: Path) -> Iterator[None]:
     Raises
     ------
     IndexLockedError
-        If another writer holds it.
+        If another writer holds it; the message says who.
     StoreError
         If the lock file can't be made, as on a read-only file system.
     """
     import filelock
 
-    path = folder / LOCK_NAME
+    path, holder = folder / LOCK_NAME, folder / HOLDER_NAME
     lock = filelock.FileLock(path, timeout=0)
     with os_errors("lock", path):
         try:
             lock.acquire()
         except filelock.Timeout as error:
             raise IndexLockedError(
-                f"{folder}: another process is writing to this index; "
-                "try again when it has finished"
+                f"{folder}: another process is writing to this index{_holder(holder)}; try again "
+                "when it has finished. The lock ends with its process; if that has ended and a "
+                f"network file system still keeps the lock, remove {path}"
             ) from error
     try:
+        _name_holder(holder)
         yield
+        remove_quietly(holder)
     finally:
         lock.release()
+
+
+def _name_holder(path: Path) -> None:
+    """Say who holds the lock. Only a message depends on it, so it may fail."""
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    # The lock keeps others out, and a name beside it is never a way out of the folder.
+    remove_quietly(path)
+    with suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o666)
+        try:
+            os.write(handle, f"process {os.getpid()} on {platform.node()} since {now} UTC".encode())
+        finally:
+            os.close(handle)
+
+
+def _holder(path: Path) -> str:
+    try:
+        text = read_regular(path, limit=1000).decode("ascii", "replace")
+    except StoreError:
+        return ""
+    return f" ({text})" if _HOLDER.fullmatch(text) else ""
 
 
 @contextmanager
@@ -249,17 +293,29 @@ def checksum(data: bytes) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
-def checksum_of_file(path: Path, size: int) -> str:
-    """XXH3-128 of a file that must be ``size`` bytes long, read block by block."""
+def checksums(data: bytes) -> tuple[str, ...]:
+    """XXH3-128 of each `CHECKED` bytes of ``data``, at least one."""
+    starts = range(0, max(len(data), 1), CHECKED)
+    return tuple(checksum(data[start : start + CHECKED]) for start in starts)
+
+
+def checksums_of_file(path: Path, size: int) -> tuple[str, ...]:
+    """`checksums` of a file that must be ``size`` bytes long, read block by block."""
     with open_regular(path, size) as handle, os_errors("read", path):
-        return _checksum_of_handle(handle)
+        return _checksums_of_handle(handle)
 
 
-def _checksum_of_handle(handle: int) -> str:
+def _checksums_of_handle(handle: int) -> tuple[str, ...]:
     import xxhash
 
-    state, offset = xxhash.xxh3_128(), 0
-    while block := os.pread(handle, _BLOCK, offset):
+    out, offset, state = [], 0, xxhash.xxh3_128()
+    # Whole pieces are read in quarters, so that a file takes little memory.
+    while block := os.pread(handle, min(CHECKED // 4, CHECKED - offset % CHECKED), offset):
         state.update(block)
         offset += len(block)
-    return state.hexdigest()
+        if offset % CHECKED == 0:
+            out.append(state.hexdigest())
+            state.reset()
+    if offset % CHECKED or not out:
+        out.append(state.hexdigest())
+    return tuple(out)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from hyperpq.store.durable import write_synced
-from hyperpq.store.manifest import Column, FileEntry
+from hyperpq.store.manifest import FileEntry, Place
 
 _ALIGNMENT = 64  # a cache line, and a multiple of every item size
 
@@ -59,8 +59,8 @@ class _Layout(io.RawIOBase):
 
 
 def write_columns(
-    path: Path, columns: Mapping[str, np.ndarray]
-) -> tuple[FileEntry, dict[str, Column]]:
+    path: Path, columns: Mapping[str, np.ndarray], *, sync: bool = True
+) -> tuple[FileEntry, dict[str, Place]]:
     """Write an HDF5 file with one contiguous dataset per column, and fsync it.
 
     Equal columns give bit-identical files: no times, a fixed format version, little-endian.
@@ -71,11 +71,13 @@ def write_columns(
         The file, usually a temporary name.
     columns : mapping of str to ndarray
         Dataset name, such as ``attributes/width``, to its content.
+    sync : bool
+        See `durable.write_synced`.
 
     Returns
     -------
-    FileEntry, dict of str to Column
-        Length and checksum of the file, and where each dataset lies in it.
+    FileEntry, dict of str to Place
+        Length and checksums of the file, and where each dataset lies in it.
 
     Raises
     ------
@@ -88,11 +90,11 @@ def write_columns(
     for name, values in columns.items():
         little = values.dtype.newbyteorder("<")
         pieces.append((places[name].offset, values.astype(little, copy=False)))
-    digest = write_synced(path, pieces, layout.size)
-    return FileEntry(layout.size, digest), places
+    digests = write_synced(path, pieces, layout.size, sync=sync)
+    return FileEntry(layout.size, digests), places
 
 
-def _lay_out(layout: _Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Column]:
+def _lay_out(layout: _Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Place]:
     """Let HDF5 write its headers and allocate the datasets, without data; where these lie."""
     from h5py import h5d, h5f, h5fd, h5g, h5p, h5s, h5t
 
@@ -119,20 +121,20 @@ def _lay_out(layout: _Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Co
         dtype = h5t.py_create(values.dtype.newbyteorder("<"))
         space = h5s.create_simple(values.shape)
         dataset = h5d.create(file, name.encode(), dtype, space, creation)
-        places[name] = Column(values.dtype.name, values.shape, dataset.get_offset() or 0)
+        places[name] = Place(values.dtype.name, values.shape, dataset.get_offset() or 0)
         dataset.close()
     file.close()
     return places
 
 
-def structure_problem(file: Path | BinaryIO, columns: Mapping[str, Column]) -> str | None:
+def structure_problem(file: Path | BinaryIO, columns: Mapping[str, Place]) -> str | None:
     """What differs between an HDF5 file and the columns it should have, or None.
 
     Parameters
     ----------
     file : Path or binary file
         A file whose checksum has been found right: HDF5 parses nothing else.
-    columns : mapping of str to Column
+    columns : mapping of str to Place
         What the manifest says.
 
     Returns
@@ -146,7 +148,7 @@ def structure_problem(file: Path | BinaryIO, columns: Mapping[str, Column]) -> s
         # HDF5's own locks fail on some network file systems; other objects take none.
         options = {"locking": False} if isinstance(file, Path) else {}
         with h5py.File(file, "r", **options) as opened:
-            found: dict[str, Column] = {}
+            found: dict[str, Place] = {}
             opened.visititems(lambda name, item: _note_dataset(found, name, item))
     # What h5py raises depends on where in the file the damage is, and is not documented.
     except Exception as error:
@@ -159,7 +161,7 @@ def structure_problem(file: Path | BinaryIO, columns: Mapping[str, Column]) -> s
     return None
 
 
-def _note_dataset(found: dict[str, Column], name: str, item: object) -> None:
+def _note_dataset(found: dict[str, Place], name: str, item: object) -> None:
     import h5py
     from h5py import h5d
 
@@ -171,4 +173,4 @@ def _note_dataset(found: dict[str, Column], name: str, item: object) -> None:
     # A big-endian dataset is no column of the store: its name keeps the byte order.
     dtype = item.dtype
     little = dtype == dtype.newbyteorder("<")
-    found[name] = Column(dtype.name if little else dtype.str, item.shape, offset or 0)
+    found[name] = Place(dtype.name if little else dtype.str, item.shape, offset or 0)

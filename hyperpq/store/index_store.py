@@ -6,44 +6,42 @@ import copy
 import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from hyperpq.errors import CorruptIndexError, InvalidInputError, StoreError
 from hyperpq.store.draft import FOLDERS, Draft, make_folders, write_manifest
 from hyperpq.store.durable import (
+    HOLDER_NAME,
     LOCK_NAME,
     atomic_write,
-    checksum,
+    checksums,
     fsync_folder,
     os_errors,
     read_regular,
     writer_lock,
 )
-from hyperpq.store.manifest import (
-    MANIFEST_NAME,
-    MAX_FILE_BYTES,
-    MAX_INT,
-    FileEntry,
-    Manifest,
-    is_file_name,
-    read_manifest,
-)
+from hyperpq.store.manifest import MANIFEST_NAME, MAX_INT, FileEntry, Manifest
+from hyperpq.store.manifest_reader import MAX_FILE_BYTES, is_file_name, read_manifest
 from hyperpq.store.replace import recover_directory
+from hyperpq.store.row_store import Removal, RowStore
 from hyperpq.store.rows import Rows
-from hyperpq.store.shard import Shard, checked_read, identity_of, read_dead
+from hyperpq.store.shard import Shard, checked_read, read_dead
 from hyperpq.store.verify import Problem, is_report_name, verify_directory
 
+Durability = Literal["full", "fast"]
 
-class IndexStore:
+
+class IndexStore(RowStore):
     """An index directory on disk: settings, checked files and shards of codes.
 
-    An object shows one generation; another writer's commits don't change it. Reading needs no
-    lock and no right to write. `docs/format.md` describes every file and the order of a commit.
+    An object shows one generation; another writer's commits don't change it, `refresh` moves on.
+    Reading needs no lock and no right to write. `docs/format.md` describes every file and the
+    order of a commit.
 
     Attributes
     ----------
@@ -51,11 +49,15 @@ class IndexStore:
         The directory.
     shards : list of Shard
         The rows, in the order in which they were added.
+    durability : {"full", "fast"}
+        ``full``: what was committed survives a kill and a power cut. ``fast`` leaves out every
+        fsync: it survives a kill; a power cut may cost the index, which `verify` tells.
     """
 
     def __init__(self, path: Path, manifest: Manifest, shards: list[Shard]):
         self.path = path
         self.shards = shards
+        self.durability: Durability = "full"
         self._manifest = manifest
 
     def __repr__(self) -> str:
@@ -94,7 +96,7 @@ class IndexStore:
                 raise InvalidInputError(
                     f"files: {name!r} is not a name for a file of an index, or longer than 1 GiB"
                 )
-            manifest.files[name] = FileEntry(len(data), checksum(data))
+            manifest.files[name] = FileEntry(len(data), checksums(data))
         recover_directory(root)
         made = [folder for folder in (root, *root.parents) if not folder.exists()]
         with os_errors("create", root):
@@ -114,8 +116,9 @@ class IndexStore:
     def open(cls, path: str | os.PathLike[str], *, verify: bool = False) -> IndexStore:
         """Open an index directory for reading and writing.
 
-        The manifest and the lists of removed rows are read and checked; of every other file only
-        that it is there and has its length. Contents are checked by `read_file` and `verify`.
+        The manifest, the lists of removed rows and shards below 256 KiB are read and checked; of
+        every other file only that it is there and has its length. Contents are checked by
+        `read_file` and `verify`.
 
         Parameters
         ----------
@@ -142,14 +145,29 @@ class IndexStore:
             if damage:
                 more = f" ({len(damage) - 1} more problems)" if len(damage) > 1 else ""
                 raise CorruptIndexError(f"{root / damage[0].file}: {damage[0].what}{more}")
-        while True:
-            manifest = read_manifest(root)
-            try:
-                return cls(root, manifest, _load_shards(root, manifest))
-            except CorruptIndexError:
-                # A writer that commits meanwhile removes what its generation no longer names.
-                if read_manifest(root) == manifest:
-                    raise
+        return cls(root, *_read_generation(root))
+
+    def refresh(self) -> bool:
+        """Show the generation that is on disk now; whether it is another one.
+
+        Raises
+        ------
+        StoreError
+            If another index has taken the place of this one.
+        CorruptIndexError, IndexNotFoundError
+            As `open`; this object then shows what it did.
+        """
+        manifest, shards = _read_generation(self.path, self.shards)
+        if manifest.files != self._manifest.files:
+            raise StoreError(f"{self.path}: another index is in this place now; open it again")
+        changed = manifest != self._manifest
+        self._manifest, self.shards = manifest, shards
+        return changed
+
+    @property
+    def pieces(self) -> list[Shard]:
+        """The shards."""
+        return self.shards
 
     @property
     def generation(self) -> int:
@@ -170,11 +188,6 @@ class IndexStore:
     def file_names(self) -> list[str]:
         """Names of the files that `read_file` reads."""
         return sorted(self._manifest.files)
-
-    @property
-    def ntotal(self) -> int:
-        """Number of rows that are not removed."""
-        return sum(shard.live for shard in self._manifest.shards)
 
     def fingerprint(self) -> str:
         """Hash of the content, equal for equal indexes: XXH3-128, 32 hexadecimal digits."""
@@ -232,24 +245,28 @@ class IndexStore:
     def commit(
         self,
         *,
-        append: Sequence[Rows | Shard] = (),
-        remove: Mapping[str, np.ndarray] | None = None,
-        settings: dict[str, Any] | None = None,
+        append: Iterable[Rows] = (),
+        remove: Removal | None = None,
+        drop: Iterable[int] = (),
         next_id: int | None = None,
+        settings: dict[str, Any] | None = None,
     ) -> None:
         """Make one new generation, durable when this returns.
 
         Parameters
         ----------
-        append : sequence of Rows or Shard
-            Each becomes a shard; all of the index have one ``code_size``.
-        remove : mapping of str to integer ndarray
-            Shard name to numbers of rows to remove; rows that are removed already may be among
-            them.
-        settings : dict or None
-            New settings; None keeps them.
+        append : iterable of Rows
+            Each becomes a shard; all of the index have one code size and one schema. One at a
+            time is asked for and written.
+        remove : mapping of int to integer ndarray, optional
+            Position of a shard to numbers of rows to remove; rows that are removed already may be
+            among them. A shard without a row left goes.
+        drop : iterable of int
+            Positions of shards to leave out.
         next_id : int or None
             New value of `next_id`; None keeps it.
+        settings : dict or None
+            New settings; None keeps them.
 
         Raises
         ------
@@ -267,18 +284,21 @@ class IndexStore:
             generation=old.generation + 1,
             settings=old.settings if settings is None else _json_copy(settings),
             next_id=old.next_id if next_id is None else _check_next_id(next_id),
-            next_shard=old.next_shard + len(append),
         )
-        removals = self._check_removals(remove or {})
-        self._check_code_sizes(append)
+        removals, dropped = self._check_removals(remove or {}), set(drop)
         with writer_lock(self.path):
             if read_manifest(self.path) != old:
-                raise StoreError(f"{self.path}: changed by another writer; open the index again")
+                raise StoreError(
+                    f"{self.path}: changed by another writer; refresh the index, then try again"
+                )
             make_folders(self.path)
-            draft = Draft(self.path, old, manifest)
+            draft = Draft(self.path, old, manifest, sync=self.durability == "full")
             try:
-                draft.keep(self.shards, removals)
-                draft.append(append)
+                for position, shard in enumerate(self.shards):
+                    if position not in dropped:
+                        draft.keep(shard, removals.get(position))
+                for rows in append:
+                    draft.append(rows)
                 draft.publish()
             except BaseException:
                 draft.abandon()
@@ -286,22 +306,20 @@ class IndexStore:
             self._manifest, self.shards = draft.manifest, draft.shards
             draft.remove_unnamed()
 
-    def _check_removals(self, remove: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        sizes = {shard.name: shard.n for shard in self.shards}
-        for name, rows in remove.items():
-            if name not in sizes:
-                raise InvalidInputError(f"remove: there is no shard {name!r}")
-            rows = np.asarray(rows)
+    def _check_removals(self, remove: Removal) -> dict[int, np.ndarray]:
+        out = {}
+        for position, given in remove.items():
+            if not 0 <= position < len(self.shards):
+                raise InvalidInputError(f"remove: there is no shard {position}")
+            rows, n = np.asarray(given), self.shards[position].n
             if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-                raise InvalidInputError(f"remove: rows of shard {name} must be a list of integers")
-            if rows.size and not 0 <= rows.min() <= rows.max() < sizes[name]:
-                raise InvalidInputError(f"remove: shard {name} has rows 0 to {sizes[name] - 1}")
-        return {name: np.asarray(rows).astype(np.int64) for name, rows in remove.items()}
-
-    def _check_code_sizes(self, append: Sequence[Rows | Shard]) -> None:
-        sizes = {rows.code_size for rows in (*self.shards, *append)}
-        if len(sizes) > 1:
-            raise InvalidInputError(f"append: code_size {sorted(sizes)}, expected one for all rows")
+                raise InvalidInputError(
+                    f"remove: rows of shard {position} must be a list of integers"
+                )
+            if rows.size and not 0 <= rows.min() <= rows.max() < n:
+                raise InvalidInputError(f"remove: shard {position} has rows 0 to {n - 1}")
+            out[position] = rows.astype(np.int64)
+        return out
 
 
 def _json_copy(settings: dict[str, Any]) -> dict[str, Any]:
@@ -326,25 +344,55 @@ def _check_free(root: Path, files: Mapping[str, bytes]) -> None:
         names = set(os.listdir(root))
     if LOCK_NAME in names and MANIFEST_NAME not in names:
         empty = {name for name in FOLDERS if name in names and not os.listdir(root / name)}
-        names -= {LOCK_NAME, *empty, *files}
+        names -= {LOCK_NAME, HOLDER_NAME, *empty, *files}
         names = {name for name in names if not (name[0] == "." and name.endswith(".tmp"))}
-    if names - {LOCK_NAME}:
+    if names - {LOCK_NAME, HOLDER_NAME}:
         what = "already an index" if MANIFEST_NAME in names else f"not empty ({min(names)})"
         raise StoreError(f"{root}: the folder is {what}; choose another place or remove it first")
 
 
-def _load_shards(root: Path, manifest: Manifest) -> list[Shard]:
+def _read_generation(root: Path, known: Iterable[Shard] = ()) -> tuple[Manifest, list[Shard]]:
+    """One generation as it is on disk; ``known`` shards of this directory are taken over."""
+    while True:
+        folder = _identity(root)
+        manifest = read_manifest(root)
+        try:
+            shards = _load_shards(root, manifest, known)
+        except CorruptIndexError:
+            # A writer that commits meanwhile removes what its generation no longer names.
+            if read_manifest(root) == manifest:
+                raise
+            continue
+        # A name in an index is never given to another content, but the whole folder may have been
+        # replaced by another index with a shard of the same name and length.
+        if folder == _identity(root):
+            return manifest, shards
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder from another that has its name later."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _load_shards(root: Path, manifest: Manifest, known: Iterable[Shard]) -> list[Shard]:
     for name in FOLDERS:
         if (root / name).is_symlink():
             raise CorruptIndexError(f"{root / name}: a link, and an index holds none")
-    found = {name: _status(root / name, entry) for name, entry in manifest.named_files.items()}
-    return [
-        Shard(root, entry, read_dead(root, entry), identity_of(found[entry.file]))
-        for entry in manifest.shards
-    ]
+    for name, entry in manifest.files.items():
+        _check_status(root / name, entry)
+    kept = {(shard.entry.file, shard.entry.content): shard for shard in known}
+    shards = []
+    for shard in manifest.shards:
+        old, dead = kept.get((shard.file, shard.content)), read_dead(root, shard)
+        shards.append(old.with_dead(shard, dead) if old else Shard(root, shard, dead))
+    return shards
 
 
-def _status(path: Path, entry: FileEntry) -> os.stat_result:
+def _check_status(path: Path, entry: FileEntry) -> None:
     with os_errors("read", path):
         try:
             status = os.lstat(path)
@@ -357,4 +405,3 @@ def _status(path: Path, entry: FileEntry) -> os.stat_result:
             f"{path}: {status.st_size} bytes long, the manifest says {entry.bytes}; "
             "the file is torn or altered"
         )
-    return status

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from hyperpq.errors import IndexNotFoundError, StoreError
 from hyperpq.store.durable import fsync_folder, os_errors, writer_lock
-from hyperpq.store.manifest import MANIFEST_NAME, read_manifest
+from hyperpq.store.manifest import MANIFEST_NAME
+from hyperpq.store.manifest_reader import read_manifest
 from hyperpq.store.verify import foreign_files
 
 FORMER_SUFFIX = ".old-hyperpq"

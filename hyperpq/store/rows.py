@@ -2,85 +2,98 @@
 
 from __future__ import annotations
 
-import keyword
-import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hyperpq.codes import TiledCodes, row_bits
+from hyperpq.codes import TiledCodes
 from hyperpq.errors import InvalidInputError
-
-ATTRIBUTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-ATTRIBUTE_DTYPES = ("int32", "int64", "float32", "float64")
-RESERVED_NAMES = frozenset(
-    ("codes", "id", "ids", "path", "paths", "path_bytes", "path_offsets", "dead", "rows")
+from hyperpq.store.columns import (
+    Column,
+    as_column,
+    check_attribute_name,
+    concatenate,
+    kind_of,
+    unknown_attribute,
 )
-"""Names that no attribute may have, nor Python's keywords: columns of the store and of queries."""
+from hyperpq.store.strings import Strings
 
 
-@dataclass(eq=False)
 class Rows:
-    """Rows to be appended to a store, or that are not in one.
+    """Rows to be appended to a store, or that are in memory; in the order of their ids.
 
-    Attributes
+    Parameters
     ----------
-    codes : ndarray, shape (n, code_size), uint8, C-contiguous
+    codes : ndarray, shape (n, code_size), uint8
     ids : ndarray, shape (n,), int64
-    attributes : dict of str to ndarray, each shape (n,), int32, int64, float32 or float64
-        Names match ``[A-Za-z_][A-Za-z0-9_]{0,63}`` and are neither in `RESERVED_NAMES` nor Python
-        keywords.
-    paths : list of bytes, or None
+        Distinct, in any order: rows are sorted by them.
+    attributes : mapping of str to array_like, each shape (n,)
+        See `columns.as_column`. Names match ``[A-Za-z_][A-Za-z0-9_]{0,63}`` and are neither in
+        `columns.RESERVED_NAMES` nor Python keywords.
+    paths : Strings or sequence of bytes, optional
         One path per row as the file system gave it, in no particular encoding.
-    dead : ndarray, shape (n,), bool, or None
-        True where the row is removed.
 
     Raises
     ------
     InvalidInputError
-        If a shape, dtype or name is another.
+        A shape, dtype or name is another, or an id occurs twice.
     """
 
-    codes: np.ndarray
-    ids: np.ndarray
-    attributes: dict[str, np.ndarray] = field(default_factory=dict)
-    paths: list[bytes] | None = None
-    dead: np.ndarray | None = None
+    dead = None
+    alive = None
 
-    def __post_init__(self) -> None:
-        codes = self.codes
+    def __init__(
+        self,
+        codes: NDArray[np.uint8],
+        ids: NDArray[np.int64],
+        attributes: Mapping[str, Any] | None = None,
+        paths: Strings | Sequence[bytes] | None = None,
+    ) -> None:
         if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8 or codes.ndim != 2:
             raise InvalidInputError(f"codes: {_describe(codes)}, expected uint8 (n, code_size)")
         if codes.shape[1] == 0:
             raise InvalidInputError("codes: code_size is 0, expected at least one byte per row")
-        self.codes = np.ascontiguousarray(codes)
-        self.ids = self._column("ids", self.ids, ("int64",))
+        n = len(codes)
+        if not isinstance(ids, np.ndarray) or ids.shape != (n,) or ids.dtype != np.int64:
+            raise InvalidInputError(f"ids: {_describe(ids)}, expected int64 ({n},)")
         columns = {}
-        for name, values in self.attributes.items():
+        for name, values in (attributes or {}).items():
             check_attribute_name(name)
-            columns[name] = self._column(f"attribute {name}", values, ATTRIBUTE_DTYPES)
-        self.attributes = columns
-        if self.dead is not None:
-            self.dead = self._column("dead", self.dead, ("bool",))
-        if self.paths is not None:
-            if len(self.paths) != self.n:
-                raise InvalidInputError(f"paths: {len(self.paths)} given for {self.n} rows")
-            if not all(isinstance(path, bytes) for path in self.paths):
+            columns[name] = as_column(name, values, n)
+        if paths is not None and not isinstance(paths, Strings):
+            if not all(isinstance(path, bytes) for path in paths):
                 raise InvalidInputError("paths: every path must be bytes; use os.fsencode")
+            paths = Strings.from_list(paths)
+        if paths is not None and len(paths) != n:
+            raise InvalidInputError(f"paths: {len(paths)} given for {n} rows")
+        self.codes, self.ids = np.ascontiguousarray(codes), np.ascontiguousarray(ids)
+        self.attributes, self.path_strings = columns, paths
+        if np.any(self.ids[1:] <= self.ids[:-1]):
+            self._sort()
 
-    def _column(self, name: str, values: np.ndarray, dtypes: tuple[str, ...]) -> np.ndarray:
-        ok = isinstance(values, np.ndarray) and values.shape == (self.n,)
-        if not ok or values.dtype not in [np.dtype(dtype) for dtype in dtypes]:
-            raise InvalidInputError(
-                f"{name}: {_describe(values)}, expected {' or '.join(dtypes)} ({self.n},)"
-            )
-        return np.ascontiguousarray(values)
+    def _sort(self) -> None:
+        order = np.argsort(self.ids, kind="stable")
+        ids = self.ids[order]
+        repeated = ids[1:][ids[1:] == ids[:-1]]
+        if repeated.size:
+            raise InvalidInputError(f"ids: {repeated[0]} occurs twice, expected distinct ids")
+        self.codes, self.ids = self.codes[order], ids
+        self.attributes = {name: column[order] for name, column in self.attributes.items()}
+        if self.path_strings is not None:
+            self.path_strings = self.path_strings.take(order)
 
     @property
     def n(self) -> int:
-        """Number of rows, dead ones included."""
-        return self.codes.shape[0]
+        """Number of rows."""
+        return len(self.codes)
+
+    @property
+    def live(self) -> int:
+        """Number of rows that are not removed: all of them."""
+        return self.n
 
     @property
     def code_size(self) -> int:
@@ -92,17 +105,18 @@ class Rows:
         """The codes in the layout that is stored and scanned."""
         return TiledCodes.from_rows(self.codes)
 
-    @cached_property
-    def alive(self) -> np.ndarray | None:
-        """Bits of the rows that aren't removed, see `codes.row_bits`; None if none is."""
-        return None if self.dead is None else row_bits(~self.dead)
+    @property
+    def schema(self) -> dict[str, str]:
+        """Kind of each attribute column, see `columns.kind_of`; ``path`` too if there are paths."""
+        kinds = {name: kind_of(column) for name, column in self.attributes.items()}
+        return kinds if self.path_strings is None else kinds | {"path": "path"}
 
     @property
     def attribute_names(self) -> list[str]:
         """Names of the attribute columns, sorted."""
         return sorted(self.attributes)
 
-    def attribute(self, name: str) -> np.ndarray:
+    def attribute(self, name: str) -> Column:
         """The column ``name``, shape (n,)."""
         if name not in self.attributes:
             raise unknown_attribute(name, self.attribute_names)
@@ -110,55 +124,58 @@ class Rows:
 
     def path(self, row: int) -> bytes:
         """Path of one row."""
-        if self.paths is None:
+        if self.path_strings is None:
             raise InvalidInputError("these rows have no paths")
         check_row(row, self.n)
-        return self.paths[row]
+        return self.path_strings[row]
 
-    def path_table(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """All paths as they are stored.
+    @property
+    def paths(self) -> list[bytes] | None:
+        """All paths, or None."""
+        return None if self.path_strings is None else self.path_strings.tolist()
 
-        Returns
-        -------
-        (ndarray (n + 1,) int64, ndarray (bytes,) uint8) or None
-            The path of row i is the second array from ``offsets[i]`` to ``offsets[i + 1]``.
-        """
-        if self.paths is None:
-            return None
-        offsets = np.zeros(self.n + 1, np.int64)
-        np.cumsum([len(path) for path in self.paths], out=offsets[1:])
-        return offsets, np.frombuffer(b"".join(self.paths), np.uint8)
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each id, -1 where there is none."""
+        return rows_of(ids, self.ids)
 
+    def take(self, rows: NDArray[np.int64]) -> Rows:
+        """Some of the rows, by their numbers."""
+        strings = self.path_strings
+        return Rows(
+            self.codes[rows],
+            self.ids[rows],
+            {name: column[rows] for name, column in self.attributes.items()},
+            None if strings is None else strings.take(rows),
+        )
 
-def check_attribute_name(name: object) -> None:
-    """Raise `InvalidInputError` unless ``name`` can be an attribute's."""
-    if not isinstance(name, str) or not is_attribute_name(name):
-        raise InvalidInputError(
-            f"attribute {name!r}: a name is a letter or _ and up to 63 letters, digits and _, "
-            "and neither a Python keyword nor one of " + ", ".join(sorted(RESERVED_NAMES))
+    @classmethod
+    def merge(cls, parts: Sequence[Rows]) -> Rows:
+        """Rows of several, which have the same columns and no id in common."""
+        if len(parts) == 1:
+            return parts[0]
+        strings = [part.path_strings for part in parts if part.path_strings is not None]
+        columns = {name: [part.attributes[name] for part in parts] for name in parts[0].attributes}
+        return cls(
+            np.concatenate([part.codes for part in parts]),
+            np.concatenate([part.ids for part in parts]),
+            {name: concatenate(pieces) for name, pieces in columns.items()},
+            Strings.concatenate(strings) if strings else None,
         )
 
 
-def is_attribute_name(name: str) -> bool:
-    """Whether an attribute may be called ``name``."""
-    return (
-        ATTRIBUTE_NAME.fullmatch(name) is not None
-        and name not in RESERVED_NAMES
-        and not keyword.iskeyword(name)
-    )
+def rows_of(ids: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where in ``ascending`` each of ``ids`` is, -1 where it isn't; by binary search."""
+    if not len(ascending):
+        return np.full(len(ids), -1, np.int64)
+    rows = np.searchsorted(ascending, ids)
+    rows[rows == len(ascending)] = 0
+    return np.where(ascending[rows] == ids, rows, -1)
 
 
 def check_row(row: int, n: int) -> None:
     """Raise `InvalidInputError` unless ``row`` is one of ``n`` rows."""
     if not 0 <= row < n:
         raise InvalidInputError(f"row {row}: expected 0 to {n - 1}")
-
-
-def unknown_attribute(name: str, known: list[str]) -> InvalidInputError:
-    """The error for a column that isn't there."""
-    return InvalidInputError(
-        f"attribute {name!r}: there is no such column, only {', '.join(known) or 'none at all'}"
-    )
 
 
 def _describe(value: object) -> str:

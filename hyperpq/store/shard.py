@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hyperpq.codes import TiledCodes, row_bits
-from hyperpq.errors import CorruptIndexError, InvalidInputError, StoreError
-from hyperpq.store.durable import checksum, open_regular, os_errors, read_handle, read_regular
+from hyperpq.errors import CorruptIndexError, InvalidInputError
+from hyperpq.store.columns import TIME, Categories, Column, datasets_of, unknown_attribute
+from hyperpq.store.durable import checksums, open_regular, os_errors, read_regular
 from hyperpq.store.hdf5 import write_columns
-from hyperpq.store.manifest import Column, DeadEntry, FileEntry, ShardEntry
-from hyperpq.store.rows import Rows, check_row, unknown_attribute
+from hyperpq.store.manifest import DeadEntry, FileEntry, Place, ShardEntry
+from hyperpq.store.rows import Rows, check_row, rows_of
+from hyperpq.store.strings import Strings
 
 # A map holds a file descriptor for as long as it lives, and a process has about a thousand; a
-# store that grew by many small appends has as many small shards. Those are read instead.
+# store that grew by many small appends has small shards. Those are read, and checked, instead.
 _MAP_FROM = 1 << 18
 
 
 class Shard:
     """One shard of a store, read-only, with the reading face of `Rows`.
 
-    Nothing is opened before a column is asked for. Columns of a file of 256 KiB or more are
-    numpy memmaps at the offset of the HDF5 dataset; a smaller file is read whole.
+    The file is opened at once and stays what it was, whatever a later writer does with its name.
+    Columns of a file of 256 KiB or more are numpy memmaps at the offset of the HDF5 dataset; a
+    smaller file is read whole, and its checksum is compared.
 
     Attributes
     ----------
@@ -39,22 +42,26 @@ class Shard:
         What the manifest says.
     dead_rows : ndarray (dead,), int64
         Sorted numbers of the removed rows.
+
+    Raises
+    ------
+    CorruptIndexError
+        The file is missing, has another length, or is small and altered.
+    StoreError
+        The system refuses to read it.
     """
 
     def __init__(
         self,
         root: Path,
         entry: ShardEntry,
-        dead_rows: np.ndarray,
-        identity: tuple[int, int] | None = None,
-    ):
+        dead_rows: NDArray[np.int64],
+        data: NDArray[np.uint8] | None = None,
+    ) -> None:
         self.entry = entry
         self.dead_rows = dead_rows
-        self._root = root
         self._path = root / entry.file
-        # Opened later than the manifest, the name must still be of the file it was of then: the
-        # directory may have been replaced by another index with a shard of the same length.
-        self._identity = identity
+        self._bytes = map_file(self._path, entry.content) if data is None else data
 
     def __repr__(self) -> str:
         return f"Shard({self.name!r}, n={self.n}, dead={len(self.dead_rows)})"
@@ -68,11 +75,16 @@ class Shard:
         return self.entry.rows
 
     @property
+    def live(self) -> int:
+        """Number of rows that are not removed."""
+        return self.entry.live
+
+    @property
     def code_size(self) -> int:  # noqa: D102
         return self.entry.code_size
 
     @property
-    def codes(self) -> np.ndarray:
+    def codes(self) -> NDArray[np.uint8]:
         """Codes, shape (n, code_size), uint8: a copy in rows of what `tiled` maps."""
         return self.tiled.rows()
 
@@ -82,24 +94,46 @@ class Shard:
         return TiledCodes(self._column("codes"), self.n, self.code_size)
 
     @property
-    def ids(self) -> np.ndarray:
-        """Ids, shape (n,), int64, read-only."""
+    def ids(self) -> NDArray[np.int64]:
+        """Ids, shape (n,), int64, ascending, read-only."""
         return self._column("ids")
+
+    @property
+    def schema(self) -> dict[str, str]:
+        """Kind of each attribute column; see `Rows.schema`."""
+        return self.entry.schema
 
     @property
     def attribute_names(self) -> list[str]:
         """Names of the attribute columns, sorted."""
-        names = (name.rpartition("/") for name in self.entry.columns)
-        return sorted(name for group, _, name in names if group)
+        return sorted(name for name in self.schema if name != "path")
 
-    def attribute(self, name: str) -> np.ndarray:
+    def attribute(self, name: str) -> Column:
         """The column ``name``, shape (n,), read-only."""
-        if f"attributes/{name}" not in self.entry.columns:
+        kind = self.schema.get(name)
+        if kind is None or name == "path":
             raise unknown_attribute(name, self.attribute_names)
+        if kind == "category":
+            return self._categories(name)
+        if kind == "time":
+            return self._column(f"times/{name}").view(TIME)
         return self._column(f"attributes/{name}")
 
+    def _categories(self, name: str) -> Categories:
+        codes = self._column(f"categories/{name}")
+        labels = self._strings(f"label_offsets/{name}", f"label_bytes/{name}")
+        try:
+            texts = tuple(label.decode() for label in labels.tolist())
+        except UnicodeDecodeError:
+            raise self._torn(f"/label_bytes/{name} isn't UTF-8") from None
+        if len(set(texts)) < len(texts):
+            raise self._torn(f"/label_bytes/{name} has a string twice")
+        if len(codes) and not -1 <= codes.min() <= codes.max() < len(texts):
+            raise self._torn(f"/categories/{name} is out of range")
+        return Categories(codes, texts)
+
     @cached_property
-    def dead(self) -> np.ndarray | None:
+    def dead(self) -> NDArray[np.bool_] | None:
         """True where the row is removed, shape (n,), bool; None if none is."""
         if not len(self.dead_rows):
             return None
@@ -108,9 +142,16 @@ class Shard:
         return mask
 
     @cached_property
-    def alive(self) -> np.ndarray | None:
+    def alive(self) -> NDArray[np.uint64] | None:
         """Bits of the rows that aren't removed, see `codes.row_bits`; None if none is."""
         return None if self.dead is None else row_bits(~self.dead)
+
+    @cached_property
+    def path_strings(self) -> Strings | None:
+        """All paths as they are stored, or None."""
+        if "path_bytes" not in self.entry.columns:
+            return None
+        return self._strings("path_offsets", "path_bytes")
 
     def path(self, row: int) -> bytes:
         """Path of one row, read without the others.
@@ -120,109 +161,102 @@ class Shard:
         CorruptIndexError
             If the offsets of the row don't lie in the file's path bytes.
         """
-        table = self.path_table()
-        if table is None:
+        if "path_bytes" not in self.entry.columns:
             raise InvalidInputError(f"{self._path}: this shard has no paths")
         check_row(row, self.n)
-        offsets, blob = table
-        start, end = int(offsets[row]), int(offsets[row + 1])
-        if not 0 <= start <= end <= len(blob):
-            raise self._bad_offsets()
-        return blob[start:end].tobytes()
+        offsets, blob = self._column("path_offsets"), self._column("path_bytes")
+        if not 0 <= offsets[row] <= offsets[row + 1] <= len(blob):
+            raise self._torn("/path_offsets don't fit /path_bytes")
+        return Strings(offsets, blob)[row]
 
     @property
     def paths(self) -> list[bytes] | None:
         """All paths, or None; reads every one of them."""
-        table = self.path_table()
-        if table is None:
-            return None
-        offsets, blob = table
-        if problem_of_offsets(offsets, len(blob)):
-            raise self._bad_offsets()
-        data, places = blob.tobytes(), offsets.tolist()
-        return [data[start:end] for start, end in pairwise(places)]
+        return None if self.path_strings is None else self.path_strings.tolist()
 
-    def path_table(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """All paths as they are stored; see `Rows.path_table`."""
-        if "path_bytes" not in self.entry.columns:
-            return None
-        return self._column("path_offsets"), self._column("path_bytes")
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each id, -1 where there is none or it is removed."""
+        out = np.full(len(ids), -1, np.int64)
+        low, high = self.entry.ids or (1, 0)
+        near = np.flatnonzero((ids >= low) & (ids <= high))
+        # Most lookups end here, without a page of the file.
+        if len(near):
+            rows = rows_of(ids[near], self.ids)
+            out[near] = np.where(rows_of(rows, self.dead_rows) < 0, rows, -1)
+        return out
 
-    def with_dead(self, entry: ShardEntry, dead_rows: np.ndarray) -> Shard:
-        """The same shard after a removal; what is mapped already stays mapped."""
-        shard = Shard(self._root, entry, dead_rows, self._identity)
-        if "_bytes" in self.__dict__:
-            shard.__dict__["_bytes"] = self._bytes
-        return shard
-
-    @cached_property
-    def _bytes(self) -> np.ndarray:
-        size = self.entry.content.bytes
-        with open_regular(self._path, size) as handle, os_errors("read", self._path):
-            if self._identity not in (None, identity_of(os.fstat(handle))):
-                raise StoreError(
-                    f"{self._path}: the index was replaced since it was opened; open it again"
-                )
-            if size < _MAP_FROM:
-                return np.frombuffer(read_handle(handle, size), np.uint8)
-            with open(handle, "rb", closefd=False) as file:
-                return np.memmap(file, np.uint8, "r", shape=(size,))
-
-    def _column(self, name: str) -> np.ndarray:
-        return view_column(self._bytes, self.entry.columns[name])
-
-    def _bad_offsets(self) -> CorruptIndexError:
-        return CorruptIndexError(
-            f"{self._path}: /path_offsets don't fit /path_bytes; the file is torn or altered"
+    def take(self, rows: NDArray[np.int64]) -> Rows:
+        """Some of the rows in memory, by their numbers."""
+        strings = self.path_strings
+        return Rows(
+            self.tiled.take(rows),
+            self.ids[rows],
+            {name: self.attribute(name)[rows] for name in self.attribute_names},
+            None if strings is None else strings.take(rows),
         )
 
+    def with_dead(self, entry: ShardEntry, dead_rows: NDArray[np.int64]) -> Shard:
+        """The same shard after a removal."""
+        return Shard(self._path.parent.parent, entry, dead_rows, self._bytes)
 
-def identity_of(status: os.stat_result) -> tuple[int, int]:
-    """What tells a file from another that gets its name later."""
-    return status.st_ino, status.st_mtime_ns
+    def _column(self, name: str) -> NDArray[Any]:
+        return view_column(self._bytes, self.entry.columns[name])
 
+    def _strings(self, offsets: str, blob: str) -> Strings:
+        strings = Strings(self._column(offsets), self._column(blob))
+        if problem := strings.problem:
+            raise self._torn(f"/{offsets}: {problem} of /{blob}")
+        return strings
 
-def view_column(data: np.ndarray, column: Column) -> np.ndarray:
-    """The part of a file's bytes that is ``column``, as an array of its dtype and shape."""
-    if not column.nbytes:
-        return np.empty(column.shape, column.dtype)
-    part = data[column.offset : column.offset + column.nbytes]
-    return part.view(np.dtype(column.dtype).newbyteorder("<")).reshape(column.shape)
-
-
-def problem_of_offsets(offsets: np.ndarray, size: int) -> str | None:
-    """Why ``offsets`` can't be the path offsets of ``size`` path bytes, or None."""
-    if offsets[0] != 0 or offsets[-1] != size or np.any(offsets[1:] < offsets[:-1]):
-        return f"/path_offsets don't rise from 0 to the {size} bytes of /path_bytes"
-    return None
+    def _torn(self, what: str) -> CorruptIndexError:
+        return CorruptIndexError(f"{self._path}: {what}; the file is torn or altered")
 
 
-def write_shard(path: Path, number: int, rows: Rows | Shard) -> ShardEntry:
-    """Write and fsync a shard file under the name ``path``; dead rows are not part of it.
+def map_file(path: Path, entry: FileEntry) -> NDArray[np.uint8]:
+    """Bytes of a file of the index: mapped, or read and checked if it is small."""
+    if entry.bytes < _MAP_FROM:
+        return np.frombuffer(checked_read(path, entry), np.uint8)
+    with (
+        open_regular(path, entry.bytes) as handle,
+        os_errors("read", path),
+        open(handle, "rb", closefd=False) as file,
+    ):
+        return np.memmap(file, np.uint8, "r", shape=(entry.bytes,))
+
+
+def view_column(data: NDArray[np.uint8], place: Place) -> NDArray[Any]:
+    """The part of a file's bytes that is a column, as an array of its dtype and shape."""
+    if not place.nbytes:
+        return np.empty(place.shape, place.dtype)
+    part = data[place.offset : place.end]
+    return part.view(np.dtype(place.dtype).newbyteorder("<")).reshape(place.shape)
+
+
+def write_shard(path: Path, number: int, rows: Rows, *, sync: bool = True) -> ShardEntry:
+    """Write a shard file under the name ``path``, and fsync it unless told not to.
 
     Raises
     ------
     StoreError
         If the system refuses to write.
     """
-    columns = {"codes": rows.tiled.data, "ids": rows.ids}
-    for name in rows.attribute_names:
-        columns[f"attributes/{name}"] = rows.attribute(name)
-    table = rows.path_table()
-    if table is not None:
-        columns["path_offsets"], columns["path_bytes"] = table
-    content, places = write_columns(path, columns)
-    ids = (int(rows.ids.min()), int(rows.ids.max())) if rows.n else None
+    columns = datasets_of(rows.attributes)
+    columns["codes"], columns["ids"] = rows.tiled.data, rows.ids
+    if rows.path_strings is not None:
+        columns["path_offsets"] = rows.path_strings.offsets
+        columns["path_bytes"] = rows.path_strings.blob
+    content, places = write_columns(path, columns, sync=sync)
+    ids = (int(rows.ids[0]), int(rows.ids[-1])) if rows.n else None
     return ShardEntry(number, rows.n, rows.code_size, places, ids, content)
 
 
-def write_dead(path: Path, file: str, dead_rows: np.ndarray) -> DeadEntry:
-    """Write and fsync the sorted numbers of removed rows under the name ``path``."""
-    content, places = write_columns(path, {"rows": dead_rows})
-    return DeadEntry(file, len(dead_rows), places["rows"].offset, content)
+def write_dead(path: Path, file: str, dead: NDArray[np.int64], *, sync: bool = True) -> DeadEntry:
+    """Write the sorted numbers of removed rows under the name ``path``."""
+    content, places = write_columns(path, {"rows": dead}, sync=sync)
+    return DeadEntry(file, len(dead), places["rows"].offset, content)
 
 
-def read_dead(root: Path, shard: ShardEntry) -> np.ndarray:
+def read_dead(root: Path, shard: ShardEntry) -> NDArray[np.int64]:
     """Read the removed rows of a shard, checked against checksum and range.
 
     Returns
@@ -235,7 +269,7 @@ def read_dead(root: Path, shard: ShardEntry) -> np.ndarray:
     return parse_dead(root, shard, checked_read(root / shard.dead.file, shard.dead.content))
 
 
-def parse_dead(root: Path, shard: ShardEntry, data: bytes | None) -> np.ndarray:
+def parse_dead(root: Path, shard: ShardEntry, data: bytes | None) -> NDArray[np.int64]:
     """The removed rows of a shard, from its dead-row file's content; see `read_dead`."""
     if shard.dead is None or data is None:
         return np.empty(0, np.int64)
@@ -247,8 +281,8 @@ def parse_dead(root: Path, shard: ShardEntry, data: bytes | None) -> np.ndarray:
 
 
 def checked_read(path: Path, entry: FileEntry) -> bytes:
-    """Read a whole file of the index and check its length and checksum."""
+    """Read a whole file of the index and check its length and checksums."""
     data = read_regular(path, entry.bytes)
-    if checksum(data) != entry.xxh3_128:
+    if checksums(data) != entry.xxh3_128:
         raise CorruptIndexError(f"{path}: the checksum is wrong; the file is torn or altered")
     return data

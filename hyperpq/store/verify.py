@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,16 +13,11 @@ from typing import Literal
 import numpy as np
 
 from hyperpq.errors import StoreError
-from hyperpq.store.durable import LOCK_NAME, checksum_of_file
+from hyperpq.store.durable import CHECKED, HOLDER_NAME, LOCK_NAME, checksums_of_file
 from hyperpq.store.hdf5 import structure_problem
-from hyperpq.store.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    ShardEntry,
-    is_file_name,
-    read_manifest,
-)
-from hyperpq.store.shard import Shard, checked_read, parse_dead, problem_of_offsets
+from hyperpq.store.manifest import MANIFEST_NAME, FileEntry, Manifest, Place, ShardEntry
+from hyperpq.store.manifest_reader import is_file_name, read_manifest
+from hyperpq.store.shard import Shard, checked_read, parse_dead
 
 _REPORT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,60}\.(csv|jsonl|json|txt|html)")
 _FOLDERS = ("shards", "dead")
@@ -52,13 +47,6 @@ def is_report_name(name: object) -> bool:
     return isinstance(name, str) and is_file_name(name) and _REPORT_NAME.fullmatch(name) is not None
 
 
-class _DamageError(Exception):
-    """Carries a finding out of the checks of one shard."""
-
-    def __init__(self, file: str, what: str):
-        self.problem = Problem(file, what)
-
-
 def verify_directory(path: str | os.PathLike[str]) -> list[Problem]:
     """Check an index directory as it stands on disk; works where it is too damaged to be opened.
 
@@ -82,13 +70,19 @@ def verify_directory(path: str | os.PathLike[str]) -> list[Problem]:
         If there is no index at all.
     """
     root = Path(path)
-    try:
-        manifest, dead = _snapshot(root)
-    except StoreError as error:
-        if not os.path.lexists(root / MANIFEST_NAME):
-            raise
-        return [Problem(MANIFEST_NAME, str(error))]
-    return list(_problems(root, manifest, dead))
+    checked: dict[tuple[str, FileEntry], np.ndarray | Problem] = {}
+    while True:
+        try:
+            manifest, dead = _snapshot(root)
+        except StoreError as error:
+            if not os.path.lexists(root / MANIFEST_NAME):
+                raise
+            return [Problem(MANIFEST_NAME, str(error))]
+        links = [folder for folder in _FOLDERS if (root / folder).is_symlink()]
+        if links:
+            return [Problem(links[0], "is a link; an index holds none")]
+        if _check_shards(root, manifest, checked):
+            return list(_problems(root, manifest, dead, checked))
 
 
 def _snapshot(root: Path) -> tuple[Manifest, dict[str, bytes | StoreError]]:
@@ -106,61 +100,107 @@ def _snapshot(root: Path) -> tuple[Manifest, dict[str, bytes | StoreError]]:
             return manifest, dead
 
 
+def _check_shards(
+    root: Path, manifest: Manifest, checked: dict[tuple[str, FileEntry], np.ndarray | Problem]
+) -> bool:
+    """Check the shards that aren't in ``checked``; False if a writer has replaced one meanwhile."""
+    for shard in manifest.shards:
+        key = shard.file, shard.content
+        if key not in checked:
+            found = _checked_ids(root, shard)
+            if isinstance(found, Problem):
+                names = {entry.file for entry in read_manifest(root).shards}
+                if shard.file not in names:
+                    return False
+            checked[key] = found
+    return True
+
+
 def _problems(
-    root: Path, manifest: Manifest, dead: dict[str, bytes | StoreError]
+    root: Path,
+    manifest: Manifest,
+    dead: dict[str, bytes | StoreError],
+    checked: dict[tuple[str, FileEntry], np.ndarray | Problem],
 ) -> Iterator[Problem]:
-    for folder in _FOLDERS:
-        if (root / folder).is_symlink():
-            yield Problem(folder, "is a link; an index holds none")
-            return
     for name, entry in manifest.files.items():
         try:
-            if checksum_of_file(root / name, entry.bytes) != entry.xxh3_128:
-                yield Problem(name, "the checksum is wrong")
+            if what := _checksum_problem(root / name, entry):
+                yield Problem(name, what)
         except StoreError as error:
             yield Problem(name, str(error))
-    ids = []
+    live: list[np.ndarray] = []
     for shard in manifest.shards:
-        try:
-            data = dead[shard.dead.file] if shard.dead else None
-            ids.append(_checked_live_ids(root, shard, data))
-        except _DamageError as damage:
-            yield damage.problem
-    yield from _repeated_ids(ids)
+        ids = checked[shard.file, shard.content]
+        gone = _checked_dead(root, shard, dead)
+        if isinstance(ids, Problem):
+            yield ids
+        if isinstance(gone, Problem):
+            yield gone
+        if not isinstance(ids, Problem) and not isinstance(gone, Problem):
+            live.append(np.delete(ids, gone) if len(gone) else ids)
+    yield from _repeated_ids(live)
     for name in foreign_files(root, manifest, garbage=True):
         yield Problem(name, "the manifest doesn't name this file", "garbage")
 
 
-def _checked_live_ids(root: Path, shard: ShardEntry, dead: bytes | StoreError | None) -> np.ndarray:
-    """Check a shard and its removed rows; give the ids of the rows that are left."""
-    file, path = shard.file, root / shard.file
+def _checked_ids(root: Path, shard: ShardEntry) -> np.ndarray | Problem:
+    """Ids of all rows of a shard, or what is wrong with it."""
+    path = root / shard.file
     try:
-        if checksum_of_file(path, shard.content.bytes) != shard.content.xxh3_128:
-            raise _DamageError(file, "the checksum is wrong")
-        if what := structure_problem(path, shard.columns):
-            raise _DamageError(file, what)
+        what = _checksum_problem(path, shard.content, shard.columns)
+        # HDF5 parses only what has its checksum.
+        if what := what or structure_problem(path, shard.columns):
+            return Problem(shard.file, what)
         rows = Shard(root, shard, np.empty(0, np.int64))
-        ids, table = rows.ids, rows.path_table()
+        # Each of these is checked when it is read.
+        for name in rows.attribute_names:
+            rows.attribute(name)
+        assert rows.path_strings is None or len(rows.path_strings) == rows.n
     except StoreError as error:
-        raise _DamageError(file, str(error)) from error
-    if shard.ids and shard.ids != (ids.min(), ids.max()):
-        raise _DamageError(file, "/ids don't have the range that the manifest says")
-    if table and (what := problem_of_offsets(table[0], len(table[1]))):
-        raise _DamageError(file, what)
-    return np.delete(ids, _checked_dead(root, shard, dead)) if shard.dead else ids
+        return Problem(shard.file, str(error))
+    ids = rows.ids
+    if shard.ids and shard.ids != (ids[0], ids[-1]):
+        return Problem(shard.file, "/ids don't have the range that the manifest says")
+    if np.any(ids[1:] <= ids[:-1]):
+        return Problem(shard.file, "/ids don't rise")
+    return ids
 
 
-def _checked_dead(root: Path, shard: ShardEntry, data: bytes | StoreError | None) -> np.ndarray:
-    assert shard.dead is not None
+def _checksum_problem(
+    path: Path, entry: FileEntry, columns: Mapping[str, Place] | None = None
+) -> str | None:
+    """Which pieces of a file differ from their checksums, and what lies there; None if none."""
+    found = checksums_of_file(path, entry.bytes)
+    pairs = enumerate(zip(found, entry.xxh3_128, strict=True))
+    starts = [i * CHECKED for i, (is_so, should_be) in pairs if is_so != should_be]
+    if not starts or len(found) == 1:
+        return "the checksum is wrong" if starts else None
+    inside = [
+        f"/{name}"
+        for name, place in sorted((columns or {}).items())
+        if any(place.offset < start + CHECKED and start < place.end for start in starts)
+    ]
+    return (
+        f"the checksum is wrong in {len(starts)} of {len(found)} pieces of {CHECKED} bytes, first "
+        f"at byte {starts[0]}; {', '.join(inside) or 'no column'} lies there"
+    )
+
+
+def _checked_dead(
+    root: Path, shard: ShardEntry, dead: dict[str, bytes | StoreError]
+) -> np.ndarray | Problem:
+    """Numbers of the removed rows of a shard, or what is wrong with their file."""
+    if shard.dead is None:
+        return np.empty(0, np.int64)
+    data = dead[shard.dead.file]
     try:
         if isinstance(data, StoreError):
             raise data
         rows = parse_dead(root, shard, data)
     except StoreError as error:
-        raise _DamageError(shard.dead.file, str(error)) from error
-    if what := structure_problem(io.BytesIO(data or b""), shard.dead.columns):
-        raise _DamageError(shard.dead.file, what)
-    return rows
+        return Problem(shard.dead.file, str(error))
+    what = structure_problem(io.BytesIO(data), shard.dead.columns)
+    return Problem(shard.dead.file, what) if what else rows
 
 
 def _repeated_ids(ids: list[np.ndarray]) -> Iterator[Problem]:
@@ -190,7 +230,7 @@ def foreign_files(root: Path, manifest: Manifest, *, garbage: bool = False) -> l
     list of str
         Paths in the directory; a folder that isn't the store's stands for all it holds.
     """
-    named = {MANIFEST_NAME, LOCK_NAME, *manifest.named_files}
+    named = {MANIFEST_NAME, LOCK_NAME, HOLDER_NAME, *manifest.named_files}
     foreign = []
     for folder in ("", *_FOLDERS):
         for name in _names(root / folder):

@@ -1,0 +1,276 @@
+"""`PQCodec`: plain codebooks without a learned map, those of FAISS's `IndexPQ`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hyperpq.codes import code_size, pack, unpack
+from hyperpq.errors import InvalidInputError
+from hyperpq.validation import as_array, as_codes, as_features
+
+PLAIN_SCORES = ("l2", "ip")
+# Rows on the device at once; of them, products with codewords in memory at once.
+_ROWS, _ENTRIES = 8192, 1 << 20
+
+
+class PlainQuantizer(nn.Module):
+    """Product quantizer on M Euclidean subspaces.
+
+    Distances are worked out in float64: norms of far vectors then cancel without a loss that a
+    float32 could show.
+
+    Parameters
+    ----------
+    M : int
+        Number of subspaces, each with its own codebook.
+    D : int
+        Dimension of a subspace.
+    nbits : {4, 8}
+        Bits of one code; K = 2**nbits codewords a codebook.
+    score : {"l2", "ip"}
+        Squared Euclidean distance, or the negative of the inner product: smaller is nearer.
+
+    Attributes
+    ----------
+    codebooks : Buffer, shape (M, K, D)
+    """
+
+    def __init__(self, M: int, D: int, nbits: int = 8, *, score: str = "l2") -> None:
+        super().__init__()
+        if nbits not in (4, 8):
+            raise InvalidInputError(f"nbits is {nbits}; choose 8 (one byte a code) or 4 (half).")
+        if M < 1 or D < 1:
+            raise InvalidInputError(f"M is {M} and D is {D}; both must be at least 1.")
+        if score not in PLAIN_SCORES:
+            raise InvalidInputError(f"score is {score!r}; choose one of {', '.join(PLAIN_SCORES)}.")
+        self.M, self.D, self.nbits, self.K, self.score = M, D, nbits, 1 << nbits, score
+        self.codebooks = nn.Buffer(torch.zeros(M, self.K, D))
+
+    @property
+    def c(self) -> Tensor:
+        """Negated curvatures: none, shape (0,)."""
+        return self.codebooks.new_zeros(0)
+
+    def _products(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of rows of x (n, M, D), and their products (M, rows, K) with codewords."""
+        words = self.codebooks.double().transpose(1, 2)
+        step = max(1, _ENTRIES // (self.M * self.K))
+        for start in range(0, len(x), step):
+            rows = slice(start, start + step)
+            yield rows, x[rows].double().transpose(0, 1) @ words
+
+    def _lengths(self) -> Tensor:
+        """Squared lengths (M, 1, K) of the codewords."""
+        return self.codebooks.double().square().sum(-1)[:, None]
+
+    @torch.no_grad()
+    def codes(self, x: Tensor) -> Tensor:
+        """Index of the codeword at the least distance in each subspace, with either score.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, M, D)
+
+        Returns
+        -------
+        Tensor, shape (n, M), uint8
+            The first of equal codewords.
+        """
+        lengths = self._lengths()
+        out = torch.empty(len(x), self.M, dtype=torch.uint8, device=x.device)
+        for rows, product in self._products(x):
+            cost = product.mul_(-2).add_(lengths)
+            if cost.device.type == "cpu":  # numpy's argmin has vector code, torch's has none
+                nearest = torch.from_numpy(cost.numpy().argmin(-1))
+            else:
+                nearest = cost.argmin(-1)
+            out[rows] = nearest.T.to(torch.uint8)
+        return out
+
+    @torch.no_grad()
+    def tables(self, x: Tensor) -> Tensor:
+        """Shares of the score of every codeword: queries (nq, M, D) -> (nq, M, K)."""
+        lengths = self._lengths()
+        out = torch.empty(len(x), self.M, self.K, dtype=x.dtype, device=x.device)
+        for rows, product in self._products(x):
+            if self.score == "ip":
+                share = product.neg_()
+            else:
+                own = x[rows].double().square().sum(-1).T[..., None]
+                share = product.mul_(-2).add_(lengths).add_(own).clamp_min_(0)
+            out[rows] = share.transpose(0, 1).to(x.dtype)
+        return out
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Coded codewords: (n, M) integers -> (n, M, D)."""
+        return self.codebooks[torch.arange(self.M, device=codes.device), codes.long()]
+
+    def extra_repr(self) -> str:
+        """Show sizes and score in ``repr``."""
+        return f"M={self.M}, D={self.D}, nbits={self.nbits}, score={self.score!r}"
+
+
+class PQCodec(nn.Module):
+    """Vectors to codes and tables by plain codebooks: what `HiHPQCodec` is, without learning.
+
+    Parameters
+    ----------
+    d : int
+        Width of the vectors, a multiple of M: subspace m has the m-th d / M coordinates.
+    M, nbits, score
+        See `PlainQuantizer`.
+
+    Attributes
+    ----------
+    quantizer : PlainQuantizer
+        Its codebooks are zero until they are loaded; see `from_codebooks`.
+    """
+
+    is_trained = True
+
+    def __init__(self, d: int, M: int, nbits: int = 8, *, score: str = "l2") -> None:
+        super().__init__()
+        if M < 1 or d < 1 or d % M:
+            raise InvalidInputError(f"d is {d} and M is {M}; expected d to be a multiple of M.")
+        self.d = d
+        self.quantizer = PlainQuantizer(M, d // M, nbits, score=score)
+        self.recipe: dict[str, Any] = {}
+
+    @classmethod
+    def from_codebooks(cls, codebooks: Any, *, score: str = "l2") -> PQCodec:
+        """A codec of given codebooks.
+
+        Parameters
+        ----------
+        codebooks : array_like, shape (M, K, D)
+            Finite codewords of each subspace, K = 256 or 16.
+        score : {"l2", "ip"}
+
+        Raises
+        ------
+        InvalidInputError
+            Another shape, or values that aren't finite float32.
+        """
+        array = as_array(codebooks, "codebooks")
+        if array.ndim != 3 or array.shape[1] not in (16, 256) or 0 in array.shape:
+            raise InvalidInputError(
+                f"codebooks have shape {array.shape}; expected (M, K, D), K 256 or 16."
+            )
+        M, K, D = array.shape
+        words = as_features(array.reshape(M * K, D), D, "codebooks").reshape(M, K, D)
+        codec = cls(M * D, M, K.bit_length() - 1, score=score)
+        codec.quantizer.codebooks.copy_(torch.from_numpy(words.copy()))
+        return codec.eval()
+
+    @property
+    def M(self) -> int:
+        """Codes of one vector: number of subspaces."""
+        return self.quantizer.M
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of one coded vector."""
+        return code_size(self.quantizer.M, self.quantizer.nbits)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codebooks are."""
+        return self.quantizer.codebooks.device
+
+    def with_bits(
+        self, bits: int, *, nbits: int = 8, score: str | None = None, x: Any = None, seed: int = 0
+    ) -> NoReturn:
+        """Refused: there is no learned representation to fit other codebooks to.
+
+        Raises
+        ------
+        InvalidInputError
+        """
+        raise InvalidInputError(
+            f"plain codebooks have codes of {self.M * self.quantizer.nbits} bits and no others; "
+            "train a HiHPQIndex for codes of any length."
+        )
+
+    def _blocks(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:
+        """Blocks of rows cut into subspaces (rows, M, D), on the codec's device."""
+        for start in range(0, len(x), _ROWS):
+            rows = slice(start, min(start + _ROWS, len(x)))
+            block = torch.tensor(x[rows], device=self.device)
+            yield rows, block.unflatten(1, (self.quantizer.M, self.quantizer.D))
+
+    def embed(self, x: Any) -> NDArray[np.float32]:
+        """Vectors (n, d) as they are, checked.
+
+        Raises
+        ------
+        InvalidInputError
+            See `validation.as_features`.
+        """
+        return as_features(x, self.d).copy()
+
+    @torch.inference_mode()
+    def encode(self, x: Any) -> NDArray[np.uint8]:
+        """Vectors (n, d) -> codes (n, code_size) uint8, packed as `codes.pack` says.
+
+        Raises
+        ------
+        InvalidInputError
+            See `validation.as_features`.
+        """
+        x = as_features(x, self.d)
+        out = np.empty((len(x), self.code_size), np.uint8)
+        for rows, block in self._blocks(x):
+            out[rows] = pack(self.quantizer.codes(block).cpu().numpy(), self.quantizer.nbits)
+        return out
+
+    @torch.inference_mode()
+    def tables(self, x: Any) -> NDArray[np.float32]:
+        """Shares of the score from queries to every codeword, the ADC tables.
+
+        Parameters
+        ----------
+        x : array_like, shape (nq, d)
+            Queries.
+
+        Returns
+        -------
+        ndarray, shape (nq, M, K), float32
+            Sums are squared distances (``l2``) or negated inner products (``ip``) between queries
+            and decoded vectors.
+
+        Raises
+        ------
+        InvalidInputError
+            See `validation.as_features`.
+        """
+        x = as_features(x, self.d)
+        out = np.empty((len(x), self.quantizer.M, self.quantizer.K), np.float32)
+        for rows, block in self._blocks(x):
+            out[rows] = self.quantizer.tables(block).cpu().numpy()
+        return out
+
+    @torch.inference_mode()
+    def decode(self, codes: Any) -> NDArray[np.float32]:
+        """Codes (n, code_size) uint8 -> vectors (n, d) of their codewords.
+
+        Raises
+        ------
+        InvalidInputError
+            Codes of another dtype or width.
+        """
+        codes = as_codes(codes, self.code_size)
+        unpacked = unpack(codes, self.quantizer.M, self.quantizer.nbits)
+        words = self.quantizer.decode(torch.from_numpy(unpacked.copy()).to(self.device))
+        return words.flatten(1).cpu().numpy()
+
+    def settings(self) -> dict[str, Any]:
+        """Everything but the codebooks, as JSON types."""
+        q = self.quantizer
+        return {"kind": "pq", "d": self.d, "M": q.M, "nbits": q.nbits, "score": q.score}

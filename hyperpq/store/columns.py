@@ -1,0 +1,272 @@
+"""Attribute columns: numbers, times and categories; from what users pass in to what is stored."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.errors import InvalidInputError
+from hyperpq.store.strings import Strings
+from hyperpq.validation import as_array
+
+ATTRIBUTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+NUMBERS = ("int32", "int64", "float32", "float64")
+TIME = np.dtype("datetime64[ns]")
+"""Times are UTC, in nanoseconds since 1970; NaT is a missing one."""
+_DTYPES = {"time": TIME, **{name: np.dtype(name) for name in NUMBERS}}
+RESERVED_NAMES = frozenset(
+    ("codes", "id", "ids", "path", "paths", "path_bytes", "path_offsets", "dead", "rows")
+)
+"""Names that no attribute may have, nor Python's keywords: columns of the store and of queries."""
+LONGEST_LABEL = 1000
+"""Bytes of a category in UTF-8."""
+
+
+@dataclass(frozen=True, eq=False)
+class Categories:
+    """A column of short strings, each kept once.
+
+    Attributes
+    ----------
+    codes : ndarray, shape (n,), int32
+        Position of each row's string in ``labels``; -1 where it has none.
+    labels : tuple of str
+        Distinct strings.
+    """
+
+    codes: NDArray[np.int32]
+    labels: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def __getitem__(self, rows: Any) -> Categories:
+        """Some of the rows, with the same labels."""
+        return Categories(np.ascontiguousarray(self.codes[rows]), self.labels)
+
+    @classmethod
+    def from_strings(cls, values: Iterable[str | None]) -> Categories:
+        """Strings, or None where there is none; labels in order of first appearance."""
+        places: dict[str, int] = {}
+        codes = [-1 if v is None else places.setdefault(v, len(places)) for v in values]
+        return cls(np.array(codes, np.int32), tuple(places))
+
+    def strings(self) -> list[str | None]:
+        """The string of each row, None where it has none."""
+        labels = (*self.labels, None)
+        return [labels[code] for code in self.codes.tolist()]
+
+    def used(self) -> Categories:
+        """The same strings without labels that no row has."""
+        kept = np.unique(self.codes[self.codes >= 0])
+        if len(kept) == len(self.labels):
+            return self
+        places = np.full(len(self.labels) + 1, -1, np.int32)
+        places[kept] = np.arange(len(kept))
+        return Categories(places[self.codes], tuple(self.labels[i] for i in kept))
+
+
+Column: TypeAlias = NDArray[Any] | Categories
+"""Numbers of one of `NUMBERS`, times of `TIME`, or categories; one value a row."""
+
+
+def kind_of(column: Column) -> str:
+    """``category``, ``time``, or the dtype's name: equal for columns that can be joined."""
+    if isinstance(column, Categories):
+        return "category"
+    return "time" if column.dtype == TIME else column.dtype.name
+
+
+def as_column(name: str, values: Any, n: int) -> Column:
+    """What a user passed in for an attribute, as a column of ``n`` rows.
+
+    Parameters
+    ----------
+    name : str
+        For the messages.
+    values : array_like, shape (n,)
+        Numbers: 32-bit floats and integers of up to 32 bits that fit stay as wide as they are,
+        others become 64 bits; booleans become 0 and 1. ``datetime64`` of any unit, or `datetime`
+        objects (with a time zone they are converted to UTC, without they are UTC). Strings, None
+        where there is none. `Categories` as they are.
+
+    Raises
+    ------
+    InvalidInputError
+        Another shape or kind, an integer beyond 64 bits, a time beyond nanoseconds' range (1677
+        to 2262), a string longer than `LONGEST_LABEL` bytes or one that isn't valid Unicode.
+    """
+    if isinstance(values, Categories):
+        _check_length(name, (len(values),), n)
+        return values
+    array = as_array(_as_numpy_takes_them(name, values), f"attribute {name}")
+    _check_length(name, array.shape, n)
+    kind = array.dtype.kind
+    if kind == "M":
+        return _as_time(name, array)
+    if kind == "f":
+        return np.ascontiguousarray(array, np.float64 if array.dtype.itemsize > 4 else np.float32)
+    if kind in "iub":
+        if kind == "u" and n and int(array.max()) > np.iinfo(np.int64).max:
+            raise InvalidInputError(
+                f"attribute {name} goes up to {array.max()}; the largest integer is 2**63 - 1."
+            )
+        small = np.can_cast(array.dtype, np.int32)
+        return np.ascontiguousarray(array, np.int32 if small else np.int64)
+    if kind in "UTO":
+        return _as_categories(name, array.tolist())
+    raise InvalidInputError(
+        f"attribute {name} has dtype {array.dtype}; expected numbers, times or strings."
+    )
+
+
+def _check_length(name: str, shape: tuple[int, ...], n: int) -> None:
+    if shape != (n,):
+        raise InvalidInputError(
+            f"attribute {name} has shape {shape}; expected ({n},), a value a row."
+        )
+
+
+def _as_numpy_takes_them(name: str, values: Any) -> Any:
+    """Lists that numpy alone would read in another way: of `datetime` with a zone, among others."""
+    import datetime
+
+    if isinstance(values, (list, tuple)) and values:
+        if all(isinstance(value, datetime.datetime) for value in values):
+            utc = datetime.timezone.utc
+            return np.array(
+                [v.astimezone(utc).replace(tzinfo=None) if v.tzinfo else v for v in values],
+                "datetime64[us]",
+            )
+        # numpy would write the numbers among strings as strings, and large integers as floats.
+        if any(isinstance(value, str) for value in values):
+            return np.array(values, object)
+        whole = [value for value in values if isinstance(value, int)]
+        if whole and not -(2**63) <= min(whole) <= max(whole) < 2**63:
+            raise InvalidInputError(
+                f"attribute {name} has {max(whole, key=abs)}; integers are stored in 64 bits."
+            )
+    return values
+
+
+def _as_time(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    out = np.ascontiguousarray(array, TIME)
+    # numpy wraps around where nanoseconds don't reach.
+    back = out.astype(array.dtype)
+    if not np.array_equal(np.isnat(array), np.isnat(out)) or np.any(
+        (back != array) & ~np.isnat(out)
+    ):
+        raise InvalidInputError(
+            f"attribute {name} has a time before 1677 or after 2262, beyond nanoseconds' range."
+        )
+    return out
+
+
+def _as_categories(name: str, values: list[Any]) -> Categories:
+    for value in values:
+        if value is not None and not isinstance(value, str):
+            raise InvalidInputError(
+                f"attribute {name} has {value!r} among its values; expected strings, or None."
+            )
+    column = Categories.from_strings(values)
+    for label in column.labels:
+        try:
+            long = len(label.encode()) > LONGEST_LABEL
+        except UnicodeEncodeError:
+            raise InvalidInputError(
+                f"attribute {name} has {label!r}, which isn't valid Unicode."
+            ) from None
+        if long:
+            raise InvalidInputError(
+                f"attribute {name} has a string of {len(label.encode())} bytes; "
+                f"at most {LONGEST_LABEL} are stored."
+            )
+    return column
+
+
+def concatenate(columns: Sequence[Column]) -> Column:
+    """Columns of one kind, one after another."""
+    first = columns[0]
+    if not isinstance(first, Categories):
+        return np.concatenate([c for c in columns if not isinstance(c, Categories)])
+    labels: dict[str, int] = {}
+    codes = []
+    for column in columns:
+        assert isinstance(column, Categories)
+        # The last one is for -1.
+        places = [*(labels.setdefault(label, len(labels)) for label in column.labels), -1]
+        codes.append(np.array(places, np.int32)[column.codes])
+    return Categories(np.concatenate(codes), tuple(labels))
+
+
+def conform(name: str, column: Column, kind: str) -> Column:
+    """The column as one of the kind that an index has, if no value changes by it.
+
+    Raises
+    ------
+    InvalidInputError
+        A value would change, or the kinds have nothing in common.
+    """
+    own = kind_of(column)
+    if own == kind:
+        return column
+    if not len(column):
+        # An empty list says nothing of what it would hold.
+        none = np.empty(0, np.int32)
+        return Categories(none, ()) if kind == "category" else none.astype(_DTYPES[kind])
+    if not isinstance(column, Categories) and own in NUMBERS and kind in NUMBERS:
+        with np.errstate(over="ignore", invalid="ignore"):
+            out = column.astype(kind)
+            # Compared in the column's own type: NaN stays NaN.
+            if np.array_equal(out.astype(own), column, equal_nan=own.startswith("float")):
+                return out
+    raise InvalidInputError(
+        f"attribute {name} has {own} values; expected {kind}, as the index has them already."
+    )
+
+
+def datasets_of(columns: Mapping[str, Column]) -> dict[str, NDArray[Any]]:
+    """The HDF5 datasets that hold attribute columns, by their path in a shard."""
+    out: dict[str, NDArray[Any]] = {}
+    for name, column in columns.items():
+        if isinstance(column, Categories):
+            column = column.used()
+            labels = Strings.from_list(label.encode() for label in column.labels)
+            out[f"categories/{name}"] = column.codes
+            out[f"label_offsets/{name}"], out[f"label_bytes/{name}"] = labels.offsets, labels.blob
+        elif column.dtype == TIME:
+            out[f"times/{name}"] = column.view(np.int64)
+        else:
+            out[f"attributes/{name}"] = column
+    return out
+
+
+def is_attribute_name(name: str) -> bool:
+    """Whether an attribute may be called ``name``."""
+    return (
+        ATTRIBUTE_NAME.fullmatch(name) is not None
+        and name not in RESERVED_NAMES
+        and not keyword.iskeyword(name)
+    )
+
+
+def check_attribute_name(name: object) -> None:
+    """Raise `InvalidInputError` unless ``name`` can be an attribute's."""
+    if not isinstance(name, str) or not is_attribute_name(name):
+        raise InvalidInputError(
+            f"attribute {name!r}: a name is a letter or _ and up to 63 letters, digits and _, "
+            "and neither a Python keyword nor one of " + ", ".join(sorted(RESERVED_NAMES))
+        )
+
+
+def unknown_attribute(name: str, known: Sequence[str]) -> InvalidInputError:
+    """The error for a column that isn't there."""
+    return InvalidInputError(
+        f"attribute {name!r}: there is no such column, only {', '.join(known) or 'none at all'}"
+    )
