@@ -156,9 +156,7 @@ class HiHPQTransformer(_Learner):
                 f"output is {self.output!r}; choose one of {', '.join(OUTPUTS)}."
             )
         self.codec_ = self._learn(rows).codec
-        assert self.codec_ is not None
-        wide = self.codec_.weight.shape[1]
-        self._n_features_out = self.codec_.code_size if self.output == "codes" else wide
+        self._n_features_out = self._output(rows[:1]).shape[1]
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32] | NDArray[np.uint8]:
@@ -170,7 +168,9 @@ class HiHPQTransformer(_Learner):
             Tangent vectors, float32 of shape (n, M * D), or codes, uint8 of shape (n, code_size).
         """
         check_is_fitted(self)
-        rows = self._rows(X, reset=False)
+        return self._output(self._rows(X, reset=False))
+
+    def _output(self, rows: NDArray[np.float32]) -> NDArray[np.float32] | NDArray[np.uint8]:
         assert self.codec_ is not None
         if self.output == "embedding":
             return self.codec_.embed(rows)

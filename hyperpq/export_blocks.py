@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.store.columns import TIME, Categories, Column, kind_of
+from hyperpq.store import Column, Rows, live_blocks
+from hyperpq.store.columns import kind_of
 
 if TYPE_CHECKING:
     from hyperpq.index import HiHPQIndex
@@ -63,11 +64,33 @@ class Block:
         return out | {name: kind_of(column) for name, column in self.attributes.items()}
 
 
-def blocks_of(index: HiHPQIndex, vectors: bool = False) -> Iterator[Block]:
-    """The rows of an index in the order in which they were added, without removed ones.
+Source: TypeAlias = Callable[[bool], Iterator[Block]]
+"""Gives the blocks anew at each call; True asks for decoded vectors."""
 
-    Every block has every attribute that some row has. Where a row has none it is NaN, NaT or no
-    label; whole numbers become float64 where some are missing.
+
+def first_and_all(blocks: Iterator[Block]) -> tuple[Block, Iterator[Block]]:
+    """The first block, and all of them again, checked to have the same columns.
+
+    Raises
+    ------
+    InvalidInputError
+        There is none, or (from the iterator) they differ.
+    """
+    first = next(blocks, None)
+    if first is None:
+        raise InvalidInputError("there are no blocks; expected at least one, which may be empty.")
+
+    def checked() -> Iterator[Block]:
+        yield first
+        for block in blocks:
+            block.check_like(first)
+            yield block
+
+    return first, checked()
+
+
+def blocks_of(index: HiHPQIndex, vectors: bool = False) -> Iterator[Block]:
+    """The rows of an index, without removed ones.
 
     Parameters
     ----------
@@ -80,86 +103,20 @@ def blocks_of(index: HiHPQIndex, vectors: bool = False) -> Iterator[Block]:
     ------
     Block
         At least one, which may be empty.
-
-    Raises
-    ------
-    InvalidInputError
-        Parts of the index hold different kinds of values under one name.
     """
-    empty = _empty_columns(index)
-    has_paths = any(part.path_table() is not None for part in index.parts)
-
-    def block(
-        ids: NDArray[np.int64],
-        codes: NDArray[np.uint8],
-        paths: list[bytes],
-        columns: Mapping[str, Column],
-    ) -> Block:
-        return Block(
-            ids,
-            codes,
-            index.decode(codes) if vectors else None,
-            paths if has_paths else None,
-            {name: _fitted(columns.get(name), empty[name], len(ids)) for name in empty},
+    columns = index.parts[0].attribute_names if index.parts else []
+    rows: Rows | None = None
+    for rows in live_blocks(index.parts, _ROWS):
+        yield Block(
+            rows.ids,
+            rows.codes,
+            index.decode(rows.codes) if vectors else None,
+            rows.paths,
+            {name: rows.attribute(name) for name in columns},
         )
-
-    yielded = False
-    for part in index.parts:
-        columns = {name: part.attribute(name) for name in part.attribute_names}
-        paths = part.paths or [b""] * (part.n if has_paths else 0)
-        for start in range(0, part.n, _ROWS):
-            stop = min(start + _ROWS, part.n)
-            rows = np.arange(start, stop)
-            if part.dead is not None:
-                rows = rows[~part.dead[start:stop]]
-            if not len(rows):
-                continue
-            yielded = True
-            yield block(
-                np.asarray(part.ids[rows]),
-                part.tiled.rows(start, stop)[rows - start],
-                [paths[row] for row in rows] if has_paths else [],
-                {name: column[rows] for name, column in columns.items()},
-            )
-    if not yielded:
-        yield block(np.empty(0, np.int64), np.empty((0, index.code_size), np.uint8), [], {})
-
-
-def _empty_columns(index: HiHPQIndex) -> dict[str, Column]:
-    """Attributes of an index as columns without rows, of the kinds that hold all parts."""
-    found: dict[str, list[Column]] = {}
-    for part in index.parts:
-        for name in part.attribute_names:
-            found.setdefault(name, []).append(part.attribute(name)[:0])
-    out: dict[str, Column] = {}
-    for name, columns in sorted(found.items()):
-        kinds = {kind_of(column) for column in columns}
-        if kinds == {"category"}:
-            out[name] = Categories(np.empty(0, np.int32), ())
-        elif kinds == {"time"}:
-            out[name] = np.empty(0, TIME)
-        elif kinds & {"category", "time"}:
-            raise InvalidInputError(
-                f"attribute {name} is {' and '.join(sorted(kinds))} in parts of the index; "
-                "such columns can't be written as one."
-            )
-        else:
-            dtype = np.result_type(*sorted(kinds))
-            if dtype.kind == "i" and len(columns) < len(index.parts):
-                dtype = np.dtype(np.float64)
-            out[name] = np.empty(0, dtype)
-    return out
-
-
-def _fitted(column: Column | None, empty: Column, n: int) -> Column:
-    """Values of the kind of ``empty``; missing ones without a column."""
-    if isinstance(empty, Categories):
-        return Categories(np.full(n, -1, np.int32), ()) if column is None else column
-    if column is None:
-        missing = np.datetime64("NaT", "ns") if empty.dtype == TIME else np.nan
-        return np.full(n, missing, empty.dtype) if n else empty
-    assert not isinstance(column, Categories)
-    return column.astype(empty.dtype, copy=False)
+    if rows is None:
+        codes = np.empty((0, index.code_size), np.uint8)
+        yield Block(np.empty(0, np.int64), codes, index.decode(codes) if vectors else None)
 
 
 def path_text(path: bytes) -> str:

@@ -164,13 +164,10 @@ def _check_new_ids(index: HiHPQIndex, labels: NDArray[np.int64] | None, n: int) 
                 f"ids can't be counted on from {index.next_id}; give ids of your own."
             )
         return
-    for part in index.parts:
-        taken = part.ids if part.dead is None else part.ids[~part.dead]
-        repeated = np.intersect1d(labels, taken)
-        if repeated.size:
-            raise InvalidInputError(
-                f"ids contain {repeated[0]}, which the index has already; ids are unique."
-            )
+    for rows, _ in index.find(labels):
+        raise InvalidInputError(
+            f"ids contain {labels[rows >= 0][0]}, which the index has already; ids are unique."
+        )
 
 
 def _add(
