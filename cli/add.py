@@ -30,19 +30,19 @@ def command(
 ) -> None:
     """Add the pictures below DIR to an index; nothing is forgotten.
 
-    For an index of vectors (`hyperpq train`) give .npy files of shape (n, d).
+    For an index of vectors give files of them, as to `hyperpq import`.
     """
-    if all(path.suffix == ".npy" for path in inputs):
-        from hyperpq.index import HiHPQIndex
-        from hyperpq.vectors import load_vectors
+    from hyperpq.vector_files import is_vector_file
 
-        index = HiHPQIndex.load(index_path, device=device)
-        before = index.ntotal
-        for path in inputs:
-            index.add(load_vectors(path, index.d))
+    if all(map(is_vector_file, inputs)):
+        from hyperpq.import_vectors import import_vectors
+
+        done = import_vectors(
+            inputs, index_path, create=False, device=device, progress=common.progress(quiet)
+        )
         lines: list[tuple[str, object]] = [
-            ("added", f"{index.ntotal - before:,}"),
-            ("vectors", f"{index.ntotal:,}"),
+            ("added", f"{done.added:,}"),
+            ("vectors", f"{done.index.ntotal:,}"),
         ]
     else:
         from hyperpq.build import update_index

@@ -10,7 +10,7 @@ from hyperpq.cli import common
 
 
 @click.command("encode")
-@click.argument("inputs", nargs=-1, required=True, metavar="IMG|X.npy...")
+@click.argument("inputs", nargs=-1, required=True, metavar="IMG|X...")
 @click.option(
     "-o",
     "--out",
@@ -33,21 +33,23 @@ def command(
     workers: int,
     quiet: bool,
 ) -> None:
-    """Write the codes of pictures (or of .npy vectors) under the codec of an index.
+    """Write the codes of pictures, or of files of vectors, under the codec of an index.
 
     The names of the pictures, in the order of the codes, go to stdout.
     """
     import sys
 
-    from hyperpq.vectors import check_writable, load_vectors, save_codes
+    from hyperpq.vector_files import is_vector_file, open_vectors
+    from hyperpq.vectors import check_writable, save_codes
 
     check_writable(out)
 
-    if all(name.endswith(".npy") for name in inputs):
+    if all(is_vector_file(Path(name)) for name in inputs):
         from hyperpq.index import HiHPQIndex
 
         index = HiHPQIndex.load(index_path, device=device)
-        save_codes(out, [index.encode(load_vectors(Path(name), index.d)) for name in inputs])
+        files = [open_vectors(name, d=index.d) for name in inputs]
+        save_codes(out, [index.encode(block) for file in files for block in file.blocks()])
         return
 
     from hyperpq.image_index import ImageIndex

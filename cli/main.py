@@ -13,7 +13,21 @@ import click
 from hyperpq._version import __version__
 from hyperpq.errors import HyperPQError
 
-COMMANDS = ("build", "query", "add", "train", "encode", "info", "verify", "draw", "completion")
+COMMANDS = (
+    "build",
+    "query",
+    "add",
+    "train",
+    "import",
+    "export",
+    "encode",
+    "info",
+    "verify",
+    "draw",
+    "completion",
+)
+# Modules that can't have the name of their command.
+MODULES = {"import": "import_vectors"}
 
 
 class LazyGroup(click.Group):
@@ -27,7 +41,7 @@ class LazyGroup(click.Group):
         """The command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"hyperpq.cli.{cmd_name}")
+        module = importlib.import_module(f"hyperpq.cli.{MODULES.get(cmd_name, cmd_name)}")
         command: click.Command = module.command
         return command
 

@@ -11,7 +11,7 @@ from hyperpq.cli import common
 
 
 @click.command("train")
-@click.argument("features", type=common.PATH, metavar="FEATURES.npy")
+@click.argument("features", type=common.PATH, metavar="FEATURES")
 @click.option(
     "--views",
     type=common.PATH,
@@ -37,15 +37,17 @@ def command(
     bits: int | None,
     **options: Any,
 ) -> None:
-    """Train a codec on vectors, shape (n, d), and write an empty index.
+    """Train a codec on all vectors of a file and write an empty index.
 
-    Fill it with `hyperpq add` or `HiHPQIndex.add`.
+    FEATURES is a file as `hyperpq import` takes it. Fill the index with `hyperpq add` or
+    `HiHPQIndex.add`.
     """
     from hyperpq.build_options import M_of_bits
     from hyperpq.index import HiHPQIndex
-    from hyperpq.vectors import load_vectors, load_views
+    from hyperpq.vector_files import open_vectors
+    from hyperpq.vectors import load_views
 
-    x = load_vectors(features)
+    x = open_vectors(features).read()
     chosen = common.given(**options)
     score = chosen.pop("score", "l1")
     index = HiHPQIndex(x.shape[1], M_of_bits(bits or 64), score=score, device=device)

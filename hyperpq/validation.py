@@ -24,7 +24,7 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
         raise InvalidInputError(f"{name} can't be read as an array: {error}") from error
 
 
-def as_features(x: Any, d: int | None, name: str = "x") -> NDArray[np.float32]:
+def as_features(x: Any, d: int | None, name: str = "x", first_row: int = 0) -> NDArray[np.float32]:
     """Return ``x`` as a C-contiguous float32 array of shape (n, d) with finite values.
 
     Parameters
@@ -35,6 +35,8 @@ def as_features(x: Any, d: int | None, name: str = "x") -> NDArray[np.float32]:
         Expected width; None takes any width above 0.
     name : str
         What to call it in an error.
+    first_row : int
+        Number that its first row has there, where ``x`` is a block of something larger.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def as_features(x: Any, d: int | None, name: str = "x") -> NDArray[np.float32]:
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise InvalidInputError(
-                f"{name} has NaN, infinite or too large values, first in row {row}; "
+                f"{name} has NaN, infinite or too large values, first in row {first_row + row}; "
                 "remove or replace those rows."
             )
     return out

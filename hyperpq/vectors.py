@@ -1,4 +1,4 @@
-"""Vectors and codes in .npy files."""
+"""Views and codes in .npy files."""
 
 from __future__ import annotations
 
@@ -11,33 +11,7 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.store import atomic_write
-from hyperpq.validation import as_features
-
-
-def _load(path: Path, ndim: int, shape: str) -> NDArray[Any]:
-    try:
-        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise InvalidInputError(f"{path} can't be read: {error.strerror or error}.") from error
-    except (ValueError, EOFError) as error:
-        raise InvalidInputError(
-            f"{path} isn't a .npy file of numbers; write one with numpy.save(path, array)."
-        ) from error
-    if not isinstance(array, np.ndarray) or array.ndim != ndim:
-        found = getattr(array, "shape", "several arrays")
-        raise InvalidInputError(f"{path} holds {found}; expected one array of shape {shape}.")
-    return array
-
-
-def load_vectors(path: Path, d: int | None = None) -> NDArray[np.float32]:
-    """Vectors (n, d) of a .npy file, checked.
-
-    Raises
-    ------
-    InvalidInputError
-        No such file, not an array, or not finite vectors of width ``d``.
-    """
-    return as_features(_load(path, 2, f"(n, {d or 'd'})"), d, str(path))
+from hyperpq.vector_files import load_array
 
 
 def load_views(path: Path) -> NDArray[Any]:
@@ -48,7 +22,7 @@ def load_views(path: Path) -> NDArray[Any]:
     InvalidInputError
         No such file, or not an array of three dimensions.
     """
-    return _load(path, 3, "(V, n, d)")
+    return load_array(path, 3, "(V, n, d)")
 
 
 def check_writable(path: Path) -> None:

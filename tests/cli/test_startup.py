@@ -28,6 +28,8 @@ finally:
         ("build", "--help"),
         ("query", "--help"),
         ("info", "--help"),
+        ("import", "--help"),
+        ("export", "--help"),
         ("completion", "bash"),
         ("query",),
         ("build", "--images", "x", "--recipe", "none"),

@@ -219,7 +219,7 @@ COMMANDS = {
     "train-text": (
         "train text.txt",
         2,
-        "text.txt isn't a .npy file of numbers; write one with numpy.save(path, array).",
+        "text.txt is no file of vectors by its name; expected one of .npy, *",
     ),
     "train-words": ("train words.npy", 2, "words.npy has dtype <U5; expected numbers *"),
     "train-cube": ("train cube.npy", 2, "cube.npy holds (2, 2, 2); expected one array of *"),

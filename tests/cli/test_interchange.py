@@ -1,0 +1,235 @@
+"""import and export through real processes: files in, an index, files out, read by others."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from hyperpq import HiHPQIndex
+from hyperpq.export_blocks import path_bytes
+
+X = np.random.default_rng(3).normal(size=(600, 12)).astype(np.float32)
+
+
+def ok(done):
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+def fact(text, name):
+    return re.search(rf"^{name}  +(.*)$", text, re.M).group(1)
+
+
+def fails(done, line, code):
+    assert done.stderr.decode() == f"hyperpq: {line}\n"
+    assert (done.returncode, done.stdout) == (code, b"")
+
+
+@pytest.fixture(scope="module")
+def made(hyperpq, tmp_path_factory):
+    """A folder with vectors in files, and what the import that made ``index`` said."""
+    here = tmp_path_factory.mktemp("interchange")
+    np.save(here / "a.npy", X[:200])
+    rows = np.empty((200, 13), "<i4")
+    rows[:, 0], rows[:, 1:] = 12, X[200:400].view("<i4")
+    rows.tofile(here / "b.fvecs")
+    with h5py.File(here / "c.h5", "w") as file:
+        file["vectors"] = X[400:]
+    np.save(here / "ids.npy", np.arange(600) * 3)
+    options = ("--index", "index", "--bits", "16", "--epochs", "1", "--seed", "4")
+    text = ok(hyperpq("import", "a.npy", "b.fvecs", "c.h5", *options, cwd=here))
+    (here / "said.txt").write_text(text)
+    return here
+
+
+def test_an_import_learns_and_adds(made):
+    text = (made / "said.txt").read_text()
+    assert fact(text, "trained on") == "600 vectors of width 12"
+    assert fact(text, "added") == fact(text, "vectors") == "600"
+    assert fact(text, "code") == "16 bits, 2 bytes a vector"
+    assert fact(text, "index") == "index"
+    same = HiHPQIndex(12, 2, device="cpu")
+    same.train(X, epochs=1, seed=4)
+    same.add(X)
+    index = HiHPQIndex.load(made / "index", device="cpu")
+    np.testing.assert_array_equal(index.parts[0].ids, np.arange(600))
+    np.testing.assert_array_equal(index.parts[0].codes, same.parts[0].codes)
+
+
+def test_ids_and_more_files_for_an_index(hyperpq, made, tmp_path):
+    files = [made / name for name in ("a.npy", "b.fvecs", "c.h5")]
+    first = hyperpq("import", *files, "--ids", made / "ids.npy", "--epochs", "0", cwd=tmp_path)
+    assert fact(ok(first), "added") == "600"
+    for command in ("import", "add"):
+        ok(hyperpq(command, files[1], cwd=tmp_path))
+    index = HiHPQIndex.load(tmp_path / "hyperpq-index", device="cpu")
+    ids = np.concatenate([part.ids for part in index.parts])
+    want = [np.arange(600) * 3, np.arange(1798, 1998), np.arange(1998, 2198)]
+    np.testing.assert_array_equal(ids, np.concatenate(want))
+    np.testing.assert_array_equal(index.parts[2].codes, index.encode(X[200:400]))
+
+
+def test_train_and_encode_take_the_same_files(hyperpq, made, tmp_path):
+    ok(hyperpq("train", made / "b.fvecs", "--epochs", "0", cwd=tmp_path))
+    out = tmp_path / "codes.npy"
+    ok(hyperpq("encode", made / "a.npy", made / "c.h5", "-o", out, cwd=tmp_path))
+    index = HiHPQIndex.load(tmp_path / "hyperpq-index", device="cpu")
+    want = index.encode(np.concatenate([X[:200], X[400:]]))
+    np.testing.assert_array_equal(np.load(out), want)
+
+
+def read(path, style):
+    """(ids, codes, vectors) of an exported file."""
+    if style == "csv":
+        with open(path, newline="") as file:
+            header, *rows = csv.reader(file)
+        assert header[:3] == ["id", "code", "v0"]
+        codes = np.array([list(bytes.fromhex(row[1])) for row in rows], np.uint8)
+        vectors = np.array([row[2:] for row in rows], np.float64).astype(np.float32)
+        return np.array([int(row[0]) for row in rows]), codes, vectors
+    if style == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow isn't installed")
+        table = parquet.read_table(path)
+        codes = np.array([list(code) for code in table["code"].to_pylist()], np.uint8)
+        return table["id"].to_numpy(), codes, np.array(table["vector"].to_pylist(), np.float32)
+    opened = np.load(path) if style == "npz" else h5py.File(path)
+    with opened as file:
+        return file["ids"][:], file["codes"][:], file["vectors"][:]
+
+
+@pytest.mark.parametrize("style", ["npz", "parquet", "csv", "hdf5"])
+def test_export_and_import_again(hyperpq, made, tmp_path, style):
+    out = tmp_path / f"out.{style}"
+    text = ok(hyperpq("export", "--index", made / "index", "--format", style, out, "--vectors"))
+    assert fact(text, "written") == "600 rows"
+    index = HiHPQIndex.load(made / "index", device="cpu")
+    ids, codes, vectors = read(out, style)
+    np.testing.assert_array_equal(ids, np.arange(600))
+    np.testing.assert_array_equal(codes, index.encode(X))
+    np.testing.assert_array_equal(vectors, index.decode(codes))
+    if style in ("parquet", "hdf5"):
+        choice = ("--dataset", "vectors") if style == "hdf5" else ()
+        again = hyperpq("import", out, *choice, "--epochs", "0", cwd=tmp_path)
+        assert fact(ok(again), "trained on") == f"600 vectors of width {vectors.shape[1]}"
+
+
+def test_paths_and_attributes_of_pictures(hyperpq, copy):
+    odd = os.fsencode(copy / "photos") + b"/\xff\\.png"
+    (source,) = sorted((copy / "photos").rglob("*.png"))[:1]
+    os.rename(source, odd)
+    ok(hyperpq("build", "--images", "photos", cwd=copy))
+    ok(hyperpq("export", "--format", "csv", "out.csv", cwd=copy))
+    with open(copy / "out.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    index = HiHPQIndex.load(copy / "hyperpq-index", device="cpu")
+    want = {}
+    for part in index.parts:
+        for row, path in enumerate(part.paths):
+            if part.dead is None or not part.dead[row]:
+                want[path] = (str(part.ids[row]), part.codes[row].tobytes().hex())
+    assert {path_bytes(row["path"]): (row["id"], row["code"]) for row in rows} == want
+    assert odd in want
+    for row in rows:
+        status = os.stat(path_bytes(row["path"]))
+        assert (row["size"], row["mtime_ns"]) == (str(status.st_size), str(status.st_mtime_ns))
+
+
+def test_wrong_imports_change_nothing(hyperpq, made, tmp_path):
+    index, bad = made / "index", X[:20].copy()
+    bad[7, 1] = np.inf
+    np.save(tmp_path / "bad.npy", bad)
+    np.save(tmp_path / "ids.npy", np.arange(590, 790))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/file").write_text("")
+    before = (index / "manifest.json").read_bytes()
+    into = ("--index", index)
+    for args, line, code in [
+        (
+            (made / "a.npy", "bad.npy", *into),
+            "error: bad.npy has NaN, infinite or too large values, first in row 7; remove or "
+            "replace those rows.",
+            2,
+        ),
+        (
+            (made / "a.npy", "--ids", "ids.npy", *into),
+            "error: ids contain 590, which the index has already; ids are unique.",
+            2,
+        ),
+        (
+            (made / "a.npy", made / "c.h5", "--ids", "ids.npy", *into),
+            "error: ids have shape (200,); expected (400,), one a row of x.",
+            2,
+        ),
+        (
+            (made / "a.npy", *into, "--bits", "8", "--seed", "0"),
+            f"error: {index} is trained already, so bits, seed can't be chosen any more; leave "
+            "that out, or name a new index.",
+            2,
+        ),
+        (
+            (made / "a.npy", "--index", "folder"),
+            f"error: {tmp_path}/folder: no index here (the folder has no manifest.json); make one "
+            "with `hyperpq build`, or check the path",
+            1,
+        ),
+        (("gone.fvecs",), "error: gone.fvecs can't be read: No such file or directory.", 2),
+        (("bad.npy", "--index", "new"), None, 2),
+    ]:
+        done = hyperpq("import", *args, cwd=tmp_path)
+        if line is None:
+            assert done.returncode == code
+        else:
+            fails(done, line, code)
+    assert (index / "manifest.json").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["bad.npy", "folder", "ids.npy"]
+
+
+def test_vectors_are_not_for_an_index_of_pictures(hyperpq, place, made):
+    for command in ("import", "add"):
+        fails(
+            hyperpq(command, made / "a.npy", "--index", place / "hyperpq-index"),
+            f"error: {place / 'hyperpq-index'} is an index of pictures, not of vectors; add "
+            "pictures to it.",
+            2,
+        )
+
+
+def limited(*args, cwd, limit):
+    """Run hyperpq where no file may grow beyond ``limit`` bytes, as on a full disk."""
+
+    def prepare():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, "-m", "hyperpq", *map(os.fspath, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, preexec_fn=prepare, timeout=120)
+
+
+@pytest.mark.parametrize("style", ["npz", "parquet", "csv", "hdf5"])
+def test_a_full_disk_leaves_the_old_file(made, tmp_path, style):
+    (tmp_path / "out").write_text("old")
+    options = ("--index", made / "index", "--format", style, "--vectors")
+    done = limited("export", "out", *options, cwd=tmp_path, limit=100_000)
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("hyperpq: error: out: can't write: ")
+    assert done.returncode == 1
+    assert os.listdir(tmp_path) == ["out"]
+    assert (tmp_path / "out").read_text() == "old"
+
+
+def test_quiet_is_silent(hyperpq, made, tmp_path):
+    for command in (
+        ("import", made / "a.npy", "--epochs", "0"),
+        ("export", "--format", "npz", "out.npz"),
+    ):
+        done = hyperpq(*command, "-q", cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), command
