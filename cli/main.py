@@ -23,6 +23,7 @@ COMMANDS = (
     "encode",
     "info",
     "verify",
+    "compact",
     "draw",
     "completion",
 )

@@ -24,6 +24,12 @@ from hyperpq.cli import common, formats
     show_default=True,
     help="Of the results on stdout.",
 )
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Search only pictures that fulfil it, such as \"folder == 'cats' and width >= 512\"; "
+    "also height, size, mtime, path and id. See docs/filters.md.",
+)
 @click.option("--exclude-self", is_flag=True, help="Leave the query picture itself out.")
 @click.option(
     "--threads", type=click.IntRange(min=1), show_default="one a core", help="Of the search."
@@ -37,6 +43,7 @@ def command(
     k: int,
     index_path: Path,
     style: str,
+    where: str | None,
     exclude_self: bool,
     threads: int | None,
     backbone: str | None,
@@ -56,6 +63,7 @@ def command(
     answers = index.query(
         paths,
         k,
+        where=where,
         exclude_self=exclude_self,
         threads=threads,
         workers=workers,

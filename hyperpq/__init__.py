@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hyperpq.index import HiHPQIndex
     from hyperpq.pq_codec import PQCodec
     from hyperpq.quantizer import LorentzProductQuantizer
+    from hyperpq.selectors import SearchParameters
+    from hyperpq.where import Where
 
 _LAZY = {
     "HiHPQCodec": "hyperpq.codec",
@@ -25,6 +27,8 @@ _LAZY = {
     "ImageIndex": "hyperpq.image_index",
     "LorentzProductQuantizer": "hyperpq.quantizer",
     "PQCodec": "hyperpq.pq_codec",
+    "SearchParameters": "hyperpq.selectors",
+    "Where": "hyperpq.where",
     "index_factory": "hyperpq.factory",
     "read_index": "hyperpq.factory",
     "write_index": "hyperpq.factory",
@@ -37,6 +41,8 @@ __all__ = [
     "ImageIndex",
     "LorentzProductQuantizer",
     "PQCodec",
+    "SearchParameters",
+    "Where",
     "__version__",
     "index_factory",
     "read_index",

@@ -79,8 +79,11 @@ def describe_index(path: Path) -> dict[str, Any]:
     out: dict[str, Any] = {
         "path": str(path),
         "pictures" if pictures else "vectors": index.ntotal,
-        "removed rows": rows - index.ntotal,
+        "removed rows": f"{rows - index.ntotal} (hyperpq compact drops them)"
+        if rows > index.ntotal
+        else 0,
         "shards": len(store.shards),
+        "attributes": ", ".join(index.attribute_names) or "none",
         "generation": store.generation,
         "bytes on disk": sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
         "code": f"{index.M} x {index.nbits} bits, {index.code_size} bytes",

@@ -101,6 +101,13 @@ def test_what_is_given_is_copied():
     assert bitmap.is_member(0)
 
 
+def test_ids_outside_of_a_bitmap():
+    asked = np.array([-9, -1, 0, 7, 8, 2**63 - 1])
+    want = [False, False, True, True, False, False]
+    assert selectors.IDSelectorBitmap(np.array([255], np.uint8)).mask(asked).tolist() == want
+    assert not selectors.IDSelectorBitmap(np.empty(0, np.uint8)).mask(asked).any()
+
+
 def test_repeats_and_unsigned_ids():
     batch = selectors.IDSelectorBatch(np.array([5, 5, 2**63 - 1], np.uint64))
     asked = np.array([4, 5, 2**63 - 1])

@@ -1,0 +1,34 @@
+"""`hyperpq compact`: fewer, larger files without removed rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hyperpq.cli import common
+
+
+@click.command("compact")
+@common.index_option
+@common.quiet_option
+def command(index_path: Path, quiet: bool) -> None:
+    """Join the small shards of an index and drop removed rows.
+
+    Answers stay as they are; whoever reads the index meanwhile isn't disturbed.
+    """
+    from hyperpq.store import IndexStore
+
+    store = IndexStore.open(index_path)
+    before = len(store.shards), sum(shard.n for shard in store.shards) - store.ntotal
+    store.compact()
+    if not quiet:
+        common.emit(
+            common.facts(
+                [
+                    ("shards", f"{len(store.shards):,} (before: {before[0]:,})"),
+                    ("removed rows dropped", f"{before[1]:,}"),
+                    ("rows", f"{store.ntotal:,}"),
+                ]
+            )
+        )
