@@ -93,19 +93,20 @@ def import_vectors(
     """
     progress = progress or SilentProgress()
     index = _existing(Path(index_path), device, create)
-    if index and training:
+    # Compared with None: an empty index is false.
+    if index is not None and training:
         raise InvalidInputError(
             f"{index_path} is trained already, so {', '.join(sorted(training))} can't be chosen "
             "any more; leave that out, or name a new index."
         )
-    files = open_files(paths, dataset, index.d if index else None)
+    files = open_files(paths, dataset, None if index is None else index.d)
     total, labels = sum(file.shape[0] for file in files), None
     if ids is not None:
         labels = as_ids(load_array(Path(ids), 1, "(n,)"), total)
-    if index:
+    if index is not None:
         _check_new_ids(index, labels, total)
     with progress.phase("check", total, "vectors") as phase:
-        most = 0 if index else TRAIN_SIZE
+        most = TRAIN_SIZE if index is None else 0
         sample = sample_rows(files, most, training.get("seed", 0), phase.advance)
     if index is None:
         index = _learned(sample, Path(index_path), device, progress, **training)
