@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hyperpq import scan
 from hyperpq.codes import code_size, row_bits
 from hyperpq.errors import InvalidInputError, NotTrainedError
+from hyperpq.paths import Paths
 from hyperpq.selectors import SearchParameters
 from hyperpq.store import Categories, Column, IndexStore, MemoryStore, Piece, RowStore
 from hyperpq.store.columns import concatenate
@@ -335,15 +336,14 @@ class CodeIndex:
             if name == "id":
                 return piece.ids
             if name == "path" and piece.path_strings is not None:
-                return piece.path_strings
+                return Paths(piece.path_strings.offsets, piece.path_strings.blob)
             return piece.attribute(name)
 
         mask = np.ones(piece.n, bool) if piece.dead is None else ~piece.dead
         if params.sel is not None:
             mask &= params.sel.mask(piece.ids)
-        if (where := params.where) is not None:
-            parsed = Where(where) if isinstance(where, str) else where
-            mask &= parsed.mask(column, piece.n)
+        if params.where is not None:
+            mask &= params.where.mask(column, piece.n)
         return mask
 
 

@@ -220,7 +220,7 @@ def test_merging_other_codecs_says_why_not(trained):
     with pytest.raises(InvalidInputError, match=r"other can't be merged: M is 2 here and 1 there"):
         index.merge_from(other)
     apart = HiHPQIndex(D_IN, 2, device="cpu")
-    apart.train(X[:150], recipe=SMALL)
+    apart.train(X * 2 + 1, recipe=SMALL)
     with pytest.raises(InvalidInputError, match="learned apart"):
         index.merge_from(apart)
     with pytest.raises(InvalidInputError, match=r"id 0 of other is taken.*pass add_id=199"):

@@ -90,7 +90,10 @@ def contents(store) -> dict[int, tuple]:
         values = [c.strings() if isinstance(c, Categories) else c.tolist() for c in columns]
         paths = rows.paths or [None] * rows.n
         facts = zip(rows.codes.tolist(), paths, *values, strict=True)
-        out |= {id: (tuple(code), *rest) for id, (code, *rest) in zip(rows.ids.tolist(), facts)}
+        out |= {
+            id: (tuple(code), *rest)
+            for id, (code, *rest) in zip(rows.ids.tolist(), facts, strict=True)
+        }
     return out
 
 
@@ -603,6 +606,9 @@ def test_a_copy_without_empty_folders_works(tmp_path):
     assert IndexStore.open(store.path, verify=True).ntotal == 2
 
 
+EAST = timezone(timedelta(hours=2))
+
+
 def two_stores(tmp_path):
     return MemoryStore(), IndexStore.create(tmp_path / "index", settings={}, files={})
 
@@ -733,9 +739,9 @@ def test_fast_durability_leaves_out_every_fsync(tmp_path, monkeypatch):
         (["a", None], "category", ["a", None]),
         (np.array(["a", "b"]), "category", ["a", "b"]),
         (np.array(["2024-01-01", "NaT"], "M8[D]"), "time", None),
-        ([datetime(2024, 1, 1, tzinfo=timezone(timedelta(hours=2))), datetime(2024, 1, 1)], "time", None),
+        ([datetime(2024, 1, 1, tzinfo=EAST), datetime(2024, 1, 1)], "time", None),
     ],
-)  # fmt: skip
+)
 def test_columns_that_users_pass(values, kind, expected):
     column = as_column("x", values, 2)
     assert kind_of(column) == kind
