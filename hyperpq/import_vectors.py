@@ -93,6 +93,7 @@ def import_vectors(
     """
     progress = progress or SilentProgress()
     index = _existing(Path(index_path), device, create)
+    # Compared with None: an empty index is false.
     if index is not None and training:
         raise InvalidInputError(
             f"{index_path} is trained already, so {', '.join(sorted(training))} can't be chosen "

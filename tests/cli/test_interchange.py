@@ -34,6 +34,14 @@ def fails(done, line, code):
     assert (done.returncode, done.stdout) == (code, b"")
 
 
+def stored(index):
+    """(ids, codes) of all rows."""
+    return (
+        np.concatenate([part.ids for part in index.parts]),
+        np.concatenate([part.codes for part in index.parts]),
+    )
+
+
 @pytest.fixture(scope="module")
 def made(hyperpq, tmp_path_factory):
     """A folder with vectors in files, and what the import that made ``index`` said."""
@@ -61,8 +69,8 @@ def test_an_import_learns_and_adds(made):
     same.train(X, epochs=1, seed=4)
     same.add(X)
     index = HiHPQIndex.load(made / "index", device="cpu")
-    np.testing.assert_array_equal(index.parts[0].ids, np.arange(600))
-    np.testing.assert_array_equal(index.parts[0].codes, same.parts[0].codes)
+    np.testing.assert_array_equal(stored(index)[0], np.arange(600))
+    np.testing.assert_array_equal(stored(index)[1], stored(same)[1])
 
 
 def test_ids_and_more_files_for_an_index(hyperpq, made, tmp_path):
@@ -72,10 +80,11 @@ def test_ids_and_more_files_for_an_index(hyperpq, made, tmp_path):
     for command in ("import", "add"):
         ok(hyperpq(command, files[1], cwd=tmp_path))
     index = HiHPQIndex.load(tmp_path / "hyperpq-index", device="cpu")
-    ids = np.concatenate([part.ids for part in index.parts])
     want = [np.arange(600) * 3, np.arange(1798, 1998), np.arange(1998, 2198)]
+    ids, codes = stored(index)
     np.testing.assert_array_equal(ids, np.concatenate(want))
-    np.testing.assert_array_equal(index.parts[2].codes, index.encode(X[200:400]))
+    np.testing.assert_array_equal(codes[:600], index.encode(X))
+    np.testing.assert_array_equal(codes[800:], index.encode(X[200:400]))
 
 
 def test_train_and_encode_take_the_same_files(hyperpq, made, tmp_path):
@@ -139,68 +148,24 @@ def test_paths_and_attributes_of_pictures(hyperpq, copy):
     assert {path_bytes(row["path"]): (row["id"], row["code"]) for row in rows} == want
     assert odd in want
     for row in rows:
-        status = os.stat(path_bytes(row["path"]))
-        assert (row["size"], row["mtime_ns"]) == (str(status.st_size), str(status.st_mtime_ns))
+        assert row["size"] == str(os.stat(path_bytes(row["path"])).st_size)
 
 
-def test_wrong_imports_change_nothing(hyperpq, made, tmp_path):
-    index, bad = made / "index", X[:20].copy()
+def test_a_wrong_import_changes_nothing(hyperpq, made, tmp_path):
+    bad = X[:20].copy()
     bad[7, 1] = np.inf
     np.save(tmp_path / "bad.npy", bad)
-    np.save(tmp_path / "ids.npy", np.arange(590, 790))
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder/file").write_text("")
-    before = (index / "manifest.json").read_bytes()
-    into = ("--index", index)
-    for args, line, code in [
-        (
-            (made / "a.npy", "bad.npy", *into),
-            "error: bad.npy has NaN, infinite or too large values, first in row 7; remove or "
-            "replace those rows.",
-            2,
-        ),
-        (
-            (made / "a.npy", "--ids", "ids.npy", *into),
-            "error: ids contain 590, which the index has already; ids are unique.",
-            2,
-        ),
-        (
-            (made / "a.npy", made / "c.h5", "--ids", "ids.npy", *into),
-            "error: ids have shape (200,); expected (400,), one a row of x.",
-            2,
-        ),
-        (
-            (made / "a.npy", *into, "--bits", "8", "--seed", "0"),
-            f"error: {index} is trained already, so bits, seed can't be chosen any more; leave "
-            "that out, or name a new index.",
-            2,
-        ),
-        (
-            (made / "a.npy", "--index", "folder"),
-            f"error: {tmp_path}/folder: no index here (the folder has no manifest.json); make one "
-            "with `hyperpq build`, or check the path",
-            1,
-        ),
-        (("gone.fvecs",), "error: gone.fvecs can't be read: No such file or directory.", 2),
-        (("bad.npy", "--index", "new"), None, 2),
-    ]:
-        done = hyperpq("import", *args, cwd=tmp_path)
-        if line is None:
-            assert done.returncode == code
-        else:
-            fails(done, line, code)
-    assert (index / "manifest.json").read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ["bad.npy", "folder", "ids.npy"]
+    before = (made / "index/manifest.json").read_bytes()
+    done = hyperpq("import", made / "a.npy", "bad.npy", "--index", made / "index", cwd=tmp_path)
+    said = "error: bad.npy has NaN, infinite or too large values, first in row 7; remove or "
+    fails(done, said + "replace those rows.", 2)
+    assert (made / "index/manifest.json").read_bytes() == before
 
 
 def test_vectors_are_not_for_an_index_of_pictures(hyperpq, place, made):
-    for command in ("import", "add"):
-        fails(
-            hyperpq(command, made / "a.npy", "--index", place / "hyperpq-index"),
-            f"error: {place / 'hyperpq-index'} is an index of pictures, not of vectors; add "
-            "pictures to it.",
-            2,
-        )
+    index = place / "hyperpq-index"
+    said = f"error: {index} is an index of pictures, not of vectors; add pictures to it."
+    fails(hyperpq("add", made / "a.npy", "--index", index), said, 2)
 
 
 def limited(*args, cwd, limit):
