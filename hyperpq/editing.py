@@ -46,7 +46,7 @@ class EditableIndex(CodeIndex):
         codec = self._trained()
         features = as_features(x, self.d)
         # Ids and attributes are checked before the work of encoding.
-        labels = self._new_ids(ids, len(features))
+        labels = self.new_ids(ids, len(features))
         codes = np.zeros((len(features), self.code_size), np.uint8)
         columns = self._rows.conform(Rows(codes, np.sort(labels), attributes)).attributes
         if len(features):
@@ -60,7 +60,14 @@ class EditableIndex(CodeIndex):
             raise InvalidInputError("ids are None; expected one a row of x, or call add(x).")
         self.add(x, ids, attributes=attributes)
 
-    def _new_ids(self, ids: Any | None, n: int) -> NDArray[np.int64]:
+    def new_ids(self, ids: Any | None, n: int) -> NDArray[np.int64]:
+        """Ids (n,) int64 for new vectors: those given, checked, or counted on from `next_id`.
+
+        Raises
+        ------
+        InvalidInputError
+            They aren't distinct ids that the index doesn't have, or there are none left.
+        """
         if ids is None:
             if self.next_id > _LARGEST_ID - n:
                 raise InvalidInputError(

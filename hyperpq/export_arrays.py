@@ -17,7 +17,7 @@ from hyperpq.store import Categories, Strings
 from hyperpq.store.columns import datasets_of, kind_of
 
 # HDF5 never writes the file itself: where the disk is full, it brings down the process.
-from hyperpq.store.hdf5 import _lay_out, _Layout
+from hyperpq.store.hdf5 import Layout, lay_out
 
 _GROUPS = {"category": "categories", "time": "times"}
 
@@ -111,8 +111,8 @@ def _changed(name: str) -> InvalidInputError:
 def write_hdf5(blocks: Source, path: Path, vectors: bool) -> int:
     """Write a new HDF5 file with contiguous datasets; see `export.export_rows`."""
     shells, labels = _measured(blocks, vectors)
-    layout = _Layout()
-    places = _lay_out(layout, {**shells, **labels})
+    layout = Layout()
+    places = lay_out(layout, {**shells, **labels})
     with open(path, "xb") as file:
 
         def put(data: bytes | memoryview, offset: int) -> int:

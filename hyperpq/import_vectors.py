@@ -23,7 +23,6 @@ TRAIN_SIZE = 25_000
 """Vectors that a new index learns from, at most."""
 # Vectors of one commit and one shard.
 _GROUP = 1 << 20
-_LARGEST_ID = np.iinfo(np.int64).max
 
 PathLike = str | os.PathLike[str]
 
@@ -104,7 +103,7 @@ def import_vectors(
     if ids is not None:
         labels = as_ids(load_array(Path(ids), 1, "(n,)"), total)
     if index is not None:
-        _check_new_ids(index, labels, total)
+        index.new_ids(labels, total)
     with progress.phase("check", total, "vectors") as phase:
         most = TRAIN_SIZE if index is None else 0
         sample = sample_rows(files, most, training.get("seed", 0), phase.advance)
@@ -156,19 +155,6 @@ def _learned(
     index.train(sample, progress=progress, **training)
     index.save(path)
     return index
-
-
-def _check_new_ids(index: HiHPQIndex, labels: NDArray[np.int64] | None, n: int) -> None:
-    if labels is None:
-        if index.next_id > _LARGEST_ID - n:
-            raise InvalidInputError(
-                f"ids can't be counted on from {index.next_id}; give ids of your own."
-            )
-        return
-    for rows, _ in index.find(labels):
-        raise InvalidInputError(
-            f"ids contain {labels[rows >= 0][0]}, which the index has already; ids are unique."
-        )
 
 
 def _add(

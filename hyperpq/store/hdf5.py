@@ -19,7 +19,7 @@ from hyperpq.store.manifest import FileEntry, Place
 _ALIGNMENT = 64  # a cache line, and a multiple of every item size
 
 
-class _Layout(io.RawIOBase):
+class Layout(io.RawIOBase):
     """A file that remembers what is written to it, however long it claims to be."""
 
     def __init__(self) -> None:
@@ -27,21 +27,21 @@ class _Layout(io.RawIOBase):
         self.size = 0
         self._position = 0
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:  # noqa: D102
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         self._position = start + offset
         return self._position
 
-    def tell(self) -> int:
+    def tell(self) -> int:  # noqa: D102
         return self._position
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # noqa: D102
         self.pieces.append((self._position, bytes(data)))
         self._position += len(data)
         self.size = max(self.size, self._position)
         return len(data)
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # noqa: D102
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self.size - self._position))
         start = self._position
@@ -53,7 +53,7 @@ class _Layout(io.RawIOBase):
         self._position += count
         return count
 
-    def truncate(self, size: int | None = None) -> int:
+    def truncate(self, size: int | None = None) -> int:  # noqa: D102
         self.size = self._position if size is None else size
         return self.size
 
@@ -84,8 +84,8 @@ def write_columns(
     StoreError
         If the system refuses to write.
     """
-    layout = _Layout()
-    places = _lay_out(layout, columns)
+    layout = Layout()
+    places = lay_out(layout, columns)
     pieces: list[tuple[int, bytes | np.ndarray]] = list(layout.pieces)
     for name, values in columns.items():
         little = values.dtype.newbyteorder("<")
@@ -94,7 +94,7 @@ def write_columns(
     return FileEntry(layout.size, digests), places
 
 
-def _lay_out(layout: _Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Place]:
+def lay_out(layout: Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Place]:
     """Let HDF5 write its headers and allocate the datasets, without data; where these lie."""
     from h5py import h5d, h5f, h5fd, h5g, h5p, h5s, h5t
 
