@@ -47,7 +47,7 @@ def test_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
                     assert result.stdout
     assert ran >= 12
     used = [command[1] for command in commands if command[0] == "hyperpq"]
-    assert used == ["draw", "build", "query", "info", "verify", "build"]
+    assert used == ["draw", "build", "query", "query", "info", "verify", "build"]
     [pip] = [command for command in commands if command[0] == "pip"]
     assert pip[:4] == ["pip", "install", "-c", "constraints.txt"]
     assert (ROOT / pip[3]).read_text().count("torch==") == 1
