@@ -47,10 +47,11 @@ class EditableIndex(CodeIndex):
         features = as_features(x, self.d)
         # Ids and attributes are checked before the work of encoding.
         labels = self.new_ids(ids, len(features))
+        if not len(features):
+            return
         codes = np.zeros((len(features), self.code_size), np.uint8)
         columns = self._rows.conform(Rows(codes, np.sort(labels), attributes)).attributes
-        if len(features):
-            self.append(Rows(codec.encode(features), labels, columns))
+        self.append(Rows(codec.encode(features), labels, columns))
 
     def add_with_ids(
         self, x: Any, ids: Any, *, attributes: Mapping[str, Any] | None = None
