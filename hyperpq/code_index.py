@@ -301,7 +301,7 @@ class CodeIndex:
         for rows, piece in self.find(labels):
             here = np.flatnonzero(rows >= 0)
             for name, columns in found.items():
-                columns.append(piece.attribute(name)[rows[here]])
+                columns.append(piece.attribute_at(name, rows[here]))
             order[here] = np.arange(count, count + len(here))
             count += len(here)
         self._none_missing(labels, order < 0)
@@ -322,12 +322,13 @@ class CodeIndex:
         given = _both(params, where)
         if given.sel is None and given.where is None:
             return [scan.Part(p.tiled, p.ids, p.alive) for p in self._rows.pieces]
-        masks = [self.mask(piece, given) for piece in self._rows.pieces]
-        return [
-            scan.Part(piece.tiled, piece.ids, row_bits(mask))
-            for piece, mask in zip(self._rows.pieces, masks, strict=True)
-            if mask.any()
-        ]
+        parts = []
+        for piece in self._rows.pieces:
+            # Only the bits of each piece are kept, an eighth of its mask.
+            mask = self.mask(piece, given)
+            if mask.any():
+                parts.append(scan.Part(piece.tiled, piece.ids, row_bits(mask)))
+        return parts
 
     def mask(self, piece: Piece, params: SearchParameters) -> NDArray[np.bool_]:
         """Rows (n,) of one of `parts` that aren't removed and that ``params`` lets through."""
@@ -339,7 +340,8 @@ class CodeIndex:
                 return Paths(piece.path_strings.offsets, piece.path_strings.blob)
             return piece.attribute(name)
 
-        mask = np.ones(piece.n, bool) if piece.dead is None else ~piece.dead
+        mask = np.ones(piece.n, bool)
+        mask[piece.dead_rows] = False
         if params.sel is not None:
             mask &= params.sel.mask(piece.ids)
         if params.where is not None:

@@ -32,8 +32,11 @@ def test_tiles_go_back_whole_and_in_part(n, size, seed, data):
     start, stop = data.draw(st.integers(0, n)), data.draw(st.integers(0, n + 9))
     np.testing.assert_array_equal(tiled.rows(start, stop), rows[start:stop])
     if n:
-        number = data.draw(st.integers(0, n - 1))
-        np.testing.assert_array_equal(tiled.row(number), rows[number])
+        numbers = np.array(data.draw(st.lists(st.integers(0, n - 1))), np.int64)
+        np.testing.assert_array_equal(tiled.take(numbers), rows[numbers])
+        # More than one block of them, in no order.
+        many = np.random.default_rng(seed).integers(0, n, 5000)
+        np.testing.assert_array_equal(tiled.take(many), rows[many])
 
 
 def test_where_a_code_lies():

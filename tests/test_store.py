@@ -11,6 +11,8 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
+from collections import Counter
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -34,10 +36,13 @@ from hyperpq.store import (
     IndexStore,
     MemoryStore,
     Rows,
+    Shard,
     atomic_write,
     live_blocks,
     recover_directory,
     replace_directory,
+    row_store,
+    verify,
     verify_directory,
 )
 from hyperpq.store.columns import NUMBERS, as_column, conform, kind_of
@@ -435,6 +440,69 @@ def test_verify_finds_ids_that_occur_twice_among_live_rows(tmp_path):
     assert store.verify() == []
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), shards=st.integers(0, 5), n=st.integers(1, 60))
+def test_repeated_ids_are_found_in_all_ranges(seed, shards, n):
+    rng = np.random.default_rng(seed)
+    found, live = [], []
+    for _ in range(shards):
+        ids = np.sort(rng.choice(200, n, replace=False))
+        gone = np.flatnonzero(rng.random(n) < 0.2)
+        found.append((ids, gone))
+        live += np.delete(ids, gone).tolist()
+    repeated = sorted(id for id, times in Counter(live).items() if times > 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "_SAMPLED", 4)
+        problems = list(verify._repeated_ids(found))
+        assert max(map(len, verify._by_range(found))) <= 4 * 4 + 4 * shards
+    if not repeated:
+        assert problems == []
+        return
+    first = f"{len(repeated)} ids occur more than once, the first is {repeated[0]}"
+    assert [problem.what for problem in problems] == [first]
+
+
+def labelled_rows(n: int) -> Rows:
+    kinds = [f"kind {i % 300}" if i % 7 else None for i in range(n)]
+    return Rows(np.zeros((n, 4), np.uint8), np.arange(n), {"kind": kinds, "number": np.arange(n)})
+
+
+@pytest.mark.parametrize("rows", [[], [5], [0], [29_999, 3, 3, 7, 0]])
+def test_values_of_some_rows(tmp_path, rows):
+    store = IndexStore.create(tmp_path / "index", settings={}, files={})
+    given = labelled_rows(30_000)
+    store.commit(append=[given])
+    for piece in (given, store.shards[0]):
+        column = piece.attribute_at("kind", np.array(rows, np.int64))
+        assert column.strings() == [given.attribute("kind").strings()[row] for row in rows]
+        assert piece.attribute_at("number", np.array(rows, np.int64)).tolist() == rows
+    assert set(column.labels) == set(column.strings()) - {None}  # the others weren't read
+
+
+@pytest.mark.parametrize(
+    ("dataset", "wrong", "message"),
+    [
+        ("categories/kind", b"\xff\xff\xff\x7f" * 9, "/categories/kind is out of range"),
+        ("categories/kind", b"\xfe\xff\xff\xff" * 9, "/categories/kind is out of range"),
+        ("label_bytes/kind", b"\xff" * 9, "/label_bytes/kind isn't UTF-8"),
+        ("label_bytes/kind", b"kind 2kind 2", "/label_bytes/kind has a string twice"),
+        ("label_offsets/kind", b"\1" * 8, "/label_offsets/kind: offsets don't rise"),
+    ],
+)
+def test_torn_categories_are_never_read_as_data(tmp_path, dataset, wrong, message):
+    store = IndexStore.create(tmp_path / "index", settings={}, files={})
+    store.commit(append=[labelled_rows(30_000)])
+    entry = store.shards[0].entry
+    with open(store.path / entry.file, "r+b") as file:  # mapped: no checksum is compared
+        file.seek(entry.columns[dataset].offset)
+        file.write(wrong)
+    (shard,) = IndexStore.open(store.path).shards
+    with pytest.raises(CorruptIndexError, match=message):
+        shard.attribute("kind")
+    with pytest.raises(CorruptIndexError, match=message):
+        shard.attribute_at("kind", np.arange(8))
+
+
 def test_verify_lists_garbage_and_opening_ignores_it(tmp_path):
     store = make_store(tmp_path / "index")
     garbage = ["shards/000002.h5", "shards/.000002.h5.tmp", ".manifest.json.0a.tmp", "notes.doc"]
@@ -692,6 +760,46 @@ def test_refreshing_takes_over_what_is_mapped(tmp_path):
     assert reader.refresh()
     assert reader.shards[0]._bytes is before
     assert contents(reader) == contents(store)
+    shards = reader.shards
+    store.commit(append=[make_rows(4, first=95)])
+    assert reader.refresh()
+    assert reader.shards[:-1] == shards  # not even their removed rows are read again
+    assert contents(reader) == contents(store)
+
+
+def test_one_appended_piece_is_in_memory_at_a_time(tmp_path):
+    made: list[weakref.ref] = []
+
+    def pieces():
+        for first in (0, 10, 20):
+            assert all(rows() is None for rows in made)
+            rows = make_rows(10, first=first)
+            made.append(weakref.ref(rows))
+            yield rows
+            del rows
+
+    store = IndexStore.create(tmp_path / "index", settings={}, files={})
+    store.commit(append=pieces())
+    assert store.ntotal == 30
+
+
+def test_compaction_has_one_piece_in_memory_at_a_time(tmp_path, monkeypatch):
+    store = IndexStore.create(tmp_path / "index", settings={}, files={})
+    store.commit(append=[make_rows(10, first=first) for first in (0, 10, 20)])
+    store.commit(remove={0: [1], 1: [2], 2: [3]})
+    monkeypatch.setattr(row_store, "_COMPACT", 9)
+    made: list[weakref.ref] = []
+
+    def take(shard, numbers, original=Shard.take):
+        assert all(rows() is None for rows in made)
+        rows = original(shard, numbers)
+        made.append(weakref.ref(rows))
+        return rows
+
+    monkeypatch.setattr(Shard, "take", take)
+    assert store.compact()
+    assert [shard.n for shard in store.shards] == [9, 9, 9]
+    assert len(made) == 3
 
 
 def test_damage_is_located(tmp_path):

@@ -157,6 +157,8 @@ def _as_numpy_takes_them(name: str, values: Any) -> Any:
 
 def _as_time(name: str, array: NDArray[Any]) -> NDArray[Any]:
     out = np.ascontiguousarray(array, TIME)
+    if array.dtype == TIME:
+        return out
     # numpy wraps around where nanoseconds don't reach.
     back = out.astype(array.dtype)
     if not np.array_equal(np.isnat(array), np.isnat(out)) or np.any(

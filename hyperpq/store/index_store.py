@@ -26,7 +26,12 @@ from hyperpq.store.durable import (
     writer_lock,
 )
 from hyperpq.store.manifest import MANIFEST_NAME, MAX_INT, FileEntry, Manifest
-from hyperpq.store.manifest_reader import MAX_FILE_BYTES, is_file_name, read_manifest
+from hyperpq.store.manifest_reader import (
+    MAX_FILE_BYTES,
+    is_current,
+    is_file_name,
+    read_manifest,
+)
 from hyperpq.store.replace import recover_directory
 from hyperpq.store.row_store import Removal, RowStore
 from hyperpq.store.rows import Rows
@@ -287,7 +292,7 @@ class IndexStore(RowStore):
         )
         removals, dropped = self._check_removals(remove or {}), set(drop)
         with writer_lock(self.path):
-            if read_manifest(self.path) != old:
+            if not is_current(self.path, old):
                 raise StoreError(
                     f"{self.path}: changed by another writer; refresh the index, then try again"
                 )
@@ -299,6 +304,8 @@ class IndexStore(RowStore):
                         draft.keep(shard, removals.get(position))
                 for rows in append:
                     draft.append(rows)
+                    # Before the next ones are made: only one piece is in memory.
+                    del rows
                 draft.publish()
             except BaseException:
                 draft.abandon()
@@ -387,7 +394,11 @@ def _load_shards(root: Path, manifest: Manifest, known: Iterable[Shard]) -> list
     kept = {(shard.entry.file, shard.entry.content): shard for shard in known}
     shards = []
     for shard in manifest.shards:
-        old, dead = kept.get((shard.file, shard.content)), read_dead(root, shard)
+        old = kept.get((shard.file, shard.content))
+        if old and old.entry == shard:
+            shards.append(old)
+            continue
+        dead = read_dead(root, shard)
         shards.append(old.with_dead(shard, dead) if old else Shard(root, shard, dead))
     return shards
 

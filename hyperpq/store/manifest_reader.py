@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Collection
 from dataclasses import replace
@@ -73,6 +74,15 @@ def read_manifest(root: Path) -> Manifest:
         advice = "make one with `hyperpq build`, or check the path"
         raise IndexNotFoundError(f"{root}: no index here ({what}); {advice}")
     return parse_manifest(read_regular(path, limit=_MAX_BYTES), path)
+
+
+def is_current(root: Path, manifest: Manifest) -> bool:
+    """Whether ``root`` has this manifest; see `read_manifest` for errors."""
+    path = root / MANIFEST_NAME
+    # Equal manifests have equal bytes: mostly nothing has to be parsed.
+    if os.path.lexists(path) and read_regular(path, limit=_MAX_BYTES) == manifest.to_bytes():
+        return True
+    return read_manifest(root) == manifest
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:

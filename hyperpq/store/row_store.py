@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -86,9 +87,14 @@ class RowStore(ABC):
         position, rows, piece : int, ndarray (n,) int64, Rows or Shard
             Row of each id in the piece, -1 where it isn't in it. Pieces without any are left out.
         """
+        # A binary search for ascending ids stays where the last one ended, mostly in the cache.
+        order = np.argsort(ids)
+        ascending = ids[order]
         for position, piece in enumerate(self.pieces):
-            rows = piece.find(ids)
-            if (rows >= 0).any():
+            found = piece.find(ascending)
+            if (found >= 0).any():
+                rows = np.empty_like(found)
+                rows[order] = found
                 yield position, rows, piece
 
     def append(self, rows: Rows, remove: Removal | None = None, next_id: int | None = None) -> None:
@@ -153,7 +159,8 @@ class RowStore(ABC):
         groups = [group for group in self._groups() if self._is_loose(group)]
         if not groups:
             return False
-        merged = (rows for group in groups for rows in self._merged(group))
+        # A generator here would hold on to a piece while it makes the next one.
+        merged = chain.from_iterable(map(self._merged, groups))
         self.commit(append=merged, drop=[position for group in groups for position in group])
         return True
 
@@ -181,10 +188,9 @@ class RowStore(ABC):
 def _left(piece: Piece, start: int, stop: int, without: _Numbers | None = None) -> _Numbers:
     """Numbers of the rows from start to stop that aren't removed, nor among ``without``."""
     keep = np.ones(stop - start, bool)
-    if piece.dead is not None:
-        keep &= ~piece.dead[start:stop]
-    if without is not None:
-        keep[without[(without >= start) & (without < stop)] - start] = False
+    for gone in (piece.dead_rows, without):
+        if gone is not None:
+            keep[gone[(gone >= start) & (gone < stop)] - start] = False
     return np.flatnonzero(keep) + start
 
 

@@ -43,6 +43,7 @@ class Rows:
     """
 
     dead = None
+    dead_rows = np.empty(0, np.int64)
     alive = None
 
     def __init__(
@@ -121,6 +122,10 @@ class Rows:
         if name not in self.attributes:
             raise unknown_attribute(name, self.attribute_names)
         return self.attributes[name]
+
+    def attribute_at(self, name: str, rows: NDArray[np.int64]) -> Column:
+        """Values of some rows, by their numbers."""
+        return self.attribute(name)[rows]
 
     def path(self, row: int) -> bytes:
         """Path of one row."""

@@ -119,18 +119,36 @@ class Shard:
             return self._column(f"times/{name}").view(TIME)
         return self._column(f"attributes/{name}")
 
+    def attribute_at(self, name: str, rows: NDArray[np.int64]) -> Column:
+        """Values of some rows, by their numbers; the others aren't read."""
+        if self.schema.get(name) != "category":
+            return self.attribute(name)[rows]
+        codes = self._column(f"categories/{name}")[rows]
+        labels = self._strings(f"label_offsets/{name}", f"label_bytes/{name}")
+        self._check_categories(name, codes, labels)
+        used = np.unique(codes[codes >= 0]).astype(np.int64)
+        places = np.full(len(labels) + 1, -1, np.int32)  # the last one is for -1
+        places[used] = np.arange(len(used))
+        return Categories(places[codes], self._texts(name, labels.take(used)))
+
     def _categories(self, name: str) -> Categories:
         codes = self._column(f"categories/{name}")
         labels = self._strings(f"label_offsets/{name}", f"label_bytes/{name}")
+        self._check_categories(name, codes, labels)
+        return Categories(codes, self._texts(name, labels))
+
+    def _check_categories(self, name: str, codes: NDArray[np.int32], labels: Strings) -> None:
+        if len(codes) and not -1 <= codes.min() <= codes.max() < len(labels):
+            raise self._torn(f"/categories/{name} is out of range")
+
+    def _texts(self, name: str, labels: Strings) -> tuple[str, ...]:
         try:
             texts = tuple(label.decode() for label in labels.tolist())
         except UnicodeDecodeError:
             raise self._torn(f"/label_bytes/{name} isn't UTF-8") from None
         if len(set(texts)) < len(texts):
             raise self._torn(f"/label_bytes/{name} has a string twice")
-        if len(codes) and not -1 <= codes.min() <= codes.max() < len(texts):
-            raise self._torn(f"/categories/{name} is out of range")
-        return Categories(codes, texts)
+        return texts
 
     @cached_property
     def dead(self) -> NDArray[np.bool_] | None:
@@ -144,7 +162,11 @@ class Shard:
     @cached_property
     def alive(self) -> NDArray[np.uint64] | None:
         """Bits of the rows that aren't removed, see `codes.row_bits`; None if none is."""
-        return None if self.dead is None else row_bits(~self.dead)
+        if not len(self.dead_rows):
+            return None
+        mask = np.ones(self.n, bool)
+        mask[self.dead_rows] = False
+        return row_bits(mask)
 
     @cached_property
     def path_strings(self) -> Strings | None:
@@ -191,7 +213,7 @@ class Shard:
         return Rows(
             self.tiled.take(rows),
             self.ids[rows],
-            {name: self.attribute(name)[rows] for name in self.attribute_names},
+            {name: self.attribute_at(name, rows) for name in self.attribute_names},
             None if strings is None else strings.take(rows),
         )
 

@@ -21,6 +21,9 @@ from hyperpq.store.shard import Shard, checked_read, parse_dead
 
 _REPORT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,60}\.(csv|jsonl|json|txt|html)")
 _FOLDERS = ("shards", "dead")
+# Of so many ids of a shard one tells where the ranges end in which repeated ids are sought, and
+# a range has so many of these.
+_SAMPLED = 1 << 10
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _problems(
                 yield Problem(name, what)
         except StoreError as error:
             yield Problem(name, str(error))
-    live: list[np.ndarray] = []
+    sound: list[tuple[np.ndarray, np.ndarray]] = []
     for shard in manifest.shards:
         ids = checked[shard.file, shard.content]
         gone = _checked_dead(root, shard, dead)
@@ -137,8 +140,8 @@ def _problems(
         if isinstance(gone, Problem):
             yield gone
         if not isinstance(ids, Problem) and not isinstance(gone, Problem):
-            live.append(np.delete(ids, gone) if len(gone) else ids)
-    yield from _repeated_ids(live)
+            sound.append((ids, gone))
+    yield from _repeated_ids(sound)
     for name in foreign_files(root, manifest, garbage=True):
         yield Problem(name, "the manifest doesn't name this file", "garbage")
 
@@ -203,14 +206,32 @@ def _checked_dead(
     return Problem(shard.dead.file, what) if what else rows
 
 
-def _repeated_ids(ids: list[np.ndarray]) -> Iterator[Problem]:
-    merged = np.sort(np.concatenate(ids)) if ids else np.empty(0, np.int64)
-    repeated = merged[1:][merged[1:] == merged[:-1]]
-    if len(repeated):
-        yield Problem(
-            "shards",
-            f"{len(np.unique(repeated))} ids occur more than once, the first is {repeated[0]}",
-        )
+def _repeated_ids(shards: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[Problem]:
+    """Ids that several shards have, from ascending ids and removed rows of each."""
+    count, first = 0, 0
+    for ids in _by_range(shards):
+        ids.sort()
+        repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
+        if len(repeated) and not count:
+            first = int(repeated[0])
+        count += len(repeated)
+    if count:
+        yield Problem("shards", f"{count} ids occur more than once, the first is {first}")
+
+
+def _by_range(shards: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[np.ndarray]:
+    """All ids that aren't removed, one range of ids after another: only one is in memory."""
+    samples = [ids[::_SAMPLED] for ids, _ in shards]
+    # A range has about a million ids, and of each shard at most _SAMPLED more.
+    bounds = np.sort(np.concatenate([np.empty(0, np.int64), *samples]))[_SAMPLED::_SAMPLED]
+    cuts = [[0, *np.searchsorted(ids, bounds, "right"), len(ids)] for ids, _ in shards]
+    for i in range(len(bounds) + 1):
+        pieces = [np.empty(0, np.int64)]
+        for (ids, gone), cut in zip(shards, cuts, strict=True):
+            start, stop = cut[i], cut[i + 1]
+            dead = gone[slice(*np.searchsorted(gone, [start, stop]))] - start
+            pieces.append(np.delete(ids[start:stop], dead))
+        yield np.concatenate(pieces)
 
 
 def foreign_files(root: Path, manifest: Manifest, *, garbage: bool = False) -> list[str]:
