@@ -179,6 +179,8 @@ class EditableIndex(CodeIndex):
         """
         from hyperpq.codec_files import difference
 
+        if not isinstance(other, CodeIndex):
+            raise InvalidInputError(f"other is of {type(other)}; expected a HiHPQIndex.")
         add_id = as_count(add_id, "add_id", -_LARGEST_ID)
         if why := difference(self._trained(), other._trained()):
             raise InvalidInputError(
