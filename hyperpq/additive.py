@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hyperpq.codes import MOST_CODES
 from hyperpq.errors import InvalidInputError
 
 # The name of its score, as `lorentz.SCORES` has those of the product quantizer.
@@ -55,8 +56,10 @@ class AdditiveQuantizer(nn.Module):
         super().__init__()
         if nbits not in (4, 8):
             raise InvalidInputError(f"nbits is {nbits}; choose 8 (one byte a code) or 4 (half).")
-        if M < 1 or D < 2:
-            raise InvalidInputError(f"M is {M} and D is {D}; expected at least 1 and at least 2.")
+        if not 1 <= M <= MOST_CODES or D < 2:
+            raise InvalidInputError(
+                f"M is {M} and D is {D}; expected 1 to {MOST_CODES}, and at least 2."
+            )
         self.M, self.D, self.nbits, self.K = M, D, nbits, 1 << nbits
         self.codebooks = nn.Parameter(torch.zeros(M, self.K, D))
         self.stress = nn.Buffer(torch.ones(()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from hyperpq.paths import Paths
 from hyperpq.selectors import SearchParameters
 from hyperpq.store import Categories, Column, IndexStore, MemoryStore, Piece, RowStore
 from hyperpq.store.columns import concatenate
-from hyperpq.validation import as_count, as_features, as_ids
+from hyperpq.validation import as_count, as_features, as_ids, as_number
 from hyperpq.where import Where
 
 if TYPE_CHECKING:
@@ -155,8 +156,9 @@ class CodeIndex:
         queries = as_features(x, self.d)
         parts = self._selected(params, where)
         most = min(k, max(sum(part.codes.n for part in parts), 1))
-        D = np.full((len(queries), k), np.inf, np.float32)
-        I = np.full((len(queries), k), -1, np.int64)  # noqa: E741
+        with _room_for(k):
+            D = np.full((len(queries), k), np.inf, np.float32)
+            I = np.full((len(queries), k), -1, np.int64)  # noqa: E741
         for start in range(0, len(queries), _QUERIES):
             rows = slice(start, start + _QUERIES)
             tables = codec.tables(queries[rows])
@@ -188,13 +190,12 @@ class CodeIndex:
         NotTrainedError, InvalidInputError
         """
         codec, queries = self._trained(), as_features(x, self.d)
-        if isinstance(radius, bool) or not isinstance(radius, (int, float, np.number)):
-            raise InvalidInputError(f"radius is {radius!r}; expected a number.")
+        radius = as_number(radius, "radius")
         parts = self._selected(params, where)
         lims, D, I = [np.zeros(1, np.int64)], [], []  # noqa: E741
         for start in range(0, len(queries), _QUERIES):
             tables = codec.tables(queries[start : start + _QUERIES])
-            found = scan.range_search_parts(tables, parts, float(radius), threads=threads)
+            found = scan.range_search_parts(tables, parts, radius, threads=threads)
             lims.append(found[0][1:] + lims[-1][-1])
             D.append(found[1])
             I.append(found[2])
@@ -222,7 +223,8 @@ class CodeIndex:
         D, I = self.search(x, k, params=params, where=where, threads=threads)  # noqa: E741
         found = np.unique(I[I >= 0])
         decoded = self.reconstruct_batch(found)
-        R = np.full((*I.shape, decoded.shape[1]), np.nan, np.float32)
+        with _room_for(k):
+            R = np.full((*I.shape, decoded.shape[1]), np.nan, np.float32)
         R[I >= 0] = decoded[np.searchsorted(found, I[I >= 0])]
         return D, I, R
 
@@ -259,8 +261,11 @@ class CodeIndex:
         ndarray, shape (ni, M * D), float32
             By ascending id.
         """
-        i0, ni = as_count(i0, "i0", 0), as_count(ni, "ni", -1)
-        ids = self.ids[self.ids >= i0] if ni < 0 else np.arange(i0, i0 + ni, dtype=np.int64)
+        i0 = as_count(i0, "i0", 0)
+        ni = as_count(ni, "ni", -1, np.iinfo(np.int64).max - i0 + 1)
+        # Of more ids than there are rows one is missing among the first.
+        most = min(ni, self.ntotal + 1)
+        ids = self.ids[self.ids >= i0] if ni < 0 else np.arange(i0, i0 + most, dtype=np.int64)
         return self.reconstruct_batch(ids)
 
     @property
@@ -349,7 +354,18 @@ class CodeIndex:
         return mask
 
 
+@contextmanager
+def _room_for(k: int) -> Iterator[None]:
+    """Turn what numpy raises about too large an array into an error."""
+    try:
+        yield
+    except (MemoryError, ValueError) as error:
+        raise InvalidInputError(f"k is {k}; so many answers don't fit in memory.") from error
+
+
 def _both(params: SearchParameters | None, where: str | Where | None) -> SearchParameters:
+    if params is not None and not isinstance(params, SearchParameters):
+        raise InvalidInputError(f"params is {params!r}; expected SearchParameters(sel=...).")
     if params is not None and params.where is not None and where is not None:
         raise InvalidInputError("where is given twice, in params too; expected one of them.")
     if params is None:

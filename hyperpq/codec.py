@@ -19,10 +19,10 @@ from hyperpq.codebooks import (
     split_curvatures,
     take_coordinates,
 )
-from hyperpq.codes import code_size, pack, unpack
+from hyperpq.codes import MOST_CODES, code_size, pack, unpack
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.quantizer import LorentzProductQuantizer
-from hyperpq.validation import as_codes, as_features
+from hyperpq.validation import as_codes, as_count, as_features
 
 CONDITIONINGS = ("none", "unit", "root")
 HEADS = ("linear", "orthogonal")
@@ -208,11 +208,13 @@ class HiHPQCodec(nn.Module):
         """
         if not self.is_trained:
             raise NotTrainedError(_UNTRAINED)
-        if nbits not in (4, 8) or not isinstance(bits, int) or bits < nbits or bits % nbits:
+        bits, nbits = as_count(bits, "bits"), as_count(nbits, "nbits")
+        if nbits not in (4, 8) or bits % nbits or bits > MOST_CODES * nbits:
             raise InvalidInputError(
-                f"bits is {bits!r} and nbits {nbits!r}; expected nbits 8 or 4 and a multiple of it."
+                f"bits is {bits} and nbits {nbits}; expected nbits 8 or 4 and a multiple of it, "
+                f"{MOST_CODES} times as many at most."
             )
-        score, M = score or self.quantizer.score, bits // nbits
+        score, M = self.quantizer.score if score is None else score, bits // nbits
         if (score == INNER) != (self.quantizer.score == INNER):
             raise InvalidInputError(
                 f"score is {score!r}, but codes of a codec with the score "

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_CODES = 1024
+"""Codes of one vector at most: what the scan takes."""
 BLOCK = 64
 """Rows that are scanned together; a tile has whole blocks, the last one filled up with zeros."""
 TILE = 4096

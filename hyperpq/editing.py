@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hyperpq.code_index import CodeIndex
 from hyperpq.errors import InvalidInputError
 from hyperpq.selectors import IDSelector, IDSelectorArray, SearchParameters
-from hyperpq.store import Rows, live_blocks
+from hyperpq.store import Column, Rows, live_blocks
 from hyperpq.validation import as_count, as_features, as_ids
 from hyperpq.where import Where
 
@@ -51,7 +51,7 @@ class EditableIndex(CodeIndex):
             return
         codes = np.zeros((len(features), self.code_size), np.uint8)
         columns = self._rows.conform(Rows(codes, np.sort(labels), attributes)).attributes
-        self.append(Rows(codec.encode(features), labels, columns))
+        self.append(Rows(codec.encode(features), labels, _own(columns)))
 
     def add_with_ids(
         self, x: Any, ids: Any, *, attributes: Mapping[str, Any] | None = None
@@ -134,7 +134,7 @@ class EditableIndex(CodeIndex):
         rows = Rows(
             codec.encode(features[order]),
             kept.ids,
-            kept.attributes | new.attributes,
+            kept.attributes | _own(new.attributes),
             kept.path_strings,
         )
         self.append(rows, remove=labels)
@@ -187,6 +187,8 @@ class EditableIndex(CodeIndex):
         """
         from hyperpq.codec_files import difference
 
+        if not isinstance(other, CodeIndex):
+            raise InvalidInputError(f"other is of {type(other)}; expected a HiHPQIndex.")
         add_id = as_count(add_id, "add_id", -_LARGEST_ID)
         if why := difference(self._trained(), other._trained()):
             raise InvalidInputError(
@@ -223,3 +225,8 @@ class EditableIndex(CodeIndex):
     def refresh(self) -> bool:
         """See what another process has committed since; whether there was anything."""
         return self.store.refresh() if self.store else False
+
+
+def _own(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """Columns that the caller of `add` can't change any more, as those in memory would be."""
+    return {name: column[np.arange(len(column))] for name, column in columns.items()}

@@ -16,11 +16,14 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
     Raises
     ------
     InvalidInputError
-        numpy can't.
+        numpy can't, or values are masked: numpy alone would take what lies beneath the mask.
     """
+    if np.ma.is_masked(x):
+        raise InvalidInputError(f"{name} has masked values; fill them or leave these rows out.")
     try:
         return np.asarray(x)
-    except (ValueError, TypeError, RuntimeError) as error:
+    # An object that converts itself may raise anything.
+    except Exception as error:
         raise InvalidInputError(f"{name} can't be read as an array: {error}") from error
 
 
@@ -155,8 +158,30 @@ def as_count(value: Any, name: str, low: int = 1, high: int = np.iinfo(np.int64)
     InvalidInputError
         Not an integer, too small or too large.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+    # numpy's time differences are integers to it, and no counts.
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
+    if not whole or value < low:
         raise InvalidInputError(f"{name} is {value!r}; expected an integer of at least {low}.")
     if value > high:
         raise InvalidInputError(f"{name} is {value!r}; expected an integer of at most {high}.")
     return int(value)
+
+
+def as_number(value: Any, name: str) -> float:
+    """Return ``value`` as a float.
+
+    Raises
+    ------
+    InvalidInputError
+        Not a real number, NaN, or an integer beyond floats.
+    """
+    real = isinstance(value, (int, float, np.integer, np.floating))
+    if not real or isinstance(value, (bool, np.timedelta64)):
+        raise InvalidInputError(f"{name} is {value!r}; expected a number.")
+    try:
+        number = float(value)
+    except OverflowError:
+        raise InvalidInputError(f"{name} is an integer beyond floats; expected less.") from None
+    if np.isnan(number):
+        raise InvalidInputError(f"{name} is NaN; expected a number.")
+    return number

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import TiledCodes, code_size, row_bits
+from hyperpq.codes import MOST_CODES, TiledCodes, code_size, row_bits
 from hyperpq.devices import usable_cores
 from hyperpq.errors import InvalidInputError
 from hyperpq.scan import reference
@@ -210,11 +210,11 @@ def _part(codes: Any, ids: Any, mask: Any) -> Part:
 
 def _tables(tables: Any, parts: Sequence[Part]) -> NDArray[np.float32]:
     array = np.ascontiguousarray(tables)
-    fits = array.ndim == 3 and array.shape[2] in (16, 256) and 1 <= array.shape[1] <= 1024
+    fits = array.ndim == 3 and array.shape[2] in (16, 256) and 1 <= array.shape[1] <= MOST_CODES
     if not fits or array.dtype != np.float32:
         raise InvalidInputError(
-            f"tables are {array.dtype} {array.shape}; expected float32 (nq, M, K), M up to 1024, "
-            "K 256 or 16."
+            f"tables are {array.dtype} {array.shape}; expected float32 (nq, M, K), M up to "
+            f"{MOST_CODES}, K 256 or 16."
         )
     if not np.isfinite(array).all():
         raise InvalidInputError("tables hold NaN or infinity; expected finite scores.")

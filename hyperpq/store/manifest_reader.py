@@ -157,6 +157,8 @@ def _check_shards_fit(manifest: Manifest) -> None:
         raise ValueError("a shard's number isn't below next_shard")
     if len({shard.code_size for shard in manifest.shards}) > 1:
         raise ValueError("shards differ in code_size")
+    if any(shard.schema != manifest.shards[0].schema for shard in manifest.shards):
+        raise ValueError("shards differ in their attributes")
     for shard in manifest.shards:
         if shard.dead and int(_match(_DEAD_FILE, shard.dead.file)[2]) > manifest.generation:
             raise ValueError(f"{shard.dead.file} is of a generation that isn't yet")

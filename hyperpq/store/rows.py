@@ -61,6 +61,10 @@ class Rows:
         if not isinstance(ids, np.ndarray) or ids.shape != (n,) or ids.dtype != np.int64:
             raise InvalidInputError(f"ids: {_describe(ids)}, expected int64 ({n},)")
         columns = {}
+        if attributes is not None and not isinstance(attributes, Mapping):
+            raise InvalidInputError(
+                f"attributes are of {type(attributes)}; expected a mapping of names to columns."
+            )
         for name, values in (attributes or {}).items():
             check_attribute_name(name)
             columns[name] = as_column(name, values, n)
