@@ -80,7 +80,7 @@ def verify_directory(path: str | os.PathLike[str]) -> list[Problem]:
         except StoreError as error:
             if not os.path.lexists(root / MANIFEST_NAME):
                 raise
-            return [Problem(MANIFEST_NAME, str(error))]
+            return [_said(root, MANIFEST_NAME, error)]
         links = [folder for folder in _FOLDERS if (root / folder).is_symlink()]
         if links:
             return [Problem(links[0], "is a link; an index holds none")]
@@ -130,7 +130,7 @@ def _problems(
             if what := _checksum_problem(root / name, entry):
                 yield Problem(name, what)
         except StoreError as error:
-            yield Problem(name, str(error))
+            yield _said(root, name, error)
     sound: list[tuple[np.ndarray, np.ndarray]] = []
     for shard in manifest.shards:
         ids = checked[shard.file, shard.content]
@@ -160,13 +160,18 @@ def _checked_ids(root: Path, shard: ShardEntry) -> np.ndarray | Problem:
             rows.attribute(name)
         assert rows.path_strings is None or len(rows.path_strings) == rows.n
     except StoreError as error:
-        return Problem(shard.file, str(error))
+        return _said(root, shard.file, error)
     ids = rows.ids
     if shard.ids and shard.ids != (ids[0], ids[-1]):
         return Problem(shard.file, "/ids don't have the range that the manifest says")
     if np.any(ids[1:] <= ids[:-1]):
         return Problem(shard.file, "/ids don't rise")
     return ids
+
+
+def _said(root: Path, file: str, error: StoreError) -> Problem:
+    """What reading a file raised, without its path, which `Problem` has already."""
+    return Problem(file, str(error).removeprefix(f"{root / file}: "))
 
 
 def _checksum_problem(
@@ -201,7 +206,7 @@ def _checked_dead(
             raise data
         rows = parse_dead(root, shard, data)
     except StoreError as error:
-        return Problem(shard.dead.file, str(error))
+        return _said(root, shard.dead.file, error)
     what = structure_problem(io.BytesIO(data), shard.dead.columns)
     return Problem(shard.dead.file, what) if what else rows
 

@@ -45,7 +45,7 @@ STEPS = {
 
 
 @pytest.fixture(scope="module")
-def jobs():
+def jobs(tally):
     """Run a job of forked_builds.py: its answer, with ``status`` -9 if it was killed."""
     script = Path(__file__).with_name("forked_builds.py")
     with subprocess.Popen(
@@ -56,7 +56,9 @@ def jobs():
             facts = {"root": str(root), "images": [str(images)], **facts}
             process.stdin.write(json.dumps(facts) + "\n")
             process.stdin.flush()
-            return json.loads(process.stdout.readline())
+            answer = json.loads(process.stdout.readline())
+            tally["killed"] += answer["status"] == -signal.SIGKILL
+            return answer
 
         yield run
         process.stdin.close()

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import errno
-import gc
-import json
 import os
 import random
 import resource
 import shutil
 import signal
-import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xxhash
+from fault_tools import damage, in_child, kill_before_call, rewrite_manifest
 
 from hyperpq.errors import CorruptIndexError, HyperPQError, IndexNotFoundError, StoreError
-from hyperpq.store import IndexStore, Rows, recover_directory, replace_directory, verify_directory
-from hyperpq.store.durable import HOLDER_NAME
-
-
-@pytest.fixture
-def tmp_path(tmp_path):
-    """In memory where the system has such a place: on a disk thousands of fsyncs take minutes."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        yield Path(folder)
+from hyperpq.store import IndexStore, Rows, recover_directory, replace_directory
 
 
 def rows_of(ids) -> Rows:
@@ -66,173 +50,6 @@ def make_store(path: Path) -> IndexStore:
     store.commit(append=[rows_of(range(5)), rows_of(range(5, 12))], next_id=12)
     store.commit(remove={1: [6, 0]})
     return store
-
-
-def damage(root: Path) -> list[str]:
-    return [problem.file for problem in verify_directory(root) if problem.kind == "damage"]
-
-
-def fork() -> int:
-    """Fork a child that leaves the parent's garbage alone.
-
-    To collect a network of an earlier test there would wait for threads that only the parent has.
-    """
-    gc.freeze()
-    pid = os.fork()
-    if pid:
-        gc.unfreeze()
-    return pid
-
-
-def in_child(work) -> int:
-    """Run ``work`` in a forked process; its wait status. A raised error is status 1."""
-    pid = fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        except BaseException as error:
-            os.write(2, f"child: {error!r}\n".encode())
-            os._exit(1)
-    return os.waitpid(pid, 0)[1]
-
-
-def commit_for_ever(root: Path, report: int, seed: int) -> None:
-    rng = random.Random(seed)
-    store = IndexStore.open(root)
-    while True:
-        added = list(range(store.next_id, store.next_id + rng.randrange(1, 40)))
-        removed = {}
-        for position in rng.sample(range(len(store.shards)), min(2, len(store.shards))):
-            removed[position] = np.array([rng.randrange(store.shards[position].n)])
-        gone = [int(store.shards[p].ids[rows[0]]) for p, rows in removed.items()]
-        line = json.dumps({"added": added, "gone": gone})
-        os.write(report, f"begin {line}\n".encode())
-        store.commit(append=[rows_of(added)], remove=removed, next_id=added[-1] + 1)
-        os.write(report, f"done {line}\n".encode())
-
-
-def apply(ids: set[int], line: str) -> set[int]:
-    change = json.loads(line)
-    return (ids | set(change["added"])) - set(change["gone"])
-
-
-def test_kill_at_random_moments(tmp_path, capsys):
-    root = make_store(tmp_path / "index").path
-    expected = set(contents(IndexStore.open(root)))
-    kills, commits = 30, 0
-    rng = random.Random(1)
-    for seed in range(kills):
-        read_end, write_end = os.pipe()
-        pid = fork()
-        if pid == 0:
-            try:
-                commit_for_ever(root, write_end, seed)
-            finally:
-                os._exit(1)
-        os.close(write_end)
-        time.sleep(rng.uniform(0.002, 0.15))
-        os.kill(pid, signal.SIGKILL)
-        assert os.waitpid(pid, 0)[1] == signal.SIGKILL
-        with os.fdopen(read_end) as report:
-            lines = [line.split(" ", 1) for line in report]
-        for word, line in lines:
-            if word == "done":
-                expected, commits = apply(expected, line), commits + 1
-        store = IndexStore.open(root, verify=True)
-        found = contents(store)
-        assert len(found) == len(set(found))
-        if lines and lines[-1][0] == "begin" and set(found) != expected:
-            expected = apply(expected, lines[-1][1])
-        assert set(found) == expected
-    assert commits > 0
-    with capsys.disabled():
-        print(f"\nstore: {kills} random kills, {commits} commits reported, none lost or torn")
-
-
-def test_readers_of_a_store_that_is_being_written(tmp_path):
-    root = make_store(tmp_path / "index").path
-    read_end, write_end = os.pipe()
-    pid = fork()
-    if pid == 0:
-        try:
-            commit_for_ever(root, write_end, seed=7)
-        finally:
-            os._exit(1)
-    os.close(write_end)
-    generations = set()
-    try:
-        with os.fdopen(read_end) as report:
-            while len(generations) < 15:
-                report.readline()
-                store = IndexStore.open(root)
-                assert len(contents(store)) == len(set(contents(store))) == store.ntotal
-                generations.add(store.generation)
-                assert damage(root) == []
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-
-
-CALLS = ("open", "mkdir", "ftruncate", "pwrite", "fsync", "replace", "rename", "unlink")
-
-
-def intercept(monkeypatch, act, calls=CALLS) -> None:
-    """Let ``act(name, arguments)`` run before each of these system calls that writes."""
-    for name in calls:
-        real = getattr(os, name)
-
-        def call(*arguments, _name=name, _real=real, **options):
-            reads = _name == "open" and not arguments[1] & (os.O_CREAT | os.O_RDWR | os.O_WRONLY)
-            if not reads:
-                act(_name, arguments)
-            return _real(*arguments, **options)
-
-        monkeypatch.setattr(os, name, call)
-
-
-def kill_before_call(monkeypatch, number: int, work) -> int:
-    """Run ``work`` in a child that is killed before its ``number``-th writing system call."""
-
-    def child():
-        left = [number]
-
-        def act(*_):
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left[0] -= 1
-
-        intercept(monkeypatch, act)
-        work()
-
-    return in_child(child)
-
-
-def test_kill_between_each_two_system_calls_of_a_commit(tmp_path, monkeypatch, capsys):
-    original = make_store(tmp_path / "original").path
-    old = contents(IndexStore.open(original))
-    new = sorted({*old, 12, 13, 14} - {3})
-    root = tmp_path / "index"
-    outcomes, number, status = [], 0, signal.SIGKILL
-    while status == signal.SIGKILL:
-        shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(original, root)
-        store = IndexStore.open(root)
-        change = {"append": [rows_of([12, 13, 14])], "remove": {0: [3]}}
-        status = kill_before_call(monkeypatch, number, lambda: store.commit(**change))  # noqa: B023
-        opened = IndexStore.open(root, verify=True)
-        outcomes.append(contents(opened))
-        assert outcomes[-1] in (old, new)
-        opened.commit(append=[rows_of([20])])
-        assert contents(IndexStore.open(root, verify=True)) == [*outcomes[-1], 20]
-        number += 1
-    assert status == 0
-    assert outcomes[0] == old
-    assert outcomes[-1] == new
-    # There is one moment of commit: before it all is old, after it all is new.
-    assert outcomes == sorted(outcomes, key=lambda ids: ids == new)
-    with capsys.disabled():
-        print(f"\nstore: killed before each of the {number - 1} system calls of a commit")
 
 
 def test_kill_between_each_two_system_calls_of_create(tmp_path, monkeypatch):
@@ -274,69 +91,6 @@ def test_kill_between_each_two_system_calls_of_a_replacement(tmp_path, monkeypat
     assert found.count([100]) >= 2
 
 
-def failing(number: int, code: int, *, stays: bool):
-    """An ``act`` for `intercept` that fails the ``number``-th call, or all from there on."""
-    count = [0]
-
-    def act(name, arguments):
-        count[0] += 1
-        if count[0] - 1 == number or (stays and count[0] > number):
-            act.failed.append(name)
-            act.holder |= str(arguments[0]).endswith(HOLDER_NAME)
-            raise OSError(code, os.strerror(code))
-
-    act.failed, act.holder = [], False
-    return act
-
-
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
-@pytest.mark.parametrize("stays", [False, True])
-def test_every_system_call_of_a_commit_may_fail(tmp_path, monkeypatch, capsys, code, stays):
-    original = make_store(tmp_path / "original").path
-    root = tmp_path / "index"
-    number, failed = 0, []
-    while True:
-        shutil.rmtree(root, ignore_errors=True)
-        shutil.copytree(original, root)
-        store = IndexStore.open(root)
-        before = (store.generation, store.fingerprint(), contents(store))
-        act = failing(number, code, stays=stays)
-        error = None
-        with monkeypatch.context() as patch:
-            intercept(patch, act)
-            try:
-                store.commit(append=[rows_of([12, 13])], remove={0: [3]}, next_id=14)
-            except StoreError as raised:
-                error = raised
-        if not act.failed:
-            break
-        failed += act.failed[:1]
-        number += 1
-        assert damage(root) == []
-        if error is None:
-            # These refusals do no harm: of removing what has become garbage, of making a folder
-            # that is there already, and of saying who holds the lock.
-            assert act.failed[0] in ("unlink", "mkdir") or act.holder
-            assert contents(IndexStore.open(root)) == contents(store) != before[2]
-            continue
-        assert os.strerror(code) in str(error)
-        assert str(root) in str(error)
-        assert (store.generation, store.fingerprint(), contents(store)) == before
-        if "open the index again" in str(error):
-            assert stays
-            store = IndexStore.open(root)
-        else:
-            assert contents(IndexStore.open(root, verify=True)) == before[2]
-        store.commit(append=[rows_of([30])])
-        assert contents(IndexStore.open(root, verify=True))[-1] == 30
-    assert error is None
-    assert {"open", "pwrite", "fsync", "replace"} <= set(failed)
-    with capsys.disabled():
-        print(
-            f"\nstore: {errno.errorcode[code]}, {'lasting' if stays else 'once'}: {number} points"
-        )
-
-
 def test_a_full_disk_for_real(tmp_path):
     """The kernel's own refusal, by a limit on the size of files, instead of an injected one."""
     store = make_store(tmp_path / "index")
@@ -352,20 +106,6 @@ def test_a_full_disk_for_real(tmp_path):
 
     assert in_child(child) == 0
     assert contents(IndexStore.open(store.path, verify=True)) == [*before, 50]
-
-
-def rewrite_manifest(root: Path, change) -> None:
-    """Change the manifest's content and give it a right checksum, as a forger would."""
-    path = root / "manifest.json"
-    content = json.loads(path.read_text())
-    del content["checksum"]
-    change(content)
-
-    def canonical(value):
-        return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-    content["checksum"] = xxhash.xxh3_128_hexdigest(canonical(content))
-    path.write_bytes(canonical(content) + b"\n")
 
 
 FILES = (

@@ -1,0 +1,130 @@
+"""Two writers and eight readers of one index at once, each a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+from fault_tools import CODEC, QUERIES, X, add, columns_of, load, new_index, places, start_child
+from index_operations import rows_of
+
+from hyperpq.codes import unpack
+from hyperpq.errors import IndexLockedError, StoreError
+
+WRITERS, READERS = 2, 8
+# In every generation the live ids are a window of this many, one after another, and each commit
+# moves it on: an answer from two generations would have a gap or another length.
+WINDOW = 200
+TABLES = CODEC.tables(QUERIES).astype(np.float64)
+
+
+def move_on(index, rng: random.Random) -> None:
+    """Add some rows and remove as many of the oldest, in one commit."""
+    count = rng.choice((1, 3, 30, WINDOW))
+    ids = index.ids
+    new = range(int(ids[-1]) + 1, int(ids[-1]) + 1 + count)
+    index.append(rows_of(new), remove=ids[:count])
+
+
+def write(root, report, seed: int, seconds: float) -> None:
+    rng, index, end = random.Random(seed), load(root), time.monotonic() + seconds
+    found = {"commits": 0, "compactions": 0, "locked": 0, "refreshed": 0}
+    while time.monotonic() < end:
+        try:
+            if rng.random() < 0.2:
+                found["compactions"] += index.compact()
+            else:
+                move_on(index, rng)
+                found["commits"] += 1
+        except IndexLockedError:
+            found["locked"] += 1
+            time.sleep(rng.uniform(0, 0.01))
+        except StoreError as error:
+            assert "changed by another writer; refresh the index, then try again" in str(error)
+            found["refreshed"] += 1
+            assert index.refresh()
+    report.write_text(json.dumps(found))
+
+
+def check_answers(index, rng: random.Random) -> int:
+    """Whether all answers are those of one generation; the first id of it."""
+    D, I = index.search(QUERIES, WINDOW + 50, threads=1)  # noqa: E741
+    assert (I[:, WINDOW:] == -1).all()
+    first = int(I[0, :WINDOW].min())
+    ids = np.arange(first, first + WINDOW)
+    codes = unpack(CODEC.encode(X[places(ids, 0)]), CODEC.M, 8)
+    scores = TABLES[:, np.arange(CODEC.M), codes].sum(-1)
+    order = np.lexsort((np.broadcast_to(ids, scores.shape), scores))
+    np.testing.assert_array_equal(I[:, :WINDOW], ids[order])
+    np.testing.assert_array_equal(
+        D[:, :WINDOW], np.take_along_axis(scores, order, 1).astype(np.float32)
+    )
+    # The same object goes on to show the same generation.
+    assert index.ntotal == WINDOW
+    np.testing.assert_array_equal(index.ids, ids)
+    some = rng.sample(ids.tolist(), 9)
+    np.testing.assert_array_equal(
+        index.reconstruct_batch(some), CODEC.decode(CODEC.encode(X[places(some, 0)]))
+    )
+    assert index.attributes_of(some)["kind"].tolist() == columns_of(some, 0)["kind"]
+    half = index.range_search(QUERIES[:1], np.inf, where=f"half < {(first + 60) / 2}", threads=1)
+    assert sorted(half[2].tolist()) == ids[:60].tolist()
+    return first
+
+
+def read(root, report, seed: int, seconds: float) -> None:
+    rng, index, end = random.Random(seed), load(root), time.monotonic() + seconds
+    found, first = {"answers": 0, "refreshed": 0, "opened": 0, "verified": 0}, 0
+    while time.monotonic() < end:
+        now = check_answers(index, rng)
+        # What was committed once never goes back.
+        assert now >= first
+        first = now
+        found["answers"] += 1
+        if rng.random() < 0.5:
+            found["refreshed"] += index.refresh()
+        else:
+            verify = rng.random() < 0.3
+            index = load(root, verify=verify)
+            found["verified" if verify else "opened"] += 1
+    report.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.slow)])
+def test_two_writers_and_eight_readers(tmp_path, capsys, seconds):
+    root = tmp_path / "index"
+    index = new_index()
+    add(index, range(WINDOW))
+    index.save(root)
+    work = {f"writer {i}": write for i in range(WRITERS)}
+    work |= {f"reader {i}": read for i in range(READERS)}
+    pids, reports = {}, {name: tmp_path / name for name in work}
+    try:
+        for seed, (name, part) in enumerate(work.items()):
+            args = root, reports[name], seed, seconds
+            pids[name] = start_child(lambda: part(*args))  # noqa: B023
+        statuses = {name: os.waitpid(pids.pop(name), 0)[1] for name in work}
+    finally:
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    assert statuses == dict.fromkeys(work, 0)
+    found = {name: json.loads(path.read_text()) for name, path in reports.items()}
+    totals = {}
+    for counts in found.values():
+        for what, count in counts.items():
+            totals[what] = totals.get(what, 0) + count
+    index = load(root, verify=True)
+    assert index.store.verify() == []
+    check_answers(index, random.Random(0))
+    # save and add made the first two generations.
+    assert index.store.generation == 2 + totals["commits"] + totals["compactions"]
+    assert all(found[f"writer {i}"]["commits"] for i in range(WRITERS))
+    assert all(found[f"reader {i}"]["answers"] for i in range(READERS))
+    with capsys.disabled():
+        print(f"\nindex: {WRITERS} writers and {READERS} readers for {seconds} s: {totals}")
