@@ -1,0 +1,76 @@
+"""`benchmarks.store`: every step on a few thousand rows, and the page that they make."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+ROWS = 2000
+
+
+@pytest.fixture
+def bench():
+    from benchmarks import store
+
+    return store
+
+
+def in_this_process(step, work):
+    """`store.measure` without the start of a process, which takes seconds."""
+    from benchmarks import store_steps
+
+    own = []
+    found = store_steps.run_step(step.name, work / step.folder, step.rows, own.append)
+    return found | {"own": store_steps.own_memory() - own[0]}
+
+
+def test_the_page(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "measure", in_this_process)
+    work, out = tmp_path / "work", tmp_path / "out"
+    bench.main(["--work", str(work), "--rows", str(ROWS), "--out", str(out)])
+    assert not work.exists()
+    page = (out / "store.md").read_text()
+    steps = [step for steps in bench.plan(ROWS).values() for step in steps]
+    for step in steps:
+        assert f"| {step.title} | " in page
+    assert len(re.findall(r"^\| .* m?s.* \|$", page, re.M)) == len(steps)
+    assert re.search(r"in a row, durability `fast` .*200 calls; \d+ shards before, \d+ after", page)
+    assert re.search(r"`compact` .* \d,\d+ rows; \d+ shards before, 1 after", page)
+    assert capsys.readouterr().out.endswith("store.md\n")
+
+
+def test_a_step_in_a_process_of_its_own(bench, tmp_path):
+    from hyperpq import HiHPQIndex
+
+    step = bench.Step("filling", "fill with paths", "index", ROWS, 1)
+    found = bench.measure(step, tmp_path)
+    assert len(found["seconds"]) == 1
+    assert ROWS * 36 < found["written"] < ROWS * 100
+    index = HiHPQIndex.load(tmp_path / "index", device="cpu")
+    assert index.ntotal == ROWS
+    np.testing.assert_array_equal(index.ids, 7 * np.arange(ROWS) + 3)
+
+
+def test_memory_of_a_step_is_its_own(bench, tmp_path, monkeypatch):
+    from benchmarks import store_steps
+
+    if not store_steps.own_memory():
+        pytest.skip("Linux alone tells the memory of a process")
+    taken = 50_000_000
+
+    def steps(path, rows):
+        prepared = np.ones(2 * taken, np.uint8)
+        for _ in range(2):
+            yield lambda: np.ones(taken, np.uint8).sum() + len(prepared)
+
+    monkeypatch.setitem(store_steps.STEPS, "take", steps)
+    found = store_steps.run_step("take", tmp_path, 1, lambda own: None)
+    # The kernel counts pages of a thread in bundles.
+    assert 0.95 * taken < found["peak"] < 1.5 * taken
+
+
+def test_a_step_that_fails_ends_the_benchmark(bench, tmp_path):
+    with pytest.raises(SystemExit, match="search: the process failed"):
+        bench.measure(bench.Step("", "search", "nowhere", ROWS), tmp_path)
