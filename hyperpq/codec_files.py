@@ -74,8 +74,8 @@ def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
         if settings["version"] != _VERSION:
             raise FormatVersionError(
                 f"{SETTINGS_FILE} has version {ascii(settings['version'])[:60]}, this hyperpq "
-                f"reads version {_VERSION}; build the index again, or open it with the hyperpq that "
-                "wrote it."
+                f"reads version {_VERSION}; build the index again, or open it with the hyperpq "
+                "that wrote it."
             )
         length = len(files[WEIGHTS_FILE])
         if "kind" not in settings:
