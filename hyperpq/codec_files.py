@@ -17,6 +17,8 @@ from hyperpq.quantizer import CURVATURE_RANGE
 
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
 _FORMAT, _VERSION = "hyperpq-codec", 2
+# Characters of a message that a stranger's file may fill.
+_LONGEST = 300
 
 
 def to_files(codec: HiHPQCodec | PQCodec) -> dict[str, bytes]:
@@ -56,7 +58,9 @@ def from_files(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
     try:
         state = load(files[WEIGHTS_FILE])
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CorruptIndexError(f"{WEIGHTS_FILE} isn't a safetensors file: {error}.") from error
+        raise CorruptIndexError(
+            f"{WEIGHTS_FILE} isn't a safetensors file: {str(error)[:_LONGEST]}."
+        ) from error
     _load(codec, state)
     return codec
 
@@ -69,9 +73,9 @@ def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
             raise ValueError(f"format {settings['format']}")
         if settings["version"] != _VERSION:
             raise FormatVersionError(
-                f"{SETTINGS_FILE} has version {settings['version']}, this hyperpq reads "
-                f"version {_VERSION}; build the index again, or open it with the hyperpq that "
-                "wrote it."
+                f"{SETTINGS_FILE} has version {ascii(settings['version'])[:60]}, this hyperpq "
+                f"reads version {_VERSION}; build the index again, or open it with the hyperpq "
+                "that wrote it."
             )
         length = len(files[WEIGHTS_FILE])
         if "kind" not in settings:
@@ -79,9 +83,10 @@ def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
         if settings["kind"] != "pq":
             raise ValueError(f"the kind is {settings['kind']!r}")
         return _empty_plain(settings, length)
-    except (ValueError, KeyError, TypeError) as error:
+    # RecursionError: JSON nested too deep.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptIndexError(
-            f"{SETTINGS_FILE} isn't the settings of a codec: {error}."
+            f"{SETTINGS_FILE} isn't the settings of a codec: {str(error)[:_LONGEST]}."
         ) from error
 
 
@@ -130,7 +135,9 @@ def _load(codec: HiHPQCodec | PQCodec, state: Mapping[str, Tensor]) -> None:
     """Take over checked weights."""
     own = codec.state_dict()
     if set(state) != set(own):
-        raise CorruptIndexError(f"{WEIGHTS_FILE} holds {sorted(state)}; expected {sorted(own)}.")
+        raise CorruptIndexError(
+            f"{WEIGHTS_FILE} holds {str(sorted(state))[:_LONGEST]}; expected {sorted(own)}."
+        )
     for name, value in state.items():
         want = own[name]
         if value.shape != want.shape or value.dtype != want.dtype:

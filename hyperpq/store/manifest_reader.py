@@ -37,6 +37,8 @@ _MAX_BYTES = 1 << 28
 _MAX_CODE_SIZE = 1 << 20
 # Files that are read whole: nobody should be able to ask for more memory than this.
 MAX_FILE_BYTES = 1 << 30
+# Characters of what is wrong with a manifest.
+_LONGEST = 500
 _HEX = re.compile(r"[0-9a-f]{32}")
 _SHARD_FILE = re.compile(r"shards/([0-9]{6,12})\.h5")
 _DEAD_FILE = re.compile(r"dead/([0-9]{6,12})-([0-9]{8,19})\.h5")
@@ -94,7 +96,9 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         raise FormatVersionError(f"{path}: {error}") from None
     # RecursionError: JSON nested too deep. UnicodeDecodeError and JSONDecodeError are ValueErrors.
     except (ValueError, RecursionError) as error:
-        raise CorruptIndexError(f"{path}: {error}; the manifest is torn or altered") from error
+        # A stranger's text may be in it.
+        what = str(error)[:_LONGEST]
+        raise CorruptIndexError(f"{path}: {what}; the manifest is torn or altered") from error
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -212,6 +212,12 @@ def fuzz_codec(files):
     return check
 
 
+@pytest.mark.parametrize("text", [b"[" * 200_000, b'{"a":' * 200_000, b"1" * 5000, b"{}", b"1"])
+def test_texts_that_are_no_settings(files, text):
+    with pytest.raises(CorruptIndexError, match=r"^codec.json isn't the settings of a codec: "):
+        from_files({SETTINGS_FILE: text, WEIGHTS_FILE: files[WEIGHTS_FILE]})
+
+
 FUZZERS = {"manifest": fuzz_manifest, "shards": fuzz_shards, "codec": fuzz_codec}
 
 
