@@ -113,6 +113,8 @@ class Build:
         skipped |= self._encode(images, files, sample)
         store = index.store
         assert store is not None
+        # A kill may have left a file that a later group's commit would have removed.
+        store.remove_leftovers()
         store.write_report(skipped_files.NAME, skipped_files.to_csv(skipped))
         trace = self.work / TRACE_FILE
         if trace.exists():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,10 +141,26 @@ class Draft:
         for path in self._files:
             remove_quietly(temporary_path(path))
 
-    def remove_unnamed(self) -> None:
-        """Remove, after `publish`, what only the old generation named."""
-        for name in self._old.named_files.keys() - self.manifest.named_files.keys():
-            remove_quietly(self._root / name)
+
+def remove_leftovers(root: Path, manifest: Manifest) -> None:
+    """Remove what ``manifest`` doesn't name of an earlier generation or of an interrupted commit.
+
+    The writer lock must be held, and ``manifest`` be the one on disk for good. That something
+    can't be removed doesn't matter.
+    """
+    named = manifest.named_files
+    for folder in ("", *FOLDERS):
+        with suppress(OSError):
+            for name in os.listdir(root / folder):
+                path = f"{folder}/{name}" if folder else name
+                if path not in named and is_leftover(folder, name):
+                    remove_quietly(root / path)
+
+
+def is_leftover(folder: str, name: str) -> bool:
+    """Whether a file that no manifest names looks like one that the store has written."""
+    is_temporary = name.startswith(".") and name.endswith(".tmp")
+    return is_temporary or (bool(folder) and name.endswith(".h5"))
 
 
 def write_manifest(root: Path, manifest: Manifest, *, sync: bool = True) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hyperpq.errors import CorruptIndexError, InvalidInputError, StoreError
-from hyperpq.store.draft import FOLDERS, Draft, make_folders, write_manifest
+from hyperpq.store.draft import FOLDERS, Draft, make_folders, remove_leftovers, write_manifest
 from hyperpq.store.durable import (
     HOLDER_NAME,
     LOCK_NAME,
@@ -311,7 +311,21 @@ class IndexStore(RowStore):
                 draft.abandon()
                 raise
             self._manifest, self.shards = draft.manifest, draft.shards
-            draft.remove_unnamed()
+            remove_leftovers(self.path, self._manifest)
+
+    def compact(self) -> bool:  # noqa: D102
+        done = super().compact()
+        if not done:
+            self.remove_leftovers()
+        return done
+
+    def remove_leftovers(self) -> None:
+        """Remove files that an interrupted commit left; every commit does so at its end."""
+        with writer_lock(self.path):
+            if is_current(self.path, self._manifest):
+                # An earlier attempt may have failed when it made its manifest durable.
+                fsync_folder(self.path, sync=self.durability == "full")
+                remove_leftovers(self.path, self._manifest)
 
     def _check_removals(self, remove: Removal) -> dict[int, np.ndarray]:
         out = {}

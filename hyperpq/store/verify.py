@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from hyperpq.errors import StoreError
+from hyperpq.store.draft import is_leftover
 from hyperpq.store.durable import CHECKED, HOLDER_NAME, LOCK_NAME, checksums_of_file
 from hyperpq.store.hdf5 import structure_problem
 from hyperpq.store.manifest import MANIFEST_NAME, FileEntry, Manifest, Place, ShardEntry
@@ -264,9 +265,7 @@ def foreign_files(root: Path, manifest: Manifest, *, garbage: bool = False) -> l
             is_known = relative in named or (
                 not folder and (name in _FOLDERS or is_report_name(name))
             )
-            is_leftover = name.startswith(".") and name.endswith(".tmp")
-            is_leftover |= bool(folder) and name.endswith(".h5")
-            if not is_known and (garbage or not is_leftover):
+            if not is_known and (garbage or not is_leftover(folder, name)):
                 foreign.append(relative)
     return foreign
 
