@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,17 +24,17 @@ from hyperpq.store.durable import (
     read_regular,
     writer_lock,
 )
+from hyperpq.store.generation import read_generation
 from hyperpq.store.manifest import MANIFEST_NAME, MAX_INT, FileEntry, Manifest
 from hyperpq.store.manifest_reader import (
     MAX_FILE_BYTES,
     is_current,
     is_file_name,
-    read_manifest,
 )
 from hyperpq.store.replace import recover_directory
 from hyperpq.store.row_store import Removal, RowStore
 from hyperpq.store.rows import Rows
-from hyperpq.store.shard import Shard, checked_read, read_dead
+from hyperpq.store.shard import Shard, checked_read
 from hyperpq.store.verify import Problem, is_report_name, verify_directory
 
 Durability = Literal["full", "fast"]
@@ -150,7 +149,7 @@ class IndexStore(RowStore):
             if damage:
                 more = f" ({len(damage) - 1} more problems)" if len(damage) > 1 else ""
                 raise CorruptIndexError(f"{root / damage[0].file}: {damage[0].what}{more}")
-        return cls(root, *_read_generation(root))
+        return cls(root, *read_generation(root))
 
     def refresh(self) -> bool:
         """Show the generation that is on disk now; whether it is another one.
@@ -162,7 +161,7 @@ class IndexStore(RowStore):
         CorruptIndexError, IndexNotFoundError
             As `open`; this object then shows what it did.
         """
-        manifest, shards = _read_generation(self.path, self.shards)
+        manifest, shards = read_generation(self.path, self.shards)
         if manifest.files != self._manifest.files:
             raise StoreError(f"{self.path}: another index is in this place now; open it again")
         changed = manifest != self._manifest
@@ -370,63 +369,3 @@ def _check_free(root: Path, files: Mapping[str, bytes]) -> None:
     if names - {LOCK_NAME, HOLDER_NAME}:
         what = "already an index" if MANIFEST_NAME in names else f"not empty ({min(names)})"
         raise StoreError(f"{root}: the folder is {what}; choose another place or remove it first")
-
-
-def _read_generation(root: Path, known: Iterable[Shard] = ()) -> tuple[Manifest, list[Shard]]:
-    """One generation as it is on disk; ``known`` shards of this directory are taken over."""
-    while True:
-        folder = _identity(root)
-        manifest = read_manifest(root)
-        try:
-            shards = _load_shards(root, manifest, known)
-        except CorruptIndexError:
-            # A writer that commits meanwhile removes what its generation no longer names.
-            if read_manifest(root) == manifest:
-                raise
-            continue
-        # A name in an index is never given to another content, but the whole folder may have been
-        # replaced by another index with a shard of the same name and length.
-        if folder == _identity(root):
-            return manifest, shards
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another that has its name later."""
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _load_shards(root: Path, manifest: Manifest, known: Iterable[Shard]) -> list[Shard]:
-    for name in FOLDERS:
-        if (root / name).is_symlink():
-            raise CorruptIndexError(f"{root / name}: a link, and an index holds none")
-    for name, entry in manifest.files.items():
-        _check_status(root / name, entry)
-    kept = {(shard.entry.file, shard.entry.content): shard for shard in known}
-    shards = []
-    for shard in manifest.shards:
-        old = kept.get((shard.file, shard.content))
-        if old and old.entry == shard:
-            shards.append(old)
-            continue
-        dead = read_dead(root, shard)
-        shards.append(old.with_dead(shard, dead) if old else Shard(root, shard, dead))
-    return shards
-
-
-def _check_status(path: Path, entry: FileEntry) -> None:
-    with os_errors("read", path):
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError as error:
-            raise CorruptIndexError(f"{path}: this file of the index is missing") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise CorruptIndexError(f"{path}: not a regular file; an index holds no links or devices")
-    if status.st_size != entry.bytes:
-        raise CorruptIndexError(
-            f"{path}: {status.st_size} bytes long, the manifest says {entry.bytes}; "
-            "the file is torn or altered"
-        )
