@@ -197,13 +197,13 @@ def test_reconstruct_n_is_a_range_of_ids(trained):
 
 def test_one_row_in_a_million_and_all_of_them(trained):
     """Exact whatever share of the rows takes part."""
-    n = 300_000
+    n = 1_000_000
     codes = RNG.integers(0, 256, (n, 2), np.uint8)
     index = empty_like(trained)
     index.append(Rows(codes, np.arange(n), {"number": np.arange(n)}))
     tables = trained.codec.tables(QUERIES).astype(np.float64)
     scores = tables[:, 0, codes[:, 0]] + tables[:, 1, codes[:, 1]]
-    for low, high in ((0, n), (1, n), (777, 778), (5, 5), (n - 1, n), (64, 128), (100, 299_000)):
+    for low, high in ((0, n), (1, n), (777, 778), (5, 5), (n - 1, n), (64, 128), (100, 999_000)):
         D, I = index.search(QUERIES, 20, where=f"{low} <= number < {high}")  # noqa: E741
         for q in range(3):
             rows = np.arange(low, high)
