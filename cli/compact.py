@@ -20,14 +20,14 @@ def command(index_path: Path, quiet: bool) -> None:
     from hyperpq.store import IndexStore
 
     store = IndexStore.open(index_path)
-    before = len(store.shards), sum(shard.n for shard in store.shards) - store.ntotal
+    shards, removed = len(store.shards), store.removed
     store.compact()
     if not quiet:
         common.emit(
             common.facts(
                 [
-                    ("shards", f"{len(store.shards):,} (before: {before[0]:,})"),
-                    ("removed rows dropped", f"{before[1]:,}"),
+                    ("shards", f"{len(store.shards):,} (before: {shards:,})"),
+                    ("removed rows dropped", f"{removed:,}"),
                     ("rows", f"{store.ntotal:,}"),
                 ]
             )

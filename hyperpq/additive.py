@@ -8,8 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hyperpq.codes import MOST_CODES
-from hyperpq.errors import InvalidInputError
+from hyperpq.codes import check_sizes
 
 # The name of its score, as `lorentz.SCORES` has those of the product quantizer.
 INNER = "inner"
@@ -54,12 +53,7 @@ class AdditiveQuantizer(nn.Module):
 
     def __init__(self, M: int, D: int, nbits: int = 8) -> None:
         super().__init__()
-        if nbits not in (4, 8):
-            raise InvalidInputError(f"nbits is {nbits}; choose 8 (one byte a code) or 4 (half).")
-        if not 1 <= M <= MOST_CODES or D < 2:
-            raise InvalidInputError(
-                f"M is {M} and D is {D}; expected 1 to {MOST_CODES}, and at least 2."
-            )
+        check_sizes(M, D, nbits, least=2)
         self.M, self.D, self.nbits, self.K = M, D, nbits, 1 << nbits
         self.codebooks = nn.Parameter(torch.zeros(M, self.K, D))
         self.stress = nn.Buffer(torch.ones(()))

@@ -8,12 +8,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperpq.errors import InvalidInputError
+
 MOST_CODES = 1024
 """Codes of one vector at most: what the scan takes."""
 BLOCK = 64
 """Rows that are scanned together; a tile has whole blocks, the last one filled up with zeros."""
 TILE = 4096
 """Rows of a tile; the last tile of an array may have fewer."""
+
+
+def check_sizes(M: int, D: int, nbits: int, least: int = 1) -> None:
+    """Raise `InvalidInputError` unless a quantizer can have these sizes.
+
+    Parameters
+    ----------
+    M : int
+        Codes of a vector, 1 to `MOST_CODES`.
+    D : int
+        Coordinates that a codeword has, ``least`` or more.
+    nbits : int
+        Bits of a code, 4 or 8.
+    """
+    if nbits not in (4, 8):
+        raise InvalidInputError(f"nbits is {nbits}; choose 8 (one byte a code) or 4 (half).")
+    if not 1 <= M <= MOST_CODES or least > D:
+        raise InvalidInputError(
+            f"M is {M} and D is {D}; expected 1 to {MOST_CODES}, and at least {least}."
+        )
 
 
 def code_size(M: int, nbits: int) -> int:

@@ -93,10 +93,12 @@ class EditableIndex(CodeIndex):
         remove : ndarray, shape (n,), int64, optional
             Ids to remove.
         """
-        last = int(rows.ids[-1]) if rows.n else -1
-        next_id = max(self.next_id, min(last, _LARGEST_ID - 1) + 1)
         gone = {} if remove is None else {p: r[r >= 0] for p, r, _ in self._rows.find(remove)}
-        self._rows.append(rows, gone, next_id)
+        self._rows.append(rows, gone, self._next_after(int(rows.ids[-1]) if rows.n else -1))
+
+    def _next_after(self, last: int) -> int:
+        """`next_id` once ``last`` is the highest id that was added."""
+        return max(self.next_id, min(last, _LARGEST_ID - 1) + 1)
 
     def update(self, x: Any, ids: Any, *, attributes: Mapping[str, Any] | None = None) -> None:
         """Give ids new vectors, in one durable step.
@@ -208,7 +210,7 @@ class EditableIndex(CodeIndex):
             return
         blocks = live_blocks(other.parts)
         moved = (Rows(b.codes, b.ids + add_id, b.attributes, b.path_strings) for b in blocks)
-        next_id = max(self.next_id, min(int(ids[-1]) + add_id, _LARGEST_ID - 1) + 1)
+        next_id = self._next_after(int(ids[-1]) + add_id)
         self._rows.commit(append=map(self._rows.conform, moved), next_id=next_id)
 
     def reset(self) -> None:

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.export_blocks import Block, Source, first_and_all
-from hyperpq.store import Categories, Strings
-from hyperpq.store.columns import datasets_of, kind_of
+from hyperpq.store import Categories
+from hyperpq.store.columns import GROUPS, datasets_of, datasets_of_labels, kind_of, recoded
 
 # HDF5 never writes the file itself: where the disk is full, it brings down the process.
 from hyperpq.store.hdf5 import Layout, lay_out
-
-_GROUPS = {"category": "categories", "time": "times"}
 
 
 class _Arrays:
@@ -35,7 +33,7 @@ class _Arrays:
         if block.paths is not None:
             out += ["path_offsets", "path_bytes"]
         for name, column in block.attributes.items():
-            out.append(f"{_GROUPS.get(kind_of(column), 'attributes')}/{name}")
+            out.append(f"{GROUPS.get(kind_of(column), 'attributes')}/{name}")
         return out if block.vectors is None else [*out, "vectors"]
 
     def piece(self, name: str, block: Block) -> NDArray[Any]:
@@ -57,17 +55,13 @@ class _Arrays:
 
     def _merged(self, name: str, column: Categories) -> NDArray[np.int32]:
         """Codes of a column in the labels of all blocks so far."""
-        places = self._labels.setdefault(name, {})
-        # The last one is for -1.
-        codes = [*(places.setdefault(label, len(places)) for label in column.labels), -1]
-        return np.array(codes, np.int32)[column.codes]
+        return recoded(column, self._labels.setdefault(name, {}))
 
     def labels(self) -> dict[str, NDArray[Any]]:
         """The arrays of labels, complete after the last block."""
         out: dict[str, NDArray[Any]] = {}
         for name, places in self._labels.items():
-            strings = Strings.from_list(label.encode() for label in places)
-            out[f"label_offsets/{name}"], out[f"label_bytes/{name}"] = strings.offsets, strings.blob
+            out |= datasets_of_labels(name, places)
         return out
 
 

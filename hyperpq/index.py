@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -190,8 +191,8 @@ class HiHPQIndex(EditableIndex):
 
     def clone(self) -> HiHPQIndex:
         """A copy in memory."""
-        other = HiHPQIndex(self.d, self.M, device=self.device)
-        other.__dict__.update(self.__dict__, metadata=dict(self.metadata), _rows=MemoryStore())
+        other = copy.copy(self)
+        other.metadata, other._rows = dict(self.metadata), MemoryStore()
         other._rows.commit(append=live_blocks(self.parts), next_id=self.next_id)
         return other
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hyperpq.codes import MOST_CODES, code_size, pack, unpack
+from hyperpq.codes import check_sizes, code_size, pack, unpack
 from hyperpq.errors import InvalidInputError
 from hyperpq.validation import as_array, as_codes, as_features
 
@@ -43,12 +43,7 @@ class PlainQuantizer(nn.Module):
 
     def __init__(self, M: int, D: int, nbits: int = 8, *, score: str = "l2") -> None:
         super().__init__()
-        if nbits not in (4, 8):
-            raise InvalidInputError(f"nbits is {nbits}; choose 8 (one byte a code) or 4 (half).")
-        if not 1 <= M <= MOST_CODES or D < 1:
-            raise InvalidInputError(
-                f"M is {M} and D is {D}; expected 1 to {MOST_CODES}, and at least 1."
-            )
+        check_sizes(M, D, nbits)
         if score not in PLAIN_SCORES:
             raise InvalidInputError(f"score is {score!r}; choose one of {', '.join(PLAIN_SCORES)}.")
         self.M, self.D, self.nbits, self.K, self.score = M, D, nbits, 1 << nbits, score

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperpq import lorentz
-from hyperpq.codes import MOST_CODES
+from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
 
 # sqrt(c) r stays under 5 for every clip radius r in use (docs/method.md), and c can't reach 0.
@@ -55,12 +55,7 @@ class LorentzProductQuantizer(nn.Module):
         max_norm: float = 1.5,
     ) -> None:
         super().__init__()
-        if nbits not in (4, 8):
-            raise InvalidInputError(f"nbits is {nbits}; choose 8 (one byte a code) or 4 (half).")
-        if not 1 <= M <= MOST_CODES or D < 1:
-            raise InvalidInputError(
-                f"M is {M} and D is {D}; expected 1 to {MOST_CODES}, and at least 1."
-            )
+        check_sizes(M, D, nbits)
         if score not in lorentz.SCORES:
             raise InvalidInputError(
                 f"score is {score!r}; choose one of {', '.join(lorentz.SCORES)}."

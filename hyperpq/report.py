@@ -75,13 +75,10 @@ def describe_index(path: Path) -> dict[str, Any]:
     assert store is not None
     assert codec is not None
     pictures = index.metadata.get("pictures") or {}
-    rows = sum(shard.n for shard in store.shards)
     out: dict[str, Any] = {
         "path": str(path),
         "pictures" if pictures else "vectors": index.ntotal,
-        "removed rows": f"{rows - index.ntotal} (hyperpq compact drops them)"
-        if rows > index.ntotal
-        else 0,
+        "removed rows": f"{store.removed} (hyperpq compact drops them)" if store.removed else 0,
         "shards": len(store.shards),
         "attributes": ", ".join(index.attribute_names) or "none",
         "generation": store.generation,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.store.rows import rows_of
 from hyperpq.validation import as_array, as_count
 from hyperpq.where import Where
 
@@ -87,10 +88,10 @@ class IDSelectorArray(IDSelector):
     def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
         # The shorter one is looked up in the longer one.
         if len(ids) < len(self.ids):
-            return _find(self.ids, ids)[1]
+            return rows_of(ids, self.ids) >= 0
         out = np.zeros(len(ids), np.bool_)
-        places, found = _find(ids, self.ids)
-        out[places[found]] = True
+        rows = rows_of(self.ids, ids)
+        out[rows[rows >= 0]] = True
         return out
 
 
@@ -213,16 +214,6 @@ class SearchParameters:
         parsed = where if where is None or isinstance(where, Where) else Where(where)
         object.__setattr__(self, "sel", sel)
         object.__setattr__(self, "where", parsed)
-
-
-def _find(
-    ordered: NDArray[np.int64], wanted: NDArray[np.int64]
-) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Where each of ``wanted`` would be in ``ordered``, and whether it is there."""
-    if not len(ordered):
-        return np.zeros(len(wanted), np.intp), np.zeros(len(wanted), np.bool_)
-    places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-    return places, ordered[places] == wanted
 
 
 def _check(value: object, name: str) -> None:

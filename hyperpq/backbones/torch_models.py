@@ -7,7 +7,6 @@ chooses its kernels by batch size; the same batch gives the same bits.
 from __future__ import annotations
 
 import difflib
-import importlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from hyperpq.backbones.base import Backbone, check_normalization, first_line
 from hyperpq.backbones.onnx_models import hash_model_files, read_sidecar
 from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
+from hyperpq.optional import need
 
 _log = logging.getLogger(__name__)
 
@@ -248,12 +248,7 @@ def _set_threads(threads: int | None) -> None:
 
 def _import(module: str, extra: str) -> Any:
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"backbones '{module}:...' need {module} ({error}); "
-            f"install it with: pip install 'hyperpq[{extra}]'"
-        ) from error
+        return need(module, extra, f"backbones '{module}:...'")
     except RuntimeError as error:  # torchvision built for another PyTorch fails like this
         import torch
 

@@ -20,6 +20,8 @@ NUMBERS = ("int32", "int64", "float32", "float64")
 TIME = np.dtype("datetime64[ns]")
 """Times are UTC, in nanoseconds since 1970; NaT is a missing one."""
 _DTYPES = {"time": TIME, **{name: np.dtype(name) for name in NUMBERS}}
+GROUPS = {"category": "categories", "time": "times"}
+"""Groups of a shard by the kind of their columns; plain numbers are in ``attributes``."""
 RESERVED_NAMES = frozenset(
     ("codes", "id", "ids", "path", "paths", "path_bytes", "path_offsets", "dead", "rows")
 )
@@ -197,14 +199,16 @@ def concatenate(columns: Sequence[Column]) -> Column:
     first = columns[0]
     if not isinstance(first, Categories):
         return np.concatenate([c for c in columns if not isinstance(c, Categories)])
-    labels: dict[str, int] = {}
-    codes = []
-    for column in columns:
-        assert isinstance(column, Categories)
-        # The last one is for -1.
-        places = [*(labels.setdefault(label, len(labels)) for label in column.labels), -1]
-        codes.append(np.array(places, np.int32)[column.codes])
-    return Categories(np.concatenate(codes), tuple(labels))
+    places: dict[str, int] = {}
+    codes = [recoded(column, places) for column in columns if isinstance(column, Categories)]
+    return Categories(np.concatenate(codes), tuple(places))
+
+
+def recoded(column: Categories, places: dict[str, int]) -> NDArray[np.int32]:
+    """Codes of a column as positions in ``places``, which gets the labels that it lacks."""
+    # The last one is for -1.
+    codes = [*(places.setdefault(label, len(places)) for label in column.labels), -1]
+    return np.array(codes, np.int32)[column.codes]
 
 
 def conform(name: str, column: Column, kind: str) -> Column:
@@ -239,14 +243,19 @@ def datasets_of(columns: Mapping[str, Column]) -> dict[str, NDArray[Any]]:
     for name, column in columns.items():
         if isinstance(column, Categories):
             column = column.used()
-            labels = Strings.from_list(label.encode() for label in column.labels)
-            out[f"categories/{name}"] = column.codes
-            out[f"label_offsets/{name}"], out[f"label_bytes/{name}"] = labels.offsets, labels.blob
+            out[f"{GROUPS['category']}/{name}"] = column.codes
+            out |= datasets_of_labels(name, column.labels)
         elif column.dtype == TIME:
-            out[f"times/{name}"] = column.view(np.int64)
+            out[f"{GROUPS['time']}/{name}"] = column.view(np.int64)
         else:
             out[f"attributes/{name}"] = column
     return out
+
+
+def datasets_of_labels(name: str, labels: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """The HDF5 datasets that hold the labels of a category."""
+    strings = Strings.from_list(label.encode() for label in labels)
+    return {f"label_offsets/{name}": strings.offsets, f"label_bytes/{name}": strings.blob}
 
 
 def is_attribute_name(name: str) -> bool:

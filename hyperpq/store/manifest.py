@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from hyperpq.store.columns import GROUPS
 from hyperpq.store.durable import checksum
 
 MANIFEST_NAME = "manifest.json"
@@ -15,7 +16,7 @@ VERSION = 3
 MAX_INT = 2**63 - 1
 ITEM_SIZES = {"uint8": 1, "int32": 4, "int64": 8, "float32": 4, "float64": 8}
 # Groups of a shard whose columns aren't plain numbers, and what `columns.kind_of` calls them.
-KINDS = {"times": "time", "categories": "category"}
+KINDS = {group: kind for kind, group in GROUPS.items()}
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ class RowStore(ABC):
         return sum(piece.live for piece in self.pieces)
 
     @property
+    def removed(self) -> int:
+        """Number of rows that are removed and still take room."""
+        return sum(piece.n for piece in self.pieces) - self.ntotal
+
+    @property
     def schema(self) -> dict[str, str] | None:
         """Kind of each attribute column, ``path`` among them; None while there are no rows."""
         return self.pieces[0].schema if self.pieces else None

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from hyperpq.errors import StoreError
-from hyperpq.store.draft import is_leftover
+from hyperpq.store.draft import FOLDERS, is_leftover
 from hyperpq.store.durable import CHECKED, HOLDER_NAME, LOCK_NAME, checksums_of_file
 from hyperpq.store.hdf5 import structure_problem
 from hyperpq.store.manifest import MANIFEST_NAME, FileEntry, Manifest, Place, ShardEntry
@@ -21,7 +21,6 @@ from hyperpq.store.manifest_reader import is_file_name, read_manifest
 from hyperpq.store.shard import Shard, checked_read, parse_dead
 
 _REPORT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,60}\.(csv|jsonl|json|txt|html)")
-_FOLDERS = ("shards", "dead")
 # Of so many ids of a shard one tells where the ranges end in which repeated ids are sought, and
 # a range has so many of these.
 _SAMPLED = 1 << 10
@@ -82,7 +81,7 @@ def verify_directory(path: str | os.PathLike[str]) -> list[Problem]:
             if not os.path.lexists(root / MANIFEST_NAME):
                 raise
             return [_said(root, MANIFEST_NAME, error)]
-        links = [folder for folder in _FOLDERS if (root / folder).is_symlink()]
+        links = [folder for folder in FOLDERS if (root / folder).is_symlink()]
         if links:
             return [Problem(links[0], "is a link; an index holds none")]
         if _check_shards(root, manifest, checked):
@@ -259,11 +258,11 @@ def foreign_files(root: Path, manifest: Manifest, *, garbage: bool = False) -> l
     """
     named = {MANIFEST_NAME, LOCK_NAME, HOLDER_NAME, *manifest.named_files}
     foreign = []
-    for folder in ("", *_FOLDERS):
+    for folder in ("", *FOLDERS):
         for name in _names(root / folder):
             relative = f"{folder}/{name}" if folder else name
             is_known = relative in named or (
-                not folder and (name in _FOLDERS or is_report_name(name))
+                not folder and (name in FOLDERS or is_report_name(name))
             )
             if not is_known and (garbage or not is_leftover(folder, name)):
                 foreign.append(relative)
