@@ -1,8 +1,8 @@
 """Other geometries in the place of the hyperbolic one, for ablations.
 
-`geometry` swaps the functions of `hyperpq.lorentz` and the two steps that use more than these (the
-nearest codeword and k-means), so that training, fitting of codebooks and search run in flat or
-spherical space and are otherwise the same code.
+`geometry` swaps the functions of `hyperpq.lorentz` and the steps that use more than these (scores
+of all pairs, the nearest codeword and k-means), so that training, fitting of codebooks and search
+run in flat or spherical space and are otherwise the same code.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ def _sphere_logmap0(x: Tensor, c: Tensor) -> Tensor:
     return torch.asin(sine) / sine * x
 
 
+def _table(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    """`lorentz.sqchord_table` by the swapped matrix, in float64."""
+    return lorentz.sqchord_matrix(x.double(), y.double(), c.double()).to(x.dtype)
+
+
 _FUNCTIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
     "hyperbolic": {},
     "euclidean": {
@@ -85,6 +90,7 @@ _FUNCTIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
         "time_part": lambda x, c: torch.zeros_like(x[..., 0]),
         "sqchord": lambda x, y, c: (x - y).square().sum(-1),
         "sqchord_matrix": _flat_matrix,
+        "sqchord_table": _table,
         "score_of": _flat_score,
         "centroid": _flat_centroid,
     },
@@ -94,10 +100,18 @@ _FUNCTIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
         "time_part": _sphere_time,
         "sqchord": _sphere_sqchord,
         "sqchord_matrix": _sphere_matrix,
+        "sqchord_table": _table,
         "score_of": _sphere_score,
         "centroid": _sphere_centroid,
     },
 }
+
+
+def _product_score(q: LorentzProductQuantizer, x: Tensor, y: Tensor) -> Tensor:
+    """`LorentzProductQuantizer.product_score` by the swapped functions."""
+    c = q.c[:, None]
+    q2 = lorentz.sqchord_matrix(x.transpose(0, 1), y.transpose(0, 1), c)
+    return lorentz.score_of(q2, c[..., None], q.score).sum(0)
 
 
 @torch.no_grad()
@@ -152,6 +166,7 @@ def geometry(name: str) -> Iterator[None]:
     if swaps:
         swaps += [
             (LorentzProductQuantizer, "codes", _codes),
+            (LorentzProductQuantizer, "product_score", _product_score),
             (codebooks, "lorentz_kmeans", _kmeans),
         ]
     former = [(where, what, getattr(where, what)) for where, what, _ in swaps]

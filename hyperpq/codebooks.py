@@ -2,7 +2,8 @@
 
 A representation learned on a few wide subspaces serves every code length: its F coordinates are
 cut into as many subspaces as the code has bytes, and hyperbolic k-means gives each its codebook.
-Codebooks learned together with the representation end worse (docs/method.md).
+Codebooks learned together with the representation end worse (docs/method.md). Afterwards they are
+refined, so that codes rank as the continuous vectors do.
 """
 
 from __future__ import annotations
@@ -11,11 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from hyperpq import lorentz
 from hyperpq.clustering import kmeans
+from hyperpq.devices import single_thread
+from hyperpq.quantizer import LorentzProductQuantizer
 
 _LLOYD = 10
+# Distillation: vectors a step, step of Adam, weight of the squared chord to the own codeword, and
+# the temperature of the continuous distances as a part of that of the codes.
+_BATCH, _LR, _KEEP, _SHARPER = 512, 1e-3, 3.0, 0.4
+# Fewer vectors than this say nothing beyond themselves.
+_FEWEST = 1024
 # Distances in memory at once: 64 MB of float32.
 _BLOCK = 1 << 24
 
@@ -121,3 +130,63 @@ def fit_codebooks(v: Tensor, K: int, log_c: Tensor, max_norm: float, *, seed: in
             for m in range(v.shape[1])
         ]
     )
+
+
+@single_thread()
+def distil_codebooks(
+    q: LorentzProductQuantizer,
+    v: Tensor,
+    target: LorentzProductQuantizer,
+    learned: Tensor,
+    temperature: float,
+    epochs: int,
+    *,
+    seed: int,
+) -> None:
+    """Move codewords so that distances to codes rank vectors as continuous distances do.
+
+    k-means makes each code near its vector. What a search needs is that the codes of near vectors
+    come before those of others, and with few bits the two differ. This is the contrast of
+    continuous with quantized points (paper, section 3.3), with the softmax of the continuous
+    distances in a batch as its target; it acts on the codewords alone.
+
+    Parameters
+    ----------
+    q : LorentzProductQuantizer
+        Its codebooks, fitted already, are changed; nothing else.
+    v : Tensor, shape (n, M, D)
+        Tangent vectors to code. Fewer than 1,024 leave the codebooks as they are.
+    target : LorentzProductQuantizer
+        Space that the representation was learned in, whose distances are the target.
+    learned : Tensor, shape (n, F)
+        The same vectors there.
+    temperature : float
+        Of distances to codes.
+    epochs : int
+        Passes over the vectors.
+    seed : int
+        Of the order of the vectors.
+    """
+    if len(v) < _FEWEST:
+        return
+    own = torch.eye(_BATCH, dtype=torch.bool)
+    subspaces = torch.arange(q.M)
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam([q.codebooks], lr=_LR)
+    for _ in range(epochs):
+        order = torch.randperm(len(v), generator=generator)
+        for rows in order[: len(v) // _BATCH * _BATCH].split(_BATCH):
+            there = target.points(learned[rows].unflatten(1, (target.M, target.D)))
+            wanted = -target.product_score(there, there) / (_SHARPER * temperature)
+            wanted = torch.softmax(wanted.masked_fill(own, float("-inf")), 1)
+            points = q.points(v[rows])
+            codes = q.codes(points).long()
+            with torch.enable_grad():
+                coded = q.codewords()[subspaces, codes]
+                similarity = -q.product_score(points, coded) / temperature
+                # No vector competes with its own code; -inf times a target of 0 would be NaN.
+                ranks = cross_entropy(similarity.masked_fill(own, -1e9), wanted)
+                stay = lorentz.sqchord(points, coded, q.c).sum(1).mean()
+                (ranks + _KEEP * stay).backward()
+            optimizer.step()
+            q.zero_grad()

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import dropout, gelu
 
 from hyperpq.additive import INNER, AdditiveQuantizer
 from hyperpq.additive_fit import fit_additive
+from hyperpq.averaging import Averaging
+from hyperpq.base_codec import UNTRAINED, Codec
 from hyperpq.codebooks import (
+    distil_codebooks,
     fit_codebooks,
     split_coordinates,
     split_curvatures,
     take_coordinates,
 )
-from hyperpq.codes import MOST_CODES, code_size, pack, unpack
+from hyperpq.codes import MOST_CODES
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.quantizer import LorentzProductQuantizer
-from hyperpq.validation import as_codes, as_count, as_features
+from hyperpq.validation import as_count, as_features
 
 CONDITIONINGS = ("none", "unit", "root")
 HEADS = ("linear", "orthogonal")
-_ROWS = 8192
 # Vectors kept for fitting codebooks of other lengths: 4 MB at 256 coordinates.
 SAMPLE = 8192
 # sqrt(c) times the clip radius at most: beyond it float32 loses near distances (docs/method.md).
 _REACH = 5.0
-_UNTRAINED = "the codec isn't trained; call train(x) first or load a trained one."
 
 
-class HiHPQCodec(nn.Module):
+class HiHPQCodec(Codec):
     """The learned map between features and codes.
 
     Parameters
@@ -55,16 +54,24 @@ class HiHPQCodec(nn.Module):
         0 leaves it out.
     dropout : float
         Share of the branch's hidden units left out in training.
+    average_weight, average_neighbours
+        See `averaging.Averaging`; only codecs that have ``centroids`` average.
+    temperature, distil_epochs
+        Of `codebooks.distil_codebooks`, which refines what `with_bits` fits; 0 epochs leave it out.
 
     Attributes
     ----------
     sample : Tensor, shape (s, F), float16
         Tangent vectors of training features as they were learned, for `with_bits`.
+    centroids : Tensor, shape (m, F), float16
+        Centroids of these.
     learned_log_c : Tensor, shape (M0,)
         Log curvatures of the M0 subspaces that the representation was learned on.
     learned_norm : float
         Clip radius of these.
     """
+
+    quantizer: LorentzProductQuantizer | AdditiveQuantizer
 
     def __init__(
         self,
@@ -80,8 +87,12 @@ class HiHPQCodec(nn.Module):
         head: str = "linear",
         hidden: int = 0,
         dropout: float = 0.0,
+        average_weight: float = 0.0,
+        average_neighbours: int = 0,
+        temperature: float = 0.25,
+        distil_epochs: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(d)
         if d < 1:
             raise InvalidInputError(f"d is {d}; expected the width of the features, at least 1.")
         if conditioning not in CONDITIONINGS:
@@ -100,9 +111,21 @@ class HiHPQCodec(nn.Module):
             raise InvalidInputError(
                 f"hidden is {hidden} and dropout {dropout}; expected 0 or more, and 0 to below 1."
             )
-        self.d, self.conditioning, self.head = d, conditioning, head
+        if not 0 <= average_weight <= 1 or average_neighbours < 0:
+            raise InvalidInputError(
+                f"average_weight is {average_weight} and average_neighbours {average_neighbours}; "
+                "expected 0 to 1, and 0 or more."
+            )
+        if not temperature > 0 or distil_epochs < 0:
+            raise InvalidInputError(
+                f"temperature is {temperature} and distil_epochs {distil_epochs}; "
+                "expected more than 0, and 0 or more."
+            )
+        self.conditioning, self.head = conditioning, head
         self.hidden, self.dropout = hidden, dropout
-        self.quantizer: LorentzProductQuantizer | AdditiveQuantizer = (
+        self.average_weight, self.average_neighbours = average_weight, average_neighbours
+        self.temperature, self.distil_epochs = temperature, distil_epochs
+        self.quantizer = (
             AdditiveQuantizer(M, D, nbits)
             if score == INNER
             else LorentzProductQuantizer(M, D, nbits, score=score, beta=beta, max_norm=max_norm)
@@ -116,31 +139,15 @@ class HiHPQCodec(nn.Module):
             self.up_bias = nn.Parameter(torch.zeros(hidden))
             self.down = nn.Parameter(torch.zeros(hidden, width))
         self.sample = nn.Buffer(torch.zeros(0, width, dtype=torch.float16))
+        self.set_centroids(torch.zeros(0, width, dtype=torch.float16))
         self.learned_log_c = nn.Buffer(torch.zeros(self.quantizer.spaces))
         self.learned_norm = float(max_norm)
-        self.is_trained = False
-        self.recipe: dict[str, Any] = {}
-
-    @property
-    def M(self) -> int:
-        """Codes of one vector: number of subspaces, or of codebooks that add up."""
-        return self.quantizer.M
 
     @property
     def product(self) -> LorentzProductQuantizer:
         """The quantizer of a codec whose score isn't ``inner``."""
         assert isinstance(self.quantizer, LorentzProductQuantizer)
         return self.quantizer
-
-    @property
-    def code_size(self) -> int:
-        """Bytes of one coded vector."""
-        return code_size(self.quantizer.M, self.quantizer.nbits)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.weight.device
 
     def condition(self, x: Tensor) -> Tensor:
         """Features (n, d) -> conditioned features (n, d); a zero vector stays zero."""
@@ -162,6 +169,11 @@ class HiHPQCodec(nn.Module):
             v = v + inner @ self.down
         return v.unflatten(1, (self.quantizer.spaces, self.quantizer.D))
 
+    def vectors(self, x: Tensor) -> Tensor:
+        """Features (n, d) -> the tangent vectors (n, M, D) that are quantized: averaged ones."""
+        v = self.tangent(x)
+        return cast(Tensor, self.averaging(v.flatten(1))).view_as(v)
+
     def keep_sample(self, v: Tensor) -> None:
         """Remember up to `SAMPLE` tangent vectors (n, M, D), evenly taken, and the curvatures."""
         step = -(-len(v) // SAMPLE)
@@ -175,14 +187,24 @@ class HiHPQCodec(nn.Module):
         self.sample = nn.Buffer(sample.to(self.device))
         self.learned_log_c = nn.Buffer(log_c.to(self.device))
 
+    def set_centroids(self, centroids: Tensor) -> None:
+        """Take over centroids (m, F) of the sample."""
+        self.centroids = nn.Buffer(centroids.half().to(self.weight.device))
+        index = split_coordinates(centroids.shape[1], self.quantizer.spaces)
+        self.averaging = self._averaging(take_coordinates(self.centroids.float(), index))
+
+    def _averaging(self, centroids: Tensor) -> Averaging:
+        return Averaging(centroids, self.average_weight, self.average_neighbours)
+
     @torch.no_grad()
     def with_bits(
         self, bits: int, *, nbits: int = 8, score: str | None = None, x: Any = None, seed: int = 0
     ) -> HiHPQCodec:
         """The same representation with codes of another length; nothing is learned again.
 
-        The coordinates are cut into ``bits / nbits`` subspaces, and hyperbolic k-means fits their
-        codebooks. With the score ``inner`` that many codebooks are learned again.
+        The coordinates are cut into ``bits / nbits`` subspaces, hyperbolic k-means fits their
+        codebooks, and distillation refines them if the recipe says so. With the score ``inner``
+        that many codebooks are learned again.
 
         Parameters
         ----------
@@ -207,7 +229,7 @@ class HiHPQCodec(nn.Module):
         NotTrainedError, InvalidInputError
         """
         if not self.is_trained:
-            raise NotTrainedError(_UNTRAINED)
+            raise NotTrainedError(UNTRAINED)
         bits, nbits = as_count(bits, "bits"), as_count(nbits, "nbits")
         if nbits not in (4, 8) or bits % nbits or bits > MOST_CODES * nbits:
             raise InvalidInputError(
@@ -244,6 +266,10 @@ class HiHPQCodec(nn.Module):
             conditioning=self.conditioning,
             hidden=self.hidden,
             dropout=self.dropout,
+            average_weight=self.average_weight,
+            average_neighbours=self.average_neighbours,
+            temperature=self.temperature,
+            distil_epochs=self.distil_epochs,
         )
         other.recipe, other.learned_norm = self.recipe, self.learned_norm
         state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
@@ -255,12 +281,33 @@ class HiHPQCodec(nn.Module):
             if name in state:
                 getattr(other, name).copy_(state[name])
         other.set_sample(state["sample"], state["learned_log_c"])
+        other.set_centroids(state["centroids"])
         q = other.product
         q.log_c.copy_(log_c)
-        v = take_coordinates(wide, index).unflatten(1, (M, index.shape[1]))
+        averaged = self._averaging(state["centroids"].float())(wide)
+        v = take_coordinates(averaged, index).unflatten(1, (M, index.shape[1]))
         q.codebooks.copy_(fit_codebooks(v, q.K, log_c, reach, seed=seed))
+        some = slice(None, None, -(-len(wide) // SAMPLE))
+        distil_codebooks(
+            q,
+            v[some],
+            self._learned_space(score),
+            wide[some],
+            self.temperature,
+            self.distil_epochs,
+            seed=seed,
+        )
         other.is_trained = True
         return other.eval()
+
+    def _learned_space(self, score: str) -> LorentzProductQuantizer:
+        """The space that the representation was learned in, under a score; without codebooks."""
+        M = len(self.learned_log_c)
+        space = LorentzProductQuantizer(
+            M, self.sample.shape[1] // M, 4, score=score, max_norm=self.learned_norm
+        )
+        space.log_c.copy_(self.learned_log_c)
+        return space
 
     def _additive_with_bits(self, M: int, nbits: int, x: Any, seed: int) -> HiHPQCodec:
         """`with_bits` of an additive quantizer."""
@@ -291,113 +338,6 @@ class HiHPQCodec(nn.Module):
             raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
         return wide
 
-    def _blocks(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:
-        """Points of blocks of rows, on the codec's device."""
-        for start in range(0, len(x), _ROWS):
-            rows = slice(start, min(start + _ROWS, len(x)))
-            yield rows, torch.tensor(x[rows], device=self.device)
-
-    def _features(self, x: Any) -> NDArray[np.float32]:
-        if not self.is_trained:
-            raise NotTrainedError(_UNTRAINED)
-        return as_features(x, self.d)
-
-    @torch.inference_mode()
-    def embed(self, x: Any) -> NDArray[np.float32]:
-        """Continuous representation of features: clipped tangent vectors.
-
-        Parameters
-        ----------
-        x : array_like, shape (n, d)
-            Features.
-
-        Returns
-        -------
-        ndarray, shape (n, M * D), float32
-            (n, D) with the score ``inner``. `decode` gives the quantized counterpart in the same
-            space.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError
-            See `validation.as_features`.
-        """
-        x = self._features(x)
-        out = np.empty((len(x), self.weight.shape[1]), np.float32)
-        for rows, block in self._blocks(x):
-            v = self.quantizer.clip(self.tangent(block))
-            out[rows] = v.flatten(1).cpu().numpy()
-        return out
-
-    @torch.inference_mode()
-    def encode(self, x: Any) -> NDArray[np.uint8]:
-        """Features (n, d) -> codes (n, code_size) uint8, packed as `codes.pack` says.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError
-            See `validation.as_features`.
-        """
-        x = self._features(x)
-        out = np.empty((len(x), self.code_size), np.uint8)
-        for rows, block in self._blocks(x):
-            codes = self.quantizer.codes(self.quantizer.points(self.tangent(block)))
-            out[rows] = pack(codes.cpu().numpy(), self.quantizer.nbits)
-        return out
-
-    @torch.inference_mode()
-    def tables(self, x: Any) -> NDArray[np.float32]:
-        """Distances from queries to every codeword, the ADC tables.
-
-        Parameters
-        ----------
-        x : array_like, shape (nq, d)
-            Query features.
-
-        Returns
-        -------
-        ndarray, shape (nq, M, K), float32
-            ``out[q, m, k]`` is the score of codeword k of subspace m: the Lorentzian distance
-            (``l1``), its square (``geodesic``), the squared chord (``chord``) or a share of the
-            squared distance (``inner``).
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError
-            See `validation.as_features`.
-        """
-        x = self._features(x)
-        out = np.empty((len(x), self.quantizer.M, self.quantizer.K), np.float32)
-        for rows, block in self._blocks(x):
-            points = self.quantizer.points(self.tangent(block))
-            out[rows] = self.quantizer.tables(points).cpu().numpy()
-        return out
-
-    @torch.inference_mode()
-    def decode(self, codes: Any) -> NDArray[np.float32]:
-        """Codes -> tangent vectors of their codewords, the space of `embed`.
-
-        Parameters
-        ----------
-        codes : array_like, shape (n, code_size), uint8
-            What `encode` returned.
-
-        Returns
-        -------
-        ndarray, shape (n, M * D), float32
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError
-            Untrained, or codes of another dtype or width.
-        """
-        if not self.is_trained:
-            raise NotTrainedError(_UNTRAINED)
-        codes = as_codes(codes, self.code_size)
-        unpacked = unpack(codes, self.quantizer.M, self.quantizer.nbits)
-        v = self.quantizer.decode(torch.from_numpy(unpacked.copy()).to(self.device))
-        return v.flatten(1).cpu().numpy()
-
     def settings(self) -> dict[str, Any]:
         """Everything but the weights, as JSON types."""
         q = self.quantizer
@@ -415,11 +355,16 @@ class HiHPQCodec(nn.Module):
             "head": self.head,
             "hidden": self.hidden,
             "dropout": self.dropout,
+            "average_weight": self.average_weight,
+            "average_neighbours": self.average_neighbours,
+            "temperature": self.temperature,
+            "distil_epochs": self.distil_epochs,
             "learned": {
                 "M": len(self.learned_log_c),
                 "F": self.sample.shape[1],
                 "max_norm": self.learned_norm,
                 "sample": len(self.sample),
+                "centroids": len(self.centroids),
             },
             "recipe": self.recipe,
         }

@@ -16,7 +16,9 @@ from hyperpq.pq_codec import PQCodec
 from hyperpq.quantizer import CURVATURE_RANGE
 
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
-_FORMAT, _VERSION = "hyperpq-codec", 2
+_FORMAT = "hyperpq-codec"
+# Of learned codecs, and of plain codebooks, which stayed as they were.
+_VERSION, _PLAIN_VERSION = 3, 2
 # Characters of a message that a stranger's file may fill.
 _LONGEST = 300
 
@@ -26,9 +28,14 @@ def to_files(codec: HiHPQCodec | PQCodec) -> dict[str, bytes]:
     from safetensors.torch import save
 
     state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
-    settings = {"format": _FORMAT, "version": _VERSION, **codec.settings()}
+    own = codec.settings()
+    settings = {"format": _FORMAT, "version": _version(own), **own}
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
     return {WEIGHTS_FILE: save(state), SETTINGS_FILE: text.encode()}
+
+
+def _version(settings: Mapping[str, Any]) -> int:
+    return _PLAIN_VERSION if "kind" in settings else _VERSION
 
 
 def difference(one: HiHPQCodec | PQCodec, other: HiHPQCodec | PQCodec) -> str | None:
@@ -71,11 +78,11 @@ def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
         settings = json.loads(files[SETTINGS_FILE])
         if settings["format"] != _FORMAT:
             raise ValueError(f"format {settings['format']}")
-        if settings["version"] != _VERSION:
+        if settings["version"] != _version(settings):
             raise FormatVersionError(
                 f"{SETTINGS_FILE} has version {ascii(settings['version'])[:60]}, this hyperpq "
-                f"reads version {_VERSION}; build the index again, or open it with the hyperpq "
-                "that wrote it."
+                f"reads version {_version(settings)}; build the index again, or open it with the "
+                "hyperpq that wrote it."
             )
         length = len(files[WEIGHTS_FILE])
         if "kind" not in settings:
@@ -113,17 +120,20 @@ def _empty_learned(settings: Mapping[str, Any], length: int) -> HiHPQCodec:
     learned = settings["learned"]
     d, M, D, nbits = _sizes(settings, "d", "M", "D", "nbits")
     M0, F = _sizes(learned, "M", "F")
-    [hidden], [sample] = _sizes(settings, "hidden", low=0), _sizes(learned, "sample", low=0)
+    hidden, *_ = _sizes(settings, "hidden", "average_neighbours", "distil_epochs", low=0)
+    sample, centroids = _sizes(learned, "sample", "centroids", low=0)
     additive = settings["score"] == INNER
     width = D if additive else M * D
     if F % M0 or (additive and (M0, F) != (1, D)):
         raise ValueError(f"the learned M and F are {M0}, {F}, with score {INNER} 1 and {D}")
     floats = d * width + M * D * 2 ** min(nbits, 8) + hidden * (d + width) + M0
-    _fits(floats + sample * F // 2, nbits, length)
+    _fits(floats + (sample + centroids) * F // 2, nbits, length)
     names = ["score", "conditioning", "head", "hidden", "dropout"]
+    names += ["average_weight", "average_neighbours", "temperature", "distil_epochs"]
     names += [] if additive else ["beta", "max_norm"]
     codec = HiHPQCodec(d, M, nbits, D=D, **{name: settings[name] for name in names})
     codec.set_sample(torch.zeros(sample, F, dtype=torch.float16), torch.zeros(M0))
+    codec.set_centroids(torch.zeros(centroids, F, dtype=torch.float16))
     codec.learned_norm = float(learned["max_norm"])
     if not 0 < codec.learned_norm < float("inf"):
         raise ValueError(f"the learned max_norm is {learned['max_norm']}")
@@ -158,4 +168,5 @@ def _load(codec: HiHPQCodec | PQCodec, state: Mapping[str, Tensor]) -> None:
         raise CorruptIndexError(f"quantizer.stress in {WEIGHTS_FILE} is negative.")
     codec.load_state_dict(dict(state))
     if isinstance(codec, HiHPQCodec):
+        codec.set_centroids(codec.centroids)
         codec.is_trained = True

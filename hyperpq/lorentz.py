@@ -21,7 +21,7 @@ from torch import Tensor
 SCORES = ("l1", "geodesic", "chord")
 
 # Below this q^2 the Gram route holds no digits in float32; it is cut there, with zero gradient.
-_GRAM_FLOOR = 1e-8
+GRAM_FLOOR = 1e-8
 
 
 def time_part(x: Tensor, c: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ def sqchord_matrix(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """
     x0, y0 = time_part(x, c), time_part(y, c)
     cross = x0.unsqueeze(-1) * y0.unsqueeze(-2) - x @ y.transpose(-1, -2)
-    return (2 * (cross - (1 / c).unsqueeze(-1))).clamp_min(_GRAM_FLOOR)
+    return (2 * (cross - (1 / c).unsqueeze(-1))).clamp_min(GRAM_FLOOR)
 
 
 def sqchord_table(x: Tensor, y: Tensor, c: Tensor) -> Tensor:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hyperpq.codes import check_sizes, code_size, pack, unpack
+from hyperpq.base_codec import Codec
+from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
-from hyperpq.validation import as_array, as_codes, as_features
+from hyperpq.validation import as_array, as_features
 
 PLAIN_SCORES = ("l2", "ip")
-# Rows on the device at once; of them, products with codewords in memory at once.
-_ROWS, _ENTRIES = 8192, 1 << 20
+# Products with codewords in memory at once.
+_ENTRIES = 1 << 20
 
 
 class PlainQuantizer(nn.Module):
@@ -50,9 +49,22 @@ class PlainQuantizer(nn.Module):
         self.codebooks = nn.Buffer(torch.zeros(M, self.K, D))
 
     @property
+    def spaces(self) -> int:
+        """Number of subspaces: M."""
+        return self.M
+
+    @property
     def c(self) -> Tensor:
         """Negated curvatures: none, shape (0,)."""
         return self.codebooks.new_zeros(0)
+
+    def clip(self, v: Tensor) -> Tensor:
+        """Vectors as they are: flat space has no edge."""
+        return v
+
+    def points(self, v: Tensor) -> Tensor:
+        """Vectors as they are: they are the points of flat space."""
+        return v
 
     def _products(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Blocks of rows of x (n, M, D), and their products (M, rows, K) with codewords."""
@@ -114,7 +126,7 @@ class PlainQuantizer(nn.Module):
         return f"M={self.M}, D={self.D}, nbits={self.nbits}, score={self.score!r}"
 
 
-class PQCodec(nn.Module):
+class PQCodec(Codec):
     """Vectors to codes and tables by plain codebooks: what `HiHPQCodec` is, without learning.
 
     Parameters
@@ -130,15 +142,14 @@ class PQCodec(nn.Module):
         Its codebooks are zero until they are loaded; see `from_codebooks`.
     """
 
-    is_trained = True
+    quantizer: PlainQuantizer
 
     def __init__(self, d: int, M: int, nbits: int = 8, *, score: str = "l2") -> None:
-        super().__init__()
+        super().__init__(d)
         if M < 1 or d < 1 or d % M:
             raise InvalidInputError(f"d is {d} and M is {M}; expected d to be a multiple of M.")
-        self.d = d
         self.quantizer = PlainQuantizer(M, d // M, nbits, score=score)
-        self.recipe: dict[str, Any] = {}
+        self.is_trained = True
 
     @classmethod
     def from_codebooks(cls, codebooks: Any, *, score: str = "l2") -> PQCodec:
@@ -166,21 +177,6 @@ class PQCodec(nn.Module):
         codec.quantizer.codebooks.copy_(torch.from_numpy(words.copy()))
         return codec.eval()
 
-    @property
-    def M(self) -> int:
-        """Codes of one vector: number of subspaces."""
-        return self.quantizer.M
-
-    @property
-    def code_size(self) -> int:
-        """Bytes of one coded vector."""
-        return code_size(self.quantizer.M, self.quantizer.nbits)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the codebooks are."""
-        return self.quantizer.codebooks.device
-
     def with_bits(
         self, bits: int, *, nbits: int = 8, score: str | None = None, x: Any = None, seed: int = 0
     ) -> NoReturn:
@@ -195,77 +191,9 @@ class PQCodec(nn.Module):
             "train a HiHPQIndex for codes of any length."
         )
 
-    def _blocks(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of rows cut into subspaces (rows, M, D), on the codec's device."""
-        for start in range(0, len(x), _ROWS):
-            rows = slice(start, min(start + _ROWS, len(x)))
-            block = torch.tensor(x[rows], device=self.device)
-            yield rows, block.unflatten(1, (self.quantizer.M, self.quantizer.D))
-
-    def embed(self, x: Any) -> NDArray[np.float32]:
-        """Vectors (n, d) as they are, checked.
-
-        Raises
-        ------
-        InvalidInputError
-            See `validation.as_features`.
-        """
-        return as_features(x, self.d).copy()
-
-    @torch.inference_mode()
-    def encode(self, x: Any) -> NDArray[np.uint8]:
-        """Vectors (n, d) -> codes (n, code_size) uint8, packed as `codes.pack` says.
-
-        Raises
-        ------
-        InvalidInputError
-            See `validation.as_features`.
-        """
-        x = as_features(x, self.d)
-        out = np.empty((len(x), self.code_size), np.uint8)
-        for rows, block in self._blocks(x):
-            out[rows] = pack(self.quantizer.codes(block).cpu().numpy(), self.quantizer.nbits)
-        return out
-
-    @torch.inference_mode()
-    def tables(self, x: Any) -> NDArray[np.float32]:
-        """Shares of the score from queries to every codeword, the ADC tables.
-
-        Parameters
-        ----------
-        x : array_like, shape (nq, d)
-            Queries.
-
-        Returns
-        -------
-        ndarray, shape (nq, M, K), float32
-            Sums are squared distances (``l2``) or negated inner products (``ip``) between queries
-            and decoded vectors.
-
-        Raises
-        ------
-        InvalidInputError
-            See `validation.as_features`.
-        """
-        x = as_features(x, self.d)
-        out = np.empty((len(x), self.quantizer.M, self.quantizer.K), np.float32)
-        for rows, block in self._blocks(x):
-            out[rows] = self.quantizer.tables(block).cpu().numpy()
-        return out
-
-    @torch.inference_mode()
-    def decode(self, codes: Any) -> NDArray[np.float32]:
-        """Codes (n, code_size) uint8 -> vectors (n, d) of their codewords.
-
-        Raises
-        ------
-        InvalidInputError
-            Codes of another dtype or width.
-        """
-        codes = as_codes(codes, self.code_size)
-        unpacked = unpack(codes, self.quantizer.M, self.quantizer.nbits)
-        words = self.quantizer.decode(torch.from_numpy(unpacked.copy()).to(self.device))
-        return words.flatten(1).cpu().numpy()
+    def vectors(self, x: Tensor) -> Tensor:
+        """Vectors (n, d) cut into subspaces (n, M, D)."""
+        return x.unflatten(1, (self.quantizer.M, self.quantizer.D))
 
     def settings(self) -> dict[str, Any]:
         """Everything but the codebooks, as JSON types."""

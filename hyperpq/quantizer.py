@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hyperpq import lorentz
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
+from hyperpq.pair_scores import pair_scores
 
 # sqrt(c) r stays under 5 for every clip radius r in use (docs/method.md), and c can't reach 0.
 CURVATURE_RANGE = (0.01, 10.0)
@@ -189,9 +190,7 @@ class LorentzProductQuantizer(nn.Module):
         Tensor, shape (n, m)
             Sum of the subspaces' scores.
         """
-        c = self.c[:, None]
-        q2 = lorentz.sqchord_matrix(x.transpose(0, 1), y.transpose(0, 1), c)
-        return lorentz.score_of(q2, c[..., None], self.score).sum(0)
+        return pair_scores(x, y, self.c, self.score)
 
     def extra_repr(self) -> str:
         """Show sizes and score in ``repr``."""

@@ -14,6 +14,8 @@ from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputEr
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.trainer import train_codec
 
+SMALL = Recipe(width=12, subspaces=4, epochs=2, warmup_epochs=1, levels=(20, 5))
+
 
 @pytest.fixture(scope="module")
 def x():
@@ -24,7 +26,7 @@ def x():
 
 @pytest.fixture(scope="module")
 def codec(x):
-    return train_codec(x, M=3, recipe=Recipe(width=12, epochs=2, warmup_epochs=1, levels=(20, 5)))
+    return train_codec(x, M=3, recipe=SMALL)
 
 
 @pytest.mark.parametrize("conditioning", ["none", "unit", "root"])
@@ -98,7 +100,7 @@ def test_edited_settings_are_refused_before_memory_is_asked_for(codec, changes):
 
 
 def test_another_version_is_named(codec):
-    with pytest.raises(FormatVersionError, match="has version 99, this hyperpq reads version 2"):
+    with pytest.raises(FormatVersionError, match="has version 99, this hyperpq reads version 3"):
         from_files(edited(to_files(codec), version=99))
 
 

@@ -79,9 +79,10 @@ def test_agreement_of_a_collapsed_codec_is_low():
     x, _ = structured()
     codec = train_codec(x, M=2, recipe=QUICK.with_(epochs=0))
     held = guard.hold_out(len(x), 0)
-    good = guard.agreement(codec, x, x[None], held, are_pictures=False)
+    judge = guard.Guard(codec, x, x[None], held, are_pictures=False)
+    good = judge.agreement(codec)
     codec.weight.data.zero_()
-    bad = guard.agreement(codec, x, x[None], held, are_pictures=False)
+    bad = judge.agreement(codec)
     assert 0 <= bad < good / 2
     assert good <= 1
 

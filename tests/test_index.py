@@ -30,7 +30,7 @@ from hyperpq.store.durable import checksum
 from hyperpq.training.recipe import Recipe
 
 D_IN = 12
-SMALL = Recipe(width=12, epochs=2, warmup_epochs=1, batch=64, levels=(20, 5))
+SMALL = Recipe(width=12, subspaces=4, epochs=2, warmup_epochs=1, batch=64, levels=(20, 5))
 
 
 def make_x(n=300, seed=0):

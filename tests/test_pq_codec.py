@@ -184,7 +184,8 @@ def test_other_version_and_missing_keys_are_refused():
         from_files({**files, SETTINGS_FILE: json.dumps(settings | {"version": 99}).encode()})
     for name in settings:
         fewer = {key: value for key, value in settings.items() if key != name}
-        with pytest.raises(CorruptIndexError):
+        # Without its kind it would be a learned codec, whose files have a version of their own.
+        with pytest.raises(FormatVersionError if name == "kind" else CorruptIndexError):
             from_files({**files, SETTINGS_FILE: json.dumps(fewer).encode()})
 
 

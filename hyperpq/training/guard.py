@@ -12,8 +12,8 @@ from hyperpq.codec import HiHPQCodec
 from hyperpq.training.graph import build_graph, graph_features
 from hyperpq.training.start import conditioned
 
-# Held-out pictures: a tenth, at most this many; with fewer than the least there is no verdict.
-MOST, LEAST = 256, 8
+# Held-out pictures: a tenth, at most this many; of fewer pictures than this there is no verdict.
+MOST, FEWEST = 256, 80
 # Share of what the start misses that learning must gain: noise gives .013 (Gaussian features) and
 # less (shuffled ones), photos .2 to .3 (docs/method.md).
 MARGIN = 0.05
@@ -23,20 +23,12 @@ _NEIGHBOURS, _STEPS = 20, 8
 
 
 def hold_out(n: int, seed: int) -> NDArray[np.int64]:
-    """Sorted positions, of n pictures with views, that learning doesn't see; none of too few."""
-    held = min(n // 10, MOST)
+    """Sorted positions, of n pictures, that learning doesn't see; none of too few."""
     order = np.random.default_rng(seed).permutation(n)
-    return np.sort(order[: held if held >= LEAST else 0])
+    return np.sort(order[: min(n // 10, MOST) if n >= FEWEST else 0])
 
 
-def agreement(
-    codec: HiHPQCodec,
-    x: NDArray[np.float32],
-    views: NDArray[Any],
-    held: NDArray[np.int64],
-    *,
-    are_pictures: bool,
-) -> float:
+class Guard:
     """How much of what belongs to a held-out picture is found with it and with a view of it.
 
     What belongs to it is what a walk of several steps on the neighbour graph reaches, a graph of
@@ -46,7 +38,7 @@ def agreement(
     Parameters
     ----------
     codec : HiHPQCodec
-        Trained.
+        Conditions the features.
     x : ndarray, shape (n, d), float32
         Features.
     views : ndarray, shape (V, n, d)
@@ -55,29 +47,39 @@ def agreement(
         Rows that ask.
     are_pictures : bool
         Whether the views are pictures' own, and so take part in the graph.
-
-    Returns
-    -------
-    float
-        0 to 1.
     """
-    # The held-out rows first, so that row i of the asked is row i of the searched.
-    others = np.setdiff1d(np.arange(len(x)), held)[: _SEARCHED - len(held)]
-    rows = np.concatenate([held, others])
-    searched = np.ascontiguousarray(x[rows], np.float32)
-    mixed = (conditioned(codec, view[rows]) for view in views) if are_pictures else ()
-    graph = build_graph(graph_features(conditioned(codec, searched), mixed), _NEIGHBOURS, _STEPS)
-    h = len(held)
-    affinity = (graph.half[:h] @ graph.half.T).toarray()
-    np.fill_diagonal(affinity, 0)
-    k = int(np.clip(len(rows) // _SHARE, 1, _LONGEST))
-    most = np.partition(affinity, -k, axis=1)[:, -k:].sum(1)
-    codes = codec.encode(searched)
-    shares = []
-    for asked in (searched[:h], np.ascontiguousarray(views[0, held], np.float32)):
-        found = _others(codec, asked, codes, k)
-        shares.append(np.take_along_axis(affinity, found, 1).sum(1) / np.maximum(most, 1e-30))
-    return float(np.mean(shares))
+
+    def __init__(
+        self,
+        codec: HiHPQCodec,
+        x: NDArray[np.float32],
+        views: NDArray[Any],
+        held: NDArray[np.int64],
+        *,
+        are_pictures: bool,
+    ) -> None:
+        # The held-out rows first, so that row i of the asked is row i of the searched.
+        others = np.setdiff1d(np.arange(len(x)), held)[: _SEARCHED - len(held)]
+        rows, h = np.concatenate([held, others]), len(held)
+        self._searched = np.ascontiguousarray(x[rows], np.float32)
+        self._asked = self._searched[:h], np.ascontiguousarray(views[0, held], np.float32)
+        mixed = (conditioned(codec, view[rows]) for view in views) if are_pictures else ()
+        z = graph_features(conditioned(codec, self._searched), mixed)
+        half = build_graph(z, _NEIGHBOURS, _STEPS).half
+        self._affinity = (half[:h] @ half.T).toarray()
+        np.fill_diagonal(self._affinity, 0)
+        self._k = int(np.clip(len(rows) // _SHARE, 1, _LONGEST))
+        most = np.partition(self._affinity, -self._k, axis=1)[:, -self._k :].sum(1)
+        self._most = np.maximum(most, 1e-30)
+
+    def agreement(self, codec: HiHPQCodec) -> float:
+        """The criterion of a trained codec, 0 to 1."""
+        codes = codec.encode(self._searched)
+        shares = []
+        for asked in self._asked:
+            found = _others(codec, asked, codes, self._k)
+            shares.append(np.take_along_axis(self._affinity, found, 1).sum(1) / self._most)
+        return float(np.mean(shares))
 
 
 def _others(

@@ -34,7 +34,7 @@ def make_optimizers(codec: HiHPQCodec, recipe: Recipe) -> list[torch.optim.Optim
     if recipe.optimizer == "sgd":
         out = [torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)]
     else:
-        out = [torch.optim.AdamW(groups, lr=recipe.lr)]
+        out = [torch.optim.AdamW(groups, lr=recipe.lr, fused=True)]
     if codec.head == "orthogonal":
         import geoopt
 

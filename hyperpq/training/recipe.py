@@ -29,6 +29,8 @@ _NOT_NEGATIVE = (
     "prototype_weight",
     "neighbour_weight",
     "epochs",
+    "distil_epochs",
+    "average_neighbours",
     "warmup_epochs",
     "weight_decay",
     "lr_warmup",
@@ -155,7 +157,10 @@ class Recipe:
     name: str = "default"
     objective: str = "semantic"
     width: int = 256
-    subspaces: int = 4
+    subspaces: int = 8
+    average_weight: float = 0.3
+    average_neighbours: int = 12
+    distil_epochs: int = 4
     conditioning: str = "root"
     head: str = "linear"
     hidden: int = 1024
@@ -214,11 +219,11 @@ class Recipe:
             )
         if self.graph_steps % 2:
             raise InvalidInputError(f"graph_steps is {self.graph_steps}; expected an even number.")
-        if not (0 <= self.partner_weight <= 1 and 0 <= self.dropout < 1):
-            raise InvalidInputError(
-                f"partner_weight is {self.partner_weight} and dropout {self.dropout}; "
-                "expected 0 to 1, and 0 to below 1."
-            )
+        for name in ("partner_weight", "average_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidInputError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
+        if not 0 <= self.dropout < 1:
+            raise InvalidInputError(f"dropout is {self.dropout}; expected 0 to below 1.")
         low, high = CURVATURE_RANGE
         if not low <= self.curvature <= high:
             raise InvalidInputError(f"curvature is {self.curvature}; expected {low} to {high}.")
@@ -277,6 +282,9 @@ def paper(bits: int, dataset: str = "cifar10-ii") -> Recipe:
         name="paper",
         width=width,
         subspaces=0,
+        average_weight=0.0,
+        average_neighbours=0,
+        distil_epochs=0,
         conditioning="unit",
         hidden=0,
         dropout=0.0,

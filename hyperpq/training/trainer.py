@@ -14,6 +14,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from hyperpq.additive import INNER
+from hyperpq.averaging import fit_centroids
 from hyperpq.codec import SAMPLE, HiHPQCodec
 from hyperpq.devices import single_thread
 from hyperpq.errors import InvalidInputError, TrainingError
@@ -23,7 +24,7 @@ from hyperpq.training.batches import Batches
 from hyperpq.training.diagnostics import is_collapsed
 from hyperpq.training.fidelity import fit_fidelity
 from hyperpq.training.graph import NeighbourGraph, build_graph, graph_features
-from hyperpq.training.guard import MARGIN, agreement, hold_out
+from hyperpq.training.guard import FEWEST, MARGIN, Guard, hold_out
 from hyperpq.training.loop import learn
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.start import (
@@ -132,6 +133,10 @@ def train_codec(
         head=recipe.head,
         hidden=recipe.hidden,
         dropout=recipe.dropout,
+        average_weight=recipe.average_weight,
+        average_neighbours=recipe.average_neighbours,
+        temperature=recipe.temperature,
+        distil_epochs=recipe.distil_epochs,
     )
     codec.recipe = recipe.to_dict()
     codec.to(device).eval()
@@ -144,30 +149,39 @@ def train_codec(
 
     def finished(learned: HiHPQCodec) -> HiHPQCodec:
         """With the codebooks of the requested length."""
-        v = tangents(learned, x)
-        learned.keep_sample(v)
+        learned.keep_sample(tangents(learned, x))
+        if learned.average_weight:
+            learned.set_centroids(fit_centroids(learned.sample.cpu().float(), seed=seed))
         learned.is_trained = True
         if not recipe.subspaces:
             return learned.eval()
         everything = x if n > SAMPLE else None
         return learned.with_bits(M * nbits, nbits=nbits, x=everything, seed=seed).to(device)
 
+    def plain() -> HiHPQCodec:
+        """A copy with codebooks of k-means and nothing more: at the start, PCA and k-means."""
+        one = copy.deepcopy(codec)
+        one.average_weight, one.distil_epochs = 0.0, 0
+        return finished(one)
+
     if not recipe.epochs:
-        return finished(codec)
+        return plain()
     if views is None and recipe.graph_neighbours and n > _MADE:
         rows = np.sort(np.random.default_rng(seed).choice(n, _MADE, replace=False))
-    held = hold_out(len(rows), seed) if recipe.guard else np.arange(0)
+    # Too few pictures have views to judge by: then any may be held out, with views made of it.
+    judged = rows if views is None or len(rows) >= FEWEST else np.arange(n)
+    held = hold_out(len(judged), seed) if recipe.guard else np.arange(0)
     if n < SMALLEST_TRAINING or (recipe.guard and not len(held)):
         log.warning(
             "%d pictures are too few to learn from: the codec is PCA and k-means, no more.",
-            min(n, len(rows)),
+            min(n, len(judged)),
         )
-        return finished(codec)
+        return plain()
     made = views if views is not None else feature_views(x[rows], recipe.n_views, seed=seed)
-    start = finished(copy.deepcopy(codec)) if recipe.guard else None
+    start = plain() if recipe.guard else None
     # Without a graph a picture's only partner is a view of its own.
     able = np.arange(n) if recipe.graph_neighbours else rows
-    kept = np.setdiff1d(able, rows[held])
+    kept = np.setdiff1d(able, judged[held])
     seen = x[kept]
     graph = _neighbour_graph(codec, seen, views, rows, kept)
     with torch.random.fork_rng(_cuda_numbers(device)):
@@ -184,12 +198,12 @@ def train_codec(
             progress=progress,
         )
     _check_codes(codec, x, seed)
-    learned = finished(codec)
     if start is not None:
-        own, viewed = views is not None, x[rows]
-        before, after = (
-            agreement(one, viewed, made, held, are_pictures=own) for one in (start, learned)
-        )
+        own = views is not None and judged is rows
+        asked = made if judged is rows else feature_views(x, 1, seed=seed)
+        guard = Guard(codec, x[judged], asked, held, are_pictures=own)
+        # Averaging draws noise together, too: the verdict is on what was learned.
+        before, after = (guard.agreement(one) for one in (start, plain()))
         verdict = (
             f"agreement of {len(held)} held-out pictures {after:.3f}, {before:.3f} at the start"
         )
@@ -197,7 +211,7 @@ def train_codec(
         if after - before < MARGIN * (1 - before):
             log.warning("learning didn't help (%s): the codec is PCA and k-means.", verdict)
             return start
-    return learned
+    return finished(codec)
 
 
 def _keep_neighbours(

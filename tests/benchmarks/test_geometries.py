@@ -73,6 +73,25 @@ def test_codes_are_the_nearest_by_the_tables(v, name):
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("score", lorentz.SCORES)
+def test_tables_and_pairs_are_the_distances(name, score):
+    """At every angle, obtuse ones between far points included."""
+    v = torch.randn(60, 2, 3, generator=torch.Generator().manual_seed(0)) * 2
+    with geometry(name):
+        q = LorentzProductQuantizer(2, 3, 4, score=score, max_norm=1.5)
+        with torch.no_grad():
+            q.codebooks.copy_(v[:16].transpose(0, 1))
+        x, words, c = q.points(v), q.codewords(), q.c
+        want = lorentz.score_of(
+            lorentz.sqchord(x[:, :, None], words[None], c[:, None]), c[:, None], score
+        )
+        np.testing.assert_allclose(q.tables(x), want.detach(), atol=2e-3)
+        np.testing.assert_allclose(
+            q.product_score(x, x[:16]).detach(), want.sum(1).detach(), atol=4e-3
+        )
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
 def test_kmeans_gains_by_its_steps(name):
     v = torch.randn(600, 4, generator=torch.Generator().manual_seed(0)) * 0.7
     c = torch.tensor(0.25)
