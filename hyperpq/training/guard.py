@@ -18,7 +18,7 @@ MOST, FEWEST = 256, 80
 # less (shuffled ones), photos .2 to .3 (docs/method.md).
 MARGIN = 0.05
 # Rows that are searched, and the share of them that a list of results has.
-_SEARCHED, _SHARE, _LONGEST = 5000, 20, 100
+_SEARCHED, _SHARE, _LONGEST = 2500, 20, 50
 _NEIGHBOURS, _STEPS = 20, 8
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,21 @@ def _step_loss(
     return out
 
 
+def _drawn(
+    batches: Batches, order: Tensor, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """All whole batches of an order, each drawn by another thread during the step before."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = None
+        for rows in order[: len(order) // size * size].split(size):
+            following = thread.submit(batches.draw, rows, generator)
+            if ahead is not None:
+                yield ahead.result()
+            ahead = following
+        if ahead is not None:
+            yield ahead.result()
+
+
 def _total(parts: dict[str, Tensor], recipe: Recipe) -> Tensor:
     weights = {
         "contrastive": 1.0,
@@ -151,14 +167,15 @@ def learn(
             # Dropout draws from the global generator; seeded here, a resumed run draws the same.
             torch.manual_seed(seed * 100_003 + epoch)
             codec.train()
-            for step in range(steps):
+            # Its own source of chance, as steps and draws go on side by side.
+            draws = int(torch.randint(2**62, (), generator=generator))
+            drawn = _drawn(batches, order, batch, torch.Generator().manual_seed(draws))
+            for step, (pair, whose, targets) in enumerate(drawn):
                 now = rate(recipe, epoch + (step + 1) / steps)
                 for optimizer in optimizers:
                     for group in optimizer.param_groups:
                         group["lr"] = now
                     optimizer.zero_grad(set_to_none=True)
-                rows = order[step * batch : (step + 1) * batch]
-                pair, whose, targets = batches.draw(rows, generator)
                 parts = _step_loss(
                     codec,
                     recipe,
@@ -215,6 +232,14 @@ def _epoch_facts(
     q = codec.product
     v = tangents(codec, x)
     check_values({"tangent vectors": v, "codebooks": q.codebooks, "log curvatures": q.log_c}, epoch)
+    facts = {
+        "losses": {name: round(value, 6) for name, value in sums.items()},
+        "lr": optimizers[0].param_groups[0]["lr"],
+        "curvature": [round(float(value), 6) for value in q.c.detach()],
+        "radius": round(float(v.norm(dim=2).median()), 6),
+    }
+    if not recipe.learns_codebooks:
+        return facts
     codes = q.codes(q.points(v.to(codec.device))).cpu()
     moved = 0
     if recipe.repair and len(x) >= 4 * q.K:
@@ -226,11 +251,4 @@ def _epoch_facts(
                         value[m, index.to(value.device)] = 0
         if moved:
             log.info("moved %d unused codewords to crowded places.", moved)
-    return {
-        "losses": {name: round(value, 6) for name, value in sums.items()},
-        "lr": optimizers[0].param_groups[0]["lr"],
-        **code_statistics(codes, q.K),
-        "curvature": [round(float(value), 6) for value in q.c.detach()],
-        "radius": round(float(v.norm(dim=2).median()), 6),
-        "moved": moved,
-    }
+    return {**facts, **code_statistics(codes, q.K), "moved": moved}

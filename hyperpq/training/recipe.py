@@ -234,6 +234,11 @@ class Recipe:
         if any(level < 2 for level in self.levels):
             raise InvalidInputError(f"levels are {self.levels}; each needs at least 2 clusters.")
 
+    @property
+    def learns_codebooks(self) -> bool:
+        """Whether codebooks are learned with the head; else they are only fitted afterwards."""
+        return not self.subspaces or self.cross_weight + self.quantized_weight > 0
+
     def with_(self, **changes: Any) -> Recipe:
         """Copy with some fields changed; an unknown field is an `InvalidInputError`."""
         known = {f.name for f in fields(self)}

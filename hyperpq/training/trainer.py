@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hyperpq.additive import INNER
 from hyperpq.averaging import fit_centroids
 from hyperpq.codec import SAMPLE, HiHPQCodec
+from hyperpq.codes import unpack
 from hyperpq.devices import single_thread
 from hyperpq.errors import InvalidInputError, TrainingError
 from hyperpq.lorentz import SCORES
@@ -41,6 +42,10 @@ log = logging.getLogger(__name__)
 
 # Below this many pictures there is nothing to contrast: the codec stays PCA and k-means.
 SMALLEST_TRAINING = 16
+_COLLAPSED = (
+    "the codes of {} different features collapsed to almost one; lower the learning rate, raise "
+    "the temperature or use epochs=0 (PCA and k-means)."
+)
 # Most rows that views are made of in feature space; the others are on the graph all the same.
 _MADE = 8192
 
@@ -144,7 +149,8 @@ def train_codec(
         fit_conditioning(codec, x)
         codec.product.log_c.fill_(math.log(recipe.curvature))
     fit_head(codec, x, recipe.radius, seed)
-    start_codebooks(codec, x, seed)
+    if recipe.learns_codebooks:
+        start_codebooks(codec, x, seed)
     fill_branch(codec, seed)
 
     def finished(learned: HiHPQCodec) -> HiHPQCodec:
@@ -197,7 +203,8 @@ def train_codec(
             fingerprint=_fingerprint(x, made, rows, codec, seed) if checkpoint else "",
             progress=progress,
         )
-    _check_codes(codec, x, seed)
+    if recipe.learns_codebooks:
+        _check_codes(codec, x, seed)
     if start is not None:
         own = views is not None and judged is rows
         asked = made if judged is rows else feature_views(x, 1, seed=seed)
@@ -211,7 +218,10 @@ def train_codec(
         if after - before < MARGIN * (1 - before):
             log.warning("learning didn't help (%s): the codec is PCA and k-means.", verdict)
             return start
-    return finished(codec)
+    learned = finished(codec)
+    if not recipe.learns_codebooks and _is_collapsed(learned, x):
+        raise TrainingError(_COLLAPSED.format(len(x)))
+    return learned
 
 
 def _keep_neighbours(
@@ -287,22 +297,21 @@ def _cuda_numbers(device: str) -> list[int]:
     return [torch.device(device).index or 0] if device.startswith("cuda") else []
 
 
+def _is_collapsed(codec: HiHPQCodec, x: NDArray[np.float32]) -> bool:
+    """Whether different features have almost one code; equal ones may."""
+    x = x[:: -(-len(x) // SAMPLE)]
+    if (x == x[0]).all():
+        return False
+    codes = unpack(codec.encode(x), codec.M, codec.quantizer.nbits)
+    return is_collapsed(torch.from_numpy(codes.copy()), codec.quantizer.K)
+
+
 def _check_codes(codec: HiHPQCodec, x: NDArray[np.float32], seed: int) -> None:
-    """Refit collapsed codebooks once; raise if that doesn't help.
-
-    Equal features may have equal codes: only different ones count as collapsed.
-    """
-    q = codec.product
-
-    def collapsed() -> bool:
-        return is_collapsed(q.codes(q.points(tangents(codec, x).to(codec.device))).cpu(), q.K)
-
-    if (x == x[0]).all() or not collapsed():
+    """Refit collapsed codebooks that were learned once; raise if that doesn't help."""
+    codec.is_trained = True
+    if not _is_collapsed(codec, x):
         return
     log.warning("the codes collapsed in training: the codebooks are fitted again by k-means.")
     start_codebooks(codec, x, seed)
-    if collapsed():
-        raise TrainingError(
-            f"the codes of {len(x)} different features collapsed to almost one; "
-            "lower the learning rate, raise the temperature or use epochs=0 (PCA and k-means)."
-        )
+    if _is_collapsed(codec, x):
+        raise TrainingError(_COLLAPSED.format(len(x)))
