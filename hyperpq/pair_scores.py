@@ -58,23 +58,30 @@ def _blocks(n: int, m: int, device: torch.device) -> list[slice]:
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def _arc(q2: Tensor, z2: Tensor, c: Tensor) -> Tensor:
-    """Distances of squared chords q^2, with z^2 = c q^2 / 4."""
-    root = (1 + z2).sqrt_().add_(1)
-    return z2.sqrt().add_(torch.div(z2, root, out=root)).log1p_().mul_(2 / c.sqrt())
+def _half_sinh(left: Tensor, right: Tensor, c: float) -> Tensor:
+    """``z^2 = c q^2 / 4`` of rows (r, D + 1) and negated columns (D + 1, m) times c / 2."""
+    return (left @ right).sub_(0.5).clamp_min_(c / 4 * GRAM_FLOOR)
 
 
 class _PairScores(torch.autograd.Function):
+    """With ``a = asinh(z)`` the scores are ``2 a / sqrt(c)``, ``4 a^2 / c`` and ``4 z^2 / c``."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, c: Tensor, score: str) -> Tensor:
         left, right = _with_time(x, c), _negated(_with_time(y, c)).transpose(1, 2)
+        right = right * (c / 2)[:, None, None]
         out = x.new_zeros(len(x), len(y))
         for rows in _blocks(*out.shape, out.device):
-            for m in range(len(c)):
-                q2 = _chords(left[m, rows], right[m], c[m])
-                if score != "chord":
-                    q2 = _arc(q2, q2 * (c[m] / 4), c[m])
-                out[rows] += q2.square_() if score == "geodesic" else q2
+            for m, curvature in enumerate(c.tolist()):
+                z2 = _half_sinh(left[m, rows], right[m], curvature)
+                if score == "chord":
+                    out[rows].add_(z2, alpha=4 / curvature)
+                    continue
+                a = (z2 + 1).sqrt_().add_(z2.sqrt_()).log_()
+                if score == "l1":
+                    out[rows].add_(a, alpha=2 / curvature**0.5)
+                else:
+                    out[rows].add_(a.square_(), alpha=4 / curvature)
         ctx.save_for_backward(x, y, c)
         ctx.score = score
         return out
@@ -84,42 +91,42 @@ class _PairScores(torch.autograd.Function):
         x, y, c = ctx.saved_tensors
         score, g = ctx.score, grads[0]
         one, other = _with_time(x, c), _with_time(y, c)
-        from_y = _negated(other)
-        right = from_y.transpose(1, 2)
-        # Sums over the pairs of the slope times the other's coordinates, time last.
+        from_x, from_y = _negated(one), _negated(other)
+        right = from_y.transpose(1, 2) * (c / 2)[:, None, None]
+        # Slopes by z^2 times the other's coordinates, summed over the pairs; time is last.
         sums, back = torch.zeros_like(one), torch.zeros_like(other)
-        # Of the scores by c, the chords kept, and of the slopes.
-        direct, total = torch.zeros_like(c), torch.zeros_like(c)
+        dc = torch.zeros_like(c)
         for rows in _blocks(*g.shape, g.device):
-            for m in range(len(c)):
-                q2 = _chords(one[m, rows], right[m], c[m])
-                slope = g[rows]
-                if score != "chord":
-                    z2 = q2 * (c[m] / 4)
-                    d = _arc(q2, z2, c[m])
-                    scale = (z2 + 1).mul_(q2).rsqrt_().mul_(0.5)
-                    outer = slope * d * 2 if score == "geodesic" else slope
-                    slope = outer * scale
-                    # 2 q^2 d'(q^2) - d over 2 c is the derivative of d by c.
-                    direct[m] += (2 * (slope * q2).sum() - (outer * d).sum()) / (2 * c[m])
-                slope = torch.where(q2 > GRAM_FLOOR, slope, 0)
-                total[m] += slope.sum()
+            outer = g[rows].contiguous()
+            for m, curvature in enumerate(c.tolist()):
+                z2 = _half_sinh(one[m, rows], right[m], curvature)
+                if score == "chord":
+                    slope = outer * (4 / curvature)
+                    value = torch.dot(slope.flatten(), z2.flatten()) / curvature
+                else:
+                    z, root = z2.sqrt(), (z2 + 1).sqrt_()
+                    slope = outer / (z * root)
+                    a = z.add_(root).log_()
+                    if score == "l1":
+                        slope.mul_(curvature**-0.5)
+                        value = torch.dot(outer.flatten(), a.flatten()) / curvature**1.5
+                    else:
+                        slope.mul_(a).mul_(4 / curvature)
+                        value = torch.dot(outer.flatten(), a.square_().flatten())
+                        value = value * (4 / curvature**2)
+                slope.masked_fill_(z2 <= curvature / 4 * GRAM_FLOOR, 0)
+                dc[m] += (torch.dot(slope.flatten(), z2.flatten()) + slope.sum() / 2) / curvature
+                dc[m] -= value
                 sums[m, rows] = slope @ from_y[m]
-                back[m] += slope.T @ _negated(one[m, rows])
+                back[m].addmm_(slope.T, from_x[m, rows])
         dx, by_x = _through_time(one, sums, c)
         dy, by_y = _through_time(other, back, c)
-        dc = direct + by_x + by_y + 2 * total / c.square()
-        return dx.transpose(0, 1), dy.transpose(0, 1), dc, None
-
-
-def _chords(left: Tensor, right: Tensor, c: Tensor) -> Tensor:
-    """Squared chords (r, m) of rows (r, D + 1) and negated columns (D + 1, m)."""
-    return (left @ right).sub_(1 / c).mul_(2).clamp_min_(GRAM_FLOOR)
+        return dx.transpose(0, 1), dy.transpose(0, 1), dc + by_x + by_y, None
 
 
 def _through_time(own: Tensor, sums: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients by space parts (M, n, D) and by c (M,): the time part follows from both."""
-    space, time = own[..., :-1], own[..., -1]
-    by_time = 2 * sums[..., -1]
-    dx = 2 * sums[..., :-1] + (by_time / time).unsqueeze(-1) * space
-    return dx, -(by_time / time).sum(1) / (2 * c.square())
+    half = (c / 2)[:, None]
+    by_time = half * sums[..., -1] / own[..., -1]
+    dx = half[..., None] * sums[..., :-1] + by_time[..., None] * own[..., :-1]
+    return dx, -by_time.sum(1) / (2 * c.square())
