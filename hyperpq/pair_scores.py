@@ -71,7 +71,7 @@ class _PairScores(torch.autograd.Function):
         left, right = _with_time(x, c), _negated(_with_time(y, c)).transpose(1, 2)
         right = right * (c / 2)[:, None, None]
         out = x.new_zeros(len(x), len(y))
-        for rows in _blocks(*out.shape, out.device):
+        for rows in _blocks(len(x), len(y), out.device):
             for m, curvature in enumerate(c.tolist()):
                 z2 = _half_sinh(left[m, rows], right[m], curvature)
                 if score == "chord":
@@ -96,7 +96,7 @@ class _PairScores(torch.autograd.Function):
         # Slopes by z^2 times the other's coordinates, summed over the pairs; time is last.
         sums, back = torch.zeros_like(one), torch.zeros_like(other)
         dc = torch.zeros_like(c)
-        for rows in _blocks(*g.shape, g.device):
+        for rows in _blocks(len(x), len(y), g.device):
             outer = g[rows].contiguous()
             for m, curvature in enumerate(c.tolist()):
                 z2 = _half_sinh(one[m, rows], right[m], curvature)
