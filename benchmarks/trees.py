@@ -118,6 +118,7 @@ def run(features: FeatureSet, log: RunLog, seeds: int) -> None:
                     prototype_weight=1.0,
                     levels=levels,
                     guard=False,
+                    average_weight=0.0,
                 )
                 with geometry(kind):
                     codec = train_codec(

@@ -69,7 +69,7 @@ def from_files(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
             f"{WEIGHTS_FILE} isn't a safetensors file: {str(error)[:_LONGEST]}."
         ) from error
     _load(codec, state)
-    return codec
+    return codec.eval()
 
 
 def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:

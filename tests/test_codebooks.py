@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from hyperpq import lorentz, scan
 from hyperpq.codebooks import (
+    distil_codebooks,
+    fit_codebooks,
     lorentz_kmeans,
     nearest,
     split_coordinates,
@@ -19,6 +21,7 @@ from hyperpq.codebooks import (
 from hyperpq.codec import HiHPQCodec
 from hyperpq.codec_files import from_files, to_files
 from hyperpq.errors import InvalidInputError, NotTrainedError
+from hyperpq.quantizer import LorentzProductQuantizer
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.trainer import train_codec
 
@@ -156,3 +159,61 @@ def test_bad_calls(codec, x):
         codec.with_bits(16, x=x[:0])
     with pytest.raises(InvalidInputError, match="score is"):
         codec.with_bits(16, score="l2")
+
+
+def ranked(q, v, target):
+    """Mean cross-entropy between the continuous ranking and that by codes, float64, by a loop."""
+    points, space = q.points(v), target.points(v.flatten(1).unflatten(1, (target.M, target.D)))
+    words = q.decode(q.codes(points))
+    coded = lorentz.expmap0(q.clip(words), q.c)
+    total = 0.0
+    for i in range(len(v)):
+        others = torch.arange(len(v)) != i
+        d, coded_d = (
+            lorentz.score_of(
+                lorentz.sqchord(one[i][None].double(), many[others].double(), c.double()),
+                c.double(),
+                "l1",
+            ).sum(1)
+            for one, many, c in ((space, space, target.c), (points, coded, q.c))
+        )
+        p, log_p = torch.softmax(-d / 0.1, 0), torch.log_softmax(-coded_d / 0.25, 0)
+        total -= float((p * log_p).sum())
+    return total / len(v)
+
+
+@pytest.mark.parametrize("score", ["l1", "chord"])
+def test_distillation_ranks_vectors_it_has_not_seen(score):
+    rng = np.random.default_rng(1)
+    centres = rng.normal(size=(40, 16)) * 0.35
+    v = centres[rng.integers(0, 40, 2600)] + rng.normal(size=(2600, 16)) * 0.1
+    v = torch.tensor(v.reshape(2600, 2, 8)).float()
+    target = LorentzProductQuantizer(4, 4, 4)
+    target.requires_grad_(False)
+    q = LorentzProductQuantizer(2, 8, 4, score=score)
+    with torch.no_grad():
+        q.codebooks.copy_(fit_codebooks(v[:2000], 16, q.log_c, q.max_norm, seed=0))
+        before, start = ranked(q, v[2000:2200], target), q.codebooks.clone()
+    with torch.no_grad():
+        distil_codebooks(q, v[:2000], target, v[:2000].flatten(1), 0.25, 4, seed=0)
+        after = ranked(q, v[2000:2200], target)
+    assert after < before
+    assert not torch.equal(q.codebooks, start)
+    assert (q.log_c == 0).all() and q.codebooks.grad is None and q.log_c.grad is None
+    # The same again, bit for bit; and codewords stay near their vectors.
+    again = LorentzProductQuantizer(2, 8, 4, score=score)
+    with torch.no_grad():
+        again.codebooks.copy_(start)
+        distil_codebooks(again, v[:2000], target, v[:2000].flatten(1), 0.25, 4, seed=0)
+    assert torch.equal(again.codebooks, q.codebooks)
+    assert float((q.codebooks.detach() - start).norm(dim=2).max()) < 0.5
+
+
+def test_few_vectors_are_not_distilled():
+    v = torch.randn(1023, 1, 4)
+    q, target = LorentzProductQuantizer(1, 4, 4), LorentzProductQuantizer(1, 4, 4)
+    with torch.no_grad():
+        q.codebooks.normal_()
+        start = q.codebooks.clone()
+        distil_codebooks(q, v, target, v.flatten(1), 0.25, 4, seed=0)
+    assert torch.equal(q.codebooks, start)
