@@ -27,7 +27,7 @@ _DIRECTIONS, _WHITENING = 512, 0.125
 # The distance to this neighbour is the local scale (Zelnik-Manor and Perona, 2004).
 _SCALE_NEIGHBOUR = 7
 # Places that a walk of half the steps may end at; the least probable ones are cut off.
-_PLACES = 256
+_PLACES = 128
 _ROWS = 1024
 
 
