@@ -14,7 +14,7 @@ from hyperpq.training import guard
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.trainer import train_codec
 
-QUICK = Recipe(width=32, hidden=64, epochs=12, batch=128, graph_neighbours=10)
+QUICK = Recipe(width=32, subspaces=4, hidden=64, epochs=12, batch=128, graph_neighbours=10)
 
 
 def test_rows_are_held_out_once():
@@ -73,6 +73,16 @@ def test_with_structure_it_learns_and_finds_more_of_the_class(caplog):
         return mean_average_precision(labels[found] == labels[1300:, None])
 
     assert quality(codec) > quality(start) + 0.01
+
+
+def test_few_views_of_many_pictures_are_no_reason_to_refuse(caplog):
+    x, _ = structured()
+    rows = np.arange(0, 1500, 50)
+    views = x[None, rows] + 0.01
+    with caplog.at_level(logging.INFO):
+        train_codec(x, views, view_rows=rows, M=2, recipe=QUICK)
+    assert "too few" not in caplog.text
+    assert "agreement of 150 held-out pictures" in caplog.text
 
 
 def test_agreement_of_a_collapsed_codec_is_low():
