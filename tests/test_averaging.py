@@ -80,7 +80,7 @@ def test_a_codec_averages_in_its_own_order_of_coordinates(codec, data):
             int((v == column[:, None]).all(0).nonzero()[0, 0]) for column in v.T if column.any()
         ]
         assert len(set(order)) == 32
-        want = Averaging(one.averaging.centroids[:, order], 0.3, 12)(v[:, order])
+        want = Averaging(one.averaging.centroids[:, order], 0.15, 12)(v[:, order])
         torch.testing.assert_close(one.vectors(x).flatten(1)[:, order], want)
         torch.testing.assert_close(
             one.averaging.centroids[:, order], codec.with_bits(8).averaging.centroids

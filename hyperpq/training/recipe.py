@@ -158,7 +158,7 @@ class Recipe:
     objective: str = "semantic"
     width: int = 256
     subspaces: int = 8
-    average_weight: float = 0.3
+    average_weight: float = 0.15
     average_neighbours: int = 12
     distil_epochs: int = 4
     conditioning: str = "root"

@@ -151,8 +151,8 @@ def not_refused(index, tally):
 
 @pytest.mark.parametrize("call", WITH_X)
 def test_no_features(index, not_refused, call):
-    # torch.inference_mode, which encode is under, lets numpy read these.
-    arguments = without(NO_FEATURES, *["with gradient"] * (call == "encode"))
+    # torch.inference_mode, which these two are under, lets numpy read such tensors.
+    arguments = without(NO_FEATURES, *["with gradient"] * (call in ("encode", "embed")))
     assert not_refused(lambda x: WITH_X[call](index, x), arguments, "x") == {}
 
 
