@@ -173,9 +173,9 @@ def train_codec(
     if not recipe.epochs:
         return plain()
     if views is None and recipe.graph_neighbours and n > _MADE:
-        rows = np.sort(np.random.default_rng(seed).choice(n, _MADE, replace=False))
+        rows = _some(n, seed)
     # Too few pictures have views to judge by: then any may be held out, with views made of it.
-    judged = rows if views is None or len(rows) >= FEWEST else np.arange(n)
+    judged = rows if views is None or len(rows) >= FEWEST else _some(n, seed)
     held = hold_out(len(judged), seed) if recipe.guard else np.arange(0)
     if n < SMALLEST_TRAINING or (recipe.guard and not len(held)):
         log.warning(
@@ -207,7 +207,7 @@ def train_codec(
         _check_codes(codec, x, seed)
     if start is not None:
         own = views is not None and judged is rows
-        asked = made if judged is rows else feature_views(x, 1, seed=seed)
+        asked = made if judged is rows else feature_views(x[judged], 1, seed=seed)
         guard = Guard(codec, x[judged], asked, held, are_pictures=own)
         # Averaging draws noise together, too: the verdict is on what was learned.
         before, after = (guard.agreement(one) for one in (start, plain()))
@@ -222,6 +222,11 @@ def train_codec(
     if not recipe.learns_codebooks and _is_collapsed(learned, x):
         raise TrainingError(_COLLAPSED.format(len(x)))
     return learned
+
+
+def _some(n: int, seed: int) -> NDArray[np.int64]:
+    """Sorted rows of n to make views of: all, or as many as are made at most."""
+    return np.sort(np.random.default_rng(seed).choice(n, min(n, _MADE), replace=False))
 
 
 def _keep_neighbours(
