@@ -287,7 +287,8 @@ class HiHPQCodec(Codec):
         other.set_centroids(state["centroids"])
         q = other.product
         q.log_c.copy_(log_c)
-        averaged = self._averaging(state["centroids"].float())(wide)
+        averaging = self._averaging(state["centroids"].float())
+        averaged = torch.cat([averaging(rows) for rows in wide.split(SAMPLE)])
         v = take_coordinates(averaged, index).unflatten(1, (M, index.shape[1]))
         q.codebooks.copy_(fit_codebooks(v, q.K, log_c, reach, seed=seed))
         some = slice(None, None, -(-len(wide) // SAMPLE))
