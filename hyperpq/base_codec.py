@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ UNTRAINED = "the codec isn't trained; call train(x) first or load a trained one.
 _ROWS = 8192
 
 
-class Codec(nn.Module):
+class Codec(nn.Module, ABC):
     """A map from features to vectors, and a quantizer of these.
 
     Attributes
@@ -40,9 +41,9 @@ class Codec(nn.Module):
         self.d, self.is_trained = d, False
         self.recipe: dict[str, Any] = {}
 
+    @abstractmethod
     def vectors(self, x: Tensor) -> Tensor:
         """Features (n, d) on the codec's device -> the vectors (n, M, D) that are quantized."""
-        raise NotImplementedError
 
     @property
     def M(self) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
@@ -25,12 +26,19 @@ from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.quantizer import LorentzProductQuantizer
 from hyperpq.validation import as_count, as_features
 
+Rows = TypeVar("Rows", Tensor, NDArray[np.float32])
+
 CONDITIONINGS = ("none", "unit", "root")
 HEADS = ("linear", "orthogonal")
 # Vectors kept for fitting codebooks of other lengths: 4 MB at 256 coordinates.
 SAMPLE = 8192
 # sqrt(c) times the clip radius at most: beyond it float32 loses near distances (docs/method.md).
 _REACH = 5.0
+
+
+def evenly(rows: Rows) -> Rows:
+    """At most `SAMPLE` of rows (n, ...), evenly taken; n >= 1."""
+    return rows[:: -(-len(rows) // SAMPLE)]
 
 
 class HiHPQCodec(Codec):
@@ -179,11 +187,10 @@ class HiHPQCodec(Codec):
 
     def keep_sample(self, v: Tensor) -> None:
         """Remember up to `SAMPLE` tangent vectors (n, M, D), evenly taken, and the curvatures."""
-        step = -(-len(v) // SAMPLE)
         log_c: Tensor = self.learned_log_c
         if isinstance(self.quantizer, LorentzProductQuantizer):
             log_c = self.quantizer.log_c.detach()
-        self.set_sample(v[::step].flatten(1).half(), log_c.clone())
+        self.set_sample(evenly(v).flatten(1).half(), log_c.clone())
 
     def set_sample(self, sample: Tensor, log_c: Tensor) -> None:
         """Take over tangent vectors (s, F) and log curvatures (M0,) of learning."""
@@ -291,12 +298,11 @@ class HiHPQCodec(Codec):
         averaged = torch.cat([averaging(rows) for rows in wide.split(SAMPLE)])
         v = take_coordinates(averaged, index).unflatten(1, (M, index.shape[1]))
         q.codebooks.copy_(fit_codebooks(v, q.K, log_c, reach, seed=seed))
-        some = slice(None, None, -(-len(wide) // SAMPLE))
         distil_codebooks(
             q,
-            v[some],
+            evenly(v),
             self._learned_space(score),
-            wide[some],
+            evenly(wide),
             self.temperature,
             self.distil_epochs,
             seed=seed,

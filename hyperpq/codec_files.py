@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperpq.additive import INNER
 from hyperpq.codec import HiHPQCodec
@@ -133,7 +133,8 @@ def _empty_learned(settings: Mapping[str, Any], length: int) -> HiHPQCodec:
     names += [] if additive else ["beta", "max_norm"]
     codec = HiHPQCodec(d, M, nbits, D=D, **{name: settings[name] for name in names})
     codec.set_sample(torch.zeros(sample, F, dtype=torch.float16), torch.zeros(M0))
-    codec.set_centroids(torch.zeros(centroids, F, dtype=torch.float16))
+    # What averages with them is made once they are loaded.
+    codec.centroids = nn.Buffer(torch.zeros(centroids, F, dtype=torch.float16))
     codec.learned_norm = float(learned["max_norm"])
     if not 0 < codec.learned_norm < float("inf"):
         raise ValueError(f"the learned max_norm is {learned['max_norm']}")

@@ -68,8 +68,7 @@ def _step_loss(
     """The losses of one batch; see `Batches.draw` for the shapes."""
     q, half, T = codec.product, len(views) // 2, recipe.temperature
     points = q.points(codec.tangent(views))
-    is_quantized = recipe.cross_weight + recipe.quantized_weight > 0
-    soft = q.attend(points)[0] if is_quantized else points
+    soft = q.attend(points)[0] if recipe.quantizes else points
     contrasts = (
         (recipe.continuous_weight, points, points),
         (recipe.cross_weight, points, soft),

@@ -235,9 +235,14 @@ class Recipe:
             raise InvalidInputError(f"levels are {self.levels}; each needs at least 2 clusters.")
 
     @property
+    def quantizes(self) -> bool:
+        """Whether quantized points take part in the contrast."""
+        return self.cross_weight + self.quantized_weight > 0
+
+    @property
     def learns_codebooks(self) -> bool:
         """Whether codebooks are learned with the head; else they are only fitted afterwards."""
-        return not self.subspaces or self.cross_weight + self.quantized_weight > 0
+        return not self.subspaces or self.quantizes
 
     def with_(self, **changes: Any) -> Recipe:
         """Copy with some fields changed; an unknown field is an `InvalidInputError`."""

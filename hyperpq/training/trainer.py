@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hyperpq.additive import INNER
 from hyperpq.averaging import fit_centroids
-from hyperpq.codec import SAMPLE, HiHPQCodec
+from hyperpq.codec import SAMPLE, HiHPQCodec, evenly
 from hyperpq.codes import unpack
 from hyperpq.devices import single_thread
 from hyperpq.errors import InvalidInputError, TrainingError
@@ -87,7 +87,8 @@ def train_codec(
     device : str
         Torch device.
     trace_path : Path, optional
-        JSON-lines file: losses, codeword use, entropy, curvatures of each epoch.
+        JSON-lines file: losses and curvatures of each epoch, and use and entropy of codewords
+        that are learned with the head.
     checkpoint : Path, optional
         File replaced after each epoch.
     resume : bool
@@ -155,7 +156,7 @@ def train_codec(
 
     def finished(learned: HiHPQCodec) -> HiHPQCodec:
         """With the codebooks of the requested length."""
-        learned.keep_sample(tangents(learned, x))
+        learned.keep_sample(tangents(learned, evenly(x)))
         if learned.average_weight:
             learned.set_centroids(fit_centroids(learned.sample.cpu().float(), seed=seed))
         learned.is_trained = True
@@ -256,7 +257,7 @@ def _keep_neighbours(
         codec.bias.copy_(state.bias)
     codec.quantizer = state.quantizer
     codec.recipe = recipe.to_dict()
-    codec.to(device).keep_sample(tangents(codec, x))
+    codec.to(device).keep_sample(tangents(codec, evenly(x)))
     codec.is_trained = True
     return codec.eval()
 
@@ -304,7 +305,7 @@ def _cuda_numbers(device: str) -> list[int]:
 
 def _is_collapsed(codec: HiHPQCodec, x: NDArray[np.float32]) -> bool:
     """Whether different features have almost one code; equal ones may."""
-    x = x[:: -(-len(x) // SAMPLE)]
+    x = evenly(x)
     if (x == x[0]).all():
         return False
     codes = unpack(codec.encode(x), codec.M, codec.quantizer.nbits)
