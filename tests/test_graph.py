@@ -13,6 +13,7 @@ from hyperpq.training.graph import (
     build_graph,
     graph_features,
     nearest_others,
+    picture_weight,
 )
 
 
@@ -115,8 +116,51 @@ def test_features_weigh_pictures_and_views():
     alone, same = graph_features(x), graph_features(x, [x, x, x, x])
     np.testing.assert_allclose(alone, same, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(alone, axis=1), 1, rtol=1e-5)
-    other = graph_features(x, [unit(rng.normal(size=(50, 6))) for _ in range(4)])
+    views = [unit(rng.normal(size=(50, 6))) for _ in range(4)]
+    other = graph_features(x, views)
     assert np.abs(other - alone).max() > 0.1
+    # A weight is a copy of the picture among the views.
+    copies = graph_features(x, [*views, x, x])
+    np.testing.assert_allclose(graph_features(x, views, weight=3), copies, atol=1e-5)
+    np.testing.assert_allclose(alone, graph_features(x, views, weight=1e6), atol=1e-4)
+
+
+def noisy(rng, x, much):
+    return unit(x + much * unit(rng.normal(size=x.shape)))
+
+
+def test_picture_weight_against_lists_in_plain_python():
+    rng = np.random.default_rng(0)
+    x = unit(rng.normal(size=(60, 8)))
+    everything = [x, *(noisy(rng, x, much) for much in (0.3, 0.5, 0.7))]
+    lists = []
+    for z in everything:
+        near = z.astype(np.float64) @ z.T
+        np.fill_diagonal(near, -2)
+        lists.append([set(row[:10]) for row in np.argsort(-near, 1)])
+    missed = {
+        (a, b): 1 - np.mean([len(s & t) / 10 for s, t in zip(lists[a], lists[b], strict=True)])
+        for a in range(4)
+        for b in range(4)
+    }
+    inside = np.mean([missed[1, 2], missed[1, 3], missed[2, 3]])
+    expected = 1 + 15 * 3 * (inside / np.mean([missed[0, v] for v in (1, 2, 3)]) - 1)
+    assert picture_weight(x, everything[1:]) == pytest.approx(expected)
+    assert expected > 5
+
+
+def test_a_picture_weighs_more_where_its_views_are_worse():
+    rng = np.random.default_rng(0)
+    truth = unit(rng.normal(size=(600, 16)))
+    # Pictures and views alike are noisy witnesses of the same truth.
+    alike = picture_weight(noisy(rng, truth, 0.6), [noisy(rng, truth, 0.6) for _ in range(4)])
+    harmed = picture_weight(truth, [noisy(rng, truth, 0.6) for _ in range(4)])
+    assert 1 <= alike < 2
+    assert harmed > 8
+    # What can't be compared counts as much as a view.
+    assert picture_weight(truth, [truth, truth]) == 1
+    assert picture_weight(truth, [noisy(rng, truth, 0.6)]) == 1
+    assert picture_weight(truth[:1], [truth[:1]] * 2) == 1
 
 
 def test_views_of_some_leave_the_others_alone():

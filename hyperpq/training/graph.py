@@ -7,8 +7,9 @@ that the contrastive loss learns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,8 @@ _SCALE_NEIGHBOUR = 7
 # Places that a walk of half the steps may end at; the least probable ones are cut off.
 _PLACES = 128
 _ROWS = 1024
+# Neighbours that `picture_weight` compares, and how fast the weight grows.
+_COMPARED, _GROWTH = 10, 15.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def graph_features(
     x: NDArray[np.float32],
     views: Iterable[NDArray[np.float32]] = (),
     view_rows: NDArray[np.int64] | None = None,
+    weight: float = 1.0,
 ) -> NDArray[np.float32]:
     """What distances on the graph are measured between.
 
@@ -85,6 +89,8 @@ def graph_features(
         what a crop happens to show.
     view_rows : ndarray, shape (v,), int64, optional
         Rows that they are views of; all unless given.
+    weight : float
+        Of the picture itself beside each of its views, see `picture_weight`.
 
     Returns
     -------
@@ -92,12 +98,10 @@ def graph_features(
         Unit vectors, partly whitened.
     """
     mixed, rows = x.copy(), slice(None) if view_rows is None else view_rows
-    total, V = np.zeros_like(x[rows]), 0
+    total = weight * x[rows]
     for view in views:
         total += view
-        V += 1
-    # The picture itself counts as much as half of its views.
-    mixed[rows] = _unit(total + x[rows] * max(V / 2, 1))
+    mixed[rows] = _unit(total)
     centred = mixed - mixed.mean(0)
     second = (centred.T @ centred).astype(np.float64) / len(x)
     values, vectors = np.linalg.eigh(second)
@@ -105,6 +109,42 @@ def graph_features(
     values, vectors = values[::-1][:keep], vectors[:, ::-1][:, :keep]
     scale = np.maximum(values, max(values[0], 1e-30) * 1e-6) ** -_WHITENING
     return _unit(centred @ (vectors * scale).astype(np.float32))
+
+
+def picture_weight(x: NDArray[np.float32], views: Sequence[NDArray[np.float32]]) -> float:
+    """How much more than each of its views a picture says about its neighbours.
+
+    The mean of a picture and its views has less of what a crop happens to show, where views are as
+    good as the picture: then its weight is 1, as theirs. Where making them does harm (little
+    pictures leave nothing to crop), two views of a picture share fewer neighbours than a view and
+    the picture. With the shares s(v, v') and s(p, v) the weight is
+    1 + 15 V ((1 - s(v, v')) / (1 - s(p, v)) - 1), in which the fraction hardly depends on n.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, d), float32
+        Unit vectors of pictures; some thousand say enough.
+    views : sequence of V ndarrays, each (n, d), float32
+        Unit vectors of their views.
+
+    Returns
+    -------
+    float
+        At least 1.
+    """
+    if len(views) < 2 or len(x) < 2:
+        return 1.0
+    k = min(_COMPARED, len(x) - 1)
+    own, *others = (nearest_others(one, k)[0] for one in (x, *views))
+    to_views = float(np.mean([_shared(own, other) for other in others]))
+    inside = float(np.mean([_shared(one, other) for one, other in combinations(others, 2)]))
+    excess = (1 - inside) / max(1 - to_views, 1e-6) - 1
+    return 1 + _GROWTH * len(views) * max(excess, 0.0)
+
+
+def _shared(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
+    """Mean share of the same entries in rows (n, k) of distinct ones."""
+    return float((one[:, :, None] == other[:, None, :]).sum() / one.size)
 
 
 def build_graph(

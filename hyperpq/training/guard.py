@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hyperpq import scan
 from hyperpq.codec import HiHPQCodec
-from hyperpq.training.graph import build_graph, graph_features
+from hyperpq.training.graph import build_graph, graph_features, picture_weight
 from hyperpq.training.start import conditioned
 
 # Held-out pictures: a tenth, at most this many; of fewer pictures than this there is no verdict.
@@ -63,8 +63,9 @@ class Guard:
         rows, h = np.concatenate([held, others]), len(held)
         self._searched = np.ascontiguousarray(x[rows], np.float32)
         self._asked = self._searched[:h], np.ascontiguousarray(views[0, held], np.float32)
-        mixed = (conditioned(codec, view[rows]) for view in views) if are_pictures else ()
-        z = graph_features(conditioned(codec, self._searched), mixed)
+        own = conditioned(codec, self._searched)
+        mixed = [conditioned(codec, view[rows]) for view in views] if are_pictures else []
+        z = graph_features(own, mixed, weight=picture_weight(own, mixed))
         half = build_graph(z, _NEIGHBOURS, _STEPS).half
         self._affinity = (half[:h] @ half.T).toarray()
         np.fill_diagonal(self._affinity, 0)

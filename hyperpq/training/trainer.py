@@ -24,7 +24,12 @@ from hyperpq.progress import Progress
 from hyperpq.training.batches import Batches
 from hyperpq.training.diagnostics import is_collapsed
 from hyperpq.training.fidelity import fit_fidelity
-from hyperpq.training.graph import NeighbourGraph, build_graph, graph_features
+from hyperpq.training.graph import (
+    NeighbourGraph,
+    build_graph,
+    graph_features,
+    picture_weight,
+)
 from hyperpq.training.guard import FEWEST, MARGIN, Guard, hold_out
 from hyperpq.training.loop import learn
 from hyperpq.training.recipe import Recipe
@@ -48,6 +53,8 @@ _COLLAPSED = (
 )
 # Most rows that views are made of in feature space; the others are on the graph all the same.
 _MADE = 8192
+# Most pictures whose views decide what a view is worth on the graph.
+_WEIGHED = 2000
 
 
 @single_thread()
@@ -274,10 +281,19 @@ def _neighbour_graph(
     if not recipe["graph_neighbours"] or len(kept) < 3:
         return None
     own = conditioned(codec, x)
-    inside = np.isin(view_rows, kept)
-    mixed = () if views is None else (conditioned(codec, view[inside]) for view in views)
-    # Both are in the order of `view_rows`.
-    z = graph_features(own, mixed, np.searchsorted(kept, view_rows[inside]))
+    if views is None:
+        z = graph_features(own)
+    else:
+        # Both are in the order of `view_rows`.
+        inside = np.flatnonzero(np.isin(view_rows, kept))
+        rows = np.searchsorted(kept, view_rows[inside])
+        some = np.arange(0, len(inside), -(-len(inside) // _WEIGHED) or 1)
+        weight = picture_weight(
+            own[rows[some]], [conditioned(codec, view[inside[some]]) for view in views]
+        )
+        log.info("on the graph a picture weighs %.1f times as much as a view.", weight)
+        mixed = (conditioned(codec, view[inside]) for view in views)
+        z = graph_features(own, mixed, rows, weight)
     return build_graph(
         z, recipe["graph_neighbours"], recipe["graph_steps"], device=str(codec.device)
     )
