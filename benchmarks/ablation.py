@@ -90,6 +90,8 @@ VARIANTS = (
     Variant("contrast", "diffusion alone", {"partner_weight": 0.0}),
     Variant("contrast", "views in feature space", picture_views=False),
     Variant("contrast", "no graph, feature space", _ALONE, picture_views=False),
+    Variant("contrast", "a picture weighs as a view", {"picture_weight": 1.0}),
+    Variant("contrast", "pictures alone on the graph", {"picture_weight": 1e6}),
     Variant("contrast", "and continuous with quantized", {"cross_weight": 1.0}),
     Variant("codebooks", "learned by attention", _JOINT),
     Variant("codebooks", "learned straight-through", _JOINT, straight_through=True),

@@ -336,6 +336,7 @@ def test_recipes_by_name():
         ({"levels": (5.5,)}, "levels is 5.5"),
         ({"views": "wild"}, "views are 'wild'"),
         ({"repair": 1}, "repair is 1"),
+        ({"picture_weight": -1.0}, "picture_weight is -1"),
     ],
     ids=str,
 )
@@ -566,6 +567,34 @@ def test_views_are_used(x):
     np.testing.assert_array_equal(
         train(x, views=near.astype(np.float64)).encode(x), train(x, views=near).encode(x)
     )
+
+
+def test_pictures_weigh_what_the_recipe_says_or_by_what_views_lose(x, monkeypatch, caplog):
+    weights = []
+    real = trainer.graph_features
+
+    def spy(own, views, rows, weight):
+        weights.append(weight)
+        return real(own, views, rows, weight)
+
+    monkeypatch.setattr(trainer, "graph_features", spy)
+    rng = np.random.default_rng(0)
+    recipe = SMALL.with_(graph_neighbours=5, graph_steps=2, epochs=1)
+    # Witnesses as noisy as the pictures (made of the same truth), and ones made of the pictures.
+    truth, _ = clustered(noise=0.5)
+    pictures = (truth + rng.normal(size=x.shape)).astype(np.float32)
+    for source in (truth, pictures):
+        views = (source + rng.normal(size=(3, *x.shape))).astype(np.float32)
+        with caplog.at_level(logging.INFO):
+            train(pictures, recipe, views=views)
+    train(pictures, recipe.with_(picture_weight=2.5), views=views)
+    # Fewer pictures with views than the graph has pictures.
+    train(pictures, recipe, views=views[:, 100:], view_rows=np.arange(100, len(x)))
+    good, bad, given, some = weights
+    assert 1 <= good < 3 < 6 < bad
+    assert given == 2.5
+    assert some > 6
+    assert f"a picture weighs {bad:.1f} times as much" in caplog.text
 
 
 @pytest.mark.parametrize("views", [np.zeros((3, 16)), np.zeros((2, 3, 16)), np.zeros((0, 300, 16))])

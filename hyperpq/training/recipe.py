@@ -25,6 +25,7 @@ _NOT_NEGATIVE = (
     "quantized_weight",
     "graph_neighbours",
     "graph_steps",
+    "picture_weight",
     "walk",
     "prototype_weight",
     "neighbour_weight",
@@ -120,6 +121,9 @@ class Recipe:
         the partner of a view is another view of the same picture, as published.
     graph_steps : int
         Steps of the diffusion whose affinities the contrast imitates; 0 takes the partner alone.
+    picture_weight : float
+        Of a picture beside each of its views, in the mean that is on the graph; 0 derives it from
+        the data (`graph.picture_weight`).
     walk : int
         Steps on the graph from a picture to its partner; 0 stays there.
     partner_weight : float
@@ -174,6 +178,7 @@ class Recipe:
     quantized_weight: float = 0.0
     graph_neighbours: int = 20
     graph_steps: int = 8
+    picture_weight: float = 0.0
     walk: int = 2
     partner_weight: float = 0.2
     levels: tuple[int, ...] = (100, 50, 25)

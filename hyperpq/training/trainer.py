@@ -287,11 +287,12 @@ def _neighbour_graph(
         # Both are in the order of `view_rows`.
         inside = np.flatnonzero(np.isin(view_rows, kept))
         rows = np.searchsorted(kept, view_rows[inside])
-        some = np.arange(0, len(inside), -(-len(inside) // _WEIGHED) or 1)
-        weight = picture_weight(
-            own[rows[some]], [conditioned(codec, view[inside[some]]) for view in views]
-        )
-        log.info("on the graph a picture weighs %.1f times as much as a view.", weight)
+        weight = recipe["picture_weight"]
+        if not weight:
+            some = np.arange(0, len(inside), -(-len(inside) // _WEIGHED) or 1)
+            few = [conditioned(codec, view[inside[some]]) for view in views]
+            weight = picture_weight(own[rows[some]], few)
+            log.info("on the graph a picture weighs %.1f times as much as a view.", weight)
         mixed = (conditioned(codec, view[inside]) for view in views)
         z = graph_features(own, mixed, rows, weight)
     return build_graph(
