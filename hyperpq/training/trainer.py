@@ -161,7 +161,7 @@ def train_codec(
         start_codebooks(codec, x, seed)
     fill_branch(codec, seed)
 
-    def finished(learned: HiHPQCodec) -> HiHPQCodec:
+    def finished(learned: HiHPQCodec, bits: int = M * nbits, bits_each: int = nbits) -> HiHPQCodec:
         """With the codebooks of the requested length."""
         learned.keep_sample(tangents(learned, evenly(x)))
         if learned.average_weight:
@@ -170,16 +170,16 @@ def train_codec(
         if not recipe.subspaces:
             return learned.eval()
         everything = x if n > SAMPLE else None
-        return learned.with_bits(M * nbits, nbits=nbits, x=everything, seed=seed).to(device)
+        return learned.with_bits(bits, nbits=bits_each, x=everything, seed=seed).to(device)
 
-    def plain() -> HiHPQCodec:
+    def plain(one: HiHPQCodec, *length: int) -> HiHPQCodec:
         """A copy with codebooks of k-means and nothing more: at the start, PCA and k-means."""
-        one = copy.deepcopy(codec)
+        one = copy.deepcopy(one)
         one.average_weight, one.distil_epochs = 0.0, 0
-        return finished(one)
+        return finished(one, *length)
 
     if not recipe.epochs:
-        return plain()
+        return plain(codec)
     if views is None and recipe.graph_neighbours and n > _MADE:
         rows = _some(n, seed)
     # Too few pictures have views to judge by: then any may be held out, with views made of it.
@@ -190,9 +190,9 @@ def train_codec(
             "%d pictures are too few to learn from: the codec is PCA and k-means, no more.",
             min(n, len(judged)),
         )
-        return plain()
+        return plain(codec)
     made = views if views is not None else feature_views(x[rows], recipe.n_views, seed=seed)
-    start = plain() if recipe.guard else None
+    start = copy.deepcopy(codec) if recipe.guard else None
     # Without a graph a picture's only partner is a view of its own.
     able = np.arange(n) if recipe.graph_neighbours else rows
     kept = np.setdiff1d(able, judged[held])
@@ -217,15 +217,17 @@ def train_codec(
         own = views is not None and judged is rows
         asked = made if judged is rows else feature_views(x[judged], 1, seed=seed)
         guard = Guard(codec, x[judged], asked, held, are_pictures=own)
-        # Averaging draws noise together, too: the verdict is on what was learned.
-        before, after = (guard.agreement(one) for one in (start, plain()))
+        # The verdict is on what was learned: one for all lengths of a code, on the subspaces that
+        # it was learned on, and without averaging, which draws noise together, too.
+        length = (8 * recipe.subspaces, 8) if recipe.subspaces else ()
+        before, after = (guard.agreement(plain(one, *length)) for one in (start, codec))
         verdict = (
             f"agreement of {len(held)} held-out pictures {after:.3f}, {before:.3f} at the start"
         )
         log.info("%s.", verdict)
         if after - before < MARGIN * (1 - before):
             log.warning("learning didn't help (%s): the codec is PCA and k-means.", verdict)
-            return start
+            return plain(start)
     learned = finished(codec)
     if not recipe.learns_codebooks and _is_collapsed(learned, x):
         raise TrainingError(_COLLAPSED.format(len(x)))
