@@ -114,11 +114,11 @@ def graph_features(
 def picture_weight(x: NDArray[np.float32], views: Sequence[NDArray[np.float32]]) -> float:
     """How much more than each of its views a picture says about its neighbours.
 
-    The mean of a picture and its views has less of what a crop happens to show, where views are as
-    good as the picture: then its weight is 1, as theirs. Where making them does harm (little
-    pictures leave nothing to crop), two views of a picture share fewer neighbours than a view and
-    the picture. With the shares s(v, v') and s(p, v) the weight is
-    1 + 15 V ((1 - s(v, v')) / (1 - s(p, v)) - 1), in which the fraction hardly depends on n.
+    In the mean of a picture and its views, what a crop happens to show averages out; but making
+    views can also harm them. If a picture is worth no more than a view, two views of it share as
+    many neighbours as the picture and a view do; if it is worth more, fewer. With these shares
+    s(v, v') and s(p, v) the weight is 1 + 15 V ((1 - s(v, v')) / (1 - s(p, v)) - 1), in which the
+    fraction hardly depends on n.
 
     Parameters
     ----------
