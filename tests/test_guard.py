@@ -75,6 +75,17 @@ def test_with_structure_it_learns_and_finds_more_of_the_class(caplog):
     assert quality(codec) > quality(start) + 0.01
 
 
+def test_one_verdict_for_all_lengths_of_a_code(caplog):
+    """The representation is the same, so a short code is no reason to refuse it."""
+    x, _ = structured(600)
+    with caplog.at_level(logging.INFO):
+        for M in (1, 2):
+            train_codec(x, M=M, recipe=QUICK.with_(epochs=2))
+    verdicts = [text for text in caplog.messages if text.startswith("agreement of")]
+    assert len(verdicts) == 2
+    assert verdicts[0] == verdicts[1]
+
+
 def test_few_views_of_many_pictures_are_no_reason_to_refuse(caplog):
     x, _ = structured()
     rows = np.arange(0, 1500, 50)
