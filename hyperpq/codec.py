@@ -26,7 +26,7 @@ from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.quantizer import LorentzProductQuantizer
 from hyperpq.validation import as_count, as_features
 
-Rows = TypeVar("Rows", Tensor, NDArray[np.float32])
+Rows = TypeVar("Rows", Tensor, NDArray[np.float32], NDArray[np.int64])
 
 CONDITIONINGS = ("none", "unit", "root")
 HEADS = ("linear", "orthogonal")
@@ -36,9 +36,9 @@ SAMPLE = 8192
 _REACH = 5.0
 
 
-def evenly(rows: Rows) -> Rows:
-    """At most `SAMPLE` of rows (n, ...), evenly taken; n >= 1."""
-    return rows[:: -(-len(rows) // SAMPLE)]
+def evenly(rows: Rows, most: int = SAMPLE) -> Rows:
+    """At most ``most`` of rows (n, ...), evenly taken."""
+    return rows[:: -(-len(rows) // most) or 1]
 
 
 class HiHPQCodec(Codec):

@@ -14,7 +14,7 @@ from hyperpq.training.start import conditioned
 
 # Held-out pictures: a tenth, at most this many; of fewer pictures than this there is no verdict.
 MOST, FEWEST = 256, 80
-# Share of what the start misses that learning must gain: noise gives 0 and less, photos .17 to .19
+# Share of what the start misses that learning must gain: noise gives 0 and less, photos .23 to .24
 # (docs/method.md).
 MARGIN = 0.05
 # Rows that are searched, and the share of them that a list of results has.

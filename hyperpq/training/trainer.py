@@ -24,12 +24,7 @@ from hyperpq.progress import Progress
 from hyperpq.training.batches import Batches
 from hyperpq.training.diagnostics import is_collapsed
 from hyperpq.training.fidelity import fit_fidelity
-from hyperpq.training.graph import (
-    NeighbourGraph,
-    build_graph,
-    graph_features,
-    picture_weight,
-)
+from hyperpq.training.graph import NeighbourGraph, build_graph, graph_features, picture_weight
 from hyperpq.training.guard import FEWEST, MARGIN, Guard, hold_out
 from hyperpq.training.loop import learn
 from hyperpq.training.recipe import Recipe
@@ -291,9 +286,9 @@ def _neighbour_graph(
         rows = np.searchsorted(kept, view_rows[inside])
         weight = recipe["picture_weight"]
         if not weight:
-            some = np.arange(0, len(inside), -(-len(inside) // _WEIGHED) or 1)
-            few = [conditioned(codec, view[inside[some]]) for view in views]
-            weight = picture_weight(own[rows[some]], few)
+            some = evenly(inside, _WEIGHED)
+            few = [conditioned(codec, view[some]) for view in views]
+            weight = picture_weight(own[evenly(rows, _WEIGHED)], few)
             log.info("on the graph a picture weighs %.1f times as much as a view.", weight)
         mixed = (conditioned(codec, view[inside]) for view in views)
         z = graph_features(own, mixed, rows, weight)
