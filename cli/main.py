@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from hyperpq._version import __version__
+from hyperpq.cli.interrupts import hold_back_while_loading
 from hyperpq.errors import HyperPQError
 
 COMMANDS = (
@@ -88,6 +89,7 @@ def main() -> None:
     # Threads that wait by spinning slow a machine down many times where a core is busy; read when
     # PyTorch and faiss load.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    hold_back_while_loading()
     cli(prog_name="hyperpq")
 
 

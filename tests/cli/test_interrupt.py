@@ -49,6 +49,38 @@ def test_ctrl_c(place, tmp_path):
     )
 
 
+def test_ctrl_c_is_not_lost_while_modules_load(tmp_path):
+    """Compiled modules clear exceptions while they load; so does this one."""
+    (tmp_path / "deaf.py").write_text(
+        "import os, signal, time\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.2)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('lost')\n"
+    )
+    program = (
+        "import time\n"
+        "from hyperpq.cli.interrupts import hold_back_while_loading\n"
+        "hold_back_while_loading()\n"
+        "try:\n"
+        "    import deaf\n"
+        "    print('loaded')\n"
+        "    time.sleep(30)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        preexec_fn=heed_ctrl_c,
+    )
+    assert done.stderr == ""
+    assert done.stdout == "loaded\ninterrupted\n"
+
+
 def test_ctrl_c_elsewhere(place, tmp_path):
     os.mkfifo(tmp_path / "names")
     command = [sys.executable, "-m", "hyperpq", "query", f"@{tmp_path / 'names'}"]
