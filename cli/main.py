@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from hyperpq._version import __version__
-from hyperpq.cli.interrupts import hold_back_while_loading
 from hyperpq.errors import HyperPQError
+from hyperpq.interrupts import hold_back_while_loading
 
 COMMANDS = (
     "build",
