@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from hyperpq import scan
 from hyperpq.codec import HiHPQCodec
 from hyperpq.training.graph import build_graph, graph_features, picture_weight
 from hyperpq.training.start import conditioned
+
+log = logging.getLogger(__name__)
 
 # Held-out pictures: a tenth, at most this many; of fewer pictures than this there is no verdict.
 MOST, FEWEST = 256, 80
@@ -72,6 +75,24 @@ class Guard:
         self._k = int(np.clip(len(rows) // _SHARE, 1, _LONGEST))
         most = np.partition(self._affinity, -self._k, axis=1)[:, -self._k :].sum(1)
         self._most = np.maximum(most, 1e-30)
+
+    def approves(self, start: HiHPQCodec, learned: HiHPQCodec) -> bool:
+        """Whether learning gained enough; said in the log.
+
+        The verdict is on what was learned: give it codecs with codebooks of the learned subspaces,
+        so that it is one for all lengths of a code, and without averaging, which draws noise
+        together, too.
+        """
+        before, after = self.agreement(start), self.agreement(learned)
+        verdict = (
+            f"agreement of {len(self._most)} held-out pictures {after:.3f}, {before:.3f} at the "
+            "start"
+        )
+        log.info("%s.", verdict)
+        if after - before >= MARGIN * (1 - before):
+            return True
+        log.warning("learning didn't help (%s): the codec is PCA and k-means.", verdict)
+        return False
 
     def agreement(self, codec: HiHPQCodec) -> float:
         """The criterion of a trained codec, 0 to 1."""

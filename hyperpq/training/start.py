@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,49 @@ from torch import Tensor
 from hyperpq import lorentz
 from hyperpq.codebooks import fit_codebooks
 from hyperpq.codec import HiHPQCodec
-from hyperpq.training.recipe import SHARPNESS
+from hyperpq.training.recipe import SHARPNESS, Recipe
 
 _ROWS = 8192
+
+
+def start_codec(
+    x: NDArray[np.float32],
+    M: int,
+    nbits: int,
+    score: str,
+    recipe: Recipe,
+    seed: int,
+    device: str,
+) -> HiHPQCodec:
+    """The codec that learning starts with: PCA, and codebooks if they are learned with the head."""
+    learned_M = recipe.subspaces or M
+    codec = HiHPQCodec(
+        x.shape[1],
+        learned_M,
+        8 if recipe.subspaces else nbits,
+        D=max(1, recipe.width // learned_M),
+        score=score,
+        beta=recipe.beta or 1.0,
+        max_norm=recipe.max_norm,
+        conditioning=recipe.conditioning,
+        head=recipe.head,
+        hidden=recipe.hidden,
+        dropout=recipe.dropout,
+        average_weight=recipe.average_weight,
+        average_neighbours=recipe.average_neighbours,
+        temperature=recipe.temperature,
+        distil_epochs=recipe.distil_epochs,
+    )
+    codec.recipe = recipe.to_dict()
+    codec.to(device).eval()
+    with torch.no_grad():
+        fit_conditioning(codec, x)
+        codec.product.log_c.fill_(math.log(recipe.curvature))
+    fit_head(codec, x, recipe.radius, seed)
+    if recipe.learns_codebooks:
+        start_codebooks(codec, x, seed)
+    fill_branch(codec, seed)
+    return codec
 
 
 def fit_conditioning(codec: HiHPQCodec, x: NDArray[np.float32]) -> None:

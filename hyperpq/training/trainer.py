@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +13,25 @@ import xxhash
 from numpy.typing import NDArray
 
 from hyperpq.additive import INNER
-from hyperpq.averaging import fit_centroids
-from hyperpq.codec import SAMPLE, HiHPQCodec, evenly
-from hyperpq.codes import unpack
+from hyperpq.codec import HiHPQCodec, evenly
 from hyperpq.devices import single_thread
-from hyperpq.errors import InvalidInputError, TrainingError
+from hyperpq.errors import InvalidInputError
 from hyperpq.lorentz import SCORES
 from hyperpq.progress import Progress
 from hyperpq.training.batches import Batches
-from hyperpq.training.diagnostics import is_collapsed
 from hyperpq.training.fidelity import fit_fidelity
+from hyperpq.training.finish import Finish, check_codes, repair_codes
 from hyperpq.training.graph import NeighbourGraph, build_graph, graph_features, picture_weight
-from hyperpq.training.guard import FEWEST, MARGIN, Guard, hold_out
+from hyperpq.training.guard import FEWEST, Guard, hold_out
 from hyperpq.training.loop import learn
 from hyperpq.training.recipe import Recipe
-from hyperpq.training.start import (
-    conditioned,
-    fill_branch,
-    fit_conditioning,
-    fit_head,
-    start_codebooks,
-    tangents,
-)
+from hyperpq.training.start import conditioned, start_codec, tangents
 from hyperpq.training.views import feature_views
 
 log = logging.getLogger(__name__)
 
 # Below this many pictures there is nothing to contrast: the codec stays PCA and k-means.
 SMALLEST_TRAINING = 16
-_COLLAPSED = (
-    "the codes of {} different features collapsed to almost one; lower the learning rate, raise "
-    "the temperature or use epochs=0 (PCA and k-means)."
-)
 # Most rows that views are made of in feature space; the others are on the graph all the same.
 _MADE = 8192
 # Most pictures whose views decide what a view is worth on the graph.
@@ -128,53 +114,10 @@ def train_codec(
             f"score is {score!r}, which only codes of objective='fidelity' have; choose one of "
             f"{', '.join(SCORES)}."
         )
-    learned_M = recipe.subspaces or M
-    codec = HiHPQCodec(
-        d,
-        learned_M,
-        8 if recipe.subspaces else nbits,
-        D=max(1, recipe.width // learned_M),
-        score=score,
-        beta=recipe.beta or 1.0,
-        max_norm=recipe.max_norm,
-        conditioning=recipe.conditioning,
-        head=recipe.head,
-        hidden=recipe.hidden,
-        dropout=recipe.dropout,
-        average_weight=recipe.average_weight,
-        average_neighbours=recipe.average_neighbours,
-        temperature=recipe.temperature,
-        distil_epochs=recipe.distil_epochs,
-    )
-    codec.recipe = recipe.to_dict()
-    codec.to(device).eval()
-    with torch.no_grad():
-        fit_conditioning(codec, x)
-        codec.product.log_c.fill_(math.log(recipe.curvature))
-    fit_head(codec, x, recipe.radius, seed)
-    if recipe.learns_codebooks:
-        start_codebooks(codec, x, seed)
-    fill_branch(codec, seed)
-
-    def finished(learned: HiHPQCodec, bits: int = M * nbits, bits_each: int = nbits) -> HiHPQCodec:
-        """With the codebooks of the requested length."""
-        learned.keep_sample(tangents(learned, evenly(x)))
-        if learned.average_weight:
-            learned.set_centroids(fit_centroids(learned.sample.cpu().float(), seed=seed))
-        learned.is_trained = True
-        if not recipe.subspaces:
-            return learned.eval()
-        everything = x if n > SAMPLE else None
-        return learned.with_bits(bits, nbits=bits_each, x=everything, seed=seed).to(device)
-
-    def plain(one: HiHPQCodec, *length: int) -> HiHPQCodec:
-        """A copy with codebooks of k-means and nothing more: at the start, PCA and k-means."""
-        one = copy.deepcopy(one)
-        one.average_weight, one.distil_epochs = 0.0, 0
-        return finished(one, *length)
-
+    codec = start_codec(x, M, nbits, score, recipe, seed, device)
+    finish = Finish(x, M, nbits, seed)
     if not recipe.epochs:
-        return plain(codec)
+        return finish.plain(codec)
     if views is None and recipe.graph_neighbours and n > _MADE:
         rows = _some(n, seed)
     # Too few pictures have views to judge by: then any may be held out, with views made of it.
@@ -185,7 +128,7 @@ def train_codec(
             "%d pictures are too few to learn from: the codec is PCA and k-means, no more.",
             min(n, len(judged)),
         )
-        return plain(codec)
+        return finish.plain(codec)
     made = views if views is not None else feature_views(x[rows], recipe.n_views, seed=seed)
     start = copy.deepcopy(codec) if recipe.guard else None
     # Without a graph a picture's only partner is a view of its own.
@@ -207,25 +150,16 @@ def train_codec(
             progress=progress,
         )
     if recipe.learns_codebooks:
-        _check_codes(codec, x, seed)
+        repair_codes(codec, x, seed)
     if start is not None:
         own = views is not None and judged is rows
         asked = made if judged is rows else feature_views(x[judged], 1, seed=seed)
         guard = Guard(codec, x[judged], asked, held, are_pictures=own)
-        # The verdict is on what was learned: one for all lengths of a code, on the subspaces that
-        # it was learned on, and without averaging, which draws noise together, too.
-        length = (8 * recipe.subspaces, 8) if recipe.subspaces else ()
-        before, after = (guard.agreement(plain(one, *length)) for one in (start, codec))
-        verdict = (
-            f"agreement of {len(held)} held-out pictures {after:.3f}, {before:.3f} at the start"
-        )
-        log.info("%s.", verdict)
-        if after - before < MARGIN * (1 - before):
-            log.warning("learning didn't help (%s): the codec is PCA and k-means.", verdict)
-            return plain(start)
-    learned = finished(codec)
-    if not recipe.learns_codebooks and _is_collapsed(learned, x):
-        raise TrainingError(_COLLAPSED.format(len(x)))
+        if not guard.approves(finish.as_learned(start), finish.as_learned(codec)):
+            return finish.plain(start)
+    learned = finish.whole(codec)
+    if not recipe.learns_codebooks:
+        check_codes(learned, x)
     return learned
 
 
@@ -315,23 +249,3 @@ def _fingerprint(
 def _cuda_numbers(device: str) -> list[int]:
     """GPUs whose random state training changes."""
     return [torch.device(device).index or 0] if device.startswith("cuda") else []
-
-
-def _is_collapsed(codec: HiHPQCodec, x: NDArray[np.float32]) -> bool:
-    """Whether different features have almost one code; equal ones may."""
-    x = evenly(x)
-    if (x == x[0]).all():
-        return False
-    codes = unpack(codec.encode(x), codec.M, codec.quantizer.nbits)
-    return is_collapsed(torch.from_numpy(codes.copy()), codec.quantizer.K)
-
-
-def _check_codes(codec: HiHPQCodec, x: NDArray[np.float32], seed: int) -> None:
-    """Refit collapsed codebooks that were learned once; raise if that doesn't help."""
-    codec.is_trained = True
-    if not _is_collapsed(codec, x):
-        return
-    log.warning("the codes collapsed in training: the codebooks are fitted again by k-means.")
-    start_codebooks(codec, x, seed)
-    if _is_collapsed(codec, x):
-        raise TrainingError(_COLLAPSED.format(len(x)))
