@@ -12,7 +12,7 @@ from torch.nn.functional import gelu
 
 from hyperpq.additive import INNER, AdditiveQuantizer
 from hyperpq.additive_fit import fit_additive
-from hyperpq.averaging import Averaging
+from hyperpq.averaging import Averaging, fit_centroids
 from hyperpq.base_codec import UNTRAINED, Codec
 from hyperpq.codebooks import (
     distil_codebooks,
@@ -225,14 +225,16 @@ class HiHPQCodec(Codec):
         score : str, optional
             As it is unless given; ``inner`` stays, and is no choice for others.
         x : array_like, shape (n, d), optional
-            Features to fit the codebooks to; the sample that the codec carries unless given.
+            Features to fit the codebooks to, and to average with: for those of other pictures than
+            it learned from, whose sample is replaced. The sample that it carries unless given.
         seed : int
             Of k-means.
 
         Returns
         -------
         HiHPQCodec
-            On the CPU, in evaluation mode. Made from any relative of the codec it is the same.
+            On the CPU, in evaluation mode. Made from any relative with the same sample it is the
+            same.
 
         Raises
         ------
@@ -259,8 +261,12 @@ class HiHPQCodec(Codec):
         # Columns of the learned map, without the zeros that fill up short subspaces.
         real = torch.from_numpy(np.flatnonzero(split_coordinates(F, own.M).ravel() >= 0))
         wide = self._rows_to_fit(x)
+        sample, centroids = self.sample.cpu(), self.centroids.cpu()
         if x is not None:
             wide = wide[:, real]
+            sample = evenly(wide).half()
+            if self.average_weight:
+                centroids = fit_centroids(sample.float(), seed=seed)
         log_c = split_curvatures(self.learned_log_c.cpu(), F, M)
         learned = len(self.learned_log_c)
         reach = self.learned_norm * max(1.0, learned / M) ** 0.5
@@ -290,11 +296,11 @@ class HiHPQCodec(Codec):
         for name in ("mean", "up", "up_bias"):
             if name in state:
                 getattr(other, name).copy_(state[name])
-        other.set_sample(state["sample"], state["learned_log_c"])
-        other.set_centroids(state["centroids"])
+        other.set_sample(sample, state["learned_log_c"])
+        other.set_centroids(centroids)
         q = other.product
         q.log_c.copy_(log_c)
-        averaging = self._averaging(state["centroids"].float())
+        averaging = self._averaging(other.centroids.float())
         averaged = torch.cat([averaging(rows) for rows in wide.split(SAMPLE)])
         v = take_coordinates(averaged, index).unflatten(1, (M, index.shape[1]))
         q.codebooks.copy_(fit_codebooks(v, q.K, log_c, reach, seed=seed))
@@ -329,7 +335,8 @@ class HiHPQCodec(Codec):
         for name in ("mean", "weight", "scale", "bias"):
             getattr(other, name).copy_(state[name])
         other.recipe = self.recipe
-        other.set_sample(state["sample"], state["learned_log_c"])
+        sample = state["sample"] if x is None else evenly(v).half()
+        other.set_sample(sample, state["learned_log_c"])
         with torch.enable_grad():
             other.quantizer = fit_additive(v, M, nbits, seed=seed)
         other.is_trained = True

@@ -165,16 +165,19 @@ class HiHPQIndex(EditableIndex):
         )
         self.score = self.codec.quantizer.score
 
-    def with_bits(self, bits: int, *, nbits: int = 8, score: str | None = None) -> HiHPQIndex:
+    def with_bits(
+        self, bits: int, *, nbits: int = 8, score: str | None = None, x: Any = None
+    ) -> HiHPQIndex:
         """An empty index of another code length from the same training.
 
-        See `HiHPQCodec.with_bits`: the representation stays, its codebooks are fitted anew.
+        See `HiHPQCodec.with_bits`: the representation stays, its codebooks are fitted anew, to
+        features ``x`` (n, d) if they are given.
 
         Raises
         ------
         NotTrainedError, InvalidInputError
         """
-        codec = self._trained().with_bits(bits, nbits=nbits, score=score)
+        codec = self._trained().with_bits(bits, nbits=nbits, score=score, x=x)
         other = HiHPQIndex.of_codec(codec, device=self.device)
         other.metadata = dict(self.metadata)
         return other

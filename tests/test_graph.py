@@ -8,12 +8,12 @@ import torch
 from scipy.sparse import csr_matrix
 
 from hyperpq.training.graph import (
-    _PLACES,
     _step_and_cut,
     build_graph,
     graph_features,
     nearest_others,
     picture_weight,
+    reach,
 )
 
 
@@ -45,7 +45,7 @@ def test_a_picture_is_never_its_own_neighbour_among_copies():
 
 @pytest.mark.parametrize("steps", [2, 4, 8])
 def test_affinity_is_the_walk_divided_by_the_degree(z, steps):
-    graph = build_graph(z, 6, steps)
+    graph = build_graph(z, 6, steps, places=90)
     n = len(z)
     found, squared = nearest_others(z, 6)
     scale = np.sqrt(squared[:, 5]).astype(np.float64)
@@ -71,13 +71,35 @@ def test_affinities_of_a_batch_are_rows_of_shares(z):
     assert shares[0, 2] == shares[2, 0] == 0
 
 
-def test_cut_keeps_the_most_probable_places(monkeypatch, z):
-    whole = build_graph(z, 6, 8)
-    monkeypatch.setattr("hyperpq.training.graph._PLACES", 10)
+def test_cut_keeps_the_most_probable_places(z):
     short = build_graph(z, 6, 8)
-    assert short.half.nnz <= 10 * len(z) < whole.half.nnz
+    assert (np.diff(short.half.indptr) <= reach(90)).all()
+    whole = build_graph(z, 6, 8, places=90)
+    assert short.half.nnz < whole.half.nnz / 2
     a, b = ((g.half @ g.half.T).toarray() for g in (whole, short))
     assert np.mean([np.corrcoef(p, q)[0, 1] for p, q in zip(a, b, strict=True)]) > 0.7
+
+
+def test_reach_grows_with_the_pictures():
+    found = [reach(n) for n in range(1, 10_000)]
+    assert found == sorted(found)
+    assert found[0] > 1
+    assert found[-1] == found[4999]
+
+
+def test_walks_of_a_small_set_stay_among_what_belongs_together():
+    """15 overlapping classes of 20: walks of full reach would end anywhere."""
+    rng = np.random.default_rng(0)
+    label = np.repeat(np.arange(15), 20)
+    z = unit(rng.normal(size=(15, 24))[label] + rng.normal(size=(300, 24)))
+
+    def purity(**places):
+        half = build_graph(z, 20, 8, **places).half
+        affinity = (half @ half.T).toarray()
+        np.fill_diagonal(affinity, 0)
+        return affinity[label[:, None] == label[None]].sum() / affinity.sum()
+
+    assert purity() > purity(places=128) + 0.2
 
 
 def test_walks_stay_on_edges(z):
@@ -99,7 +121,7 @@ def test_diffusion_finds_clusters_better_than_distance():
     # On a sphere, so that inner products are distances.
     z = unit(np.concatenate([moons, np.full((400, 1), 4.0)], 1))
     similar = z @ z.T
-    graph = build_graph(z, 8, 32)
+    graph = build_graph(z, 8, 32, places=400)
     diffused = (graph.half @ graph.half.T).toarray()
 
     def purity(scores):
@@ -182,11 +204,13 @@ def test_cut_rows_are_the_most_probable_places():
     walk = rng.random((30, 600)) * (rng.random((30, 600)) < 0.5)
     walk[3:] *= rng.random((27, 600)) < 0.15
     step = np.eye(600) + 0.1 * np.eye(600, k=1)
-    cut = _step_and_cut(csr_matrix(walk.astype(np.float32)), csr_matrix(step.astype(np.float32)))
+    places = 128
+    pair = (csr_matrix(matrix.astype(np.float32)) for matrix in (walk, step))
+    cut = _step_and_cut(*pair, places)
     whole = walk @ step
-    assert (whole > 0).sum(1).max() > _PLACES > (whole > 0).sum(1).min()
+    assert (whole > 0).sum(1).max() > places > (whole > 0).sum(1).min()
     for row, full in zip(cut.toarray(), whole, strict=True):
-        expected = np.where(full >= np.sort(full)[-_PLACES], full, 0)
+        expected = np.where(full >= np.sort(full)[-places], full, 0)
         np.testing.assert_allclose(row, expected, rtol=1e-5)
 
 

@@ -18,11 +18,11 @@ QUICK = Recipe(width=32, subspaces=4, hidden=64, epochs=12, batch=128, graph_nei
 
 
 def test_rows_are_held_out_once():
-    for n in (1, 79, 80, 300, 100_000):
+    for n in (1, 159, 160, 300, 100_000):
         held = guard.hold_out(n, 0)
         assert (np.diff(held) > 0).all()
         assert len(held) == 0 or 0 <= held[0] <= held[-1] < n
-        assert len(held) == (0 if n < 80 else min(n // 10, 256))
+        assert len(held) == (0 if n < 160 else min(n // 10, 256))
     assert (guard.hold_out(300, 0) != guard.hold_out(300, 1)).any()
 
 
@@ -60,6 +60,12 @@ def test_without_structure_the_codec_is_its_start(make, caplog):
     np.testing.assert_array_equal(codec.encode(x), start.encode(x))
 
 
+def quality(codec, x, labels, n, k):
+    """MAP of the rows from n on, among those before."""
+    found = search(codec.tables(x[n:]), codec.encode(x[:n]), k)[1]
+    return mean_average_precision(labels[found] == labels[n:, None], k)
+
+
 def test_with_structure_it_learns_and_finds_more_of_the_class(caplog):
     x, labels = structured()
     with caplog.at_level(logging.INFO):
@@ -68,11 +74,20 @@ def test_with_structure_it_learns_and_finds_more_of_the_class(caplog):
     assert "held-out pictures" in caplog.text
     start = train_codec(x[:1300], M=2, recipe=QUICK.with_(epochs=0))
 
-    def quality(one):
-        found = search(one.tables(x[1300:]), one.encode(x[:1300]), 50)[1]
-        return mean_average_precision(labels[found] == labels[1300:, None])
+    assert quality(codec, x, labels, 1300, 50) > quality(start, x, labels, 1300, 50) + 0.01
 
-    assert quality(codec) > quality(start) + 0.01
+
+def test_a_small_set_of_many_classes_learns(caplog):
+    """Walks that end anywhere would teach nothing here, and walks too near would refuse it."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 15, 800)
+    x = (0.5 * rng.normal(size=(15, 96))[labels] + rng.normal(size=(800, 96))).astype(np.float32)
+    recipe = QUICK.with_(graph_neighbours=20)
+    codec = train_codec(x[:500], M=2, recipe=recipe)
+    assert "learning didn't help" not in caplog.text
+    start = train_codec(x[:500], M=2, recipe=recipe.with_(epochs=0))
+
+    assert quality(codec, x, labels, 500, 20) > quality(start, x, labels, 500, 20) + 0.08
 
 
 def test_one_verdict_for_all_lengths_of_a_code(caplog):
@@ -109,7 +124,7 @@ def test_agreement_of_a_collapsed_codec_is_low():
 
 
 def test_too_few_to_judge(caplog):
-    x = noise(79)
+    x = noise(159)
     with caplog.at_level(logging.WARNING):
         codec = train_codec(x, M=2, recipe=QUICK)
     assert "too few to learn from" in caplog.text

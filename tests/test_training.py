@@ -681,14 +681,14 @@ def test_collapse_beyond_repair_is_an_error(x, monkeypatch):
 
 
 def test_dead_codewords_come_back_and_that_is_logged(x, monkeypatch, caplog, tmp_path):
-    fit = trainer.start_codebooks
+    fit = start.start_codebooks
 
     def dead(codec, x, seed):
         fit(codec, x, seed)
         with torch.no_grad():
             codec.quantizer.codebooks[:, 8:] = 100.0
 
-    monkeypatch.setattr(trainer, "start_codebooks", dead)
+    monkeypatch.setattr(start, "start_codebooks", dead)
     with caplog.at_level(logging.INFO):
         codec = train(x, trace_path=tmp_path / "t")
         lines = [json.loads(line) for line in (tmp_path / "t").read_text().splitlines()]

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 _DIRECTIONS, _WHITENING = 512, 0.125
 # The distance to this neighbour is the local scale (Zelnik-Manor and Perona, 2004).
 _SCALE_NEIGHBOUR = 7
-# Places that a walk of half the steps may end at; the least probable ones are cut off.
-_PLACES = 128
+# Places that a walk of half the steps may end at: one of so many, as walks that go further mix what
+# doesn't belong together. The bounds keep it a walk and its matrix small.
+_ONE_OF, _FEWEST, _MOST = 24, 8, 128
 _ROWS = 1024
 # Neighbours that `picture_weight` compares, and how fast the weight grows.
 _COMPARED, _GROWTH = 10, 15.0
@@ -147,8 +148,13 @@ def _shared(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
     return float((one[:, :, None] == other[:, None, :]).sum() / one.size)
 
 
+def reach(n: int, one_of: int = _ONE_OF) -> int:
+    """Places that a walk of half the steps may end at, the most probable ones, of n pictures."""
+    return min(_MOST, max(_FEWEST, n // one_of))
+
+
 def build_graph(
-    z: NDArray[np.float32], k: int, steps: int, *, device: str = "cpu"
+    z: NDArray[np.float32], k: int, steps: int, *, places: int | None = None, device: str = "cpu"
 ) -> NeighbourGraph:
     """The graph of the k nearest neighbours of each feature, and the diffusion on it.
 
@@ -157,15 +163,19 @@ def build_graph(
     z : ndarray, shape (n, r), float32
         Unit vectors, n >= 2.
     k : int
-        Neighbours; at most n - 1 are used.
+        Neighbours; at most n - 1 and ``places`` are used.
     steps : int
         Even; steps of the walk.
+    places : int, optional
+        Where half a walk may end; `reach` unless given.
     device : str
         Where neighbours are searched, if it is a CUDA device and faiss can use it.
     """
     from scipy.sparse import csr_matrix, diags
 
-    n, k = len(z), min(k, len(z) - 1)
+    n = len(z)
+    places = reach(n) if places is None else places
+    k = min(k, places, n - 1)
     neighbours, squared = nearest_others(z, k, device=device)
     scale = np.sqrt(squared[:, min(_SCALE_NEIGHBOUR, k) - 1]).clip(1e-6)
     weights = np.exp(-squared / (scale[:, None] * scale[neighbours])).clip(1e-6)
@@ -176,7 +186,7 @@ def build_graph(
     step = (diags(1 / degree) @ both).tocsr().astype(np.float32)
     walk = step
     for _ in range(max(1, steps // 2) - 1):
-        walk = _step_and_cut(walk, step)
+        walk = _step_and_cut(walk, step, places)
     half = (walk @ diags(degree**-0.5)).tocsr().astype(np.float32)
     return NeighbourGraph(neighbours, half)
 
@@ -209,20 +219,20 @@ def nearest_others(
     return neighbours, squared.clip(0)
 
 
-def _step_and_cut(walk: csr_matrix, step: csr_matrix) -> csr_matrix:
-    """One more step, and the `_PLACES` most probable places of each row."""
+def _step_and_cut(walk: csr_matrix, step: csr_matrix, places: int) -> csr_matrix:
+    """One more step, and the most probable places of each row."""
     from scipy.sparse import csr_matrix, vstack
 
     blocks = []
     for start in range(0, walk.shape[0], _ROWS):
         block = (walk[start : start + _ROWS] @ step).tocsr()
         lengths = np.diff(block.indptr)
-        if lengths.max(initial=0) > _PLACES:
+        if lengths.max(initial=0) > places:
             # Rows side by side, filled up with zeros, to cut them all at once.
             row = np.repeat(np.arange(len(lengths)), lengths)
             padded = np.zeros((len(lengths), lengths.max()), np.float32)
             padded[row, np.arange(block.nnz) - block.indptr[row]] = block.data
-            least = np.partition(padded, -_PLACES, axis=1)[:, -_PLACES]
+            least = np.partition(padded, -places, axis=1)[:, -places]
             keep = block.data >= least[row]
             starts = np.concatenate(
                 [[0], np.cumsum(np.bincount(row[keep], minlength=len(lengths)))]

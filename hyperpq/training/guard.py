@@ -10,19 +10,21 @@ from numpy.typing import NDArray
 
 from hyperpq import scan
 from hyperpq.codec import HiHPQCodec
-from hyperpq.training.graph import build_graph, graph_features, picture_weight
+from hyperpq.training.graph import build_graph, graph_features, picture_weight, reach
 from hyperpq.training.start import conditioned
 
 log = logging.getLogger(__name__)
 
 # Held-out pictures: a tenth, at most this many; of fewer pictures than this there is no verdict.
-MOST, FEWEST = 256, 80
+MOST, FEWEST = 256, 160
 # Share of what the start misses that learning must gain: noise gives 0 and less, photos .23 to .24
 # (docs/method.md).
 MARGIN = 0.05
 # Rows that are searched, and the share of them that a list of results has.
 _SEARCHED, _SHARE, _LONGEST = 2500, 20, 50
-_NEIGHBOURS, _STEPS = 20, 8
+# Its walks reach twice as far as those that teach: in small sets these end among the nearest
+# pictures, which exact distances know best (docs/method.md).
+_NEIGHBOURS, _STEPS, _ONE_OF = 20, 8, 12
 
 
 def hold_out(n: int, seed: int) -> NDArray[np.int64]:
@@ -69,7 +71,7 @@ class Guard:
         own = conditioned(codec, self._searched)
         mixed = [conditioned(codec, view[rows]) for view in views] if are_pictures else []
         z = graph_features(own, mixed, weight=picture_weight(own, mixed))
-        half = build_graph(z, _NEIGHBOURS, _STEPS).half
+        half = build_graph(z, _NEIGHBOURS, _STEPS, places=reach(len(z), _ONE_OF)).half
         self._affinity = (half[:h] @ half.T).toarray()
         np.fill_diagonal(self._affinity, 0)
         self._k = int(np.clip(len(rows) // _SHARE, 1, _LONGEST))
