@@ -34,8 +34,8 @@ from hyperpq.cli import common
     "--codec",
     type=common.PATH,
     metavar="INDEX",
-    help="A new index takes the codec of this one, which learned from pictures of the same kind, "
-    "at the length of --bits.",
+    help="A new index takes the codec of this one, at the length of --bits; it should have learned "
+    "from pictures of the same kind.",
 )
 @click.option("--max-megapixels", type=float, help="Skip larger pictures. [200]")
 @common.device_option

@@ -70,7 +70,7 @@ class HiHPQCodec(Codec):
     Attributes
     ----------
     sample : Tensor, shape (s, F), float16
-        Tangent vectors of training features as they were learned, for `with_bits`.
+        Tangent vectors of training features, or of those given to `with_bits`, for `with_bits`.
     centroids : Tensor, shape (m, F), float16
         Centroids of these.
     learned_log_c : Tensor, shape (M0,)
@@ -193,7 +193,7 @@ class HiHPQCodec(Codec):
         self.set_sample(evenly(v).flatten(1).half(), log_c.clone())
 
     def set_sample(self, sample: Tensor, log_c: Tensor) -> None:
-        """Take over tangent vectors (s, F) and log curvatures (M0,) of learning."""
+        """Take over tangent vectors (s, F), and log curvatures (M0,) of learning."""
         self.sample = nn.Buffer(sample.to(self.device))
         self.learned_log_c = nn.Buffer(log_c.to(self.device))
 
@@ -225,8 +225,9 @@ class HiHPQCodec(Codec):
         score : str, optional
             As it is unless given; ``inner`` stays, and is no choice for others.
         x : array_like, shape (n, d), optional
-            Features to fit the codebooks to, and to average with: for those of other pictures than
-            it learned from, whose sample is replaced. The sample that it carries unless given.
+            Features of pictures of another kind than those of learning. They replace the sample,
+            which codebooks and centroids are fitted to otherwise, for later calls, too. Under 160
+            nothing is averaged, under 1,024 nothing refined.
         seed : int
             Of k-means.
 

@@ -170,8 +170,8 @@ class HiHPQIndex(EditableIndex):
     ) -> HiHPQIndex:
         """An empty index of another code length from the same training.
 
-        See `HiHPQCodec.with_bits`: the representation stays, its codebooks are fitted anew, to
-        features ``x`` (n, d) if they are given.
+        See `HiHPQCodec.with_bits`: the representation stays, its codebooks are fitted anew, and to
+        features ``x`` (n, d) in the place of its sample if they are given.
 
         Raises
         ------

@@ -192,6 +192,9 @@ def test_with_bits_refits(codec, bits, nbits):
     again = other.with_bits(32)
     np.testing.assert_array_equal(again.encode(x), codec.with_bits(32).encode(x))
     assert from_files(to_files(other)).M == other.M
+    elsewhere = codec.with_bits(bits, nbits=nbits, x=x)
+    assert len(elsewhere.sample) == 60
+    assert to_files(elsewhere) != to_files(other)
 
 
 def test_index_on_disk(codec, tmp_path):

@@ -83,8 +83,10 @@ def test_cut_keeps_the_most_probable_places(z):
 def test_reach_grows_with_the_pictures():
     found = [reach(n) for n in range(1, 10_000)]
     assert found == sorted(found)
-    assert found[0] > 1
+    assert 1 < found[0] < found[999] < found[-1]
     assert found[-1] == found[4999]
+    assert all(reach(n, 12) >= reach(n) for n in (100, 500, 5000))
+    assert reach(500, 12) > reach(500)
 
 
 def test_walks_of_a_small_set_stay_among_what_belongs_together():

@@ -77,14 +77,13 @@ def test_with_structure_it_learns_and_finds_more_of_the_class(caplog):
     assert quality(codec, x, labels, 1300, 50) > quality(start, x, labels, 1300, 50) + 0.01
 
 
-def test_a_small_set_of_many_classes_learns(caplog):
+def test_a_small_set_of_many_classes_learns():
     """Walks that end anywhere would teach nothing here, and walks too near would refuse it."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 15, 800)
     x = (0.5 * rng.normal(size=(15, 96))[labels] + rng.normal(size=(800, 96))).astype(np.float32)
     recipe = QUICK.with_(graph_neighbours=20)
     codec = train_codec(x[:500], M=2, recipe=recipe)
-    assert "learning didn't help" not in caplog.text
     start = train_codec(x[:500], M=2, recipe=recipe.with_(epochs=0))
 
     assert quality(codec, x, labels, 500, 20) > quality(start, x, labels, 500, 20) + 0.08

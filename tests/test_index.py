@@ -249,6 +249,17 @@ def test_training_takes_the_same_kinds(tmp_path):
     assert all(other == files[0] for other in files)
 
 
+def test_another_length_fitted_to_other_features():
+    x = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+    index = HiHPQIndex(16, M=2, device="cpu")
+    index.train(x, epochs=1, guard=False)
+    for bits, fitted_to, sample in ((32, x[:200] + 1, 200), (8, None, 400)):
+        other = index.with_bits(bits, x=fitted_to)
+        assert (other.ntotal, other.code_size, len(other.codec.sample)) == (0, bits // 8, sample)
+        other.add(x)
+        assert other.search(x[:5], 3)[1].shape == (5, 3)
+
+
 def test_own_views_are_used(tmp_path):
     def trained(views):
         index = HiHPQIndex(D_IN, 2, device="cpu")

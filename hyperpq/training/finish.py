@@ -40,28 +40,29 @@ class Finish:
     seed: int
 
     def whole(self, codec: HiHPQCodec) -> HiHPQCodec:
-        """The codec with all that its recipe asks for; ``codec`` gets its sample and centroids."""
+        """The codec with all that its recipe asks for; ``codec`` is changed."""
         return self._with_codes(codec, self.M, self.nbits)
 
-    def plain(self, codec: HiHPQCodec) -> HiHPQCodec:
-        """A copy with codebooks of k-means and nothing more: at the start, PCA and k-means."""
-        return self._plain(codec, self.M, self.nbits)
+    def plain(self, codec: HiHPQCodec, *length: int) -> HiHPQCodec:
+        """A copy with codebooks of k-means and nothing more: at the start, PCA and k-means.
+
+        ``length`` is another M and nbits.
+        """
+        codec = copy.deepcopy(codec)
+        codec.average_weight, codec.distil_epochs = 0.0, 0
+        return self._with_codes(codec, *(length or (self.M, self.nbits)))
 
     def as_learned(self, codec: HiHPQCodec) -> HiHPQCodec:
         """As `plain`, on the subspaces that were learned, whatever the length of the codes."""
         subspaces = codec.recipe["subspaces"]
-        return self._plain(codec, *((subspaces, 8) if subspaces else (self.M, self.nbits)))
-
-    def _plain(self, codec: HiHPQCodec, M: int, nbits: int) -> HiHPQCodec:
-        codec = copy.deepcopy(codec)
-        codec.average_weight, codec.distil_epochs = 0.0, 0
-        return self._with_codes(codec, M, nbits)
+        return self.plain(codec, *((subspaces, 8) if subspaces else ()))
 
     def _with_codes(self, codec: HiHPQCodec, M: int, nbits: int) -> HiHPQCodec:
         codec.keep_sample(tangents(codec, evenly(self.x)))
         codec.is_trained = True
         fits = bool(codec.recipe["subspaces"])
         everything = self.x if fits and len(self.x) > SAMPLE else None
+        # Of everything `with_bits` makes the centroids.
         if codec.average_weight and everything is None:
             codec.set_centroids(fit_centroids(codec.sample.cpu().float(), seed=self.seed))
         if not fits:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _DIRECTIONS, _WHITENING = 512, 0.125
 # The distance to this neighbour is the local scale (Zelnik-Manor and Perona, 2004).
 _SCALE_NEIGHBOUR = 7
-# Places that a walk of half the steps may end at: one of so many, as walks that go further mix what
-# doesn't belong together. The bounds keep it a walk and its matrix small.
+# A walk of half the steps may end at a 24th of the pictures: further ones mix what doesn't belong
+# together. At fewer than 8 it is no walk, with more than 128 the matrix grows large.
 _ONE_OF, _FEWEST, _MOST = 24, 8, 128
 _ROWS = 1024
 # Neighbours that `picture_weight` compares, and how fast the weight grows.
@@ -149,7 +149,7 @@ def _shared(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
 
 
 def reach(n: int, one_of: int = _ONE_OF) -> int:
-    """Places that a walk of half the steps may end at, the most probable ones, of n pictures."""
+    """How many of n pictures, the most probable ones, a walk of half the steps may end at."""
     return min(_MOST, max(_FEWEST, n // one_of))
 
 
@@ -167,7 +167,7 @@ def build_graph(
     steps : int
         Even; steps of the walk.
     places : int, optional
-        Where half a walk may end; `reach` unless given.
+        At how many a walk of half the steps may end, from 4 steps on; `reach` unless given.
     device : str
         Where neighbours are searched, if it is a CUDA device and faiss can use it.
     """

@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 # Held-out pictures: a tenth, at most this many; of fewer pictures than this there is no verdict.
 MOST, FEWEST = 256, 160
-# Share of what the start misses that learning must gain: noise gives 0 and less, photos .23 to .24
+# Share of what the start misses that learning must gain: noise gives .03 at most, photos .21 to .24
 # (docs/method.md).
 MARGIN = 0.05
 # Rows that are searched, and the share of them that a list of results has.
 _SEARCHED, _SHARE, _LONGEST = 2500, 20, 50
-# Its walks reach twice as far as those that teach: in small sets these end among the nearest
-# pictures, which exact distances know best (docs/method.md).
+# In small sets its walks reach twice as far as those that teach, which end among the nearest
+# pictures: these exact distances know best (docs/method.md).
 _NEIGHBOURS, _STEPS, _ONE_OF = 20, 8, 12
 
 

@@ -117,8 +117,9 @@ class Recipe:
         Weights of the contrast between continuous views, between continuous and quantized ones
         (as at search time), and between quantized ones (the paper's).
     graph_neighbours : int
-        Neighbours of each picture on the graph of the training features. 0 leaves the graph out:
-        the partner of a view is another view of the same picture, as published.
+        Neighbours of each picture on the graph of the training features, `graph.reach` at most. 0
+        leaves the graph out: the partner of a view is another view of the same picture, as
+        published.
     graph_steps : int
         Steps of the diffusion whose affinities the contrast imitates; 0 takes the partner alone.
     picture_weight : float

@@ -89,7 +89,9 @@ def test_a_run_from_pictures_to_the_page(drawn, tmp_path, monkeypatch):
     assert list(own) == ["hyperpq default", "itq_adc", "exact conditioned", "exact raw"]
     assert all(list(kinds) == ["as it is", "grey", "middle 50 %"] for kinds in own.values())
     assert own["exact raw"]["as it is"] > own["exact raw"]["middle 50 %"]
-    assert list(runs["16 bits, trained on Other"]["map"]["itq_adc"]) == ["as it is"]
+    other = runs["16 bits, trained on Other"]["map"]
+    assert list(other) == ["hyperpq default", "hyperpq default, fitted here", *list(own)[1:]]
+    assert list(other["itq_adc"]) == ["as it is"]
     for kinds in own.values():
         for value in kinds.values():
             assert f"{value:.3f}".removeprefix("0") in page
