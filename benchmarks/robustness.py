@@ -124,9 +124,9 @@ def write_page(cache: Path, out: Path) -> Path:
             for kind in run["map"][methods[0]]:
                 values = [run["map"][method][kind] for method in methods]
                 cells = [f"{v:.3f}".removeprefix("0") for v in values]
-                rivals = [i for i, method in enumerate(methods[:-2]) if method != FITTED]
-                best = max(values[i] for i in rivals)
-                for i in rivals:
+                compared = [i for i, method in enumerate(methods[:-2]) if method != FITTED]
+                best = max(values[i] for i in compared)
+                for i in compared:
                     cells[i] = f"**{cells[i]}**" if values[i] == best else cells[i]
                 lines.append([kind, *cells])
             parts += [

@@ -262,12 +262,11 @@ class HiHPQCodec(Codec):
         # Columns of the learned map, without the zeros that fill up short subspaces.
         real = torch.from_numpy(np.flatnonzero(split_coordinates(F, own.M).ravel() >= 0))
         wide = self._rows_to_fit(x)
-        sample, centroids = self.sample.cpu(), self.centroids.cpu()
         if x is not None:
             wide = wide[:, real]
-            sample = evenly(wide).half()
-            if self.average_weight:
-                centroids = fit_centroids(sample.float(), seed=seed)
+        sample, centroids = evenly(wide).half(), self.centroids.cpu()
+        if self.average_weight and not torch.equal(sample, self.sample.cpu()):
+            centroids = fit_centroids(sample.float(), seed=seed)
         log_c = split_curvatures(self.learned_log_c.cpu(), F, M)
         learned = len(self.learned_log_c)
         reach = self.learned_norm * max(1.0, learned / M) ** 0.5
@@ -336,8 +335,7 @@ class HiHPQCodec(Codec):
         for name in ("mean", "weight", "scale", "bias"):
             getattr(other, name).copy_(state[name])
         other.recipe = self.recipe
-        sample = state["sample"] if x is None else evenly(v).half()
-        other.set_sample(sample, state["learned_log_c"])
+        other.set_sample(evenly(v).half(), state["learned_log_c"])
         with torch.enable_grad():
             other.quantizer = fit_additive(v, M, nbits, seed=seed)
         other.is_trained = True

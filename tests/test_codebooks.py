@@ -21,6 +21,7 @@ from hyperpq.codebooks import (
 from hyperpq.codec import HiHPQCodec
 from hyperpq.codec_files import from_files, to_files
 from hyperpq.errors import InvalidInputError, NotTrainedError
+from hyperpq.evaluation import recall_at
 from hyperpq.quantizer import LorentzProductQuantizer
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.trainer import train_codec
@@ -126,16 +127,15 @@ def test_representation_stays_the_same(x, codec):
     np.testing.assert_allclose(odd[:, (odd != 0).any(0)], codec.embed(x), atol=1e-5)
 
 
+def recall_of(codec, x, truth):
+    """Recall@10 of the first rows, as many as ``truth`` (nq, 10) has."""
+    return recall_at(scan.search(codec.tables(x[: len(truth)]), codec.encode(x), 10)[1], truth)
+
+
 def test_more_bits_find_more_of_the_exact_neighbours(x, codec):
     v = codec.embed(x)
     truth = np.argsort(np.square(v[:60, None] - v[None]).sum(2), 1)[:, :10]
-    recall = []
-    for bits in (8, 32, 64):
-        one = codec.with_bits(bits, score="geodesic")
-        found = scan.search(one.tables(x[:60]), one.encode(x), 10)[1]
-        recall.append(
-            np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, truth, strict=True)])
-        )
+    recall = [recall_of(codec.with_bits(b, score="geodesic"), x, truth) for b in (8, 32, 64)]
     assert recall[0] < recall[1] < recall[2]
 
 
@@ -154,13 +154,9 @@ def test_features_of_ones_own_and_another_score(x, codec):
 def test_features_of_elsewhere_get_codes_of_their_own(x, codec):
     elsewhere = x[:, ::-1] * 0.5 + 2
     truth = np.argsort(np.square(x[:60, None] - x[None]).sum(2), 1)[:, :10]
-
-    def recall(one):
-        found = scan.search(one.tables(elsewhere[:60]), one.encode(elsewhere), 10)[1]
-        return np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(found, truth, strict=True)])
-
     other = codec.with_bits(32, x=elsewhere)
-    assert recall(other) > recall(codec.with_bits(32)) + 0.1
+    as_it_is = recall_of(codec.with_bits(32), elsewhere, truth)
+    assert recall_of(other, elsewhere, truth) > as_it_is + 0.1
     # Vectors are averaged with those of there, and not any more with those of learning.
     with torch.no_grad():
         there = codec.tangent(torch.from_numpy(elsewhere)).flatten(1)

@@ -59,14 +59,12 @@ class Finish:
 
     def _with_codes(self, codec: HiHPQCodec, M: int, nbits: int) -> HiHPQCodec:
         codec.keep_sample(tangents(codec, evenly(self.x)))
-        codec.is_trained = True
-        fits = bool(codec.recipe["subspaces"])
-        everything = self.x if fits and len(self.x) > SAMPLE else None
-        # Of everything `with_bits` makes the centroids.
-        if codec.average_weight and everything is None:
+        if codec.average_weight:
             codec.set_centroids(fit_centroids(codec.sample.cpu().float(), seed=self.seed))
-        if not fits:
+        codec.is_trained = True
+        if not codec.recipe["subspaces"]:
             return codec.eval()
+        everything = self.x if len(self.x) > SAMPLE else None
         other = codec.with_bits(M * nbits, nbits=nbits, x=everything, seed=self.seed)
         return other.to(codec.device)
 
