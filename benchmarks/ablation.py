@@ -74,7 +74,7 @@ def _prototypes(*levels: int) -> dict[str, Any]:
 
 _JOINT = {"continuous_weight": 0.0, "quantized_weight": 1.0}
 _ALONE = {"graph_neighbours": 0, "graph_steps": 0, "walk": 0, "partner_weight": 1.0}
-_NO_HEAD = {"hidden": 0, "dropout": 0.0}
+_BRANCH = {"hidden": 1024}
 
 DEFAULT = Variant("", "default")
 VARIANTS = (
@@ -106,8 +106,8 @@ VARIANTS = (
     Variant(
         "hierarchy", "3 levels and neighbours", _prototypes(100, 50, 25) | {"neighbour_weight": 0.1}
     ),
-    Variant("head", "linear", _NO_HEAD),
-    Variant("head", "no dropout", {"dropout": 0.0}),
+    Variant("head", "residual branch, dropout .5", _BRANCH | {"dropout": 0.5}),
+    Variant("head", "residual branch, no dropout", _BRANCH),
     Variant("head", "unit length, no roots", {"conditioning": "unit"}),
     Variant("head", "learned on 1 subspace", {"subspaces": 1}),
     Variant("head", "learned on 4 subspaces", {"subspaces": 4}),

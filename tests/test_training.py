@@ -28,8 +28,6 @@ from hyperpq.training.views import feature_views
 # As published in structure: learned at the code's own length, without graph and residual branch.
 JOINT = Recipe(
     subspaces=0,
-    hidden=0,
-    dropout=0.0,
     beta=20.0,
     temperature=0.5,
     continuous_weight=0.0,
