@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 
 from benchmarks.featuresets import FeatureSet, open_set, read_protocol
 from benchmarks.geometries import geometry, straight_through
+from benchmarks.jobs import count, measured
 from benchmarks.machine import describe_machine
 from benchmarks.results import RunLog, cell, import_pyplot, markdown, publish, spread_of, take_up
 from hyperpq import scan
@@ -117,8 +119,12 @@ VARIANTS = (
 )
 
 
-def measure(features: FeatureSet, variant: Variant, bits: Sequence[int], seed: int) -> list[float]:
-    """MAP of a variant at each length."""
+def measure(
+    bits: Sequence[int], features: FeatureSet, task: tuple[Variant, int]
+) -> tuple[list[float], float]:
+    """MAP of a variant and seed at each length, and seconds."""
+    variant, seed = task
+    begun = time.perf_counter()
     views = features.views("mild") if variant.picture_views else None
     recipe = get_recipe("default", 32, guard=False, **variant.changes)
     top = features.protocol.top
@@ -142,32 +148,37 @@ def measure(features: FeatureSet, variant: Variant, bits: Sequence[int], seed: i
             found = scan.search(codec.tables(features.query), codes, top)[1]
             relevant = features.protocol.relevant(slice(None), found)
             out.append(mean_average_precision(relevant, top))
-    return out
+    return out, time.perf_counter() - begun
 
 
-def run(features: FeatureSet, args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Measure what isn't kept yet, all variants of a seed before the next seed."""
+    opened = partial(open_set, args.dataset, args.data, args.features, args.backbone)
+    features = opened()
+    # Before processes ask for them side by side.
+    features.views("mild")
     take_up(features.folder / RUNS, args.out)
     log = RunLog(features.folder / RUNS, FIELDS)
-    asked = [variant for variant in VARIANTS if not args.only or variant.group in args.only]
-    for seed in range(args.seeds):
-        for variant in asked:
-            if (variant.group, variant.name, seed) in log:
-                continue
-            start = time.perf_counter()
-            found = measure(features, variant, args.bits, seed)
-            facts = {
-                "group": variant.group,
-                "name": variant.name,
-                "seed": seed,
-                "map": dict(zip(map(str, args.bits), found, strict=True)),
-                "machine": describe_machine(),
-            }
-            log.append(facts)
-            values = "  ".join(f"{b}: {v:.4f}" for b, v in zip(args.bits, found, strict=True))
-            spent = time.perf_counter() - start
-            title = f"{variant.group} {variant.name}".strip()
-            print(f"{title:<46} seed {seed}  {values}  ({spent:.0f} s)", flush=True)
+    todo = [
+        (variant, seed)
+        for seed in range(args.seeds)
+        for variant in VARIANTS
+        if not args.only or variant.group in args.only
+        if (variant.group, variant.name, seed) not in log
+    ]
+    found = measured(partial(measure, args.bits), todo, opened, args.jobs)
+    for (variant, seed), (maps, seconds) in found:
+        facts = {
+            "group": variant.group,
+            "name": variant.name,
+            "seed": seed,
+            "map": dict(zip(map(str, args.bits), maps, strict=True)),
+            "machine": describe_machine(),
+        }
+        log.append(facts)
+        values = "  ".join(f"{b}: {v:.4f}" for b, v in zip(args.bits, maps, strict=True))
+        title = f"{variant.group} {variant.name}".strip()
+        print(f"{title:<46} seed {seed}  {values}  ({seconds:.0f} s)", flush=True)
 
 
 def summarize(runs: list[dict[str, Any]]) -> tuple[list[str], dict[tuple[str, str], np.ndarray]]:
@@ -272,7 +283,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--features", type=Path, required=True, help="folder where features and runs are kept")
     add("--backbone", default="lite0", help="network (default lite0)")
     add("--bits", type=lambda t: [int(b) for b in t.split(",")], default=[16, 32, 64])
-    add("--seeds", type=int, default=3, help="how many, counted from 0 (default 3)")
+    add("--seeds", type=count, default=3, help="how many, counted from 0 (default 3)")
+    add("--jobs", type=count, default=1, help="processes side by side (default 1)")
     add("--only", nargs="*", choices=groups, default=[], help="groups of variants (default all)")
     add("--out", type=Path, default=Path("docs/results"), help="folder of the page and its plots")
     args = parser.parse_args(argv)
@@ -280,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.only = ["", *args.only]
     try:
         import_pyplot()
-        run(open_set(args.dataset, args.data, args.features, args.backbone), args)
+        run(args)
         print(write_page(args.features, args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.featuresets import FeatureSet, open_set
+from benchmarks.jobs import count
 from benchmarks.machine import describe_machine
 from benchmarks.peers import LENGTHS, PEERS, exact, lengths, unit
 from benchmarks.results import Key, RunLog, import_pyplot, take_up, write_page
@@ -232,12 +233,6 @@ def _lengths(text: str) -> list[int]:
     return sorted({int(word) for word in text.split(",")})
 
 
-def _seeds(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} isn't a number of seeds, 1 or more")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
@@ -257,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="N pictures of the database train too, ours and the rivals, without views (default 0)",
     )
     add("--bits", type=_lengths, default=[16, 32, 64], help="lengths (default 16,32,64)")
-    add("--seeds", type=_seeds, default=3, help="how many, counted from 0 (default 3)")
+    add("--seeds", type=count, default=3, help="how many, counted from 0 (default 3)")
     add("--peers", type=_names(list(PEERS)), default=list(PEERS), help="all, none or pq,opq,...")
     add("--recipes", type=_names(PRESETS), default=list(PRESETS), help="all, none or default,...")
     add("--out", type=Path, default=Path("docs/results"), help="folder of the page and its plots")

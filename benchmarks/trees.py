@@ -12,7 +12,8 @@ the origin the nodes of each level lie.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.geometries import geometry
+from benchmarks.jobs import count, measured
 from benchmarks.machine import describe_machine
 from benchmarks.results import RunLog, cell, import_pyplot, markdown, spread_of
 from hyperpq.codec import HiHPQCodec
@@ -32,7 +34,8 @@ from hyperpq.training.start import tangents
 from hyperpq.training.trainer import train_codec
 
 RUNS, FIELDS = "trees.jsonl", ("space", "D", "seed")
-DIMENSIONS = (2, 4, 8, 16)
+# From 4 on every space finds the whole tree.
+DIMENSIONS = (2, 3, 4)
 LEVELS = ("species", "family", "kingdom")
 # Clip radius. On the sphere points stay on one half: sqrt(c) times it is below pi / 2.
 REACH = 4.0
@@ -48,6 +51,7 @@ SPACES: tuple[tuple[str, str, float, bool], ...] = (
 TOP = 100
 
 Labels = NDArray[np.int64]
+Facts = dict[str, Any]
 
 
 def tree_labels(names: Sequence[str], leaves: Labels) -> Labels:
@@ -59,10 +63,17 @@ def tree_labels(names: Sequence[str], leaves: Labels) -> Labels:
     return np.stack(columns, 1)
 
 
+def labels_of(features: FeatureSet) -> tuple[Labels, Labels]:
+    """`tree_labels` of queries and database."""
+    protocol = features.protocol
+    return (
+        tree_labels(protocol.names, protocol.query.labels),
+        tree_labels(protocol.names, protocol.database.labels),
+    )
+
+
 @torch.no_grad()
-def describe(
-    codec: HiHPQCodec, features: FeatureSet, asked: Labels, stored: Labels
-) -> dict[str, Any]:
+def describe(codec: HiHPQCodec, features: FeatureSet, asked: Labels, stored: Labels) -> Facts:
     """What is reported of one codec; run inside its geometry."""
     q = codec.quantizer
     query, database = (q.points(tangents(codec, x)) for x in (features.query, features.database))
@@ -94,41 +105,43 @@ def describe(
     }
 
 
-def run(features: FeatureSet, log: RunLog, seeds: int) -> None:
-    """Measure what isn't kept yet."""
-    protocol = features.protocol
-    asked, stored = (
-        tree_labels(protocol.names, split.labels) for split in (protocol.query, protocol.database)
+def measure(features: FeatureSet, task: tuple[tuple[str, str, float, bool], int, int]) -> Facts:
+    """What is reported of one space, number of dimensions and seed."""
+    (_, kind, c, learned), D, seed = task
+    asked, stored = labels_of(features)
+    recipe = get_recipe(
+        "default",
+        8,
+        width=D,
+        subspaces=1,
+        curvature=c,
+        train_curvature=learned,
+        max_norm=REACH,
+        radius=1.0,
+        prototype_weight=1.0,
+        levels=tuple(int(column.max()) + 1 for column in stored.T),
+        guard=False,
+        average_weight=0.0,
     )
-    levels = tuple(int(stored[:, level].max()) + 1 for level in range(3))
-    for seed in range(seeds):
-        for D in DIMENSIONS:
-            for name, kind, c, learned in SPACES:
-                if (name, D, seed) in log:
-                    continue
-                recipe = get_recipe(
-                    "default",
-                    8,
-                    width=D,
-                    subspaces=1,
-                    curvature=c,
-                    train_curvature=learned,
-                    max_norm=REACH,
-                    radius=1.0,
-                    prototype_weight=1.0,
-                    levels=levels,
-                    guard=False,
-                    average_weight=0.0,
-                )
-                with geometry(kind):
-                    codec = train_codec(
-                        features.train, features.views("mild"), M=1, recipe=recipe, seed=seed
-                    )
-                    facts = describe(codec, features, asked, stored)
-                entry = {"space": name, "D": D, "seed": seed, **facts}
-                log.append({**entry, "machine": describe_machine()})
-                values = " ".join(f"{value:.4f}" for value in facts["map"])
-                print(f"{name:<24} D {D:>2}  seed {seed}  mAP {values}", flush=True)
+    with geometry(kind):
+        codec = train_codec(features.train, features.views("mild"), M=1, recipe=recipe, seed=seed)
+        return describe(codec, features, asked, stored)
+
+
+def run(opened: Callable[[], FeatureSet], log: RunLog, seeds: int, jobs: int) -> None:
+    """Measure what isn't kept yet."""
+    todo = [
+        (space, D, seed)
+        for seed in range(seeds)
+        for D in DIMENSIONS
+        for space in SPACES
+        if (space[0], D, seed) not in log
+    ]
+    for (space, D, seed), facts in measured(measure, todo, opened, jobs):
+        entry = {"space": space[0], "D": D, "seed": seed, **facts}
+        log.append({**entry, "machine": describe_machine()})
+        values = " ".join(f"{value:.4f}" for value in facts["map"])
+        print(f"{space[0]:<24} D {D:>2}  seed {seed}  mAP {values}", flush=True)
 
 
 def write_page(runs: list[dict[str, Any]], features: FeatureSet, out: Path) -> Path:
@@ -216,14 +229,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--data", type=Path, help="where the drawn set lies, or is drawn")
     add("--features", type=Path, required=True, help="folder where features and runs are kept")
-    add("--seeds", type=int, default=3, help="how many, counted from 0 (default 3)")
+    add("--seeds", type=count, default=3, help="how many, counted from 0 (default 3)")
+    add("--jobs", type=count, default=1, help="processes side by side (default 1)")
     add("--out", type=Path, default=Path("docs/results"), help="folder of the page and its plot")
     args = parser.parse_args(argv)
     try:
         import_pyplot()
-        features = open_set("drawn", args.data, args.features)
+        opened = partial(open_set, "drawn", args.data, args.features)
+        features = opened()
+        # Before processes ask for them side by side.
+        features.views("mild")
         log = RunLog(features.folder / RUNS, FIELDS)
-        run(features, log, args.seeds)
+        run(opened, log, args.seeds, args.jobs)
         print(write_page(list(log.runs.values()), features, args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None
