@@ -20,6 +20,8 @@ from hyperpq.clustering import kmeans
 MOST_CENTROIDS, _OWN = 2048, 2
 # A mean may reach over no larger share of the centroids.
 _SHARE = 80
+# Bits of the longest code whose codewords average enough beside a recipe's weight.
+_SHORT = 64
 
 
 def fit_centroids(v: Tensor, *, seed: int) -> Tensor:
@@ -29,6 +31,15 @@ def fit_centroids(v: Tensor, *, seed: int) -> Tensor:
         return v[:0]
     found, _ = kmeans(np.ascontiguousarray(v.numpy(), np.float32), m, seed=seed)
     return torch.from_numpy(found)
+
+
+def weight_of(weight: float, bits: int) -> float:
+    """Weight of the mean for codes of so many bits, from that for codes of up to 64.
+
+    A codeword is a mean, too, of the fewer vectors the longer the code is. So codes of 128 bits
+    are averaged twice by ``weight``, and so on (docs/method.md, section 9).
+    """
+    return weight if bits <= _SHORT else 1 - (1 - weight) ** (bits / _SHORT)
 
 
 class Averaging(nn.Module):

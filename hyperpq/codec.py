@@ -12,7 +12,7 @@ from torch.nn.functional import gelu
 
 from hyperpq.additive import INNER, AdditiveQuantizer
 from hyperpq.additive_fit import fit_additive
-from hyperpq.averaging import Averaging, fit_centroids
+from hyperpq.averaging import Averaging, fit_centroids, weight_of
 from hyperpq.base_codec import UNTRAINED, Codec
 from hyperpq.codebooks import (
     distil_codebooks,
@@ -63,7 +63,8 @@ class HiHPQCodec(Codec):
     dropout : float
         Share of the branch's hidden units left out in training.
     average_weight, average_neighbours
-        See `averaging.Averaging`; only codecs that have ``centroids`` average.
+        See `averaging.Averaging`; only codecs that have ``centroids`` average. The weight is that
+        for codes of up to 64 bits, see `averaging.weight_of`.
     temperature, distil_epochs
         Of `codebooks.distil_codebooks`, which refines what `with_bits` fits; 0 epochs leave it out.
 
@@ -204,7 +205,8 @@ class HiHPQCodec(Codec):
         self.averaging = self._averaging(take_coordinates(self.centroids.float(), index))
 
     def _averaging(self, centroids: Tensor) -> Averaging:
-        return Averaging(centroids, self.average_weight, self.average_neighbours)
+        weight = weight_of(self.average_weight, self.M * self.quantizer.nbits)
+        return Averaging(centroids, weight, self.average_neighbours)
 
     @torch.no_grad()
     def with_bits(
@@ -300,7 +302,7 @@ class HiHPQCodec(Codec):
         other.set_centroids(centroids)
         q = other.product
         q.log_c.copy_(log_c)
-        averaging = self._averaging(other.centroids.float())
+        averaging = other._averaging(other.centroids.float())
         averaged = torch.cat([averaging(rows) for rows in wide.split(SAMPLE)])
         v = take_coordinates(averaged, index).unflatten(1, (M, index.shape[1]))
         q.codebooks.copy_(fit_codebooks(v, q.K, log_c, reach, seed=seed))

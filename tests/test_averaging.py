@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hyperpq import scan
-from hyperpq.averaging import MOST_CENTROIDS, Averaging, fit_centroids
+from hyperpq.averaging import MOST_CENTROIDS, Averaging, fit_centroids, weight_of
 from hyperpq.codec import HiHPQCodec
 from hyperpq.codec_files import from_files, to_files
 from hyperpq.errors import CorruptIndexError, InvalidInputError
@@ -72,7 +72,8 @@ def codec(data):
 def test_a_codec_averages_in_its_own_order_of_coordinates(codec, data):
     assert codec.centroids.shape == (650, 32)
     x = torch.from_numpy(data[0][:50])
-    for bits in (8, 24, 40, 64):
+    # A code of twice 64 bits averages as if twice.
+    for bits, weight in ((8, 0.15), (24, 0.15), (40, 0.15), (64, 0.15), (128, 0.2775)):
         one = codec.with_bits(bits)
         v = one.tangent(x).flatten(1)
         # Any order of coordinates has the same cosines; those that fill up a subspace are 0.
@@ -80,7 +81,7 @@ def test_a_codec_averages_in_its_own_order_of_coordinates(codec, data):
             int((v == column[:, None]).all(0).nonzero()[0, 0]) for column in v.T if column.any()
         ]
         assert len(set(order)) == 32
-        want = Averaging(one.averaging.centroids[:, order], 0.15, 12)(v[:, order])
+        want = Averaging(one.averaging.centroids[:, order], weight, 12)(v[:, order])
         torch.testing.assert_close(one.vectors(x).flatten(1)[:, order], want)
         torch.testing.assert_close(
             one.averaging.centroids[:, order], codec.with_bits(8).averaging.centroids
@@ -114,6 +115,18 @@ def test_new_pictures_get_nearer_to_their_class(codec, data):
         found = scan.search(one.tables(x[1300:]), one.encode(x[:1300]), 50)[1]
         quality.append((labels[found] == labels[1300:, None]).mean())
     assert quality[1] > quality[0]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_weight_of_long_codes(weight):
+    assert [weight_of(weight, bits) for bits in (4, 8, 32, 64)] == [weight] * 4
+    v = centroids = torch.ones(160, 3)
+    for times in (2, 4):
+        again = v
+        for _ in range(times):
+            again = (1 - weight) * again + weight * 3 * centroids
+        share = weight_of(weight, 64 * times)
+        torch.testing.assert_close((1 - share) * v + share * 3 * centroids, again)
 
 
 def test_impossible_settings(codec):
