@@ -158,14 +158,16 @@ def _as_numpy_takes_them(name: str, values: Any) -> Any:
 
 
 def _as_time(name: str, array: NDArray[Any]) -> NDArray[Any]:
-    out = np.ascontiguousarray(array, TIME)
-    if array.dtype == TIME:
-        return out
-    # numpy wraps around where nanoseconds don't reach.
-    back = out.astype(array.dtype)
-    if not np.array_equal(np.isnat(array), np.isnat(out)) or np.any(
-        (back != array) & ~np.isnat(out)
-    ):
+    try:
+        out = np.ascontiguousarray(array, TIME)
+    except OverflowError:  # from NumPy 2.5 on
+        fits = False
+    else:
+        # Before, NumPy wraps around where nanoseconds don't reach.
+        back = out.astype(array.dtype)
+        lost = np.isnat(array) != np.isnat(out)
+        fits = not np.any(lost | ((back != array) & ~np.isnat(out)))
+    if not fits:
         raise InvalidInputError(
             f"attribute {name} has a time before 1677 or after 2262, beyond nanoseconds' range."
         )
