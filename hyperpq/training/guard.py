@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # Held-out pictures: a tenth, at most this many; of fewer pictures than this there is no verdict.
 MOST, FEWEST = 256, 160
-# Share of what the start misses that learning must gain: noise gives .03 at most, photos .21 to .24
+# Share of what the start misses that learning must gain: noise gives .03 at most, photos .17 to .22
 # (docs/method.md).
 MARGIN = 0.05
 # Rows that are searched, and the share of them that a list of results has.
