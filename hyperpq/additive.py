@@ -16,7 +16,7 @@ INNER = "inner"
 # Found on rows that weren't learned from (docs/method.md).
 DISCOUNT = 0.9
 # Codes kept after each codebook; rows whose candidates are in memory at once.
-BEAM, _ROWS = 6, 256
+BEAM, _ROWS = 16, 256
 # Candidates are searched for the smallest by groups of this many.
 _GROUP = 16
 
