@@ -120,7 +120,7 @@ VARIANTS = (
 
 
 def measure(
-    bits: Sequence[int], features: FeatureSet, task: tuple[Variant, int]
+    features: FeatureSet, bits: Sequence[int], task: tuple[Variant, int]
 ) -> tuple[list[float], float]:
     """MAP of a variant and seed at each length, and seconds."""
     variant, seed = task
@@ -151,11 +151,9 @@ def measure(
     return out, time.perf_counter() - begun
 
 
-def run(args: argparse.Namespace) -> None:
+def run(features: FeatureSet, args: argparse.Namespace) -> None:
     """Measure what isn't kept yet, all variants of a seed before the next seed."""
-    opened = partial(open_set, args.dataset, args.data, args.features, args.backbone)
-    features = opened()
-    # Before processes ask for them side by side.
+    # Made before processes ask for them side by side.
     features.views("mild")
     take_up(features.folder / RUNS, args.out)
     log = RunLog(features.folder / RUNS, FIELDS)
@@ -166,7 +164,7 @@ def run(args: argparse.Namespace) -> None:
         if not args.only or variant.group in args.only
         if (variant.group, variant.name, seed) not in log
     ]
-    found = measured(partial(measure, args.bits), todo, opened, args.jobs)
+    found = measured(partial(measure, features, args.bits), todo, args.jobs)
     for (variant, seed), (maps, seconds) in found:
         facts = {
             "group": variant.group,
@@ -292,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.only = ["", *args.only]
     try:
         import_pyplot()
-        run(args)
+        run(open_set(args.dataset, args.data, args.features, args.backbone), args)
         print(write_page(args.features, args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,11 @@ class FeatureSet:
     viewed: int
     query: NDArray[np.float32]
     database: NDArray[np.float32]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which opens it again: the features would take far longer to send."""
+        more = len(self.train_rows) - self.viewed
+        return open_set, (self.dataset, self.data, self.source.parent, self.backbone, more)
 
     @property
     def view_rows(self) -> NDArray[np.int64]:

@@ -7,42 +7,36 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from typing import Any, TypeVar
+from typing import TypeVar
 
 Task, Facts = TypeVar("Task"), TypeVar("Facts")
-_opened: Any = None
 
 
 def measured(
-    measure: Callable[[Any, Task], Facts],
-    tasks: Sequence[Task],
-    open_data: Callable[[], Any],
-    jobs: int,
+    measure: Callable[[Task], Facts], tasks: Sequence[Task], jobs: int
 ) -> Iterator[tuple[Task, Facts]]:
-    """Each task with what ``measure(open_data(), task)`` says of it, as soon as it is known.
+    """Each task with what ``measure`` says of it, as soon as it is known.
 
     Parameters
     ----------
-    measure, open_data : callable
-        Of a module, or a `functools.partial` of one: other processes have to find them.
+    measure : callable
+        Of a module, or a `functools.partial` of one: other processes have to find it.
     tasks : sequence
         With one job they are done in this order.
     jobs : int
-        Processes at a time, which share the cores; with 1 all is done in this one. Data are opened
-        once a process.
+        Processes at a time, which share the cores; with 1 all is done in this one.
     """
     if jobs == 1:
-        opened = open_data()
         for task in tasks:
-            yield task, measure(opened, task)
+            yield task, measure(task)
         return
     # Read by the numeric libraries of a new process while they load.
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(jobs, context, _open, (open_data,)) as pool:
-            asked = {pool.submit(_measure, measure, task): task for task in tasks}
+        with ProcessPoolExecutor(jobs, context) as pool:
+            asked = {pool.submit(measure, task): task for task in tasks}
             try:
                 for done in as_completed(asked):
                     yield asked[done], done.result()
@@ -59,12 +53,3 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} isn't a whole number, 1 or more")
     return int(text)
-
-
-def _open(open_data: Callable[[], Any]) -> None:
-    global _opened
-    _opened = open_data()
-
-
-def _measure(measure: Callable[[Any, Task], Facts], task: Task) -> Facts:
-    return measure(_opened, task)

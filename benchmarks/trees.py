@@ -12,7 +12,7 @@ the origin the nodes of each level lie.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ LEVELS = ("species", "family", "kingdom")
 REACH = 4.0
 FLAT = "Euclidean"
 # Name, geometry, curvature at the start, whether it is learned.
-SPACES: tuple[tuple[str, str, float, bool], ...] = (
+Space = tuple[str, str, float, bool]
+SPACES: tuple[Space, ...] = (
     ("hyperbolic, c learned", "hyperbolic", 1.0, True),
     ("hyperbolic, c = 1", "hyperbolic", 1.0, False),
     ("hyperbolic, c = 0.1", "hyperbolic", 0.1, False),
@@ -106,7 +107,7 @@ def describe(codec: HiHPQCodec, features: FeatureSet, asked: Labels, stored: Lab
     }
 
 
-def measure(features: FeatureSet, task: tuple[tuple[str, str, float, bool], int, int]) -> Facts:
+def measure(features: FeatureSet, task: tuple[Space, int, int]) -> Facts:
     """What is reported of one space, number of dimensions and seed."""
     (_, kind, c, learned), D, seed = task
     asked, stored = labels_of(features)
@@ -129,8 +130,10 @@ def measure(features: FeatureSet, task: tuple[tuple[str, str, float, bool], int,
         return describe(codec, features, asked, stored)
 
 
-def run(opened: Callable[[], FeatureSet], log: RunLog, seeds: int, jobs: int) -> None:
+def run(features: FeatureSet, log: RunLog, seeds: int, jobs: int) -> None:
     """Measure what isn't kept yet."""
+    # Made before processes ask for them side by side.
+    features.views("mild")
     todo = [
         (space, D, seed)
         for seed in range(seeds)
@@ -138,7 +141,7 @@ def run(opened: Callable[[], FeatureSet], log: RunLog, seeds: int, jobs: int) ->
         for space in SPACES
         if (space[0], D, seed) not in log
     ]
-    for (space, D, seed), facts in measured(measure, todo, opened, jobs):
+    for (space, D, seed), facts in measured(partial(measure, features), todo, jobs):
         entry = {"space": space[0], "D": D, "seed": seed, **facts}
         log.append({**entry, "machine": describe_machine()})
         values = " ".join(f"{value:.4f}" for value in facts["map"])
@@ -245,12 +248,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         import_pyplot()
-        opened = partial(open_set, "drawn", args.data, args.features)
-        features = opened()
-        # Before processes ask for them side by side.
-        features.views("mild")
+        features = open_set("drawn", args.data, args.features)
         log = RunLog(features.folder / RUNS, FIELDS)
-        run(opened, log, args.seeds, args.jobs)
+        run(features, log, args.seeds, args.jobs)
         print(write_page(list(log.runs.values()), features, args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None

@@ -158,6 +158,8 @@ def _as_numpy_takes_them(name: str, values: Any) -> Any:
 
 
 def _as_time(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    if array.dtype == TIME:
+        return np.ascontiguousarray(array, TIME)
     try:
         out = np.ascontiguousarray(array, TIME)
     except OverflowError:  # from NumPy 2.5 on
