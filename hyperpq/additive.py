@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hyperpq.codes import check_sizes
+from hyperpq.exact_matmul import exact_matmul
 
 # The name of its score, as `lorentz.SCORES` has those of the product quantizer.
 INNER = "inner"
@@ -94,17 +95,18 @@ class AdditiveQuantizer(nn.Module):
 
     def _search(self, x: Tensor, beam: int) -> Tensor:
         """Codes (n, M) int64 of vectors (n, D), see `codes`."""
+        x, books = x.double(), self.codebooks.double()
         y, (n, K) = x[:, :-1], (len(x), self.K)
         # Of each partial sum: what is left of y and of N, and the codes.
         rest = y[:, None]
         short = (y.square().sum(1, keepdim=True) - x[:, -1:]) / 2
         codes = torch.empty(n, 1, 0, dtype=torch.int64, device=x.device)
         each = torch.arange(n, device=x.device)[:, None]
-        for book in self.codebooks:
+        for book in books:
             words, B = book[:, :-1], rest.shape[1]
-            step = book[:, -1] - y @ words.T
+            step = book[:, -1] - exact_matmul(y, words.T)
             miss = short[:, :, None] + step[:, None]
-            cost = (rest.flatten(0, 1) @ words.T).view(n, B, K).mul_(-2)
+            cost = exact_matmul(rest.flatten(0, 1), words.T).view(n, B, K).mul_(-2)
             cost += words.square().sum(1) + rest.square().sum(2, keepdim=True)
             cost += miss.square().mul_(self.stress)
             best = smallest(cost.flatten(1), min(beam, B * K))
@@ -129,7 +131,7 @@ class AdditiveQuantizer(nn.Module):
             ``t / M - 2 <q, c> + DISCOUNT * n``: sums estimate squared distances.
         """
         flat = x[:, 0]
-        words = self.codebooks.flatten(0, 1)
+        words = self.codebooks.flatten(0, 1).to(x.dtype)
         shares = DISCOUNT * words[:, -1] - 2 * flat[:, :-1] @ words[:, :-1].T
         return (shares + flat[:, -1:] / self.M).view(len(x), self.M, self.K)
 

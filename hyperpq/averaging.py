@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize
 
 from hyperpq.clustering import kmeans
+from hyperpq.exact_matmul import exact_matmul
 
 # Centroids of a sample: at most this many, of two vectors each at least.
 MOST_CENTROIDS, _OWN = 2048, 2
@@ -65,6 +66,7 @@ class Averaging(nn.Module):
         """Vectors (n, F) -> vectors (n, F)."""
         if not (self.k and self.weight):
             return v
-        nearest = (v @ self.directions).topk(self.k, dim=1, sorted=False).indices
-        mean = embedding_bag(nearest, self.centroids, mode="mean")
+        similarity = exact_matmul(v.double(), self.directions.double())
+        nearest = similarity.topk(self.k, dim=1, sorted=False).indices.sort(1).values
+        mean = embedding_bag(nearest, self.centroids.to(v.dtype), mode="mean")
         return (1 - self.weight) * v + self.weight * mean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from hyperpq.errors import NotTrainedError
 from hyperpq.validation import as_codes, as_features
 
 UNTRAINED = "the codec isn't trained; call train(x) first or load a trained one."
-_ROWS = 8192
+_ROWS = 2048
 
 
 class Codec(nn.Module, ABC):
@@ -43,7 +43,10 @@ class Codec(nn.Module, ABC):
 
     @abstractmethod
     def vectors(self, x: Tensor) -> Tensor:
-        """Features (n, d) on the codec's device -> the vectors (n, M, D) that are quantized."""
+        """Features (n, d) on the codec's device -> the vectors (n, M, D) that are quantized.
+
+        Float32, and of each row the same bits in any batch.
+        """
 
     @property
     def M(self) -> int:
@@ -66,6 +69,10 @@ class Codec(nn.Module, ABC):
         for start in range(0, len(x), _ROWS):
             rows = slice(start, min(start + _ROWS, len(x)))
             yield rows, torch.tensor(x[rows], device=self.device)
+
+    def _points(self, x: Tensor) -> Tensor:
+        """Features (n, d) -> points (n, M, D) float64, so that rounding doesn't show batches."""
+        return cast(Tensor, self.quantizer.points(self.vectors(x).double()))
 
     def _features(self, x: Any) -> NDArray[np.float32]:
         if not self.is_trained:
@@ -95,7 +102,8 @@ class Codec(nn.Module, ABC):
         x = self._features(x)
         out = np.empty((len(x), self.quantizer.spaces * self.quantizer.D), np.float32)
         for rows, block in self._blocks(x):
-            out[rows] = self.quantizer.clip(self.vectors(block)).flatten(1).cpu().numpy()
+            v = self.quantizer.clip(self.vectors(block).double())
+            out[rows] = v.flatten(1).float().cpu().numpy()
         return out
 
     @torch.inference_mode()
@@ -110,7 +118,7 @@ class Codec(nn.Module, ABC):
         x = self._features(x)
         out = np.empty((len(x), self.code_size), np.uint8)
         for rows, block in self._blocks(x):
-            codes = self.quantizer.codes(self.quantizer.points(self.vectors(block)))
+            codes = self.quantizer.codes(self._points(block))
             out[rows] = pack(codes.cpu().numpy(), self.quantizer.nbits)
         return out
 
@@ -138,8 +146,7 @@ class Codec(nn.Module, ABC):
         x = self._features(x)
         out = np.empty((len(x), self.quantizer.M, self.quantizer.K), np.float32)
         for rows, block in self._blocks(x):
-            points = self.quantizer.points(self.vectors(block))
-            out[rows] = self.quantizer.tables(points).cpu().numpy()
+            out[rows] = self.quantizer.tables(self._points(block)).float().cpu().numpy()
         return out
 
     @torch.inference_mode()

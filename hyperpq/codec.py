@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from hyperpq.codebooks import (
 )
 from hyperpq.codes import MOST_CODES
 from hyperpq.errors import InvalidInputError, NotTrainedError
+from hyperpq.exact_matmul import exact_matmul
 from hyperpq.quantizer import LorentzProductQuantizer
 from hyperpq.validation import as_count, as_features
 
@@ -163,7 +165,7 @@ class HiHPQCodec(Codec):
         if self.conditioning == "none":
             return x
         if self.conditioning == "root":
-            x = x.sign() * x.abs().sqrt() - self.mean
+            x = x.sign() * x.abs().sqrt() - self.mean.to(x.dtype)
         return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
     def tangent(self, x: Tensor) -> Tensor:
@@ -171,20 +173,24 @@ class HiHPQCodec(Codec):
 
         With the score ``inner`` they are vectors (n, 1, D).
         """
+        return self._head(x, torch.matmul)
+
+    def _head(self, x: Tensor, matmul: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         f = self.condition(x)
-        v = f @ (self.weight * self.scale) + self.bias
+        weight, bias = (self.weight * self.scale).to(x.dtype), self.bias.to(x.dtype)
+        v = matmul(f, weight) + bias
         if self.hidden:
-            inner = gelu(f @ self.up + self.up_bias)
+            inner = gelu(matmul(f, self.up.to(x.dtype)) + self.up_bias.to(x.dtype))
             if self.training and self.dropout:
                 # Half the time that torch's own dropout takes on a CPU.
                 inner = inner * (torch.rand_like(inner) >= self.dropout) / (1 - self.dropout)
-            v = v + inner @ self.down
+            v = v + matmul(inner, self.down.to(x.dtype))
         return v.unflatten(1, (self.quantizer.spaces, self.quantizer.D))
 
     def vectors(self, x: Tensor) -> Tensor:
         """Features (n, d) -> the tangent vectors (n, M, D) that are quantized: averaged ones."""
-        v = self.tangent(x)
-        return cast(Tensor, self.averaging(v.flatten(1))).view_as(v)
+        v = self._head(x.double(), exact_matmul)
+        return cast(Tensor, self.averaging(v.flatten(1))).view_as(v).float()
 
     def keep_sample(self, v: Tensor) -> None:
         """Remember up to `SAMPLE` tangent vectors (n, M, D), evenly taken, and the curvatures."""

@@ -78,6 +78,15 @@ class PlainQuantizer(nn.Module):
         """Squared lengths (M, 1, K) of the codewords."""
         return self.codebooks.double().square().sum(-1)[:, None]
 
+    def _first_of_equals(self) -> Tensor:
+        """For each codeword the first one that equals it, (M, K): sums of a BLAS may differ."""
+        number = torch.arange(self.K, device=self.codebooks.device)
+        out = []
+        for book in self.codebooks:
+            same = torch.unique(book, dim=0, return_inverse=True)[1]
+            out.append(number.scatter_reduce(0, same, number, "amin", include_self=False)[same])
+        return torch.stack(out)
+
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
         """Index of the codeword at the least distance in each subspace, with either score.
@@ -91,7 +100,7 @@ class PlainQuantizer(nn.Module):
         Tensor, shape (n, M), uint8
             The first of equal codewords.
         """
-        lengths = self._lengths()
+        lengths, first = self._lengths(), self._first_of_equals()
         out = torch.empty(len(x), self.M, dtype=torch.uint8, device=x.device)
         for rows, product in self._products(x):
             cost = product.mul_(-2).add_(lengths)
@@ -99,7 +108,7 @@ class PlainQuantizer(nn.Module):
                 nearest = torch.from_numpy(cost.numpy().argmin(-1))
             else:
                 nearest = cost.argmin(-1)
-            out[rows] = nearest.T.to(torch.uint8)
+            out[rows] = first.gather(1, nearest).T.to(torch.uint8)
         return out
 
     @torch.no_grad()

@@ -306,5 +306,6 @@ def test_nan_is_no_radius():
 
 def test_without_the_compiled_module_numpy_scans(monkeypatch):
     monkeypatch.setattr(scan, "_native", None)
+    monkeypatch.delenv("HYPERPQ_SCAN_LEVEL", raising=False)
     assert "nothing was compiled" in scan.levels()["numpy"]
     np.testing.assert_array_equal(scan.search(TABLES, CODES, 3)[1], [[0, 1, 2]])
