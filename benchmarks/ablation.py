@@ -29,7 +29,7 @@ from hyperpq import scan
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.training.recipe import get_recipe
-from hyperpq.training.trainer import train_codec
+from hyperpq.training.train import train_codec
 
 RUNS, FIELDS = "ablation.jsonl", ("group", "name", "seed")
 
@@ -48,9 +48,9 @@ class Variant:
         See `benchmarks.geometries`.
     straight_through : bool
         Hard codewords with a passed gradient in the place of the attention's mean.
-    picture_views : bool
+    image_views : bool
         False leaves views to the product, which makes them in feature space.
-    score : str
+    metric : str
         See `lorentz.score_of`.
     nbits : int
         Of the codes; the representation is the same.
@@ -61,8 +61,8 @@ class Variant:
     changes: dict[str, Any] = field(default_factory=dict)
     geometry: str = "hyperbolic"
     straight_through: bool = False
-    picture_views: bool = True
-    score: str = "l1"
+    image_views: bool = True
+    metric: str = "l1"
     nbits: int = 8
 
 
@@ -87,13 +87,13 @@ VARIANTS = (
     # At c = 1 long tangent vectors of short codes would leave the half of the sphere.
     Variant("geometry", "spherical, c fixed at 1/4", _fixed(0.25), geometry="spherical"),
     Variant("geometry", "c fixed at 1/4", _fixed(0.25)),
-    Variant("contrast", "no graph: views of a picture", _ALONE),
+    Variant("contrast", "no graph: views of an image", _ALONE),
     Variant("contrast", "graph, walk alone", {"graph_steps": 0, "partner_weight": 1.0}),
     Variant("contrast", "diffusion alone", {"partner_weight": 0.0}),
-    Variant("contrast", "views in feature space", picture_views=False),
-    Variant("contrast", "no graph, feature space", _ALONE, picture_views=False),
-    Variant("contrast", "a picture weighs as a view", {"picture_weight": 1.0}),
-    Variant("contrast", "pictures alone on the graph", {"picture_weight": 1e6}),
+    Variant("contrast", "views in feature space", image_views=False),
+    Variant("contrast", "no graph, feature space", _ALONE, image_views=False),
+    Variant("contrast", "an image weighs as a view", {"image_weight": 1.0}),
+    Variant("contrast", "images alone on the graph", {"image_weight": 1e6}),
     Variant("contrast", "and continuous with quantized", {"cross_weight": 1.0}),
     Variant("codebooks", "learned by attention", _JOINT),
     Variant("codebooks", "learned straight-through", _JOINT, straight_through=True),
@@ -113,8 +113,8 @@ VARIANTS = (
     Variant("head", "unit length, no roots", {"conditioning": "unit"}),
     Variant("head", "learned on 1 subspace", {"subspaces": 1}),
     Variant("head", "learned on 4 subspaces", {"subspaces": 4}),
-    Variant("score", "geodesic", score="geodesic"),
-    Variant("score", "chord", score="chord"),
+    Variant("score", "geodesic", metric="geodesic"),
+    Variant("score", "chord", metric="chord"),
     Variant("nbits", "4", nbits=4),
 )
 
@@ -125,7 +125,7 @@ def measure(
     """MAP of a variant and seed at each length, and seconds."""
     variant, seed = task
     begun = time.perf_counter()
-    views = features.views("mild") if variant.picture_views else None
+    views = features.views("mild") if variant.image_views else None
     recipe = get_recipe("default", 32, guard=False, **variant.changes)
     top = features.protocol.top
     out = []
@@ -138,7 +138,7 @@ def measure(
             views,
             view_rows=None if views is None else features.view_rows,
             M=4,
-            score=variant.score,
+            metric=variant.metric,
             recipe=recipe,
             seed=seed,
         )
@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     groups = list(dict.fromkeys(variant.group for variant in VARIANTS if variant.group))
     add("--dataset", required=True, help="as in benchmarks.quality")
-    add("--data", type=Path, help="where the pictures lie; not needed once features are kept")
+    add("--data", type=Path, help="where the images lie; not needed once features are kept")
     add("--features", type=Path, required=True, help="folder where features and runs are kept")
     add("--backbone", default="lite0", help="network (default lite0)")
     add("--bits", type=lambda t: [int(b) for b in t.split(",")], default=[16, 32, 64])

@@ -2,7 +2,7 @@
 
     python -m benchmarks.build --images DIR [--queries 500] [-- OPTIONS OF hyperpq build]
 
-Pictures of one folder count as one class. Queries are pictures of the index, themselves left out.
+Images of one folder count as one class. Queries are images of the index, themselves left out.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 
 from benchmarks.machine import describe_machine
 from hyperpq.backbones import BATCH, load_backbone
-from hyperpq.pictures import list_pictures
+from hyperpq.images.listing import list_images
 
 
 def network_rate(name: str, batches: int = 30) -> float:
-    """Pictures a second of the bare network on pixels in memory; the median batch."""
+    """Images a second of the bare network on pixels in memory; the median batch."""
     network = load_backbone(name)
     side = network.preprocessing.size
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), np.uint8)
@@ -64,7 +64,7 @@ def main() -> None:
         )
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(f"whole build {time.perf_counter() - start:.0f} s, peak memory {peak:.0f} MB")
-        paths = [file.path for file in list_pictures([args.images])[0]]
+        paths = [file.path for file in list_images([args.images])[0]]
         rng = np.random.default_rng(0)
         chosen = rng.choice(len(paths), min(args.queries, len(paths)), replace=False)
         names = b"".join(paths[i] + b"\n" for i in sorted(chosen))
@@ -77,7 +77,7 @@ def main() -> None:
             check=True,
         ).stdout
         spent = time.perf_counter() - start
-        print(f"network alone, same run: {network_rate(args.backbone):.0f} pictures/s")
+        print(f"network alone, same run: {network_rate(args.backbone):.0f} images/s")
         answers = [json.loads(line) for line in output.splitlines()]
         hits = [
             os.path.dirname(result["path"]) == os.path.dirname(answer["query"])

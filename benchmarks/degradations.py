@@ -1,6 +1,6 @@
-"""What happens to pictures on their way to a query: one function each, an RGB picture in and out.
+"""What happens to images on their way to a query: one function each, an RGB image in and out.
 
-Sizes are shares of the longer side, so that they mean the same for pictures of 32 and of 2,000
+Sizes are shares of the longer side, so that they mean the same for images of 32 and of 2,000
 pixels. The corners that a rotation leaves free are black.
 """
 
@@ -29,7 +29,7 @@ def blur(image: Image.Image, share: float) -> Image.Image:
 
 
 def noise(image: Image.Image, deviation: float) -> Image.Image:
-    """Gaussian noise on each value, the same for the same picture; ``deviation`` out of 255."""
+    """Gaussian noise on each value, the same for the same image; ``deviation`` out of 255."""
     pixels = np.asarray(image, np.float32)
     rng = np.random.default_rng(int(pixels.sum()))
     noisy = pixels + rng.normal(0, deviation, pixels.shape)

@@ -1,4 +1,4 @@
-"""Speed of encoding pictures: the product's pipeline beside the bare network.
+"""Speed of encoding images: the product's pipeline beside the bare network.
 
     python -m benchmarks.encode --images DIR [-n 2000] [--rounds 5]
 
@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks.machine import describe_machine
 from hyperpq.backbones import BATCH, load_backbone
 from hyperpq.datasets.decode import open_image, to_pixels
-from hyperpq.features import Reader, extract_features
-from hyperpq.pictures import list_pictures
+from hyperpq.images.extract import Reader, extract_features
+from hyperpq.images.listing import list_images
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="lite0")
     args = parser.parse_args()
     network = load_backbone(args.backbone)
-    paths = [file.path for file in list_pictures([args.images])[0]][: args.n]
+    paths = [file.path for file in list_images([args.images])[0]][: args.n]
     prep = network.preprocessing
 
     def decode(path: bytes) -> None:
@@ -60,11 +60,11 @@ def main() -> None:
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
-    print(describe_machine(), f"{len(paths)} pictures, {args.rounds} rounds in turn")
+    print(describe_machine(), f"{len(paths)} images, {args.rounds} rounds in turn")
     rates = {name: len(paths) / statistics.median(spent) for name, spent in times.items()}
     for name, spent in times.items():
         low, high = len(paths) / max(spent), len(paths) / min(spent)
-        print(f"{name:<15} {rates[name]:7.0f} pictures/s  ({low:.0f} to {high:.0f})")
+        print(f"{name:<15} {rates[name]:7.0f} images/s  ({low:.0f} to {high:.0f})")
     print(f"pipeline / network alone: {rates['pipeline'] / rates['network alone']:.3f}")
 
 

@@ -2,7 +2,7 @@
 
 A set is a folder ``CACHE/DATASET-BACKBONE/`` of ``protocol.npz`` (labels, and which rows of the
 database train), ``query.npy``, ``database.npy`` and ``views-STRENGTH.npy``. Once they are there the
-pictures are no longer needed.
+images are no longer needed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.backbones import load_backbone
-from hyperpq.build_stages import AUGMENTATIONS
 from hyperpq.datasets.drawn import draw_dataset
 from hyperpq.datasets.multilabel import flickr25k_protocol, nuswide_protocol
 from hyperpq.datasets.protocols import Protocol, Split, cifar10_protocol, folder_protocol
 from hyperpq.errors import DatasetError, InvalidInputError
-from hyperpq.features import Reader, extract_features
+from hyperpq.images.build.pipeline import AUGMENTATIONS
+from hyperpq.images.extract import Reader, extract_features
 
-CIFAR_QUERIES, FOLDER_QUERIES, DRAWN_PICTURES, N_VIEWS = 2000, 1000, 3600, 4
+CIFAR_QUERIES, FOLDER_QUERIES, DRAWN_IMAGES, N_VIEWS = 2000, 1000, 3600, 4
 
 DATASETS: dict[str, Callable[[Path], Protocol]] = {
     "cifar10-i": lambda root: cifar10_protocol(root, "I", n_query=CIFAR_QUERIES),
@@ -49,7 +49,7 @@ class FeatureSet:
     source, folder : Path
         Where the features are kept, and where the runs are.
     protocol : Protocol
-        Labels, without the paths of the pictures.
+        Labels, without the paths of the images.
     train_rows : ndarray, shape (n,), int64
         Rows of the database that train; the first v of them have views.
     viewed : int
@@ -81,21 +81,21 @@ class FeatureSet:
 
     @property
     def train(self) -> NDArray[np.float32]:
-        """Features (n, d) of the training pictures."""
+        """Features (n, d) of the training images."""
         return self.database[self.train_rows]
 
     def views(self, strength: str) -> NDArray[np.float32]:
-        """Features (V, v, d) of views of the first v training pictures; memory-mapped.
+        """Features (V, v, d) of views of the first v training images; memory-mapped.
 
         Raises
         ------
         DatasetError
-            They aren't kept yet, and the pictures can't be read.
+            They aren't kept yet, and the images can't be read.
         """
         file = self.source / f"views-{strength}.npy"
         if not file.exists():
-            pictures = pictures_of(self.dataset, self.data, self.source)
-            extract(pictures.train, file, self.backbone, strength)
+            images = images_of(self.dataset, self.data, self.source)
+            extract(images.train, file, self.backbone, strength)
         return np.load(file, mmap_mode="r")
 
 
@@ -116,13 +116,13 @@ def open_set(
     dataset : str
         Key of `DATASETS`, or ``folder:PATH`` for a folder of class folders.
     data : Path, optional
-        Where the pictures lie; not needed once the features are kept. The drawn set is drawn there.
+        Where the images lie; not needed once the features are kept. The drawn set is drawn there.
     cache : Path
         Holds the folders of all sets.
     backbone : str
         See `hyperpq.backbones.load_backbone`.
     more : int
-        Further pictures of the database that train, drawn at random, without views. Such a set
+        Further images of the database that train, drawn at random, without views. Such a set
         has a folder of its own for its runs.
 
     Raises
@@ -130,7 +130,7 @@ def open_set(
     InvalidInputError
         There is no such data set.
     DatasetError
-        Pictures are missing or can't be read; the message says what to put where.
+        Images are missing or can't be read; the message says what to put where.
     """
     kind, _, path = dataset.partition(":")
     if dataset not in DATASETS and not (kind == "folder" and path):
@@ -141,9 +141,9 @@ def open_set(
     wanted = {name: folder / f"{name}.npy" for name in ("query", "database")}
     missing = [name for name, file in wanted.items() if not file.exists()]
     if missing or not (folder / "protocol.npz").exists():
-        pictures = pictures_of(dataset, data, folder)
+        images = images_of(dataset, data, folder)
         for name in missing:
-            extract(getattr(pictures, name), wanted[name], backbone)
+            extract(getattr(images, name), wanted[name], backbone)
     protocol, rows = read_protocol(folder)
     query, database = (np.load(wanted[name]) for name in ("query", "database"))
     runs, viewed = folder, len(rows)
@@ -151,7 +151,7 @@ def open_set(
         others = np.setdiff1d(np.arange(len(database)), rows)
         if more > len(others):
             raise InvalidInputError(
-                f"{more} more pictures were to train; {dataset} has {len(others)} others."
+                f"{more} more images were to train; {dataset} has {len(others)} others."
             )
         drawn = np.random.default_rng(0).choice(others, more, replace=False)
         rows = np.concatenate([rows, np.sort(drawn)])
@@ -200,19 +200,19 @@ def read_protocol(folder: Path) -> tuple[Protocol, NDArray[np.int64]]:
 
 def _drawn(root: Path) -> Path:
     if not root.exists():
-        draw_dataset(root, DRAWN_PICTURES)
+        draw_dataset(root, DRAWN_IMAGES)
     return root
 
 
-def pictures_of(dataset: str, data: Path | None, folder: Path) -> Protocol:
-    """The protocol with paths; the one that was kept must have been of the same pictures."""
+def images_of(dataset: str, data: Path | None, folder: Path) -> Protocol:
+    """The protocol with paths; the one that was kept must have been of the same images."""
     kind, _, path = dataset.partition(":")
     if kind == "folder":
         found = folder_protocol(path, FOLDER_QUERIES)
     elif data is None:
         raise DatasetError(
             f"{folder}: not all features of {dataset} are kept here; "
-            "give the folder of its pictures with --data."
+            "give the folder of its images with --data."
         )
     else:
         found = DATASETS[dataset](data)
@@ -222,15 +222,15 @@ def pictures_of(dataset: str, data: Path | None, folder: Path) -> Protocol:
     for split in ("train", "query", "database"):
         if not np.array_equal(getattr(kept, split).labels, getattr(found, split).labels):
             raise DatasetError(
-                f"{folder}: its features are of other pictures than those of {data or path} "
-                f"({split} differs); delete the folder, or give the pictures it was made of."
+                f"{folder}: its features are of other images than those of {data or path} "
+                f"({split} differs); delete the folder, or give the images it was made of."
             )
     return found
 
 
 def extract(split: Split, file: Path, backbone: str, strength: str | None = None) -> None:
     """Save the features (n, d) of a split, or those (V, n, d) of its views of that strength."""
-    print(f"extracting {file.name} of {len(split)} pictures", flush=True)
+    print(f"extracting {file.name} of {len(split)} images", flush=True)
     reader = Reader()
     if strength:
         reader = Reader(augmentation=AUGMENTATIONS[strength], n_views=N_VIEWS)
@@ -240,11 +240,11 @@ def extract(split: Split, file: Path, backbone: str, strength: str | None = None
         row, reason = found.skipped[0]
         raise DatasetError(
             f"{os.fsdecode(split.paths[row])}: {reason}; {len(found.skipped)} of {len(split)} "
-            "pictures can't be read, replace or remove them."
+            "images can't be read, replace or remove them."
         )
     # Under its name only when it is whole.
     part = file.with_suffix(".part.npy")
     np.save(part, found.views if strength else found.plain)
     os.replace(part, file)
     spent = time.perf_counter() - start
-    print(f"extracted {file.name}: {len(split) / spent:.0f} pictures/s", flush=True)
+    print(f"extracted {file.name}: {len(split) / spent:.0f} images/s", flush=True)

@@ -1,6 +1,6 @@
 """Other geometries in the place of the hyperbolic one, for ablations.
 
-`geometry` swaps the functions of `hyperpq.lorentz` and the steps that use more than these (scores
+`geometry` swaps the functions of `hyperpq.geometry.lorentz` and the steps that use more than these (scores
 of all pairs, the nearest codeword and k-means), so that training, fitting of codebooks and search
 run in flat or spherical space and are otherwise the same code.
 """
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperpq import codebooks, lorentz
-from hyperpq.clustering import kmeans
-from hyperpq.quantizer import LorentzProductQuantizer
+from hyperpq.geometry import lorentz
+from hyperpq.quantizers import fit_product as codebooks
+from hyperpq.quantizers.kmeans import kmeans
+from hyperpq.quantizers.product import LorentzProductQuantizer
 
 GEOMETRIES = ("hyperbolic", "euclidean", "spherical")
 _FLOOR = 1e-8
@@ -29,8 +30,8 @@ def _flat_matrix(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return (squares - 2 * x @ y.transpose(-1, -2)).clamp_min(_FLOOR)
 
 
-def _flat_score(q2: Tensor, c: Tensor, score: str) -> Tensor:
-    return q2.clamp_min(_FLOOR).sqrt() if score == "l1" else q2
+def _flat_score(q2: Tensor, c: Tensor, metric: str) -> Tensor:
+    return q2.clamp_min(_FLOOR).sqrt() if metric == "l1" else q2
 
 
 def _flat_centroid(x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
@@ -57,12 +58,12 @@ def _sphere_matrix(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     return (2 * ((1 / c).unsqueeze(-1) - times - x @ y.transpose(-1, -2))).clamp_min(_FLOOR)
 
 
-def _sphere_score(q2: Tensor, c: Tensor, score: str) -> Tensor:
-    if score == "chord":
+def _sphere_score(q2: Tensor, c: Tensor, metric: str) -> Tensor:
+    if metric == "chord":
         return q2
     half = (c * q2.clamp_min(_FLOOR)).sqrt() / 2
     d = 2 / c.sqrt() * torch.asin(half.clamp_max(1 - 1e-6))
-    return d * d if score == "geodesic" else d
+    return d * d if metric == "geodesic" else d
 
 
 def _sphere_centroid(x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ def _product_score(q: LorentzProductQuantizer, x: Tensor, y: Tensor) -> Tensor:
     """`LorentzProductQuantizer.product_score` by the swapped functions."""
     c = q.c[:, None]
     q2 = lorentz.sqchord_matrix(x.transpose(0, 1), y.transpose(0, 1), c)
-    return lorentz.score_of(q2, c[..., None], q.score).sum(0)
+    return lorentz.score_of(q2, c[..., None], q.metric).sum(0)
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""Quality of codes: our recipes beside the rivals of `benchmarks.peers` and exact search.
+"""Quality of codes: our recipes beside the baselines of `benchmarks.baselines` and exact search.
 
     python -m benchmarks.quality --dataset NAME --data DIR --features CACHE
 
 Each run (a method, a length, a seed) is a line of ``CACHE/DATASET-BACKBONE/runs.jsonl`` as soon as
 it is measured, and isn't measured again. The page and the plots are made of all sets in ``CACHE``.
 
-Rivals get features of unit length (``raw``) and features conditioned as ours are; the page counts
+Baselines get features of unit length (``raw``) and features conditioned as ours are; the page counts
 the better of the two.
 """
 
@@ -21,18 +21,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.baselines import BASELINES, LENGTHS, exact, lengths, unit
 from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.jobs import count
 from benchmarks.machine import describe_machine
-from benchmarks.peers import LENGTHS, PEERS, exact, lengths, unit
 from benchmarks.results import Key, RunLog, import_pyplot, take_up, write_page
 from hyperpq import scan
-from hyperpq.clustering import import_faiss
-from hyperpq.codec import SAMPLE, HiHPQCodec
+from hyperpq.codec.hihpq import SAMPLE, HiHPQCodec
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision, recall_at
+from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.training.recipe import PAPER_SETTINGS, PRESETS, Recipe, get_recipe, paper
-from hyperpq.training.trainer import train_codec
+from hyperpq.training.train import train_codec
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -100,10 +100,10 @@ class Bench:
             Key("exact", variant, 0, 0), found, train_seconds=0.0, encode_seconds=0.0, bytes=size
         )
 
-    def peer(self, key: Key) -> None:
-        """One run of a rival."""
+    def baseline(self, key: Key) -> None:
+        """One run of a baseline."""
         train, query, database = self.inputs[key.variant]
-        found = PEERS[key.method](train, query, database, key.bits, self.k, key.seed)
+        found = BASELINES[key.method](train, query, database, key.bits, self.k, key.seed)
         self.add(
             key,
             found.ids,
@@ -175,7 +175,7 @@ def run(bench: Bench, args: argparse.Namespace) -> None:
         asked += [Key("hyperpq", name, b, seed) for name in args.recipes for b in args.bits]
         asked += [
             Key(name, variant, b, seed)
-            for name in args.peers
+            for name in args.baselines
             for variant in bench.inputs
             for b in args.bits
             if b in lengths(name)
@@ -191,8 +191,8 @@ def run(bench: Bench, args: argparse.Namespace) -> None:
             ours = [k for k in todo if k[:2] == ("hyperpq", preset) and k.seed == seed]
             bench.ours(preset, ours)
         for key in todo:
-            if key.method in PEERS and key.seed == seed:
-                bench.peer(key)
+            if key.method in BASELINES and key.seed == seed:
+                bench.baseline(key)
 
 
 def _command(args: argparse.Namespace) -> str:
@@ -205,8 +205,8 @@ def _command(args: argparse.Namespace) -> str:
     if args.backbone != "lite0":
         words += ["--backbone", args.backbone.rpartition("/")[2]]
     bits = ",".join(map(str, args.bits))
-    peers = "all" if args.peers == list(PEERS) else ",".join(args.peers) or "none"
-    words += ["--bits", bits, "--seeds", str(args.seeds), "--peers", peers]
+    baselines = "all" if args.baselines == list(BASELINES) else ",".join(args.baselines) or "none"
+    words += ["--bits", bits, "--seeds", str(args.seeds), "--baselines", baselines]
     return " ".join([*words, "--recipes", ",".join(args.recipes) or "none"])
 
 
@@ -241,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         required=True,
         help="cifar10-ii, cifar10-i, flickr25k, nuswide, drawn or folder:PATH (class folders)",
     )
-    add("--data", type=Path, help="where the pictures lie; not needed once features are kept")
+    add("--data", type=Path, help="where the images lie; not needed once features are kept")
     add("--features", type=Path, required=True, help="folder where features and runs are kept")
     add("--backbone", default="lite0", help="network (default lite0)")
     add(
@@ -249,11 +249,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="N pictures of the database train too, ours and the rivals, without views (default 0)",
+        help="N images of the database train too, ours and the baselines, without views (default 0)",
     )
     add("--bits", type=_lengths, default=[16, 32, 64], help="lengths (default 16,32,64)")
     add("--seeds", type=count, default=3, help="how many, counted from 0 (default 3)")
-    add("--peers", type=_names(list(PEERS)), default=list(PEERS), help="all, none or pq,opq,...")
+    add(
+        "--baselines",
+        type=_names(list(BASELINES)),
+        default=list(BASELINES),
+        help="all, none or pq,opq,...",
+    )
     add("--recipes", type=_names(PRESETS), default=list(PRESETS), help="all, none or default,...")
     add("--out", type=Path, default=Path("docs/results"), help="folder of the page and its plots")
     add("--fresh", action="store_true", help="measure again what is asked for")

@@ -27,7 +27,7 @@ class Key(NamedTuple):
     Attributes
     ----------
     method, variant : str
-        ``exact`` or a rival, with its input ``raw`` or ``conditioned``; ``hyperpq`` with a recipe.
+        ``exact`` or a baseline, with its input ``raw`` or ``conditioned``; ``hyperpq`` with a recipe.
     bits, seed : int
         Both 0 for ``exact``.
     """
@@ -109,7 +109,7 @@ class Row(NamedTuple):
     name : str
         As tables show it, without its input.
     variant : str
-        The recipe, or the rival's input.
+        The recipe, or the baseline's input.
     bits, seeds : int
         Length of a code, 0 for exact search; number of runs.
     mean, spread : dict
@@ -125,7 +125,7 @@ class Row(NamedTuple):
 
 
 def summarize(runs: Iterable[dict[str, Any]]) -> list[Row]:
-    """Mean and spread over seeds; of a rival's two inputs the one with the better mAP."""
+    """Mean and spread over seeds; of a baseline's two inputs the one with the better mAP."""
     groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for run in runs:
         groups.setdefault((run["method"], run["variant"], run["bits"]), []).append(run)
@@ -158,7 +158,7 @@ def write_page(cache: Path, out: Path) -> Path:
         "[its options](../../benchmarks/README.md#quality-of-codes). Values are means over the "
         "seeds, with the standard deviation after ±. mAP@k: AP divides by the hits inside the top "
         "k. recall@k: share of the k exact cosine neighbours (network's features) among the first "
-        "k results. Rivals had features of unit length (raw) and features conditioned as ours are "
+        "k results. Baselines had features of unit length (raw) and features conditioned as ours are "
         "(signed square root, minus the training mean, unit length): the better one by mAP counts, "
         "and its name stands in brackets. Best codes are bold; exact search has no codes.",
     ]
@@ -182,14 +182,14 @@ def _section(folder: Path, runs: list[dict[str, Any]], out: Path) -> str:
     plot = out / f"quality-{folder.name}.svg"
     plot_quality(rows, protocol.top, plot)
     lengths = sorted({row.bits for row in rows if row.bits})
-    missing = f" {protocol.missing} pictures of the list are missing." if protocol.missing else ""
+    missing = f" {protocol.missing} images of the list are missing." if protocol.missing else ""
     sizes = (
-        f"{len(protocol.database.labels):,} pictures are searched, {len(train_rows):,} of them "
+        f"{len(protocol.database.labels):,} images are searched, {len(train_rows):,} of them "
         f"train without their labels, {len(protocol.query.labels):,} others ask.{missing}"
     )
     if more:
         sizes += (
-            f" Beside these {more:,} more of the searched pictures train, ours and all rivals: "
+            f" Beside these {more:,} more of the searched images train, ours and all baselines: "
             "their features alone, without labels and without views."
         )
     parts = [
@@ -286,11 +286,11 @@ def plot_quality(rows: list[Row], top: int, file: Path) -> None:
     plt = import_pyplot()
     lengths = sorted({row.bits for row in rows if row.bits})
     names = list(dict.fromkeys(row.name for row in rows if row.bits))
-    rivals = [name for name in names if not name.startswith("hyperpq")]
+    baselines = [name for name in names if not name.startswith("hyperpq")]
     ours = [name for name in names if name.startswith("hyperpq")]
     colours = dict(zip(ours, ("#d62728", "#ff9e4a"), strict=False))
     muted = plt.get_cmap("tab20b").colors
-    colours |= {name: muted[i * 3 % 20] for i, name in enumerate(rivals)}
+    colours |= {name: muted[i * 3 % 20] for i, name in enumerate(baselines)}
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     for panel, (fact, title) in zip(
         panels, (("map", f"mAP@{top}"), ("recall100", "recall@100")), strict=True

@@ -1,11 +1,11 @@
-"""Queries that were damaged on their way, and codes that were trained on other pictures.
+"""Queries that were damaged on their way, and codes that were trained on other images.
 
     python -m benchmarks.robustness --dataset NAME --data DIR --features CACHE [--other NAME]
 
-The pictures of the queries are degraded (`benchmarks.degradations`), saved as files and read as any
-query is; the database stays as it is. With ``--other``, codecs and rivals also learn from the
-training pictures of that data set and are used on this one; ours also with codebooks fitted to this
-one's features, its head as it was learned. mAP of ours, of the rivals (features conditioned as
+The images of the queries are degraded (`benchmarks.degradations`), saved as files and read as any
+query is; the database stays as it is. With ``--other``, codecs and baselines also learn from the
+training images of that data set and are used on this one; ours also with codebooks fitted to this
+one's features, its head as it was learned. mAP of ours, of the baselines (features conditioned as
 ours) and of exact search, on one page for all sets in ``CACHE``.
 """
 
@@ -20,17 +20,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.baselines import BASELINES, exact
 from benchmarks.degradations import DEGRADATIONS, Degradation
 from benchmarks.featuresets import (
     DATASETS,
     FeatureSet,
     extract,
+    images_of,
     open_set,
-    pictures_of,
     read_protocol,
 )
 from benchmarks.machine import describe_machine
-from benchmarks.peers import PEERS, exact
 from benchmarks.quality import condition
 from benchmarks.results import markdown
 from hyperpq import scan
@@ -39,7 +39,7 @@ from hyperpq.datasets.protocols import Split
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.training.recipe import get_recipe
-from hyperpq.training.trainer import train_codec
+from hyperpq.training.train import train_codec
 
 RUNS = "robustness.json"
 RIVALS = ("pq", "opq", "rq", "itq_adc")
@@ -54,7 +54,7 @@ def degraded_queries(features: FeatureSet, name: str, change: Degradation) -> Fl
     file = features.source / f"query-{name.replace(' ', '_').replace('%', 'pc')}.npy"
     if file.exists():
         return np.asarray(np.load(file))
-    paths = pictures_of(features.dataset, features.data, features.source).query.paths
+    paths = images_of(features.dataset, features.data, features.source).query.paths
     with tempfile.TemporaryDirectory() as folder:
         written = []
         for number, path in enumerate(paths):
@@ -98,7 +98,7 @@ def measure(
         condition(x, trained_on.train) for x in (trained_on.train, stacked, features.database)
     )
     for name in RIVALS:
-        out[name] = by_kind(PEERS[name](train, query, database, bits, top, seed).ids)
+        out[name] = by_kind(BASELINES[name](train, query, database, bits, top, seed).ids)
     out["exact conditioned"] = by_kind(exact(query, database, top))
     out["exact raw"] = by_kind(exact(stacked, features.database, top))
     return out
@@ -108,13 +108,13 @@ def write_page(cache: Path, out: Path) -> Path:
     """Write ``robustness.md`` of all sets of ``cache`` that were measured; the page's path."""
     out.mkdir(parents=True, exist_ok=True)
     parts = [
-        "# Damaged queries, other pictures",
+        "# Damaged queries, other images",
         "Made by `python -m benchmarks.robustness`, see "
         "[its options](../../benchmarks/README.md#robustness). mAP of queries that were degraded "
         "before they were read; the database is as it is. Sizes are shares of the longer side, "
-        "noise has that standard deviation out of 255. Rivals have the same features, conditioned. "
+        "noise has that standard deviation out of 255. Baselines have the same features, conditioned. "
         "Fitted here: the head as it was learned, codebooks of the features of this set's training "
-        "pictures, which no other column has seen.",
+        "images, which no other column has seen.",
     ]
     for file in sorted(cache.glob(f"*/{RUNS}")):
         protocol, _ = read_protocol(file.parent)
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--dataset", required=True, help=f"{', '.join(DATASETS)} or folder:PATH")
-    add("--data", type=Path, help="where the pictures lie; not needed once features are kept")
+    add("--data", type=Path, help="where the images lie; not needed once features are kept")
     add("--features", type=Path, required=True, help="folder where features and results are kept")
     add("--other", help="data set to train on as well, its features are kept already")
     add("--backbone", default="lite0", help="network (default lite0)")
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             other = open_set(args.other, None, args.features, args.backbone)
             sources.append((other, {AS_IT_IS: features.query}))
         for trained_on, asked in sources:
-            own = "its own pictures" if trained_on is features else trained_on.protocol.name
+            own = "its own images" if trained_on is features else trained_on.protocol.name
             title = f"{args.bits} bits, trained on {own}"
             found = measure(features, trained_on, asked, args.bits, args.seed)
             runs[title] = {"map": found, "machine": describe_machine()}

@@ -1,8 +1,8 @@
-"""The scan beside faiss: vectors a second of every level, with peers taken in turn in one run.
+"""The scan beside faiss: vectors a second of every level, with baselines taken in turn in one run.
 
 Codes are those of a product quantizer of faiss on clustered, uniform or real vectors, so that every
 index answers the same question; faiss's times include its distance tables, ours are given them
-(they take 2 to 4 microseconds a query). All peers have the same bytes a vector.
+(they take 2 to 4 microseconds a query). All baselines have the same bytes a vector.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.baselines import unit
 from benchmarks.machine import describe_machine
-from benchmarks.peers import unit
 from benchmarks.results import import_pyplot, markdown
 from hyperpq import scan
 from hyperpq.codes import TiledCodes
@@ -153,15 +153,15 @@ def measure(
 
 
 def table(title: str, results: dict[Case, dict[str, tuple[float, float]]], first: str) -> str:
-    """Millions of vectors a second, and ratios of the best level to the peers."""
+    """Millions of vectors a second, and ratios of the best level to the baselines."""
     names = list(next(iter(results.values())))
     head = [first, *names, "over IndexPQ", "over FastScan", "of the floor"]
     lines = [head]
     for case, found in results.items():
         rates = [f"{rate / 1e6:,.0f} ±{100 * spread:.0f} %" for rate, spread in found.values()]
         ours = found[names[0]][0]
-        peers = ("IndexPQ", "IndexPQFastScan", "every byte once")
-        ratios = [f"**{ours / found[peer][0]:.2f}**" for peer in peers]
+        baselines = ("IndexPQ", "IndexPQFastScan", "every byte once")
+        ratios = [f"**{ours / found[baseline][0]:.2f}**" for baseline in baselines]
         lines.append([_label(case), *rates, *ratios])
     return f"## {title}\n\n" + markdown(lines)
 
@@ -212,8 +212,8 @@ def plot(results: dict[Case, dict[str, tuple[float, float]]], file: Path) -> Non
         for name in next(iter(chosen.values())):
             if name != "IndexIVFPQFastScan":
                 rates = [found[name][0] / 1e6 for found in chosen.values()]
-                peer = name.startswith(("Index", "every"))
-                axis.plot(list(chosen), rates, "--" if peer else "-", marker="o", label=name)
+                baseline = name.startswith(("Index", "every"))
+                axis.plot(list(chosen), rates, "--" if baseline else "-", marker="o", label=name)
         axis.set(xscale="log", yscale="log", xlabel="bytes a vector")
         axis.set_xticks(list(chosen), list(map(str, chosen)))
         axis.minorticks_off()

@@ -21,10 +21,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codec_files import from_files
-from hyperpq.index import HiHPQIndex
-from hyperpq.pq_codec import PQCodec
-from hyperpq.selectors import IDSelectorBatch, IDSelectorRange, SearchParameters
+from hyperpq.codec.pq import PQCodec
+from hyperpq.codec.serialization import from_files
+from hyperpq.filters.selectors import IDSelectorBatch, IDSelectorRange, SearchParameters
+from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.store import IndexStore, Rows
 
 M, D = 8, 8
@@ -77,7 +77,9 @@ def fresh(index: HiHPQIndex, n: int, rows: int) -> NDArray[np.int64]:
 def fill(path: Path, rows: int, paths: bool = False) -> Iterator[Action]:
     """A store of random codes, its ids in random order."""
     rng = np.random.default_rng(1)
-    index = HiHPQIndex.of_codec(PQCodec.from_codebooks(rng.normal(size=(M, 256, D))), device="cpu")
+    index = HiHPQIndex.from_codec(
+        PQCodec.from_codebooks(rng.normal(size=(M, 256, D))), device="cpu"
+    )
     index.save(path)
     order = rng.permutation(rows) * _STEP + 3
     for start in range(0, rows, PIECE):
@@ -85,7 +87,7 @@ def fill(path: Path, rows: int, paths: bool = False) -> Iterator[Action]:
         codes = rng.integers(0, 256, (len(ids), M), np.uint8)
         names = None
         if paths:
-            names = [b"/pictures/%03d/picture-%09d.jpg" % (i % 1000, i) for i in ids.tolist()]
+            names = [b"/images/%03d/image-%09d.jpg" % (i % 1000, i) for i in ids.tolist()]
         block = [Rows(codes, ids, columns(len(ids), rng), names)]
         # The block is gone once it is written.
         yield lambda block=block: index.append(block.pop())
@@ -254,7 +256,7 @@ STEPS: dict[str, Callable[[Path, int], Iterator[Action]]] = {
     "where float": lambda path, rows: search(path, rows, "share < 0.01"),
     "where time": lambda path, rows: search(path, rows, "taken >= '2024-04-01'"),
     "where label": lambda path, rows: search(path, rows, "folder == 'label-0007'"),
-    "where path": lambda path, rows: search(path, rows, "startswith(path, '/pictures/007/')"),
+    "where path": lambda path, rows: search(path, rows, "startswith(path, '/images/007/')"),
     "range": select_range,
     "batch": select_batch,
     "reconstruct": reconstruct,

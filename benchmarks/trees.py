@@ -5,7 +5,7 @@
 The head is learned on one subspace of few dimensions, with prototypes at the three levels of the
 tree, in hyperbolic space (curvature learned, or fixed), flat space and on the sphere; long vectors
 are not cut, so radius and curvature are free. For each: mAP of the continuous points by species,
-family and kingdom; distances between pictures by their nearest common ancestor; and how far from
+family and kingdom; distances between images by their nearest common ancestor; and how far from
 the origin the nodes of each level lie.
 """
 
@@ -26,12 +26,12 @@ from benchmarks.geometries import geometry
 from benchmarks.jobs import count, measured
 from benchmarks.machine import describe_machine
 from benchmarks.results import RunLog, cell, import_pyplot, markdown, spread_of
-from hyperpq.codec import HiHPQCodec
+from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
+from hyperpq.training.initialize import tangents
 from hyperpq.training.recipe import get_recipe
-from hyperpq.training.start import tangents
-from hyperpq.training.trainer import train_codec
+from hyperpq.training.train import train_codec
 
 RUNS, FIELDS = "trees.jsonl", ("space", "D", "seed")
 # From 4 on every space finds the whole tree.
@@ -96,14 +96,14 @@ def describe(codec: HiHPQCodec, features: FeatureSet, asked: Labels, stored: Lab
             [v[torch.from_numpy(stored[:, level] == node)].mean(0) for node in range(count)]
         )
         depth.append(float(means.norm(dim=1).mean()))
-    pictures = float(v.norm(dim=1).mean())
+    images = float(v.norm(dim=1).mean())
     return {
         "map": maps,
         "ancestor": [d / by_ancestor[-1] for d in by_ancestor[:-1]],
-        "depth": [pictures / depth[-1], *(d / depth[-1] for d in depth[:-1])],
+        "depth": [images / depth[-1], *(d / depth[-1] for d in depth[:-1])],
         "c": float(q.c.mean()),
-        "radius": pictures,
-        "bend": float((q.c.mean() ** 0.5) * pictures),
+        "radius": images,
+        "bend": float((q.c.mean() ** 0.5) * images),
     }
 
 
@@ -165,7 +165,7 @@ def write_page(runs: list[dict[str, Any]], features: FeatureSet, out: Path) -> P
     heads = {
         "map": [f"mAP@{TOP}, {level}" for level in LEVELS],
         "ancestor": ["same species", "same family", "same kingdom"],
-        "depth": ["pictures", "species", "families"],
+        "depth": ["images", "species", "families"],
     }
     tables = {
         fact: markdown(
@@ -180,21 +180,21 @@ def write_page(runs: list[dict[str, Any]], features: FeatureSet, out: Path) -> P
     parts = [
         "# A true tree",
         "Made by `python -m benchmarks.trees`. The drawn set: "
-        f"{len(features.database):,} pictures of {len(features.protocol.names)} species in "
+        f"{len(features.database):,} images of {len(features.protocol.names)} species in "
         f"families and kingdoms, {len(features.query):,} ask. Continuous points of one subspace, "
         "prototypes at the tree's three levels, nothing cut; mean of the seeds, ± standard "
         "deviation.",
         f"![mAP by dimensions, less that of flat space]({plot.name})",
         tables["map"],
         "The learned curvature ends at c = "
-        f"{min(learned):.2f} to {max(learned):.2f}. How far space bends where the pictures lie, "
+        f"{min(learned):.2f} to {max(learned):.2f}. How far space bends where the images lie, "
         "root of c times their mean distance from the origin: "
         + ", ".join(f"{s} {bend:.2f}" for s, bend in bends.items())
         + ".",
-        "Mean distance to pictures whose nearest common ancestor is the species, the family or the "
-        "kingdom, as a share of the distance to pictures of other kingdoms:",
+        "Mean distance to images whose nearest common ancestor is the species, the family or the "
+        "kingdom, as a share of the distance to images of other kingdoms:",
         tables["ancestor"],
-        "Mean distance from the origin of pictures, and of the means of species and families, over "
+        "Mean distance from the origin of images, and of the means of species and families, over "
         "that of the means of kingdoms. A mean of many vectors is shorter than they are in every "
         "geometry, so only differences between the geometries say something:",
         tables["depth"],

@@ -1,4 +1,4 @@
-"""`hyperpq add`: more pictures, or vectors, for an index."""
+"""`hyperpq add`: more images, or vectors, for an index."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def command(
     include_hidden: bool,
     quiet: bool,
 ) -> None:
-    """Add the pictures below DIR to an index; nothing is forgotten.
+    """Add the images below DIR to an index; nothing is forgotten.
 
     For an index of vectors give files of them, as to `hyperpq import`.
     """
-    from hyperpq.vector_files import is_vector_file
+    from hyperpq.io.vector_files import is_vector_file
 
     if all(map(is_vector_file, inputs)):
-        from hyperpq.import_vectors import import_vectors
+        from hyperpq.io.import_vectors import import_vectors
 
         done = import_vectors(
             inputs, index_path, create=False, device=device, progress=common.progress(quiet)
@@ -45,7 +45,7 @@ def command(
             ("vectors", f"{done.index.ntotal:,}"),
         ]
     else:
-        from hyperpq.build import update_index
+        from hyperpq.images.build import update_index
 
         images, report = update_index(
             inputs,
@@ -59,7 +59,7 @@ def command(
         )
         lines = [
             ("added", f"{report.added:,}"),
-            ("pictures", f"{len(images):,}"),
+            ("images", f"{len(images):,}"),
             ("skipped", common.skipped_summary(report.skipped, index_path)),
             ("seconds", common.seconds(report.seconds)),
         ]

@@ -1,4 +1,4 @@
-"""`hyperpq build`: an index from folders of pictures."""
+"""`hyperpq build`: an index from folders of images."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hyperpq.cli import common
     required=True,
     type=common.PATH,
     metavar="DIR",
-    help="Folder of pictures; more may follow it.",
+    help="Folder of images; more may follow it.",
 )
 @common.index_option
 @common.training_options
 @click.option("--backbone", metavar="NAME", help="Image encoder, see `hyperpq info`. [lite0]")
-@click.option("--train-size", type=click.IntRange(min=1), help="Pictures to train on. [25000]")
+@click.option("--train-size", type=click.IntRange(min=1), help="Images to train on. [25000]")
 @click.option(
     "--view-size",
     type=click.IntRange(min=0),
@@ -35,9 +35,9 @@ from hyperpq.cli import common
     type=common.PATH,
     metavar="INDEX",
     help="A new index takes the codec of this one, at the length of --bits; it should have learned "
-    "from pictures of the same kind.",
+    "from images of the same kind.",
 )
-@click.option("--max-megapixels", type=float, help="Skip larger pictures. [200]")
+@click.option("--max-megapixels", type=float, help="Skip larger images. [200]")
 @common.device_option
 @common.workers_option
 @common.exclude_option
@@ -56,12 +56,12 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Build an index of all pictures below DIR, or bring it up to date.
+    """Build an index of all images below DIR, or bring it up to date.
 
     Built again over the same folders, it adds what is new, forgets what is gone and encodes nothing
     twice.
     """
-    from hyperpq.build import build_index, working_directory
+    from hyperpq.images.build import build_index, working_directory
 
     try:
         index, report = build_index(
@@ -80,8 +80,8 @@ def command(
         raise KeyboardInterrupt(f"go on with the same command{how}") from None
     if quiet:
         return
-    lines: list[tuple[str, object]] = [("pictures", f"{report.pictures:,}")]
-    if report.added != report.pictures or report.forgotten:
+    lines: list[tuple[str, object]] = [("images", f"{report.images:,}")]
+    if report.added != report.images or report.forgotten:
         lines += [("added", f"{report.added:,}"), ("forgotten", f"{report.forgotten:,}")]
     bits = index.index.M * index.index.nbits
     place = (
@@ -92,7 +92,7 @@ def command(
         place += f" --backbone {shlex.quote(name)}"
     lines += [
         ("skipped", common.skipped_summary(report.skipped, index_path)),
-        ("code", f"{bits} bits, {index.index.code_size} bytes a picture"),
+        ("code", f"{bits} bits, {index.index.code_size} bytes an image"),
         ("seconds", common.seconds(report.seconds)),
         ("index", index_path),
         ("next", f"hyperpq query IMG -k 10{place}"),

@@ -72,7 +72,7 @@ def training_options(command: F) -> F:
         click.option("--epochs", type=click.IntRange(min=0), help="In place of the recipe's."),
         click.option("--seed", type=click.IntRange(min=0), help="Of every random choice. [0]"),
         click.option(
-            "--score",
+            "--metric",
             type=click.Choice(["l1", "geodesic", "chord"]),
             help="How distances add up over subspaces. [l1]",
         ),

@@ -1,4 +1,4 @@
-"""`hyperpq encode`: codes of pictures or vectors, without adding them."""
+"""`hyperpq encode`: codes of images or vectors, without adding them."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ def command(
     workers: int,
     quiet: bool,
 ) -> None:
-    """Write the codes of pictures, or of files of vectors, under the codec of an index.
+    """Write the codes of images, or of files of vectors, under the codec of an index.
 
-    The names of the pictures, in the order of the codes, go to stdout.
+    The names of the images, in the order of the codes, go to stdout.
     """
     import sys
 
-    from hyperpq.vector_files import is_vector_file, open_vectors
-    from hyperpq.vectors import check_writable, save_codes
+    from hyperpq.io.npy_files import check_writable, save_codes
+    from hyperpq.io.vector_files import is_vector_file, open_vectors
 
     check_writable(out)
 
     if all(is_vector_file(Path(name)) for name in inputs):
-        from hyperpq.index import HiHPQIndex
+        from hyperpq.index.hihpq_index import HiHPQIndex
 
         index = HiHPQIndex.load(index_path, device=device)
         files = [open_vectors(name, d=index.d) for name in inputs]
         save_codes(out, [index.encode(block) for file in files for block in file.blocks()])
         return
 
-    from hyperpq.image_index import ImageIndex
-    from hyperpq.pictures import query_paths
+    from hyperpq.images.image_index import ImageIndex
+    from hyperpq.images.listing import query_paths
 
     images = ImageIndex.open(index_path, device=device, backbone=backbone)
     encoded = images.encode(

@@ -31,8 +31,8 @@ def command(out: Path, index_path: Path, style: str, vectors: bool, quiet: bool)
 
     For faiss it is an index that faiss reads. Layouts: docs/export.md.
     """
-    from hyperpq.export import export_index
-    from hyperpq.index import HiHPQIndex
+    from hyperpq.index.hihpq_index import HiHPQIndex
+    from hyperpq.io.export import export_index
 
     index = HiHPQIndex.load(index_path, device="cpu")
     written = export_index(index, out, style, vectors=vectors, progress=common.progress(quiet))

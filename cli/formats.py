@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hyperpq.cli.common import name
 
 if TYPE_CHECKING:
-    from hyperpq.image_index import Answer
+    from hyperpq.images.image_index import Answer
 
 
 def _objects(answers: Sequence[Answer]) -> list[dict[str, Any]]:

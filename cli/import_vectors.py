@@ -41,7 +41,7 @@ def command(
     FILE is .npy, .fvecs, .bvecs or .ivecs, HDF5 (.h5, .hdf5) or Parquet (.parquet). A new index
     learns from up to 25,000 of the vectors.
     """
-    from hyperpq.import_vectors import import_vectors
+    from hyperpq.io.import_vectors import import_vectors
 
     shown = common.progress(quiet)
     done = import_vectors(

@@ -15,7 +15,7 @@ from hyperpq.cli import common
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def command(index_path: Path, as_json: bool) -> None:
     """Show versions, devices, kernels, backbones and, if there is one, the index."""
-    from hyperpq.report import describe
+    from hyperpq.cli.report import describe
 
     sections = describe(index_path)
     if as_json:

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from hyperpq._version import __version__
+from hyperpq.cli.interrupts import hold_back_while_loading
 from hyperpq.errors import HyperPQError
-from hyperpq.interrupts import hold_back_while_loading
 
 COMMANDS = (
     "build",
@@ -72,10 +72,10 @@ def _say(message: str) -> None:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hyperpq")
 def cli() -> None:
-    """Find similar pictures by compact learned codes.
+    """Find similar images by compact learned codes.
 
     \b
-    hyperpq build --images ./imgs      make an index of a folder of pictures
+    hyperpq build --images ./imgs      make an index of a folder of images
     hyperpq query img.jpg -k 50        find the 50 most similar ones
     """
 

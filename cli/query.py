@@ -1,4 +1,4 @@
-"""`hyperpq query`: the most similar pictures of an index."""
+"""`hyperpq query`: the most similar images of an index."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from hyperpq.cli import common, formats
 @click.option(
     "--where",
     metavar="CONDITION",
-    help="Search only pictures that fulfil it, such as \"folder == 'cats' and width >= 512\"; "
+    help="Search only images that fulfil it, such as \"folder == 'cats' and width >= 512\"; "
     "also height, size, mtime, path and id. See docs/filters.md.",
 )
-@click.option("--exclude-self", is_flag=True, help="Leave the query picture itself out.")
+@click.option("--exclude-self", is_flag=True, help="Leave the query image itself out.")
 @click.option(
     "--threads", type=click.IntRange(min=1), show_default="one a core", help="Of the search."
 )
@@ -51,12 +51,12 @@ def command(
     workers: int,
     quiet: bool,
 ) -> None:
-    """Find the pictures most similar to each IMG.
+    """Find the images most similar to each IMG.
 
-    IMG is a picture, a folder of pictures, @FILE with one name a line, or - for names on stdin.
+    IMG is an image, a folder of images, @FILE with one name a line, or - for names on stdin.
     """
-    from hyperpq.image_index import ImageIndex
-    from hyperpq.pictures import query_paths
+    from hyperpq.images.image_index import ImageIndex
+    from hyperpq.images.listing import query_paths
 
     paths = query_paths(images, sys.stdin.buffer)
     index = ImageIndex.open(index_path, device=device, backbone=backbone)

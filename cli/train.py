@@ -42,15 +42,15 @@ def command(
     FEATURES is a file as `hyperpq import` takes it. Fill the index with `hyperpq add` or
     `HiHPQIndex.add`.
     """
-    from hyperpq.build_options import M_of_bits
-    from hyperpq.index import HiHPQIndex
-    from hyperpq.vector_files import open_vectors
-    from hyperpq.vectors import load_views
+    from hyperpq.images.build.options import M_of_bits
+    from hyperpq.index.hihpq_index import HiHPQIndex
+    from hyperpq.io.npy_files import load_views
+    from hyperpq.io.vector_files import open_vectors
 
     x = open_vectors(features).read()
     chosen = common.given(**options)
-    score = chosen.pop("score", "l1")
-    index = HiHPQIndex(x.shape[1], M_of_bits(bits or 64), score=score, device=device)
+    metric = chosen.pop("metric", "l1")
+    index = HiHPQIndex(x.shape[1], M_of_bits(bits or 64), metric=metric, device=device)
     shown = common.progress(quiet)
     index.train(
         x,

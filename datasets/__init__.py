@@ -1,1 +1,1 @@
-"""Picture folders, decoding, training views, evaluation protocols and a small drawn set."""
+"""Image folders, decoding, training views, evaluation protocols and a small drawn set."""

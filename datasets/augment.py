@@ -1,4 +1,4 @@
-"""Training views: a picture cropped, flipped, recoloured and blurred at random.
+"""Training views: an image cropped, flipped, recoloured and blurred at random.
 
 The operations and their ranges are torchvision's (RandomResizedCrop, RandomHorizontalFlip,
 ColorJitter, RandomGrayscale, GaussianBlur), as the published method uses them; only Pillow and
@@ -23,7 +23,7 @@ _BLUR_SIDE = 224
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly views differ from their picture.
+    """How strongly views differ from their image.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def view_rng(seed: int, key: bytes, view: int) -> np.random.Generator:
     seed : int
         The seed of the run.
     key : bytes
-        What names the picture: its path, or its row as bytes.
+        What names the image: its path, or its row as bytes.
     view : int
         Number of the view.
 
@@ -159,7 +159,7 @@ def crop_box(
     Parameters
     ----------
     size : (int, int)
-        Width and height of the picture.
+        Width and height of the image.
     augmentation : Augmentation
         Its ``scale`` and ``ratio`` are used.
     rng : numpy.random.Generator
@@ -191,7 +191,7 @@ def adjust_brightness(view: Image.Image, factor: float) -> Image.Image:
 
 
 def adjust_contrast(view: Image.Image, factor: float) -> Image.Image:
-    """Move all values away from (factor > 1) or towards the mean grey of the picture."""
+    """Move all values away from (factor > 1) or towards the mean grey of the image."""
     histogram = view.convert("L").histogram()
     total = sum(value * count for value, count in enumerate(histogram))
     mean = int(total / (view.width * view.height) + 0.5)

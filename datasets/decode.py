@@ -1,4 +1,4 @@
-"""Robust decoding: any file, whole or hostile, becomes an RGB picture or one short reason.
+"""Robust decoding: any file, whole or hostile, becomes an RGB image or one short reason.
 
 The format is found from the first bytes, never from the name, and only the plugin of that format is
 tried: an unknown file can't reach the rarely used decoders of Pillow (EPS starts Ghostscript).
@@ -30,7 +30,7 @@ from PIL import (
 
 from hyperpq.errors import HyperPQError, ImageError, InvalidInputError
 
-# Pillow warns about damaged metadata and about large pictures; our own limit and reasons replace
+# Pillow warns about damaged metadata and about large images; our own limit and reasons replace
 # both. Once, here: `warnings.catch_warnings` changes global state and isn't safe in threads.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -68,7 +68,7 @@ _FLIP_TO_ORIENTATION = {3: 3, 5: 8, 6: 6}
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes the square of pixels that a network sees.
+    """How an image becomes the square of pixels that a network sees.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ _FIRST_SIDEWAYS = 5
 
 
 def sniff(header: bytes) -> str | None:
-    """Name the format of a picture from its first bytes.
+    """Name the format of an image from its first bytes.
 
     Parameters
     ----------
@@ -197,14 +197,14 @@ def open_image(
     max_megapixels: float = 200.0,
     shrink_to: int | None = None,
 ) -> Image.Image:
-    """Decode one picture to RGB, upright, on white where it is transparent.
+    """Decode one image to RGB, upright, on white where it is transparent.
 
     Parameters
     ----------
     source : str, bytes, path or binary file
         A path, or an open file that can seek (read from its beginning, left open).
     max_megapixels : float
-        A picture whose header announces more isn't decoded.
+        An image whose header announces more isn't decoded.
     shrink_to : int, optional
         A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as its shorter side keeps this many pixels.
 
@@ -243,7 +243,7 @@ def open_image(
 
 
 def to_pixels(image: Image.Image, prep: Preprocessing, out: np.ndarray | None = None) -> np.ndarray:
-    """Resize an RGB picture to the square that a network sees.
+    """Resize an RGB image to the square that a network sees.
 
     Parameters
     ----------
@@ -265,7 +265,7 @@ def to_pixels(image: Image.Image, prep: Preprocessing, out: np.ndarray | None = 
         side = prep.size * min(width, height) / prep.resized_side
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
-    # 3.0: a box-filtered first step for large pictures, indistinguishable from one resampling.
+    # 3.0: a box-filtered first step for large images, indistinguishable from one resampling.
     square = image.resize(
         (prep.size, prep.size), _RESAMPLING[prep.interpolation], box=box, reducing_gap=3.0
     )
@@ -295,7 +295,7 @@ def _decode(
         # Some cameras' files have no signature of their own; a .raw file may be anything at all.
         kind = "RAW" if extension in RAW_EXTENSIONS and (kind or extension != b".raw") else kind
     if kind is None:
-        raise ImageError("not a picture")
+        raise ImageError("not an image")
     if kind == "RAW":
         return _raw_preview(file, max_megapixels, shrink_to)
     if kind == "WebP" and int.from_bytes(header[4:8], "little") + 8 > file.seek(0, os.SEEK_END):
@@ -323,7 +323,7 @@ def _decode(
 
 
 def full_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height in the file of a picture from `open_image`, however small it was decoded.
+    """Width and height in the file of an image from `open_image`, however small it was decoded.
 
     Of a camera's raw file it is the size of the preview.
     """
@@ -351,7 +351,7 @@ def _plugin(kind: str) -> type[ImageFile.ImageFile]:
 
 
 def _is_camera_file(image: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether a TIFF is a camera's raw file: DNG, or a thumbnail first, the picture elsewhere."""
+    """Whether a TIFF is a camera's raw file: DNG, or a thumbnail first, the image elsewhere."""
     tags = image.tag_v2
     return _DNG_VERSION in tags or (
         _MAKE in tags and _SUB_IFDS in tags and tags.get(_SUB_FILE_TYPE) == 1
@@ -385,7 +385,7 @@ def _orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, None if there is none."""
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # as in open_image; damaged metadata is no reason to lose a good picture
+    except Exception:  # as in open_image; damaged metadata is no reason to lose a good image
         return None
 
 
@@ -408,7 +408,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_bytes(image: Image.Image) -> np.ndarray:
-    """Scale a picture of mode I;16*, I or F to 8 bits; see `open_image`."""
+    """Scale an image of mode I;16*, I or F to 8 bits; see `open_image`."""
     values = np.asarray(image)
     if image.mode.startswith("I;16") or image.format == "PNG":
         tags = getattr(image, "tag_v2", {})
@@ -433,7 +433,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
-        return "a folder, not a picture"
+        return "a folder, not an image"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
     if isinstance(error, Image.DecompressionBombError):

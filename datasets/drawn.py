@@ -1,6 +1,6 @@
-"""A small set of pictures that the project draws itself, with a true hierarchy.
+"""A small set of images that the project draws itself, with a true hierarchy.
 
-For the first try without pictures of one's own, for tests, and to see whether a learned hierarchy
+For the first try without images of one's own, for tests, and to see whether a learned hierarchy
 finds one that exists. `paint_life` and `paint_places` hold the painters.
 """
 
@@ -35,15 +35,15 @@ def species() -> list[str]:
     ]
 
 
-def draw_picture(path: str, number: int, *, size: int = 96, seed: int = 0) -> Image.Image:
-    """Draw one picture.
+def draw_image(path: str, number: int, *, size: int = 96, seed: int = 0) -> Image.Image:
+    """Draw one image.
 
     Parameters
     ----------
     path : str
         ``kingdom/family/species``, one of `species`.
     number : int
-        Each number gives another picture of the species.
+        Each number gives another image of the species.
     size : int
         Pixels a side.
     seed : int
@@ -68,23 +68,23 @@ def draw_picture(path: str, number: int, *, size: int = 96, seed: int = 0) -> Im
 def draw_dataset(
     folder: str | Path, n: int = 300, *, size: int = 96, seed: int = 0
 ) -> dict[str, Any]:
-    """Draw n pictures into ``folder/kingdom/family/species/``, JPEG and PNG by turns.
+    """Draw n images into ``folder/kingdom/family/species/``, JPEG and PNG by turns.
 
     Parameters
     ----------
     folder : path
         Made if it isn't there. Files of earlier drawings with the same names are replaced.
     n : int
-        Number of pictures, dealt out evenly to the species.
+        Number of images, dealt out evenly to the species.
     size : int
         Pixels a side.
     seed : int
-        The same seed draws the same pictures.
+        The same seed draws the same images.
 
     Returns
     -------
     dict
-        ``n``, ``size``, ``seed`` and ``tree``: kingdom -> family -> species -> number of pictures.
+        ``n``, ``size``, ``seed`` and ``tree``: kingdom -> family -> species -> number of images.
         Also written to ``folder/hierarchy.json``.
 
     Raises
@@ -96,7 +96,7 @@ def draw_dataset(
     """
     if n < 1 or not 16 <= size <= 1024:
         raise InvalidInputError(
-            f"n is {n} and size is {size}; give at least one picture of 16 to 1024 pixels"
+            f"n is {n} and size is {size}; give at least one image of 16 to 1024 pixels"
         )
     root = Path(folder)
     names = species()
@@ -107,18 +107,18 @@ def draw_dataset(
             kingdom, family, name = path.split("/")
             tree.setdefault(kingdom, {}).setdefault(family, {})[name] = count
             for number in range(count):
-                picture = draw_picture(path, number, size=size, seed=seed)
+                image = draw_image(path, number, size=size, seed=seed)
                 target = root / path / f"{name}-{number:03}"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if number % 2:
-                    picture.save(target.with_suffix(".png"))
+                    image.save(target.with_suffix(".png"))
                 else:
-                    picture.save(target.with_suffix(".jpg"), quality=92)
+                    image.save(target.with_suffix(".jpg"), quality=92)
         description = {"n": n, "size": size, "seed": seed, "tree": tree}
         (root / "hierarchy.json").write_text(json.dumps(description, indent=2) + "\n")
     except OSError as error:
         raise DatasetError(
-            f"{os.fspath(root)}: can't write pictures ({error.strerror or error}); "
+            f"{os.fspath(root)}: can't write images ({error.strerror or error}); "
             "give a folder that you may write to"
         ) from error
     return description

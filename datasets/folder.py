@@ -1,4 +1,4 @@
-"""Listing of picture folders: which files are candidates, each real file once.
+"""Listing of image folders: which files are candidates, each real file once.
 
 Paths are bytes, because a file name on Linux is bytes and needn't be UTF-8.
 """
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
 IGNORE_FILE = b".hyperpqignore"
-PICTURE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
+IMAGE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
     b".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .heic .heif .hif "
     b".avif".split()
 )
-# Made by systems and their tools beside the pictures of people; compared in lower case.
+# Made by systems and their tools beside the images of people; compared in lower case.
 _SYSTEM_NAMES = frozenset(
     b"@eadir|@recycle|@tmp|#recycle|#snapshot|$recycle.bin|recycler|system volume information|"
     b"lost+found|__macosx|thumbs.db|ehthumbs.db|desktop.ini".split(b"|")
@@ -34,7 +34,7 @@ OnSkip = Callable[[bytes, str], None]
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file that may be a picture.
+    """A file that may be an image.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def list_images(
     exclude: Sequence[str] = (),
     on_skip: OnSkip | None = None,
 ) -> list[ImageFile]:
-    """List every file below the roots that may be a picture.
+    """List every file below the roots that may be an image.
 
     Parameters
     ----------
@@ -110,8 +110,8 @@ def list_images(
     Returns
     -------
     list of ImageFile
-        Sorted by path. A file with a known extension of pictures is listed whatever it holds; any
-        other if its first bytes are those of a picture.
+        Sorted by path. A file with a known extension of images is listed whatever it holds; any
+        other if its first bytes are those of an image.
 
     Raises
     ------
@@ -150,7 +150,7 @@ class _Listing:
                     os.scandir(path).close()
             except FileNotFoundError:
                 raise DatasetError(
-                    f"{name}: no such file or folder; give a folder of pictures"
+                    f"{name}: no such file or folder; give a folder of images"
                 ) from None
             except OSError as error:
                 raise DatasetError(f"{name}: can't be read ({error.strerror})") from error
@@ -218,11 +218,11 @@ class _Listing:
             return []
 
     def _consider(self, path: bytes, status: os.stat_result) -> None:
-        """Add a file if it may be a picture."""
+        """Add a file if it may be an image."""
         if not stat.S_ISREG(status.st_mode):
             self.on_skip(path, "not a regular file")
             return
-        if os.path.splitext(path)[1].lower() not in PICTURE_EXTENSIONS:
+        if os.path.splitext(path)[1].lower() not in IMAGE_EXTENSIONS:
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
                 try:

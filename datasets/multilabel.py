@@ -1,6 +1,6 @@
-"""Evaluation protocols of the hashing literature for pictures with several labels.
+"""Evaluation protocols of the hashing literature for images with several labels.
 
-A found picture is relevant if it shares a label with the query. The layouts are those in which the
+A found image is relevant if it shares a label with the query. The layouts are those in which the
 data sets are distributed.
 """
 
@@ -19,7 +19,7 @@ FLICKR25K_LABELS = (  # noqa: SIM905
     "animals baby bird car clouds dog female flower food indoor lake male night people plant_life "
     "portrait river sea sky structures sunset transport tree water"
 ).split()
-# The 21 most frequent of NUS-WIDE's 81 concepts: each has at least 5,000 pictures.
+# The 21 most frequent of NUS-WIDE's 81 concepts: each has at least 5,000 images.
 NUSWIDE_CONCEPTS = (  # noqa: SIM905
     "animal beach buildings clouds flowers grass lake mountain ocean person plants reflection road "
     "rocks sky snow sunset tree vehicle water window"
@@ -30,7 +30,7 @@ _FLICKR25K_HELP = (
     f"{_ANNOTATIONS}.zip in {{root}}/{_ANNOTATIONS}/*.txt"
 )
 _NUSWIDE_HELP = (
-    "put the pictures of NUS-WIDE in {root}/Flickr/CLASS/*.jpg, its list in "
+    "put the images of NUS-WIDE in {root}/Flickr/CLASS/*.jpg, its list in "
     "{root}/ImageList/Imagelist.txt and its labels in {root}/Groundtruth/AllLabels/Labels_*.txt"
 )
 
@@ -44,31 +44,31 @@ def flickr25k_protocol(
     ----------
     root : path
         Holds ``mirflickr/im1.jpg``, ... and ``mirflickr25k_annotations_v080/animals.txt``, ...:
-        24 files of picture numbers, one a line. The 14 files ``*_r1.txt`` beside them, subsets
+        24 files of image numbers, one a line. The 14 files ``*_r1.txt`` beside them, subsets
         for a stricter meaning of the same labels, are not read.
     seed : int
         Of the choices.
     n_query, n_train : int
-        Queries, and training pictures out of the database.
+        Queries, and training images out of the database.
 
     Returns
     -------
     Protocol
-        All labelled pictures that aren't queries are the database; mAP@5000.
+        All labelled images that aren't queries are the database; mAP@5000.
 
     Raises
     ------
     DatasetError
-        If the tree isn't as described, or has too few pictures.
+        If the tree isn't as described, or has too few images.
     InvalidInputError
         If ``n_query`` or ``n_train`` is below 1.
 
     Notes
     -----
-    Papers say 25,000 pictures. 419 of them have no label: nothing is relevant to one of these,
+    Papers say 25,000 images. 419 of them have no label: nothing is relevant to one of these,
     so each that asks costs any method its average precision. The split lists that circulate with
     the code of the field (``img.txt``, ``targets.txt``: the names that the code of MeCoQ and HiHPQ
-    reads) hold the 24,581 pictures with a label, and so does this protocol.
+    reads) hold the 24,581 images with a label, and so does this protocol.
 
     References
     ----------
@@ -87,18 +87,18 @@ def flickr25k_protocol(
         for number, line in enumerate(_read_lines(file, help_), start=1):
             if not line.isdigit():
                 raise DatasetError(
-                    f"{file}: line {number} is {_shown(line)}, not the number of a picture; {help_}"
+                    f"{file}: line {number} is {_shown(line)}, not the number of an image; {help_}"
                 )
             if b"im%b.jpg" % line not in on_disk:
                 raise DatasetError(
-                    f"{file}: line {number} is {_shown(line)}, but there is no such picture in "
+                    f"{file}: line {number} is {_shown(line)}, but there is no such image in "
                     f"{root}/mirflickr; {help_}"
                 )
             rows.setdefault(int(line), np.zeros(len(FLICKR25K_LABELS), bool))[column] = True
     if len(rows) < n_query + n_train:
         raise DatasetError(
-            f"{root}: {len(rows)} pictures with a label, the protocol needs {n_query} queries and "
-            f"{n_train} training pictures; {help_}"
+            f"{root}: {len(rows)} images with a label, the protocol needs {n_query} queries and "
+            f"{n_train} training images; {help_}"
         )
     numbers = sorted(rows)
     everything = Split(
@@ -123,26 +123,26 @@ def nuswide_protocol(
     seed : int
         Of the choices.
     query_per_concept, train_per_concept : int
-        2,100 queries and 10,500 training pictures are 100 and 500 for each of 21 concepts.
+        2,100 queries and 10,500 training images are 100 and 500 for each of 21 concepts.
 
     Returns
     -------
     Protocol
-        All pictures with one of the concepts (195,834 in the full set) that aren't queries are
+        All images with one of the concepts (195,834 in the full set) that aren't queries are
         the database; mAP@5000. ``missing`` counts those of them that aren't on disk: some have
         vanished from Flickr, so that a copy fetched from there is smaller.
 
     Raises
     ------
     DatasetError
-        If the tree isn't as described, or has too few pictures of a concept.
+        If the tree isn't as described, or has too few images of a concept.
     InvalidInputError
         If ``query_per_concept`` or ``train_per_concept`` is below 1.
 
     Notes
     -----
-    "100 of each concept" leaves open how a picture of several concepts counts. Here each concept
-    in turn, the rarest first, is given 100 queries and 500 training pictures that none before it
+    "100 of each concept" leaves open how an image of several concepts counts. Here each concept
+    in turn, the rarest first, is given 100 queries and 500 training images that none before it
     was given. So there are as many of both as is published, none twice.
 
     References
@@ -166,9 +166,9 @@ def nuswide_protocol(
         rows = order[everything.labels[order, column] & is_free[order]]
         if len(rows) < query_per_concept + train_per_concept:
             raise DatasetError(
-                f"{root}: {len(everything)} of {len(paths)} labelled pictures are on disk, which "
+                f"{root}: {len(everything)} of {len(paths)} labelled images are on disk, which "
                 f"leaves {len(rows)} of {NUSWIDE_CONCEPTS[column]} where the protocol needs "
-                f"{query_per_concept} queries and {train_per_concept} training pictures; {help_}"
+                f"{query_per_concept} queries and {train_per_concept} training images; {help_}"
             )
         rows = rows[: query_per_concept + train_per_concept]
         is_free[rows] = False
@@ -185,7 +185,7 @@ def nuswide_protocol(
 
 
 def _read_nuswide(root: Path, help_: str) -> tuple[list[bytes], NDArray[np.bool_]]:
-    """The pictures of the list, as paths below ``Flickr``, and which of the 21 concepts each has.
+    """The images of the list, as paths below ``Flickr``, and which of the 21 concepts each has.
 
     Returns n paths and an (n, 21) array.
     """

@@ -1,6 +1,6 @@
 """How the creatures and plants of the drawn set are painted.
 
-A painter gets a canvas and makes one picture of its species, different each time. Coordinates run
+A painter gets a canvas and makes one image of its species, different each time. Coordinates run
 from -1 to 1 with y upwards; after `Canvas.place` they are those of the subject.
 """
 

@@ -1,6 +1,6 @@
-"""Evaluation protocols: which pictures train, which ask, which are searched, what is relevant.
+"""Evaluation protocols: which images train, which ask, which are searched, what is relevant.
 
-The data sets here are folders of class folders; those with several labels a picture are in
+The data sets here are folders of class folders; those with several labels an image are in
 `hyperpq.datasets.multilabel`. Every choice is a function of sorted names and a seed.
 """
 
@@ -17,22 +17,22 @@ from hyperpq.datasets.folder import ImageFile, list_images
 from hyperpq.errors import DatasetError, InvalidInputError
 
 _CIFAR10_HELP = (
-    "put CIFAR-10 as pictures in {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg, ten class "
+    "put CIFAR-10 as images in {root}/train/CLASS/*.jpg and {root}/test/CLASS/*.jpg, ten class "
     "folders each"
 )
 
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures and what they show.
+    """Images and what they show.
 
     Parameters
     ----------
     paths : list of bytes
         Absolute paths, n long.
     labels : ndarray, shape (n,), int64, or shape (n, L), bool
-        Each picture's class as a position in the protocol's ``names``, or for each of its L
-        ``names`` whether the picture has that label.
+        Each image's class as a position in the protocol's ``names``, or for each of its L
+        ``names`` whether the image has that label.
     """
 
     paths: list[bytes]
@@ -42,7 +42,7 @@ class Split:
         return len(self.paths)
 
     def take(self, rows: np.ndarray) -> Split:
-        """The pictures of these rows, in this order."""
+        """The images of these rows, in this order."""
         return Split([self.paths[row] for row in rows.tolist()], self.labels[rows])
 
 
@@ -57,11 +57,11 @@ class Protocol:
     names : list of str
         Names of the classes or labels, sorted.
     train, query, database : Split
-        Training pictures (their labels aren't for training), queries, and what is searched.
+        Training images (their labels aren't for training), queries, and what is searched.
     top : int
         Published results are mAP@top.
     missing : int
-        Pictures that the data set names but that aren't on disk; they are in no split.
+        Images that the data set names but that aren't on disk; they are in no split.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Protocol:
         queries : slice or ndarray, shape (nq,), int64
             Rows of ``query``.
         found : ndarray, shape (nq, k), int64
-            Rows of ``database`` found for each of them; -1 is no picture.
+            Rows of ``database`` found for each of them; -1 is no image.
 
         Returns
         -------
@@ -102,7 +102,7 @@ class Protocol:
 def class_folders(
     root: str | Path, *, depth: int | None = None
 ) -> tuple[list[ImageFile], np.ndarray, list[str]]:
-    """List the pictures of a folder of class folders.
+    """List the images of a folder of class folders.
 
     Parameters
     ----------
@@ -123,14 +123,14 @@ def class_folders(
     Raises
     ------
     DatasetError
-        If there is no such folder, no picture in it, or a picture outside of a class folder.
+        If there is no such folder, no image in it, or an image outside of a class folder.
     """
     if depth is not None and depth < 1:
         raise InvalidInputError(f"depth is {depth}; give 1 or more, or nothing for all folders")
     base = os.path.abspath(os.fsencode(root))
     files = list_images([base])
     if not files:
-        raise DatasetError(f"{root}: no picture; put them in class folders, {root}/CLASS/*.jpg")
+        raise DatasetError(f"{root}: no image; put them in class folders, {root}/CLASS/*.jpg")
     classes = []
     for file in files:
         folders = file.path[len(base) :].lstrip(b"/").split(b"/")[:-1]
@@ -153,9 +153,9 @@ def cifar10_protocol(
     root : path
         Holds ``train/CLASS/*`` and ``test/CLASS/*``.
     which : {"I", "II"}
-        Training set: all pictures of ``train`` (I), or 500 of each class (II).
+        Training set: all images of ``train`` (I), or 500 of each class (II).
     n_query : int, optional
-        This many pictures of ``test``, as equally many of each class as possible; all without it.
+        This many images of ``test``, as equally many of each class as possible; all without it.
     seed : int
         Of the choices.
 
@@ -194,8 +194,7 @@ def cifar10_protocol(
         few = int(np.bincount(database.labels).min())
         if few < 500:
             raise DatasetError(
-                f"{Path(root) / 'train'}: a class has {few} pictures, protocol II needs 500; "
-                f"{help_}"
+                f"{Path(root) / 'train'}: a class has {few} images, protocol II needs 500; {help_}"
             )
         train = database.take(_balanced(database.labels, 5000, rng))
     query = test
@@ -213,21 +212,21 @@ def folder_protocol(root: str | Path, n_query: int = 1000, *, seed: int = 0) -> 
     root : path
         See `class_folders`.
     n_query : int
-        Queries, chosen among all pictures with equal probability.
+        Queries, chosen among all images with equal probability.
     seed : int
         Of the choice.
 
     Returns
     -------
     Protocol
-        All pictures that aren't queries are both training set and database; mAP@100.
+        All images that aren't queries are both training set and database; mAP@100.
 
     Raises
     ------
     DatasetError
         If the folder isn't a folder of class folders.
     InvalidInputError
-        If ``n_query`` doesn't leave at least one picture.
+        If ``n_query`` doesn't leave at least one image.
     """
     files, labels, names = class_folders(root)
     everything = Split([file.path for file in files], labels)

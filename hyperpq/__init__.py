@@ -12,26 +12,26 @@ from hyperpq._version import __version__
 from hyperpq.errors import HyperPQError
 
 if TYPE_CHECKING:
-    from hyperpq.codec import HiHPQCodec
-    from hyperpq.factory import index_factory, read_index, write_index
-    from hyperpq.image_index import ImageIndex
-    from hyperpq.index import HiHPQIndex
-    from hyperpq.pq_codec import PQCodec
-    from hyperpq.quantizer import LorentzProductQuantizer
-    from hyperpq.selectors import SearchParameters
-    from hyperpq.where import Where
+    from hyperpq.codec.hihpq import HiHPQCodec
+    from hyperpq.codec.pq import PQCodec
+    from hyperpq.filters.selectors import SearchParameters
+    from hyperpq.filters.where import Where
+    from hyperpq.images.image_index import ImageIndex
+    from hyperpq.index.factory import index_factory, read_index, write_index
+    from hyperpq.index.hihpq_index import HiHPQIndex
+    from hyperpq.quantizers.product import LorentzProductQuantizer
 
 _LAZY = {
-    "HiHPQCodec": "hyperpq.codec",
-    "HiHPQIndex": "hyperpq.index",
-    "ImageIndex": "hyperpq.image_index",
-    "LorentzProductQuantizer": "hyperpq.quantizer",
-    "PQCodec": "hyperpq.pq_codec",
-    "SearchParameters": "hyperpq.selectors",
-    "Where": "hyperpq.where",
-    "index_factory": "hyperpq.factory",
-    "read_index": "hyperpq.factory",
-    "write_index": "hyperpq.factory",
+    "HiHPQCodec": "hyperpq.codec.hihpq",
+    "HiHPQIndex": "hyperpq.index.hihpq_index",
+    "ImageIndex": "hyperpq.images.image_index",
+    "LorentzProductQuantizer": "hyperpq.quantizers.product",
+    "PQCodec": "hyperpq.codec.pq",
+    "SearchParameters": "hyperpq.filters.selectors",
+    "Where": "hyperpq.filters.where",
+    "index_factory": "hyperpq.index.factory",
+    "read_index": "hyperpq.index.factory",
+    "write_index": "hyperpq.index.factory",
 }
 
 __all__ = [

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
 
-MOST_CODES = 1024
+MAX_CODES = 1024
 """Codes of one vector at most: what the scan takes."""
 BLOCK = 64
 """Rows that are scanned together; a tile has whole blocks, the last one filled up with zeros."""
@@ -24,7 +24,7 @@ def check_sizes(M: int, D: int, nbits: int, least: int = 1) -> None:
     Parameters
     ----------
     M : int
-        Codes of a vector, 1 to `MOST_CODES`.
+        Codes of a vector, 1 to `MAX_CODES`.
     D : int
         Coordinates that a codeword has, ``least`` or more.
     nbits : int
@@ -32,9 +32,9 @@ def check_sizes(M: int, D: int, nbits: int, least: int = 1) -> None:
     """
     if nbits not in (4, 8):
         raise InvalidInputError(f"nbits is {nbits}; choose 8 (one byte a code) or 4 (half).")
-    if not 1 <= M <= MOST_CODES or least > D:
+    if not 1 <= M <= MAX_CODES or least > D:
         raise InvalidInputError(
-            f"M is {M} and D is {D}; expected 1 to {MOST_CODES}, and at least {least}."
+            f"M is {M} and D is {D}; expected 1 to {MAX_CODES}, and at least {least}."
         )
 
 
@@ -144,3 +144,21 @@ def row_bits(mask: Any) -> NDArray[np.uint64]:
     words = np.zeros(-(-len(mask) // BLOCK), "<u8")
     words.view(np.uint8)[: len(packed)] = packed
     return words
+
+
+class Part(NamedTuple):
+    """Some rows of an index.
+
+    Attributes
+    ----------
+    codes : TiledCodes
+        Their codes, see `prepare`.
+    ids : ndarray, shape (n,), int64, or None
+        Their ids; 0 to n - 1 if None.
+    bits : ndarray, shape (ceil(n / 64),), uint64, or None
+        Rows that take part, see `row_bits`; all if None.
+    """
+
+    codes: TiledCodes
+    ids: NDArray[np.int64] | None = None
+    bits: NDArray[np.uint64] | None = None

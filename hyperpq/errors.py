@@ -36,7 +36,7 @@ class BackboneError(HyperPQError):
 
 
 class ImageError(HyperPQError):
-    """A file can't be used as a picture; the message is the reason, without the path."""
+    """A file can't be used as an image; the message is the reason, without the path."""
 
 
 class DatasetError(HyperPQError):

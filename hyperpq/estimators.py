@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.index import HiHPQIndex
-from hyperpq.optional import need
-from hyperpq.validation import as_count
+from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.utils.imports import need
+from hyperpq.utils.validation import as_count
 
 # Classes need their bases, so this module can't be imported without scikit-learn.
 need("sklearn", "sklearn", "the estimators")
@@ -66,7 +66,9 @@ class _Learner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     def _learn(self, rows: NDArray[np.float32]) -> HiHPQIndex:
         """A trained, empty index of rows (n, d)."""
-        index = HiHPQIndex(rows.shape[1], self.M, self.nbits, score=self.metric, device=self.device)
+        index = HiHPQIndex(
+            rows.shape[1], self.M, self.nbits, metric=self.metric, device=self.device
+        )
         changes: dict[str, Any] = {} if self.epochs is None else {"epochs": self.epochs}
         seed = self.random_state
         if not isinstance(seed, Integral):
@@ -83,7 +85,7 @@ class HiHPQTransformer(_Learner):
     M, nbits, device
         See `HiHPQIndex`.
     metric : {"l1", "geodesic", "chord"}
-        Its ``score``; to scikit-learn that word is a method.
+        Its ``metric``; to scikit-learn that word is a method.
     objective : {"semantic", "fidelity"}
         What the representation is to keep, see `Recipe`.
     output : {"embedding", "decoded", "codes"}

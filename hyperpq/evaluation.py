@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.validation import as_count, as_features
+from hyperpq.utils.validation import as_count, as_features
 
 METRICS = ("cosine", "l2", "ip")
 # Queries whose scores with a block are in memory at once.

@@ -24,7 +24,7 @@ class Progress(Protocol):
     """Where phases are opened."""
 
     def phase(
-        self, name: str, total: int | None, unit: str = "pictures"
+        self, name: str, total: int | None, unit: str = "images"
     ) -> AbstractContextManager[Phase]:
         """Open a phase of ``total`` units."""
 
@@ -41,7 +41,7 @@ class SilentProgress:
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
-    def phase(self, name: str, total: int | None, unit: str = "pictures") -> Iterator[Phase]:
+    def phase(self, name: str, total: int | None, unit: str = "images") -> Iterator[Phase]:
         """Open a phase; its duration is added to ``seconds[name]``."""
         start = time.perf_counter()
         try:

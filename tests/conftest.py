@@ -1,4 +1,4 @@
-"""What all tests share: one thread a library, a hypothesis profile, drawn pictures."""
+"""What all tests share: one thread a library, a hypothesis profile, drawn images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ settings.load_profile("hyperpq")
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Path:
-    """Folder with 72 drawn pictures of 48 pixels, two of each species; not to be changed."""
+    """Folder with 72 drawn images of 48 pixels, two of each species; not to be changed."""
     from hyperpq.datasets.drawn import draw_dataset
 
     folder = tmp_path_factory.mktemp("drawn")

@@ -52,7 +52,7 @@ def digits():
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_outputs_are_those_of_an_index(seed):
-    index = HiHPQIndex(6, 2, score="chord", device="cpu")
+    index = HiHPQIndex(6, 2, metric="chord", device="cpu")
     index.train(X, epochs=1, seed=seed)
     options = {"M": 2, "metric": "chord", "epochs": 1, "random_state": seed}
     want = {
@@ -159,7 +159,7 @@ def test_copies_answer_alike():
     ("estimator", "message"),
     [
         (HiHPQTransformer(output="code"), "output is 'code'; choose one of embedding, decoded, *"),
-        (HiHPQTransformer(metric="l2"), "score is 'l2'; choose one of l1, *"),
+        (HiHPQTransformer(metric="l2"), "metric is 'l2'; choose one of l1, *"),
         (HiHPQTransformer(M=0), "M is 0; expected an integer of at least 1."),
         (HiHPQNeighborsTransformer(0), "n_neighbors is 0; expected an integer of at least 1."),
         (

@@ -71,16 +71,16 @@ def loop_knn(x, y, k, metric):
     """D and I of each pair by itself, float64."""
     near, rows = [], []
     for a in x.astype(np.float64):
-        score = []
+        metric = []
         for b in y.astype(np.float64):
             if metric == "l2":
-                score.append(((a - b) ** 2).sum())
+                metric.append(((a - b) ** 2).sum())
             else:
                 norms = np.sqrt((a**2).sum() * (b**2).sum()) if metric == "cosine" else 1
-                score.append(-(a * b).sum() / norms if norms else 0.0)
-        order = np.argsort(score, kind="stable")[:k]
+                metric.append(-(a * b).sum() / norms if norms else 0.0)
+        order = np.argsort(metric, kind="stable")[:k]
         pad = k - len(order)
-        near.append(np.concatenate([np.take(score, order), np.full(pad, np.inf)]))
+        near.append(np.concatenate([np.take(metric, order), np.full(pad, np.inf)]))
         rows.append(np.concatenate([order, np.full(pad, -1)]))
     cost = np.array(near).reshape(len(x), k)
     return (cost if metric == "l2" else -cost), np.array(rows, np.int64).reshape(len(x), k)

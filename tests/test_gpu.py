@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hyperpq.codec_files import to_files
-from hyperpq.index import HiHPQIndex
+from hyperpq.codec.serialization import to_files
+from hyperpq.index.hihpq_index import HiHPQIndex
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,9 +22,9 @@ def x():
     return (centers[rng.integers(0, 30, 3000)] + rng.normal(size=(3000, 64))).astype(np.float32)
 
 
-@pytest.mark.parametrize("score", ["l1", "geodesic", "chord"])
-def test_an_index_trained_on_a_gpu_answers_alike_on_the_cpu(x, score, tmp_path):
-    index = HiHPQIndex(64, M=4, score=score, device="cuda")
+@pytest.mark.parametrize("metric", ["l1", "geodesic", "chord"])
+def test_an_index_trained_on_a_gpu_answers_alike_on_the_cpu(x, metric, tmp_path):
+    index = HiHPQIndex(64, M=4, metric=metric, device="cuda")
     index.train(x, epochs=4, warmup_epochs=1)
     index.add(x)
     index.save(tmp_path / "index")

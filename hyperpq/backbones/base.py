@@ -13,7 +13,7 @@ import xxhash
 from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError
 
-# Pictures a network sees at once. EfficientNet-Lite0 on 2 cores gives the same rate from 8 to 64
+# Images a network sees at once. EfficientNet-Lite0 on 2 cores gives the same rate from 8 to 64
 # within the noise; 32 keeps the activations small and feeds a GPU well enough.
 BATCH = 32
 
@@ -34,7 +34,7 @@ class Backbone(abc.ABC):
     d : int
         Width of a feature.
     preprocessing : Preprocessing
-        How a picture becomes the pixels that the network sees.
+        How an image becomes the pixels that the network sees.
     weights_hash : str
         xxh3_128, hexadecimal, of the weights' file or of the parameters: the same on every machine.
     device : str
@@ -67,17 +67,17 @@ class Backbone(abc.ABC):
         return f"{type(self).__name__}({self.name!r}, d={self.d}, device={self.device!r})"
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Encode pictures, at most `BATCH` at once.
+        """Encode images, at most `BATCH` at once.
 
         Parameters
         ----------
         pixels : ndarray, shape (n, S, S, 3), uint8
-            Pictures prepared by `preprocessing`, S its size; n may be 0.
+            Images prepared by `preprocessing`, S its size; n may be 0.
 
         Returns
         -------
         ndarray, shape (n, d), float32
-            Features, in the order of the pictures.
+            Features, in the order of the images.
 
         Raises
         ------
@@ -100,13 +100,13 @@ class Backbone(abc.ABC):
         if bad:
             raise BackboneError(
                 f"backbone {self.name!r} gave values that aren't finite for {bad} of {len(pixels)} "
-                "pictures; its weights or its normalisation don't fit, choose another backbone"
+                "images; its weights or its normalisation don't fit, choose another backbone"
             )
         return features
 
     @abc.abstractmethod
     def _features(self, pixels: np.ndarray) -> np.ndarray:
-        """Features (n, d) of 1 to `BATCH` checked pictures."""
+        """Features (n, d) of 1 to `BATCH` checked images."""
 
     def identity(self) -> dict[str, Any]:
         """What an index records of the network that made its features, ready for JSON."""

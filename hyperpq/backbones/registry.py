@@ -6,9 +6,9 @@ import difflib
 import importlib.util
 
 from hyperpq.backbones.base import Backbone
-from hyperpq.backbones.lite import LITE_MODELS, lite_installed, load_lite
-from hyperpq.devices import resolve_device
+from hyperpq.backbones.efficientnet_lite import LITE_MODELS, lite_installed, load_lite
 from hyperpq.errors import BackboneError, InvalidInputError
+from hyperpq.utils.devices import resolve_device
 
 _FAMILIES = {
     "timm": ("timm:NAME", "a model of timm (DINOv2, ViT, ConvNeXt...)", "timm"),
@@ -65,11 +65,11 @@ def load_backbone(
     if kind not in _FAMILIES or not rest:
         raise _unknown(name)
     if kind == "onnx":
-        from hyperpq.backbones.onnx_models import load_onnx, onnx_on_gpu
+        from hyperpq.backbones.onnx_runtime import load_onnx, onnx_on_gpu
 
         on_cpu = device == "auto" and not onnx_on_gpu()
         return load_onnx(name, rest, resolve_device("cpu" if on_cpu else device), threads)
-    from hyperpq.backbones import torch_models
+    from hyperpq.backbones import torch_modules as torch_models
 
     loaders = {
         "timm": torch_models.load_timm,

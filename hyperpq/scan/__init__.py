@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import MOST_CODES, TiledCodes, code_size, row_bits
-from hyperpq.devices import usable_cores
+from hyperpq.codes import MAX_CODES, Part, TiledCodes, code_size, row_bits
 from hyperpq.errors import InvalidInputError
 from hyperpq.scan import reference
-from hyperpq.scan.parts import Part
-from hyperpq.validation import as_count
+from hyperpq.utils.devices import usable_cores
+from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
     from hyperpq.scan import _native
@@ -210,11 +209,11 @@ def _part(codes: Any, ids: Any, mask: Any) -> Part:
 
 def _tables(tables: Any, parts: Sequence[Part]) -> NDArray[np.float32]:
     array = np.ascontiguousarray(tables)
-    fits = array.ndim == 3 and array.shape[2] in (16, 256) and 1 <= array.shape[1] <= MOST_CODES
+    fits = array.ndim == 3 and array.shape[2] in (16, 256) and 1 <= array.shape[1] <= MAX_CODES
     if not fits or array.dtype != np.float32:
         raise InvalidInputError(
             f"tables are {array.dtype} {array.shape}; expected float32 (nq, M, K), M up to "
-            f"{MOST_CODES}, K 256 or 16."
+            f"{MAX_CODES}, K 256 or 16."
         )
     if not np.isfinite(array).all():
         raise InvalidInputError("tables hold NaN or infinity; expected finite scores.")

@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import unpack
-from hyperpq.scan.parts import Part
+from hyperpq.codes import Part, unpack
 
 # Rows scored at a time: the float64 sums of a block stay in the L2 cache.
 _BLOCK = 1 << 16

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.store.strings import Strings
-from hyperpq.validation import as_array
+from hyperpq.utils.validation import as_array
 
 ATTRIBUTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 NUMBERS = ("int32", "int64", "float32", "float64")

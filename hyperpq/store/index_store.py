@@ -13,8 +13,20 @@ from typing import Any, Literal
 import numpy as np
 
 from hyperpq.errors import CorruptIndexError, InvalidInputError, StoreError
-from hyperpq.store.draft import FOLDERS, Draft, make_folders, remove_leftovers, write_manifest
-from hyperpq.store.durable import (
+from hyperpq.store.base import Removal, RowStore
+from hyperpq.store.manifest import MANIFEST_NAME, MAX_INT, FileEntry, Manifest
+from hyperpq.store.manifest_parser import (
+    MAX_FILE_BYTES,
+    is_current,
+    is_file_name,
+)
+from hyperpq.store.rows import Rows
+from hyperpq.store.shard import Shard, checked_read
+from hyperpq.store.snapshot import read_generation
+from hyperpq.store.swap import recover_directory
+from hyperpq.store.transaction import FOLDERS, Draft, make_folders, remove_leftovers, write_manifest
+from hyperpq.store.verify import Problem, is_report_name, verify_directory
+from hyperpq.utils.files import (
     HOLDER_NAME,
     LOCK_NAME,
     atomic_write,
@@ -24,18 +36,6 @@ from hyperpq.store.durable import (
     read_regular,
     writer_lock,
 )
-from hyperpq.store.generation import read_generation
-from hyperpq.store.manifest import MANIFEST_NAME, MAX_INT, FileEntry, Manifest
-from hyperpq.store.manifest_reader import (
-    MAX_FILE_BYTES,
-    is_current,
-    is_file_name,
-)
-from hyperpq.store.replace import recover_directory
-from hyperpq.store.row_store import Removal, RowStore
-from hyperpq.store.rows import Rows
-from hyperpq.store.shard import Shard, checked_read
-from hyperpq.store.verify import Problem, is_report_name, verify_directory
 
 Durability = Literal["full", "fast"]
 

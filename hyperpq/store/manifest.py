@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperpq.store.columns import GROUPS
-from hyperpq.store.durable import checksum
+from hyperpq.utils.files import checksum
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "hyperpq-index"

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from hyperpq.codes import TiledCodes, row_bits
 from hyperpq.errors import CorruptIndexError, InvalidInputError
 from hyperpq.store.columns import TIME, Categories, Column, datasets_of, unknown_attribute
-from hyperpq.store.durable import checksums, open_regular, os_errors, read_regular
-from hyperpq.store.hdf5 import write_columns
+from hyperpq.store.hdf5_layout import write_columns
 from hyperpq.store.manifest import DeadEntry, FileEntry, Place, ShardEntry
 from hyperpq.store.rows import Rows, check_row, rows_of
 from hyperpq.store.strings import Strings
+from hyperpq.utils.files import checksums, open_regular, os_errors, read_regular
 
 # A map holds a file descriptor for as long as it lives, and a process has about a thousand; a
 # store that grew by many small appends has small shards. Those are read, and checked, instead.

@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 
 from hyperpq.errors import StoreError
-from hyperpq.store.draft import FOLDERS, is_leftover
-from hyperpq.store.durable import CHECKED, HOLDER_NAME, LOCK_NAME, checksums_of_file
-from hyperpq.store.hdf5 import structure_problem
+from hyperpq.store.hdf5_layout import structure_problem
 from hyperpq.store.manifest import MANIFEST_NAME, FileEntry, Manifest, Place, ShardEntry
-from hyperpq.store.manifest_reader import is_file_name, read_manifest
+from hyperpq.store.manifest_parser import is_file_name, read_manifest
 from hyperpq.store.shard import Shard, checked_read, parse_dead
+from hyperpq.store.transaction import FOLDERS, is_leftover
+from hyperpq.utils.files import CHECKED, HOLDER_NAME, LOCK_NAME, checksums_of_file
 
 _REPORT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,60}\.(csv|jsonl|json|txt|html)")
 # Of so many ids of a shard one tells where the ranges end in which repeated ids are sought, and

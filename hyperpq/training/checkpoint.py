@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hyperpq.codec import HiHPQCodec
+from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.errors import CorruptIndexError, TrainingError
 from hyperpq.store import atomic_write
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperpq.clustering import import_faiss
+from hyperpq.quantizers.kmeans import import_faiss
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 _DIRECTIONS, _WHITENING = 512, 0.125
 # The distance to this neighbour is the local scale (Zelnik-Manor and Perona, 2004).
 _SCALE_NEIGHBOUR = 7
-# A walk of half the steps may end at a 24th of the pictures: further ones mix what doesn't belong
+# A walk of half the steps may end at a 24th of the images: further ones mix what doesn't belong
 # together. At fewer than 8 it is no walk, with more than 128 the matrix grows large.
 _ONE_OF, _FEWEST, _MOST = 24, 8, 128
 _ROWS = 1024
-# Neighbours that `picture_weight` compares, and how fast the weight grows.
+# Neighbours that `image_weight` compares, and how fast the weight grows.
 _COMPARED, _GROWTH = 10, 15.0
 
 
@@ -91,7 +91,7 @@ def graph_features(
     view_rows : ndarray, shape (v,), int64, optional
         Rows that they are views of; all unless given.
     weight : float
-        Of the picture itself beside each of its views, see `picture_weight`.
+        Of the image itself beside each of its views, see `image_weight`.
 
     Returns
     -------
@@ -112,19 +112,19 @@ def graph_features(
     return _unit(centred @ (vectors * scale).astype(np.float32))
 
 
-def picture_weight(x: NDArray[np.float32], views: Sequence[NDArray[np.float32]]) -> float:
-    """How much more than each of its views a picture says about its neighbours.
+def image_weight(x: NDArray[np.float32], views: Sequence[NDArray[np.float32]]) -> float:
+    """How much more than each of its views an image says about its neighbours.
 
-    In the mean of a picture and its views, what a crop happens to show averages out; but making
-    views can also harm them. If a picture is worth no more than a view, two views of it share as
-    many neighbours as the picture and a view do; if it is worth more, fewer. With these shares
+    In the mean of an image and its views, what a crop happens to show averages out; but making
+    views can also harm them. If an image is worth no more than a view, two views of it share as
+    many neighbours as the image and a view do; if it is worth more, fewer. With these shares
     s(v, v') and s(p, v) the weight is 1 + 15 V ((1 - s(v, v')) / (1 - s(p, v)) - 1), in which the
     fraction hardly depends on n.
 
     Parameters
     ----------
     x : ndarray, shape (n, d), float32
-        Unit vectors of pictures; some thousand say enough.
+        Unit vectors of images; some thousand say enough.
     views : sequence of V ndarrays, each (n, d), float32
         Unit vectors of their views.
 
@@ -149,7 +149,7 @@ def _shared(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
 
 
 def reach(n: int, one_of: int = _ONE_OF) -> int:
-    """How many of n pictures, the most probable ones, a walk of half the steps may end at."""
+    """How many of n images, the most probable ones, a walk of half the steps may end at."""
     return min(_MOST, max(_FEWEST, n // one_of))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.clustering import kmeans
+from hyperpq.quantizers.kmeans import kmeans
 
 MICRO_CLUSTERS = 1000
 

@@ -15,16 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperpq.codec import HiHPQCodec
+from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.training import losses
-from hyperpq.training.batches import Batches
 from hyperpq.training.checkpoint import load_checkpoint, save_checkpoint
-from hyperpq.training.diagnostics import Trace, check_loss, check_values, code_statistics
 from hyperpq.training.hierarchy import build_hierarchy, usable_levels
+from hyperpq.training.initialize import move_unused, tangents
 from hyperpq.training.optimizers import make_optimizers, rate
 from hyperpq.training.recipe import Recipe
-from hyperpq.training.start import move_unused, tangents
+from hyperpq.training.sampling import Batches
+from hyperpq.training.trace import Trace, check_loss, check_values, code_statistics
 
 log = logging.getLogger(__name__)
 
@@ -203,13 +203,13 @@ def learn(
 
 
 def _levels(recipe: Recipe, n: int) -> tuple[int, ...]:
-    """Levels of the hierarchy that n pictures fill; none if its losses have no weight."""
+    """Levels of the hierarchy that n images fill; none if its losses have no weight."""
     if not recipe.prototype_weight + recipe.neighbour_weight:
         return ()
     levels = usable_levels(recipe.levels, n)
     if len(levels) < len(recipe.levels):
         log.warning(
-            "%d training pictures don't fill %s of the hierarchy's levels of %s clusters; "
+            "%d training images don't fill %s of the hierarchy's levels of %s clusters; "
             "the training goes on without.",
             n,
             "some" if levels else "any",

@@ -24,7 +24,7 @@ def contrastive_loss(distances: Tensor, targets: Tensor, temperature: float) -> 
     """Cross-entropy between target affinities and the softmax of similarities.
 
     With `partner_targets` it is NT-Xent (paper, equation 8); with the affinities of a neighbour
-    graph every picture of the batch that belongs to the row draws it by its share, and none of them
+    graph every image of the batch that belongs to the row draws it by its share, and none of them
     counts as a negative.
 
     Parameters
@@ -71,9 +71,9 @@ def prototype_loss(
 def neighbour_loss(
     distances: Tensor, labels: Sequence[Tensor], temperature: float, generator: torch.Generator
 ) -> Tensor:
-    """Cross-entropy to one other picture of the same cluster in the batch, mean over the levels.
+    """Cross-entropy to one other image of the same cluster in the batch, mean over the levels.
 
-    The self pair is masked (the official code leaves it in). Pictures without a partner in the
+    The self pair is masked (the official code leaves it in). Images without a partner in the
     batch don't count.
 
     Parameters
@@ -81,7 +81,7 @@ def neighbour_loss(
     distances : Tensor, shape (B, B)
         Product distances inside one view.
     labels : sequence of Tensor, each (B,), int64
-        Cluster of each picture at a level.
+        Cluster of each image at a level.
     temperature : float
         T.
     generator : Generator
@@ -90,7 +90,7 @@ def neighbour_loss(
     Returns
     -------
     Tensor, scalar
-        0 when no picture has a partner.
+        0 when no image has a partner.
     """
     logits = _without_self(-distances / temperature)
     terms = []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from hyperpq.codec import HiHPQCodec
+    from hyperpq.codec.hihpq import HiHPQCodec
     from hyperpq.training.recipe import Recipe
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import Any
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.quantizer import CURVATURE_RANGE
+from hyperpq.quantizers.product import CURVATURE_RANGE
 
 PRESETS = ("default", "paper")
 OBJECTIVES = ("semantic", "fidelity")
 # beta times the median squared distance to the nearest codeword.
 SHARPNESS = 2.0
+# Fields whose names in a codec file, which its versions up to 3 fix, are other ones.
+_STORED = {"image_weight": "picture_weight"}
 # Epochs up to `_FULL` features, and the least of more.
 _EPOCHS, _FULL = (24, 8), 5000
 _NOT_NEGATIVE = (
@@ -25,7 +28,7 @@ _NOT_NEGATIVE = (
     "quantized_weight",
     "graph_neighbours",
     "graph_steps",
-    "picture_weight",
+    "image_weight",
     "walk",
     "prototype_weight",
     "neighbour_weight",
@@ -93,7 +96,7 @@ class Recipe:
     name : str
         Preset it came from.
     objective : {"semantic", "fidelity"}
-        ``semantic``: pictures that belong together get near codes. ``fidelity``: codes keep the
+        ``semantic``: images that belong together get near codes. ``fidelity``: codes keep the
         exact cosine neighbours of the features (`training.fidelity`); of the other fields only
         ``epochs`` counts then.
     width : int
@@ -117,16 +120,16 @@ class Recipe:
         Weights of the contrast between continuous views, between continuous and quantized ones
         (as at search time), and between quantized ones (the paper's).
     graph_neighbours : int
-        Neighbours of each picture on the graph of the training features, `graph.reach` at most. 0
-        leaves the graph out: the partner of a view is another view of the same picture, as
+        Neighbours of each image on the graph of the training features, `graph.reach` at most. 0
+        leaves the graph out: the partner of a view is another view of the same image, as
         published.
     graph_steps : int
         Steps of the diffusion whose affinities the contrast imitates; 0 takes the partner alone.
-    picture_weight : float
-        Of a picture beside each of its views, in the mean that is on the graph; 0 derives it from
-        the data (`graph.picture_weight`).
+    image_weight : float
+        Of an image beside each of its views, in the mean that is on the graph; 0 derives it from
+        the data (`graph.image_weight`).
     walk : int
-        Steps on the graph from a picture to its partner; 0 stays there.
+        Steps on the graph from an image to its partner; 0 stays there.
     partner_weight : float
         Share of the contrast's target that is on the partner; the rest follows the affinities.
     levels : tuple of int
@@ -139,7 +142,7 @@ class Recipe:
         Passes over the training set. None takes 24, and the fewer the more there are than 5,000
         features, but not less than 8 (`with_epochs`).
     batch : int
-        Pictures a step.
+        Images a step.
     optimizer : {"sgd", "adamw"}
         With ``lr``, ``momentum`` (sgd) and ``weight_decay``; curvatures are never decayed.
     lr_warmup : float
@@ -154,9 +157,9 @@ class Recipe:
         Whether a held-out part of the features decides if the learned codec is kept
         (`training.guard`).
     views : str
-        Strength of picture views: ``paper`` or ``mild`` (`datasets.augment`).
+        Strength of image views: ``paper`` or ``mild`` (`datasets.augment`).
     n_views : int
-        Views made of each training picture.
+        Views made of each training image.
     """
 
     name: str = "default"
@@ -179,7 +182,7 @@ class Recipe:
     quantized_weight: float = 0.0
     graph_neighbours: int = 20
     graph_steps: int = 8
-    picture_weight: float = 0.0
+    image_weight: float = 0.0
     walk: int = 2
     partner_weight: float = 0.2
     levels: tuple[int, ...] = (100, 50, 25)
@@ -250,7 +253,7 @@ class Recipe:
         """Whether codebooks are learned with the head; else they are only fitted afterwards."""
         return not self.subspaces or self.quantizes
 
-    def with_(self, **changes: Any) -> Recipe:
+    def replace(self, **changes: Any) -> Recipe:
         """Copy with some fields changed; an unknown field is an `InvalidInputError`."""
         known = {f.name for f in fields(self)}
         unknown = sorted(set(changes) - known)
@@ -258,18 +261,21 @@ class Recipe:
             raise InvalidInputError(
                 f"a recipe has no {', '.join(unknown)}; its fields are {', '.join(sorted(known))}."
             )
-        return replace(self, **changes)
+        return dataclasses.replace(self, **changes)
 
     def with_epochs(self, n: int) -> Recipe:
         """Copy whose ``epochs`` are a number: those for n features if they were left open."""
         if self.epochs is not None:
             return self
         most, least = _EPOCHS
-        return replace(self, epochs=int(min(most, max(least, round(most * _FULL / n)))))
+        return dataclasses.replace(self, epochs=int(min(most, max(least, round(most * _FULL / n)))))
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON types, recorded in the codec."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {
+            _STORED.get(k, k): list(v) if isinstance(v, tuple) else v
+            for k, v in asdict(self).items()
+        }
 
 
 def paper(bits: int, dataset: str = "cifar10-ii") -> Recipe:
@@ -329,9 +335,9 @@ def paper(bits: int, dataset: str = "cifar10-ii") -> Recipe:
 def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
     """A preset by name (or a recipe as it is) for a code length, with some fields changed."""
     if isinstance(recipe, Recipe):
-        return recipe.with_(**changes)
+        return recipe.replace(**changes)
     if recipe == "paper":
-        return paper(bits).with_(**changes)
+        return paper(bits).replace(**changes)
     if recipe == "default":
-        return Recipe().with_(**changes)
+        return Recipe().replace(**changes)
     raise InvalidInputError(f"recipe is {recipe!r}; choose one of {', '.join(PRESETS)}.")

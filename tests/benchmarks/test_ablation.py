@@ -29,8 +29,8 @@ def short(monkeypatch):
     seen, train = [], ablation.train_codec
 
     def quick(x, views, **options):
-        options["recipe"] = options["recipe"].with_(epochs=2, warmup_epochs=0, width=16)
-        seen.append((views is not None, options["score"], options["recipe"]))
+        options["recipe"] = options["recipe"].replace(epochs=2, warmup_epochs=0, width=16)
+        seen.append((views is not None, options["metric"], options["recipe"]))
         return train(x, views, **options)
 
     monkeypatch.setattr(ablation, "train_codec", quick)
@@ -52,8 +52,8 @@ def test_every_variant_is_measured_once(hard, short):
     runs = read_runs(hard / "groups-lite0/ablation.jsonl")
     assert [(run["group"], run["name"]) for run in runs] == [(v.group, v.name) for v in VARIANTS]
     assert len(short) == len(VARIANTS)
-    for variant, (has_views, score, recipe) in zip(VARIANTS, short, strict=True):
-        assert (has_views, score) == (variant.picture_views, variant.score)
+    for variant, (has_views, metric, recipe) in zip(VARIANTS, short, strict=True):
+        assert (has_views, metric) == (variant.image_views, variant.metric)
         changed = recipe.to_dict()
         for name, value in variant.changes.items():
             assert changed[name] == (list(value) if isinstance(value, tuple) else value)

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from benchmarks.geometries import GEOMETRIES, geometry, straight_through
-from hyperpq import codebooks, lorentz
-from hyperpq.quantizer import LorentzProductQuantizer
+from hyperpq.geometry import lorentz
+from hyperpq.quantizers import fit_product as codebooks
+from hyperpq.quantizers.product import LorentzProductQuantizer
 from hyperpq.training.recipe import Recipe
-from hyperpq.training.trainer import train_codec
+from hyperpq.training.train import train_codec
 
 
 def ambient(v, c):
@@ -73,17 +74,17 @@ def test_codes_are_the_nearest_by_the_tables(v, name):
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
-@pytest.mark.parametrize("score", lorentz.SCORES)
-def test_tables_and_pairs_are_the_distances(name, score):
+@pytest.mark.parametrize("metric", lorentz.METRICS)
+def test_tables_and_pairs_are_the_distances(name, metric):
     """At every angle, obtuse ones between far points included."""
     v = torch.randn(60, 2, 3, generator=torch.Generator().manual_seed(0)) * 2
     with geometry(name):
-        q = LorentzProductQuantizer(2, 3, 4, score=score, max_norm=1.5)
+        q = LorentzProductQuantizer(2, 3, 4, metric=metric, max_norm=1.5)
         with torch.no_grad():
             q.codebooks.copy_(v[:16].transpose(0, 1))
         x, words, c = q.points(v), q.codewords(), q.c
         want = lorentz.score_of(
-            lorentz.sqchord(x[:, :, None], words[None], c[:, None]), c[:, None], score
+            lorentz.sqchord(x[:, :, None], words[None], c[:, None]), c[:, None], metric
         )
         np.testing.assert_allclose(q.tables(x), want.detach(), atol=2e-3)
         np.testing.assert_allclose(
@@ -114,7 +115,7 @@ def test_training_learns_in_each_and_nothing_is_left_behind(name):
         width=16, hidden=16, epochs=2, curvature=0.25, train_curvature=False, guard=False
     )
     with geometry(name), straight_through():
-        codec = train_codec(x, M=2, nbits=4, recipe=recipe.with_(quantized_weight=0.5))
+        codec = train_codec(x, M=2, nbits=4, recipe=recipe.replace(quantized_weight=0.5))
         assert np.isfinite(codec.tables(x)).all()
         assert len(np.unique(codec.encode(x))) > 8
     assert {key: getattr(lorentz, key) for key in dir(lorentz)} == before

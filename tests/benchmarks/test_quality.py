@@ -1,4 +1,4 @@
-"""The quality benchmark on drawn pictures and on random features."""
+"""The quality benchmark on drawn images and on random features."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 from benchmarks import featuresets, quality
 from benchmarks.results import Key, RunLog, summarize
 from hyperpq.backbones import load_backbone
-from hyperpq.codec import HiHPQCodec
+from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.datasets.protocols import Split
 from hyperpq.errors import DatasetError
-from hyperpq.features import Reader, extract_features
-from hyperpq.training import trainer
+from hyperpq.images.extract import Reader, extract_features
+from hyperpq.training import train as trainer
+from hyperpq.training.initialize import conditioned, fit_conditioning
 from hyperpq.training.recipe import Recipe
-from hyperpq.training.start import conditioned, fit_conditioning
 
 D = 64
 
@@ -29,7 +29,7 @@ def short(monkeypatch):
     count = []
 
     def train(x, views, **options):
-        options["recipe"] = options["recipe"].with_(epochs=2, guard=False)
+        options["recipe"] = options["recipe"].replace(epochs=2, guard=False)
         count.append((options["recipe"].name, options["M"], options["seed"]))
         return trainer.train_codec(x, views, **options)
 
@@ -47,7 +47,7 @@ def runs(cache):
     return RunLog(cache / "groups-lite0/runs.jsonl").runs
 
 
-SMALL = ("--bits", "8,16", "--seeds", "2", "--peers", "pq,itq")
+SMALL = ("--bits", "8,16", "--seeds", "2", "--baselines", "pq,itq")
 
 
 def test_a_benchmark_measures_all_and_goes_on_where_it_was(cache, short):
@@ -79,13 +79,13 @@ def test_a_benchmark_measures_all_and_goes_on_where_it_was(cache, short):
     assert file.read_text().startswith("".join(lines[:-1]))
 
 
-def test_more_of_the_database_trains_ours_and_the_rivals(cache, short, monkeypatch):
+def test_more_of_the_database_trains_ours_and_the_baselines(cache, short, monkeypatch):
     seen = []
-    monkeypatch.setitem(quality.PEERS, "pq", spy(quality.PEERS["pq"], seen))
-    options = ("--bits", "8", "--seeds", "1", "--peers", "pq", "--recipes", "default")
+    monkeypatch.setitem(quality.BASELINES, "pq", spy(quality.BASELINES["pq"], seen))
+    options = ("--bits", "8", "--seeds", "1", "--baselines", "pq", "--recipes", "default")
     page = bench(cache, *options, "--more", "20")
     assert seen == [290, 290]
-    assert "Beside these 20 more of the searched pictures train" in page
+    assert "Beside these 20 more of the searched images train" in page
     assert "--more 20" in page
     # Its runs are not those of the set itself.
     assert len(RunLog(cache / "groups-lite0+20/runs.jsonl").runs) == 5
@@ -94,23 +94,32 @@ def test_more_of_the_database_trains_ours_and_the_rivals(cache, short, monkeypat
     assert features.train.shape == (290, D)
     assert len(set(features.train_rows)) == 290
     assert (features.train_rows[: features.viewed] == np.arange(30, 300)).all()
-    with pytest.raises(SystemExit, match=r"31 more pictures were to train; .* has 30 others"):
+    with pytest.raises(SystemExit, match=r"31 more images were to train; .* has 30 others"):
         bench(cache, *options, "--more", "31")
 
 
-def spy(peer, seen):
+def spy(baseline, seen):
     def call(train, *rest):
         seen.append(len(train))
-        return peer(train, *rest)
+        return baseline(train, *rest)
 
     return call
 
 
 def test_fresh_measures_again_what_is_asked_for_only(cache, short):
-    bench(cache, "--bits", "8", "--seeds", "1", "--peers", "pq", "--recipes", "default")
+    bench(cache, "--bits", "8", "--seeds", "1", "--baselines", "pq", "--recipes", "default")
     before = runs(cache)
     bench(
-        cache, "--bits", "8", "--seeds", "1", "--peers", "none", "--recipes", "default", "--fresh"
+        cache,
+        "--bits",
+        "8",
+        "--seeds",
+        "1",
+        "--baselines",
+        "none",
+        "--recipes",
+        "default",
+        "--fresh",
     )
     assert short == [("default", 1, 0)] * 2
     after = runs(cache)
@@ -122,7 +131,7 @@ def test_fresh_measures_again_what_is_asked_for_only(cache, short):
 
 
 def test_other_lengths_are_those_that_a_training_of_their_own_gives(cache, short):
-    bench(cache, "--bits", "8,16", "--seeds", "1", "--peers", "none", "--recipes", "default")
+    bench(cache, "--bits", "8,16", "--seeds", "1", "--baselines", "none", "--recipes", "default")
     features = featuresets.open_set("folder:groups", None, cache)
     recipe = Recipe(epochs=2, guard=False)
     codec = trainer.train_codec(features.train, features.views("mild"), M=2, recipe=recipe, seed=0)
@@ -150,7 +159,7 @@ def run(method, variant, seed, value, bits=16):
     return {"method": method, "variant": variant, "bits": bits, "seed": seed} | facts | costs
 
 
-def test_the_better_input_of_a_rival_counts():
+def test_the_better_input_of_a_baseline_counts():
     rows = summarize(
         [
             run("pq", "raw", 0, 0.5),
@@ -172,7 +181,9 @@ def test_the_better_input_of_a_rival_counts():
 
 
 def test_the_page_holds_what_was_measured(cache, short):
-    page = bench(cache, "--bits", "8,16", "--seeds", "2", "--peers", "pq", "--recipes", "default")
+    page = bench(
+        cache, "--bits", "8,16", "--seeds", "2", "--baselines", "pq", "--recipes", "default"
+    )
     rows = summarize(runs(cache).values())
     section = page.partition("### groups-lite0, 16 bits\n\n")[2].partition("\n\n")[0]
     lines = {line.split("|")[1].strip(): line for line in section.splitlines()[2:]}
@@ -184,10 +195,11 @@ def test_the_page_holds_what_was_measured(cache, short):
         mean, spread = (f"{v:.3f}".removeprefix("0") for v in (row.mean["map"], row.spread["map"]))
         cell = lines[name].split("|")[2].strip()
         assert cell == (f"**{mean}** ± {spread}" if row is best else f"{mean} ± {spread}")
-    assert "300 pictures are searched, 270 of them train without their labels, 20 others" in page
+    assert "300 images are searched, 270 of them train without their labels, 20 others" in page
     (command,) = set(re.findall(r"`(python -m benchmarks.quality --.*)`", page))
     assert (
-        "--data DIR --features CACHE --bits 8,16 --seeds 2 --peers pq --recipes default" in command
+        "--data DIR --features CACHE --bits 8,16 --seeds 2 --baselines pq --recipes default"
+        in command
     )
     assert str(cache) not in page
     plot = cache.parent / "out" / re.findall(r"\]\((quality-.*svg)\)", page)[0]
@@ -222,16 +234,16 @@ def test_features_are_the_products_own_and_extracted_once(drawn, tmp_path, monke
     np.testing.assert_array_equal(again.views("mild"), views)
 
 
-def test_features_of_other_pictures_are_not_mixed(drawn, tmp_path, monkeypatch):
+def test_features_of_other_images_are_not_mixed(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(featuresets, "FOLDER_QUERIES", 12)
     folder = tmp_path / f"{drawn.name}-lite0"
     protocol = featuresets.folder_protocol(drawn, 12, seed=1)
     featuresets.save_protocol(folder, protocol)
-    with pytest.raises(DatasetError, match="of other pictures"):
+    with pytest.raises(DatasetError, match="of other images"):
         featuresets.open_set(f"folder:{drawn}", None, tmp_path)
 
 
-def test_an_unreadable_picture_is_named(drawn, tmp_path):
+def test_an_unreadable_image_is_named(drawn, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff nothing more")
     split = Split([bytes(broken)], np.zeros(1, np.int64))
@@ -259,7 +271,7 @@ def test_missing_data_costs_one_line(options, words, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "words"),
-    [("--bits=12", "no codes of 12"), ("--peers=pq,zip", "no zip"), ("--seeds=0", "1 or more")],
+    [("--bits=12", "no codes of 12"), ("--baselines=pq,zip", "no zip"), ("--seeds=0", "1 or more")],
 )
 def test_wrong_options_are_refused(option, words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -272,7 +284,7 @@ def test_a_line_is_written_as_soon_as_it_is_measured(cache, short, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(quality.PEERS, "itq", fail)
+    monkeypatch.setitem(quality.BASELINES, "itq", fail)
     with pytest.raises(KeyboardInterrupt):
         bench(cache, *SMALL, "--recipes", "default")
     lines = (cache / "groups-lite0/runs.jsonl").read_text().splitlines()

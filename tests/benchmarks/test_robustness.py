@@ -1,4 +1,4 @@
-"""Degradations do what they are called; the benchmark reads degraded pictures as files."""
+"""Degradations do what they are called; the benchmark reads degraded images as files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def edges(image):
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_each_is_a_picture_of_its_own_and_always_the_same(image, name):
+def test_each_is_a_image_of_its_own_and_always_the_same(image, name):
     change = DEGRADATIONS[name]
     one = change(image)
     assert one.mode == "RGB"
@@ -58,7 +58,7 @@ def test_they_do_what_they_say(image):
     assert np.array_equal(pixels(middle), pixels(image)[start : start + side, start : start + side])
 
 
-def test_a_run_from_pictures_to_the_page(drawn, tmp_path, monkeypatch):
+def test_a_run_from_images_to_the_page(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(featuresets, "FOLDER_QUERIES", 12)
     few = {name: DEGRADATIONS[name] for name in ("grey", "middle 50 %")}
     monkeypatch.setattr(robustness, "DEGRADATIONS", few)
@@ -85,7 +85,7 @@ def test_a_run_from_pictures_to_the_page(drawn, tmp_path, monkeypatch):
     folder = features / f"{drawn.name}-lite0"
     assert np.load(folder / "query-grey.npy").shape == (12, 1280)
     runs = json.loads((folder / "robustness.json").read_text())
-    own = runs["16 bits, trained on its own pictures"]["map"]
+    own = runs["16 bits, trained on its own images"]["map"]
     assert list(own) == ["hyperpq default", "itq_adc", "exact conditioned", "exact raw"]
     assert all(list(kinds) == ["as it is", "grey", "middle 50 %"] for kinds in own.values())
     assert own["exact raw"]["as it is"] > own["exact raw"]["middle 50 %"]
@@ -95,6 +95,6 @@ def test_a_run_from_pictures_to_the_page(drawn, tmp_path, monkeypatch):
     for kinds in own.values():
         for value in kinds.values():
             assert f"{value:.3f}".removeprefix("0") in page
-    # Features are kept: the pictures aren't read again.
+    # Features are kept: the images aren't read again.
     monkeypatch.setattr(featuresets, "extract_features", None)
     assert bench() == page

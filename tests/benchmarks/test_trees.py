@@ -45,7 +45,7 @@ def test_a_run_and_its_page(cache, monkeypatch):
     def short(x, views, **options):
         recipe = options.pop("recipe")
         seen.append(recipe)
-        return train(x, views, recipe=recipe.with_(epochs=6, hidden=32), **options)
+        return train(x, views, recipe=recipe.replace(epochs=6, hidden=32), **options)
 
     monkeypatch.setattr(trees, "train_codec", short)
     monkeypatch.setattr(trees, "DIMENSIONS", (2, 8))

@@ -30,7 +30,7 @@ def hyperpq():
 
 @pytest.fixture(scope="session")
 def place(drawn, tmp_path_factory) -> Path:
-    """A folder with pictures in photos/ (24 of 12 species) and their index; not to be changed."""
+    """A folder with images in photos/ (24 of 12 species) and their index; not to be changed."""
     folder = tmp_path_factory.mktemp("cli")
     for path in sorted(drawn.rglob("*.*"))[::3]:
         if path.suffix in (".png", ".jpg"):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from hyperpq import HiHPQIndex
-from hyperpq.export_blocks import path_bytes
+from hyperpq.io.export_batches import path_bytes
 
 X = np.random.default_rng(3).normal(size=(600, 12)).astype(np.float32)
 
@@ -131,7 +131,7 @@ def test_export_and_import_again(hyperpq, made, tmp_path, style):
         assert fact(ok(again), "trained on") == f"600 vectors of width {vectors.shape[1]}"
 
 
-def test_paths_and_attributes_of_pictures(hyperpq, copy):
+def test_paths_and_attributes_of_images(hyperpq, copy):
     odd = os.fsencode(copy / "photos") + b"/\xff\\.png"
     (source,) = sorted((copy / "photos").rglob("*.png"))[:1]
     os.rename(source, odd)
@@ -162,9 +162,9 @@ def test_a_wrong_import_changes_nothing(hyperpq, made, tmp_path):
     assert (made / "index/manifest.json").read_bytes() == before
 
 
-def test_vectors_are_not_for_an_index_of_pictures(hyperpq, place, made):
+def test_vectors_are_not_for_an_index_of_images(hyperpq, place, made):
     index = place / "hyperpq-index"
-    said = f"error: {index} is an index of pictures, not of vectors; add pictures to it."
+    said = f"error: {index} is an index of images, not of vectors; add images to it."
     fails(hyperpq("add", made / "a.npy", "--index", index), said, 2)
 
 

@@ -61,7 +61,7 @@ def test_ctrl_c_is_not_lost_while_modules_load(tmp_path):
     )
     program = (
         "import time\n"
-        "from hyperpq.interrupts import hold_back_while_loading\n"
+        "from hyperpq.cli.interrupts import hold_back_while_loading\n"
         "hold_back_while_loading()\n"
         "try:\n"
         "    import deaf\n"

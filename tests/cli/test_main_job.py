@@ -28,9 +28,9 @@ def fact(text, name):
 
 def test_the_summary_of_a_build(place, photos):
     text = (place / "build.txt").read_text()
-    assert fact(text, "pictures") == str(len(photos))
+    assert fact(text, "images") == str(len(photos))
     assert fact(text, "skipped") == "0"
-    assert fact(text, "code") == "64 bits, 8 bytes a picture"
+    assert fact(text, "code") == "64 bits, 8 bytes an image"
     assert fact(text, "index") == "hyperpq-index"
     for phase in ("list", "features", "encode"):
         assert re.search(rf"{phase} [0-9.]+ s", fact(text, "seconds"))
@@ -62,7 +62,7 @@ def test_building_again_encodes_nothing(hyperpq, copy):
     again = ok(hyperpq("build", "photos", "--images", copy / "photos", cwd=copy))
     assert fact(again, "added") == "0"
     assert fact(again, "forgotten") == "0"
-    assert fact(again, "pictures") == "48"
+    assert fact(again, "images") == "48"
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in shards.iterdir()} == before
     assert (copy / "hyperpq-index/manifest.json").read_bytes() == manifest
 
@@ -74,10 +74,10 @@ def test_add_and_query_and_verify(hyperpq, copy, drawn):
     (new / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     text = ok(hyperpq("add", "new", cwd=copy))
     assert fact(text, "added") == "1"
-    assert fact(text, "pictures") == "25"
+    assert fact(text, "images") == "25"
     assert fact(text, "skipped").startswith(f"1 (e.g. {new / 'broken.jpg'}: ")
     assert "broken.jpg" in (copy / "hyperpq-index/skipped.csv").read_text()
-    # Its code may be one that another picture has too: ties go to the lower id.
+    # Its code may be one that another image has too: ties go to the lower id.
     found = ok(hyperpq("query", added, "-k", "3", "--format", "paths", cwd=copy))
     assert f"{added}" in found.splitlines()
     assert "as they were written" in ok(hyperpq("verify", cwd=copy))
@@ -104,7 +104,7 @@ def test_verify_names_what_is_damaged(hyperpq, copy):
 
 def test_info(hyperpq, place):
     facts = json.loads(ok(hyperpq("info", "--json", cwd=place)))
-    assert facts["index"]["pictures"] == 24
+    assert facts["index"]["images"] == 24
     assert facts["index"]["backbone"] == "lite0"
     assert facts["index"]["code"] == "8 x 8 bits, 8 bytes"
     assert facts["machine"]["device"] in ("cpu", "cuda:0")
@@ -131,7 +131,7 @@ def test_encode(hyperpq, place, photos, tmp_path):
     np.testing.assert_array_equal(codes, part.codes)
 
 
-def test_encode_names_bad_pictures(hyperpq, place, photos, tmp_path):
+def test_encode_names_bad_images(hyperpq, place, photos, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"")
     index = place / "hyperpq-index"
     out = tmp_path / "codes.npy"
@@ -148,7 +148,7 @@ def test_vectors(hyperpq, tmp_path):
     x = rng.normal(size=(300, 24)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "views.npy", np.stack([x, x + 0.01]).astype(np.float16))
-    options = ("--bits", "16", "--epochs", "1", "--seed", "4", "--score", "chord")
+    options = ("--bits", "16", "--epochs", "1", "--seed", "4", "--metric", "chord")
     text = ok(
         hyperpq("train", "x.npy", "--views", "views.npy", *options, cwd=tmp_path),
         silent_stderr=False,
@@ -159,11 +159,11 @@ def test_vectors(hyperpq, tmp_path):
     assert fact(text, "vectors") == "600"
     ok(hyperpq("encode", "x.npy", "-o", "codes.npy", cwd=tmp_path))
     index = HiHPQIndex.load(tmp_path / "hyperpq-index", device="cpu")
-    assert (index.ntotal, index.score, index.M) == (600, "chord", 2)
+    assert (index.ntotal, index.metric, index.M) == (600, "chord", 2)
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), index.encode(x))
     stored = np.concatenate([part.codes for part in index.parts])
     np.testing.assert_array_equal(stored, np.tile(index.encode(x), (2, 1)))
-    same = HiHPQIndex(24, 2, score="chord", device="cpu")
+    same = HiHPQIndex(24, 2, metric="chord", device="cpu")
     same.train(x, np.stack([x, x + 0.01]).astype(np.float16), epochs=1, seed=4)
     np.testing.assert_array_equal(same.encode(x), index.encode(x))
 
@@ -223,6 +223,6 @@ def test_a_terminal_gets_bars_and_a_file_does_not(place, tmp_path):
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
     assert "features" in text
     assert "24/24" in text
-    assert "pictures/s" in text
+    assert "images/s" in text
     assert "\x1b" not in summary
-    assert fact(summary, "pictures") == "24"
+    assert fact(summary, "images") == "24"

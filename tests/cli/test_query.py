@@ -1,4 +1,4 @@
-"""hyperpq query: every way to name pictures, every format, exit codes; only results on stdout."""
+"""hyperpq query: every way to name images, every format, exit codes; only results on stdout."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import sys
 import pytest
 
 from hyperpq import ImageIndex
-from hyperpq.index import HiHPQIndex
+from hyperpq.index.hihpq_index import HiHPQIndex
 
 K = 4
 
 
 @pytest.fixture(scope="session")
 def reference(place, photos):
-    """What the library answers for the first three pictures."""
+    """What the library answers for the first three images."""
     index = ImageIndex.open(place / "hyperpq-index", device="cpu")
     return index.query(photos[:3], K)
 
@@ -107,7 +107,7 @@ def test_formats(hyperpq, place, photos, reference, style, check):
 
 
 def test_every_way_to_name_queries(hyperpq, place, photos, tmp_path):
-    """Pictures, a folder, a list and stdin in one call, answered in their order."""
+    """Images, a folder, a list and stdin in one call, answered in their order."""
     listed = tmp_path / "list.txt"
     listed.write_bytes(bytes(photos[2]) + b"\r\n\n" + bytes(photos[3]) + b"\n")
     done = query(
@@ -125,7 +125,7 @@ def test_every_way_to_name_queries(hyperpq, place, photos, tmp_path):
 
 
 def test_a_bad_query_costs_one_line_and_the_others_are_answered(hyperpq, place, photos, tmp_path):
-    (tmp_path / "text.jpg").write_bytes(b"not a picture")
+    (tmp_path / "text.jpg").write_bytes(b"not an image")
     (tmp_path / "torn.jpg").write_bytes(photos[0].read_bytes()[:300])
     bad = [tmp_path / "text.jpg", tmp_path / "gone.jpg", tmp_path / "torn.jpg"]
     done = query(
@@ -138,7 +138,7 @@ def test_a_bad_query_costs_one_line_and_the_others_are_answered(hyperpq, place, 
     assert names(done) == [str(photos[0]), str(photos[1])]
     lines = done.stderr.decode().splitlines()
     assert [line.rpartition(": ")[0] for line in lines] == [f"hyperpq: {path}" for path in bad]
-    assert lines[0].endswith(": not a picture")
+    assert lines[0].endswith(": not an image")
     assert lines[1].endswith(": no such file")
     assert "truncated" in lines[2]
 
@@ -188,7 +188,7 @@ def test_the_index_of_the_environment_and_of_the_option(hyperpq, place, photos, 
 
 def test_names_that_are_not_utf8(hyperpq, place, photos, tmp_path):
     """Bytes of a name come out as they went in."""
-    folder = bytes(tmp_path / "pictures")
+    folder = bytes(tmp_path / "images")
     os.mkdir(folder)
     odd = [
         os.path.join(folder, name) for name in (b"caf\xe9.jpg", b"a\nb 'c' \xf0\x9f\x8c\x8d.jpg")

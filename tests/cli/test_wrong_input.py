@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from hyperpq import HiHPQIndex, ImageIndex
-from hyperpq.build import build_index, update_index
 from hyperpq.errors import HyperPQError
+from hyperpq.images.build import build_index, update_index
 
 # Name: (arguments, exit code, the line on stderr with * for anything). `I` stands for the index of
-# the fixture, `P` for a picture of it; other names lie in the folder of `wrong`. A line of click's
+# the fixture, `P` for an image of it; other names lie in the folder of `wrong`. A line of click's
 # begins with "Error:" and follows two lines of usage.
 COMMANDS = {
     "no-such-command": ("biuld", 2, "Error: No such command 'biuld'.*"),
@@ -23,18 +23,18 @@ COMMANDS = {
     "build-no-folder": (
         "build --images gone",
         1,
-        "{here}/gone: no such file or folder; give a folder of pictures",
+        "{here}/gone: no such file or folder; give a folder of images",
     ),
     "build-empty-path": (
         "build --images {empty}",
         2,
         "Error: Invalid value for '--images': the path is empty.",
     ),
-    "build-empty-folder": ("build --images empty", 1, "no picture found in *empty; expected JPEG*"),
-    "build-only-bad-pictures": (
+    "build-empty-folder": ("build --images empty", 1, "no image found in *empty; expected JPEG*"),
+    "build-only-bad-images": (
         "build --images bad",
         1,
-        "none of 2 pictures can be read, e.g. {here}/bad/*.jpg: *; there is nothing to train on.",
+        "none of 2 images can be read, e.g. {here}/bad/*.jpg: *; there is nothing to train on.",
     ),
     "build-bits-12": (
         "build --images P --bits 12",
@@ -143,8 +143,8 @@ COMMANDS = {
         "the index was made with backbone 'lite0', this is 'lite1'; use 'lite0', or build a new "
         "index",
     ),
-    "build-nothing-there": ("build --images empty --index I", 1, "no picture found in *empty; *"),
-    "query-without-picture": ("query", 2, "Error: Missing argument 'IMG...'."),
+    "build-nothing-there": ("build --images empty --index I", 1, "no image found in *empty; *"),
+    "query-without-image": ("query", 2, "Error: Missing argument 'IMG...'."),
     "query-no-index": (
         "query P --index gone",
         1,
@@ -164,25 +164,25 @@ COMMANDS = {
     "query-index-of-vectors": (
         "query P --index vectors",
         2,
-        "{here}/vectors is an index of vectors, not of pictures; *",
+        "{here}/vectors is an index of vectors, not of images; *",
     ),
     "query-empty-name": (
         "query {empty} --index I",
         2,
-        "'' names no picture; expected at least one.",
+        "'' names no image; expected at least one.",
     ),
     "query-empty-folder": (
         "query empty --index I",
         2,
-        "empty names no picture; expected at least one.",
+        "empty names no image; expected at least one.",
     ),
     "query-no-list": (
         "query @gone.txt --index I",
         2,
         "gone.txt can't be read (No such file or directory); after @ give a file with the name "
-        "of one picture a line.",
+        "of one image a line.",
     ),
-    "query-empty-stdin": ("query - --index I", 2, "- names no picture; expected at least one."),
+    "query-empty-stdin": ("query - --index I", 2, "- names no image; expected at least one."),
     "query-k-0": (
         "query P -k 0",
         2,
@@ -203,12 +203,12 @@ COMMANDS = {
         2,
         "Error: Invalid value for '--threads': 0 is not in the range x>=1.",
     ),
-    "query-missing-picture": ("query gone.jpg --index I", 1, "hyperpq: gone.jpg: no such file"),
+    "query-missing-image": ("query gone.jpg --index I", 1, "hyperpq: gone.jpg: no such file"),
     "add-no-index": ("add bad --index gone", 1, "{here}/gone: no index here *"),
     "add-no-folder": (
         "add gone --index I",
         1,
-        "{here}/gone: no such file or folder; give a folder of pictures",
+        "{here}/gone: no such file or folder; give a folder of images",
     ),
     "add-no-vectors": (
         "add gone.npy --index vectors",
@@ -253,7 +253,7 @@ COMMANDS = {
     "info-damaged-index": ("info --index damaged", 1, "{here}/damaged/manifest.json: *"),
     "verify-no-index": ("verify --index gone", 1, "gone: no index here *"),
     "completion-shell": ("completion tcsh", 2, "Error: Invalid value for *: 'tcsh' is not one of*"),
-    "draw-into-a-file": ("draw text.txt", 1, "text.txt: can't write pictures *; give a folder *"),
+    "draw-into-a-file": ("draw text.txt", 1, "text.txt: can't write images *; give a folder *"),
 }
 
 
@@ -264,7 +264,7 @@ def wrong(tmp_path_factory, place):
     (here / "text.txt").write_text("nothing of use")
     (here / "empty").mkdir()
     (here / "bad").mkdir()
-    (here / "bad/text.jpg").write_text("no picture")
+    (here / "bad/text.jpg").write_text("no image")
     (here / "bad/void.jpg").write_bytes(b"")
     (here / "damaged").mkdir()
     manifest = (place / "hyperpq-index/manifest.json").read_bytes()
@@ -332,13 +332,16 @@ def built(photos, tmp_path, **options):
 
 
 LIBRARY = {
-    "build-no-root": (lambda i, p, t: build_index([], t / "x"), "no picture *"),
+    "build-no-root": (lambda i, p, t: build_index([], t / "x"), "no image *"),
     "build-bits": (lambda i, p, t: built(p, t, bits=8.5), "bits is 8.5; choose a multiple of 8 *"),
     "build-seed": (lambda i, p, t: built(p, t, seed="a"), "seed is 'a'; expected an integer *"),
     "build-epochs": (lambda i, p, t: built(p, t, epochs=-1), "epochs is -1; expected *"),
     "build-train-size": (lambda i, p, t: built(p, t, train_size=0), "train_size is 0; expected *"),
     "build-workers": (lambda i, p, t: built(p, t, workers=-1), "workers is -1; expected *"),
-    "build-score": (lambda i, p, t: built(p, t, score="l2"), "score is 'l2'; choose one of l1, *"),
+    "build-score": (
+        lambda i, p, t: built(p, t, metric="l2"),
+        "metric is 'l2'; choose one of l1, *",
+    ),
     "build-recipe": (lambda i, p, t: built(p, t, recipe="best"), "recipe is 'best'; choose *"),
     "build-backbone": (lambda i, p, t: built(p, t, backbone=""), "no backbone ''; there are *"),
     "update-no-index": (lambda i, p, t: update_index(p, t / "x"), "{t}/x: no index here *"),

@@ -55,7 +55,7 @@ def test_imports_are_found_however_they_are_written():
     )
     assert imports(source) == {
         "hyperpq.codes",
-        "hyperpq.lorentz",
+        "hyperpq.geometry.lorentz",
         "hyperpq.errors",
         "hyperpq.store",
     }

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from fault_tools import CODES, D
 
-from hyperpq.selectors import IDSelectorRange, SearchParameters
+from hyperpq.filters.selectors import IDSelectorRange, SearchParameters
 
 N = 6
 RNG = np.random.default_rng(21)

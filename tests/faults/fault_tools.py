@@ -14,10 +14,10 @@ import torch
 import xxhash
 
 from hyperpq import HiHPQIndex
-from hyperpq.codec import HiHPQCodec
-from hyperpq.pq_codec import PQCodec
+from hyperpq.codec.hihpq import HiHPQCodec
+from hyperpq.codec.pq import PQCodec
 from hyperpq.store import verify_directory
-from hyperpq.store.durable import HOLDER_NAME
+from hyperpq.utils.files import HOLDER_NAME
 
 D, CODEWORDS, VECTORS = 8, 256, 997
 _RNG = np.random.default_rng(11)
@@ -160,7 +160,7 @@ def columns_of(ids, version: int) -> dict:
 
 
 def new_index(codec=CODEC) -> HiHPQIndex:
-    return HiHPQIndex.of_codec(codec, device="cpu")
+    return HiHPQIndex.from_codec(codec, device="cpu")
 
 
 def load(root: Path, *, verify: bool = False) -> HiHPQIndex:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fault_tools import canonical, forged
 
-from hyperpq.store.durable import checksums
+from hyperpq.utils.files import checksums
 
 HOSTILE = (
     *(None, True, False, -1, 0, 1, 2, 3, 7, 8, 9, 255, 2**16, 2**31, 2**53, 2**62),

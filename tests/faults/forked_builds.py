@@ -16,10 +16,11 @@ import sys
 
 import numpy as np
 
-from hyperpq import build, build_stages, image_index
 from hyperpq.backbones.base import Backbone
 from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import HyperPQError
+from hyperpq.images import build, image_index
+from hyperpq.images.build import pipeline as build_stages
 
 # Imported before the forks, as each would import them anew.
 for name in (
@@ -36,7 +37,7 @@ for name in ("backbones", "codec", "store.hdf5", "training.trainer", "datasets.a
     importlib.import_module(f"hyperpq.{name}")
 
 SIDE = 16
-# A few dozen pictures then have several chunks and groups.
+# A few dozen images then have several chunks and groups.
 build_stages.CHUNK = 8
 build_stages.GROUP = image_index.GROUP = 8
 

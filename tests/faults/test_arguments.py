@@ -33,7 +33,7 @@ from fault_tools import CODES, D, add, columns_of, contents, learned_codec, new_
 
 from hyperpq import HiHPQIndex
 from hyperpq.errors import InvalidInputError
-from hyperpq.selectors import (
+from hyperpq.filters.selectors import (
     IDSelectorArray,
     IDSelectorBatch,
     IDSelectorBitmap,
@@ -223,7 +223,7 @@ CALLS = {
     "HiHPQIndex d": ("d", NO_COUNTS, lambda _, v: new(v)),
     "HiHPQIndex M": ("M", NO_COUNTS | {"large": lambda: 1025}, lambda _, v: new(8, v)),
     "HiHPQIndex nbits": ("nbits", NO_COUNTS | {"7": lambda: 7}, lambda _, v: new(8, 2, v)),
-    "HiHPQIndex score": ("score", NO_CHOICES, lambda _, v: new(8, 2, score=v)),
+    "HiHPQIndex metric": ("metric", NO_CHOICES, lambda _, v: new(8, 2, metric=v)),
     "HiHPQIndex device": ("device", NO_CHOICES, lambda _, v: HiHPQIndex(8, 2, device=v)),
     "load durability": (
         "durability",
@@ -243,9 +243,9 @@ CALLS = {
     "with_bits": ("bits", NO_COUNTS | {"large": lambda: 8200}, lambda _, v: LEARNED.with_bits(v)),
     "with_bits nbits": ("bits|nbits", NO_COUNTS, lambda _, v: LEARNED.with_bits(16, nbits=v)),
     "with_bits score": (
-        "score|M is 2 and D is 4; the score",
+        "metric|M is 2 and D is 4; the metric",
         NO_CHOICES,
-        lambda _, v: LEARNED.with_bits(16, score=v),
+        lambda _, v: LEARNED.with_bits(16, metric=v),
     ),
 }
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hyperpq.index import HiHPQIndex
-from hyperpq.skipped import from_csv
+from hyperpq.images.skipped import from_csv
+from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.store import verify_directory
 
 OPTIONS = {"seed": 3, "bits": 32, "train_size": 40, "epochs": 3, "recipe": "paper"}
@@ -65,24 +65,24 @@ def jobs(tally):
 
 
 @pytest.fixture(scope="module")
-def pictures(drawn, tmp_path_factory):
-    """24 pictures with four bad files among them and a whole group of bad ones."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(drawn, tmp_path_factory):
+    """24 images with four bad files among them and a whole group of bad ones."""
+    folder = tmp_path_factory.mktemp("images")
     good = [path for path in sorted(drawn.rglob("*")) if path.suffix in (".png", ".jpg")][::3]
     for i, path in enumerate(good):
         shutil.copyfile(path, folder / f"{i:02}{path.suffix}")
     for i in (3, 9, 20, 30):
-        (folder / f"{i:02}-bad.jpg").write_bytes(b"no picture")
+        (folder / f"{i:02}-bad.jpg").write_bytes(b"no image")
     for i in range(16):
         (folder / f"23-{i:02}-bad.jpg").write_bytes(b"")
     return folder
 
 
 @pytest.fixture(scope="module")
-def whole(jobs, pictures, tmp_path_factory):
+def whole(jobs, images, tmp_path_factory):
     """The bytes and steps of an undisturbed build."""
     root = tmp_path_factory.mktemp("whole")
-    done = jobs(root, pictures, **OPTIONS)
+    done = jobs(root, images, **OPTIONS)
     assert done["status"] == 0
     assert done["error"] is None
     return content(root), done["steps"]
@@ -109,7 +109,7 @@ def check_same(root, whole):
     assert [name for name in found if found[name] != whole[0][name]] == []
 
 
-def test_the_undisturbed_build_is_what_it_should_be(whole, pictures):
+def test_the_undisturbed_build_is_what_it_should_be(whole, images):
     files, steps = whole
     skipped = from_csv(files["skipped.csv"])
     assert len(skipped) == 20
@@ -120,78 +120,78 @@ def test_the_undisturbed_build_is_what_it_should_be(whole, pictures):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_killed_and_resumed(jobs, pictures, whole, tmp_path, step):
-    assert jobs(tmp_path, pictures, kill=STEPS[step], **OPTIONS)["status"] == -signal.SIGKILL
-    done = jobs(tmp_path, pictures, resume=True, **OPTIONS)
+def test_killed_and_resumed(jobs, images, whole, tmp_path, step):
+    assert jobs(tmp_path, images, kill=STEPS[step], **OPTIONS)["status"] == -signal.SIGKILL
+    done = jobs(tmp_path, images, resume=True, **OPTIONS)
     assert done["error"] is None
     check_same(tmp_path, whole)
     assert verify_directory(tmp_path / "index") == []
 
 
-def test_pictures_without_views_are_not_read_again(jobs, pictures, tmp_path):
+def test_images_without_views_are_not_read_again(jobs, images, tmp_path):
     options = OPTIONS | {"recipe": "default", "view_size": 8}
     undisturbed, root = tmp_path / "whole", tmp_path / "killed"
     for folder in (undisturbed, root):
         folder.mkdir()
-    done = jobs(undisturbed, pictures, **options)
+    done = jobs(undisturbed, images, **options)
     assert done["error"] is None
     step = "rename /index.building/plain/00001.json"
     assert sum(line == step for line in done["steps"]) == 1
-    assert jobs(root, pictures, kill=(step, 0), **options)["status"] == -signal.SIGKILL
-    resumed = jobs(root, pictures, resume=True, **options)
+    assert jobs(root, images, kill=(step, 0), **options)["status"] == -signal.SIGKILL
+    resumed = jobs(root, images, resume=True, **options)
     assert resumed["error"] is None
     assert not any("/views/" in line for line in resumed["steps"] if line.startswith("rename"))
     check_same(root, (content(undisturbed), None))
 
 
 @pytest.mark.slow
-def test_killed_at_every_step_and_resumed(jobs, pictures, whole, tmp_path):
+def test_killed_at_every_step_and_resumed(jobs, images, whole, tmp_path):
     for number in range(len(whole[1])):
         root = tmp_path / str(number)
         root.mkdir()
-        assert jobs(root, pictures, kill=number, **OPTIONS)["status"] == -signal.SIGKILL
-        assert jobs(root, pictures, resume=True, **OPTIONS)["error"] is None
+        assert jobs(root, images, kill=number, **OPTIONS)["status"] == -signal.SIGKILL
+        assert jobs(root, images, resume=True, **OPTIONS)["error"] is None
         check_same(root, whole)
 
 
-def test_killed_again_and_again(jobs, pictures, whole, tmp_path):
+def test_killed_again_and_again(jobs, images, whole, tmp_path):
     for kill in (5, 20, 35, 40, 45, 50):
-        killed = jobs(tmp_path, pictures, kill=kill, resume=True, **OPTIONS)["status"]
+        killed = jobs(tmp_path, images, kill=kill, resume=True, **OPTIONS)["status"]
         assert killed == -signal.SIGKILL
-    assert jobs(tmp_path, pictures, resume=True, **OPTIONS)["error"] is None
+    assert jobs(tmp_path, images, resume=True, **OPTIONS)["error"] is None
     check_same(tmp_path, whole)
 
 
-def test_resumed_from_nothing(jobs, pictures, whole, tmp_path):
-    assert jobs(tmp_path, pictures, resume=True, **OPTIONS)["error"] is None
+def test_resumed_from_nothing(jobs, images, whole, tmp_path):
+    assert jobs(tmp_path, images, resume=True, **OPTIONS)["error"] is None
     check_same(tmp_path, whole)
 
 
-def test_a_killed_build_is_in_the_way_until_resumed_or_given_up(jobs, pictures, whole, tmp_path):
-    jobs(tmp_path, pictures, kill=STEPS["train-later"], **{**OPTIONS, "seed": 4})
+def test_a_killed_build_is_in_the_way_until_resumed_or_given_up(jobs, images, whole, tmp_path):
+    jobs(tmp_path, images, kill=STEPS["train-later"], **{**OPTIONS, "seed": 4})
     before = files_of(tmp_path)
-    refused = jobs(tmp_path, pictures, **OPTIONS)["error"]
+    refused = jobs(tmp_path, images, **OPTIONS)["error"]
     assert refused.startswith("StoreError")
     assert "--resume" in refused
     assert "--overwrite" in refused
-    other = jobs(tmp_path, pictures, resume=True, **OPTIONS)["error"]
+    other = jobs(tmp_path, images, resume=True, **OPTIONS)["error"]
     assert "other folders or options" in other
     assert files_of(tmp_path) == before
-    assert jobs(tmp_path, pictures, overwrite=True, **OPTIONS)["error"] is None
+    assert jobs(tmp_path, images, overwrite=True, **OPTIONS)["error"] is None
     check_same(tmp_path, whole)
 
 
-def test_giving_up_a_build_is_killed_too(jobs, pictures, whole, tmp_path):
+def test_giving_up_a_build_is_killed_too(jobs, images, whole, tmp_path):
     """What is left of the given up build must not end up in the new one."""
-    jobs(tmp_path, pictures, kill=STEPS["encode-manifest"], **{**OPTIONS, "seed": 4})
+    jobs(tmp_path, images, kill=STEPS["encode-manifest"], **{**OPTIONS, "seed": 4})
     state = tmp_path / "state"
     (tmp_path / "index.building").rename(state)
     number = 0
     while True:
         root = tmp_path / str(number)
         shutil.copytree(state, root / "index.building")
-        done = jobs(root, pictures, overwrite=True, kill=number, **OPTIONS)
-        resumed = jobs(root, pictures, resume=True, **OPTIONS)["error"]
+        done = jobs(root, images, overwrite=True, kill=number, **OPTIONS)
+        resumed = jobs(root, images, resume=True, **OPTIONS)["error"]
         if number:
             assert resumed is None
             check_same(root, whole)
@@ -205,9 +205,9 @@ def test_giving_up_a_build_is_killed_too(jobs, pictures, whole, tmp_path):
 
 @pytest.fixture
 def old(jobs, drawn, tmp_path):
-    """An index of other pictures in the place of the new one; its bytes."""
-    picture = next(drawn.rglob("*.jpg"))
-    done = jobs(tmp_path, picture.parent, seed=1, bits=16)
+    """An index of other images in the place of the new one; its bytes."""
+    image = next(drawn.rglob("*.jpg"))
+    done = jobs(tmp_path, image.parent, seed=1, bits=16)
     assert done["error"] is None
     return content(tmp_path)
 
@@ -215,38 +215,38 @@ def old(jobs, drawn, tmp_path):
 @pytest.mark.parametrize(
     "step", ["plan", "features-chunk", "train-later", "encode-manifest", "finished"]
 )
-def test_a_killed_overwrite_leaves_the_old_index(jobs, pictures, whole, tmp_path, old, step):
+def test_a_killed_overwrite_leaves_the_old_index(jobs, images, whole, tmp_path, old, step):
     again = {**OPTIONS, "overwrite": True}
-    assert jobs(tmp_path, pictures, kill=STEPS[step], **again)["status"] == -signal.SIGKILL
+    assert jobs(tmp_path, images, kill=STEPS[step], **again)["status"] == -signal.SIGKILL
     assert files_of(tmp_path / "index") == old
-    query = [str(next(pictures.glob("00.*")))]
-    answer = jobs(tmp_path, pictures, answer=query)
+    query = [str(next(images.glob("00.*")))]
+    answer = jobs(tmp_path, images, answer=query)
     assert answer["error"] is None
     assert len(answer["steps"][0]) == 2
-    assert jobs(tmp_path, pictures, resume=True, **again)["error"] is None
+    assert jobs(tmp_path, images, resume=True, **again)["error"] is None
     check_same(tmp_path, whole)
 
 
 @pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_replacement_killed_at_many_steps(jobs, pictures, whole, tmp_path, old, stride):
+def test_a_replacement_killed_at_many_steps(jobs, images, whole, tmp_path, old, stride):
     """From the end of the work on there is always an index that answers, old or new."""
     again = {**OPTIONS, "overwrite": True}
     former = tmp_path / "index"
-    query = [str(next(pictures.glob("00.*")))]
+    query = [str(next(images.glob("00.*")))]
     for number in range(0, 200, stride):
         root = tmp_path / str(number)
         shutil.copytree(former, root / "index")
         if not number:
-            jobs(root, pictures, kill=STEPS["finished"], **again)
+            jobs(root, images, kill=STEPS["finished"], **again)
             work = tmp_path / "work"
             shutil.copytree(root / "index.building", work)
         else:
             shutil.copytree(work, root / "index.building")
-        killed = jobs(root, pictures, kill=number, resume=True, **again)["status"]
-        answer = jobs(root, pictures, answer=query)
+        killed = jobs(root, images, kill=number, resume=True, **again)["status"]
+        answer = jobs(root, images, answer=query)
         assert answer["error"] is None, number
         assert len(answer["steps"][0]) in (2, 3)
-        assert jobs(root, pictures, resume=True, **again)["error"] is None
+        assert jobs(root, images, resume=True, **again)["error"] is None
         check_same(root, whole)
         shutil.rmtree(root)
         if not killed:
@@ -264,10 +264,10 @@ def paths_of(path):
     return sorted(os.path.basename(p).decode() for p in alive)
 
 
-def test_an_update_killed_at_every_step(jobs, pictures, tmp_path):
-    """Whatever was done, the next build ends with every picture once."""
-    folder = tmp_path / "pictures"
-    shutil.copytree(pictures, folder)
+def test_an_update_killed_at_every_step(jobs, images, tmp_path):
+    """Whatever was done, the next build ends with every image once."""
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
     late = sorted(folder.glob("[0-9]?.*"))[10:]
     (tmp_path / "late").mkdir()
     for path in late:
@@ -298,9 +298,9 @@ def test_an_update_killed_at_every_step(jobs, pictures, tmp_path):
     assert between == expected
 
 
-def command(root, pictures, *options):
+def command(root, images, *options):
     return [
-        *(sys.executable, "-m", "hyperpq", "build", "--images", str(pictures)),
+        *(sys.executable, "-m", "hyperpq", "build", "--images", str(images)),
         *("--index", str(root / "index"), "--epochs", "1", "--bits", "16"),
         *options,
     ]
@@ -308,18 +308,18 @@ def command(root, pictures, *options):
 
 def test_the_command_killed_from_outside(drawn, tmp_path):
     """The real command with the real network, killed in the middle of its work."""
-    pictures = next(drawn.iterdir())
+    images = next(drawn.iterdir())
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    subprocess.run(command(whole, pictures), check=True, capture_output=True)
+    subprocess.run(command(whole, images), check=True, capture_output=True)
     work = killed / "index.building"
-    with subprocess.Popen(command(killed, pictures), stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command(killed, images), stdout=subprocess.PIPE) as process:
         while not (work / "settings.json").exists():
             assert process.poll() is None
             time.sleep(0.01)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert work.exists()
-    subprocess.run(command(killed, pictures, "--resume"), check=True, capture_output=True)
+    subprocess.run(command(killed, images, "--resume"), check=True, capture_output=True)
     assert content(killed) == content(whole)

@@ -21,11 +21,11 @@ from forgeries import HOSTILE, spots
 from hypothesis import example, given, seed, settings
 from hypothesis import strategies as st
 
-from hyperpq.codec_files import SETTINGS_FILE, WEIGHTS_FILE, from_files, to_files
+from hyperpq.codec.serialization import SETTINGS_FILE, WEIGHTS_FILE, from_files, to_files
 from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError
 from hyperpq.store.columns import Categories
-from hyperpq.store.hdf5 import structure_problem
-from hyperpq.store.manifest_reader import parse_manifest
+from hyperpq.store.hdf5_layout import structure_problem
+from hyperpq.store.manifest_parser import parse_manifest
 from hyperpq.store.shard import Shard, parse_dead
 
 PLACE = Path("an-index/manifest.json")

@@ -26,15 +26,15 @@ from fault_tools import (
 )
 from index_operations import OPERATIONS, make_index
 
-MOST_ROWS = 1500
+MAX_ROWS = 1500
 
 
 def next_change(rng: random.Random, held: dict[int, int], next_id: int) -> dict:
     """What to do next to an index that holds ``held``, id -> version."""
     op = rng.choice(("add", "add_with_ids", "remove_ids", "update", "compact"))
     count = rng.choice((1, 2, 5, 20, 300))
-    if len(held) > MOST_ROWS:
-        op, count = "remove_ids", MOST_ROWS - 200
+    if len(held) > MAX_ROWS:
+        op, count = "remove_ids", MAX_ROWS - 200
     if op == "add":
         return {"op": op, "ids": list(range(next_id, next_id + count)), "version": 0}
     if op == "add_with_ids":

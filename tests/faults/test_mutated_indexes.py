@@ -13,7 +13,7 @@ from fault_tools import CODEC, QUERIES, X, add, in_child, learned_codec, load, n
 from forgeries import BLIND, WITH_CHECKSUMS, Forger
 
 from hyperpq.errors import HyperPQError
-from hyperpq.selectors import IDSelectorRange
+from hyperpq.filters.selectors import IDSelectorRange
 
 # Beside what the process has already.
 MEMORY = 512 << 20

@@ -1,0 +1,1 @@
+"""Codecs: features in, codes and distance tables out; their files."""

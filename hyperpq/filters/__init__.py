@@ -1,0 +1,1 @@
+"""Which rows a search looks at: conditions on attributes, and sets of ids."""

@@ -1,0 +1,221 @@
+"""Which rows a search looks at: FAISS's selectors of ids, and what a search is told."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.errors import InvalidInputError
+from hyperpq.filters.where import Where
+from hyperpq.store.rows import rows_of
+from hyperpq.utils.validation import as_array, as_count
+
+_INT64 = np.iinfo(np.int64)
+
+
+class IDSelector(ABC):
+    """A set of ids."""
+
+    @abstractmethod
+    def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of some ids are in the set.
+
+        Parameters
+        ----------
+        ids : ndarray, shape (n,), int64
+            Ascending, none twice, as a part of an index has them.
+
+        Returns
+        -------
+        ndarray, shape (n,), bool
+        """
+
+    def is_member(self, id: int) -> bool:
+        """Whether one id is in the set."""
+        one = as_count(id, "id", int(_INT64.min))
+        return bool(self.mask(np.array([one], np.int64))[0])
+
+
+@dataclass(frozen=True)
+class IDSelectorRange(IDSelector):
+    """Ids from ``imin`` to ``imax - 1``; none if ``imax`` isn't above ``imin``."""
+
+    imin: int
+    imax: int
+
+    def __post_init__(self) -> None:
+        for name in ("imin", "imax"):
+            value = as_count(getattr(self, name), name, int(_INT64.min))
+            object.__setattr__(self, name, value)
+
+    def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
+        out = np.zeros(len(ids), np.bool_)
+        out[slice(*np.searchsorted(ids, [self.imin, self.imax]))] = True
+        return out
+
+
+class IDSelectorArray(IDSelector):
+    """The ids that are given.
+
+    Parameters
+    ----------
+    ids : array_like, shape (v,), integers
+        In any order, repeats allowed.
+
+    Raises
+    ------
+    InvalidInputError
+        Another shape or dtype, or a number beyond int64.
+    """
+
+    def __init__(self, ids: Any) -> None:
+        array = as_array(ids, "ids")
+        if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+            raise InvalidInputError(
+                f"ids have shape {array.shape} and dtype {array.dtype}; expected integers (v,)."
+            )
+        if array.dtype.kind == "u" and array.size and int(array.max()) > _INT64.max:
+            raise InvalidInputError(f"ids go up to {array.max()}; the largest id is 2**63 - 1.")
+        self.ids: NDArray[np.int64] = np.unique(array.astype(np.int64))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.ids)} ids)"
+
+    def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
+        # The shorter one is looked up in the longer one.
+        if len(ids) < len(self.ids):
+            return rows_of(ids, self.ids) >= 0
+        out = np.zeros(len(ids), np.bool_)
+        rows = rows_of(self.ids, ids)
+        out[rows[rows >= 0]] = True
+        return out
+
+
+class IDSelectorBatch(IDSelectorArray):
+    """The ids that are given, as `IDSelectorArray`: FAISS's name for large sets of them."""
+
+
+class IDSelectorBitmap(IDSelector):
+    """The ids whose bits are set.
+
+    Parameters
+    ----------
+    bits : array_like, shape (bytes,), uint8, or (v,), bool
+        Id i is bit ``i % 8`` of byte ``i // 8``, the lowest bit first; or the bool number i.
+
+    Raises
+    ------
+    InvalidInputError
+        Another shape or dtype.
+    """
+
+    def __init__(self, bits: Any) -> None:
+        array = as_array(bits, "bits")
+        if array.ndim != 1 or array.dtype not in (np.uint8, np.bool_):
+            raise InvalidInputError(
+                f"bits have shape {array.shape} and dtype {array.dtype}; "
+                "expected uint8 (bytes,) or bool (v,)."
+            )
+        packed = array.dtype == np.uint8
+        self.bits: NDArray[np.uint8] = (
+            array.copy() if packed else np.packbits(array, bitorder="little")
+        )
+
+    def __repr__(self) -> str:
+        return f"IDSelectorBitmap({len(self.bits)} bytes)"
+
+    def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
+        out = np.zeros(len(ids), np.bool_)
+        rows = slice(*np.searchsorted(ids, [0, 8 * len(self.bits)]))
+        inside = ids[rows]
+        out[rows] = self.bits[inside >> 3] >> (inside & 7).astype(np.uint8) & 1
+        return out
+
+
+@dataclass(frozen=True)
+class IDSelectorAll(IDSelector):
+    """Every id."""
+
+    def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
+        return np.ones(len(ids), np.bool_)
+
+
+@dataclass(frozen=True)
+class IDSelectorNot(IDSelector):
+    """The ids that aren't in ``sel``."""
+
+    sel: IDSelector
+
+    def __post_init__(self) -> None:
+        _check(self.sel, "sel")
+
+    def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
+        return ~self.sel.mask(ids)
+
+
+@dataclass(frozen=True)
+class _Two(IDSelector):
+    lhs: IDSelector
+    rhs: IDSelector
+
+    def __post_init__(self) -> None:
+        _check(self.lhs, "lhs")
+        _check(self.rhs, "rhs")
+
+
+class IDSelectorAnd(_Two):
+    """The ids that are in both, ``lhs`` and ``rhs``."""
+
+    def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
+        return self.lhs.mask(ids) & self.rhs.mask(ids)
+
+
+class IDSelectorOr(_Two):
+    """The ids that are in ``lhs``, in ``rhs`` or in both."""
+
+    def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
+        return self.lhs.mask(ids) | self.rhs.mask(ids)
+
+
+class IDSelectorXOr(_Two):
+    """The ids that are in ``lhs`` or in ``rhs``, not in both."""
+
+    def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
+        return self.lhs.mask(ids) ^ self.rhs.mask(ids)
+
+
+@dataclass(frozen=True, init=False)
+class SearchParameters:
+    """What a search looks at: the rows that fulfil both, all without either.
+
+    Parameters
+    ----------
+    sel : IDSelector, optional
+        By their ids.
+    where : str or Where, optional
+        By their attributes and paths; text is parsed here.
+
+    Raises
+    ------
+    InvalidInputError
+        Another type, or text that isn't in the language.
+    """
+
+    sel: IDSelector | None
+    where: Where | None
+
+    def __init__(self, sel: IDSelector | None = None, where: str | Where | None = None) -> None:
+        if sel is not None:
+            _check(sel, "sel")
+        parsed = where if where is None or isinstance(where, Where) else Where(where)
+        object.__setattr__(self, "sel", sel)
+        object.__setattr__(self, "where", parsed)
+
+
+def _check(value: object, name: str) -> None:
+    if not isinstance(value, IDSelector):
+        raise InvalidInputError(f"{name} is {value!r}; expected an IDSelector of hyperpq.")

@@ -1,0 +1,1 @@
+"""Curved and flat spaces: pure functions on batches of points."""

@@ -1,0 +1,132 @@
+"""Scores of all pairs of points, summed over the subspaces: what a contrastive loss looks at.
+
+Training spends most of its time here. A block of pairs at a time goes through all subspaces, so
+that what lies between the matrix product and the sum stays in the cache of a core; the backward
+pass works it out again instead of keeping it, and the gradients are closed forms.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from hyperpq.geometry.lorentz import GRAM_FLOOR, time_part
+
+# Pairs of one subspace at once on a CPU, 256 KB of float32.
+_CACHED = 1 << 16
+
+
+def pair_scores(x: Tensor, y: Tensor, c: Tensor, metric: str) -> Tensor:
+    """Sums over the subspaces of the scores of all pairs.
+
+    The absolute error of a squared chord is about ``eps x0 y0``, see `lorentz.sqchord_matrix`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (n, M, D)
+        Space parts.
+    y : Tensor, shape (m, M, D)
+        Space parts.
+    c : Tensor, shape (M,)
+        Negated curvatures.
+    metric : {"l1", "geodesic", "chord"}
+        See `lorentz.score_of`.
+
+    Returns
+    -------
+    Tensor, shape (n, m)
+        Differentiable, once; squared chords below 1e-8 count as that, without a gradient.
+    """
+    return cast(Tensor, _PairScores.apply(x, y, c, metric))
+
+
+def _with_time(x: Tensor, c: Tensor) -> Tensor:
+    """Space parts (n, M, D) -> space and time parts (M, n, D + 1)."""
+    x = x.transpose(0, 1)
+    return torch.cat([x, time_part(x, c[:, None]).unsqueeze(-1)], -1)
+
+
+def _negated(x: Tensor) -> Tensor:
+    """The same with the space parts negated: products are then those of the Lorentz form."""
+    return torch.cat([-x[..., :-1], x[..., -1:]], -1)
+
+
+def _blocks(n: int, m: int, device: torch.device) -> list[slice]:
+    step = n if device.type != "cpu" else max(1, _CACHED // max(m, 1))
+    return [slice(start, start + step) for start in range(0, n, step)]
+
+
+def _half_sinh(left: Tensor, right: Tensor, c: float) -> Tensor:
+    """``z^2 = c q^2 / 4`` of rows (r, D + 1) and negated columns (D + 1, m) times c / 2."""
+    return (left @ right).sub_(0.5).clamp_min_(c / 4 * GRAM_FLOOR)
+
+
+class _PairScores(torch.autograd.Function):
+    """With ``a = asinh(z)`` the scores are ``2 a / sqrt(c)``, ``4 a^2 / c`` and ``4 z^2 / c``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, c: Tensor, metric: str) -> Tensor:
+        left, right = _with_time(x, c), _negated(_with_time(y, c)).transpose(1, 2)
+        right = right * (c / 2)[:, None, None]
+        out = x.new_zeros(len(x), len(y))
+        for rows in _blocks(len(x), len(y), out.device):
+            for m, curvature in enumerate(c.tolist()):
+                z2 = _half_sinh(left[m, rows], right[m], curvature)
+                if metric == "chord":
+                    out[rows].add_(z2, alpha=4 / curvature)
+                    continue
+                a = (z2 + 1).sqrt_().add_(z2.sqrt_()).log_()
+                if metric == "l1":
+                    out[rows].add_(a, alpha=2 / curvature**0.5)
+                else:
+                    out[rows].add_(a.square_(), alpha=4 / curvature)
+        ctx.save_for_backward(x, y, c)
+        ctx.metric = metric
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        x, y, c = ctx.saved_tensors
+        metric, g = ctx.metric, grads[0]
+        one, other = _with_time(x, c), _with_time(y, c)
+        from_x, from_y = _negated(one), _negated(other)
+        right = from_y.transpose(1, 2) * (c / 2)[:, None, None]
+        # Slopes by z^2 times the other's coordinates, summed over the pairs; time is last.
+        sums, back = torch.zeros_like(one), torch.zeros_like(other)
+        dc = torch.zeros_like(c)
+        for rows in _blocks(len(x), len(y), g.device):
+            outer = g[rows].contiguous()
+            for m, curvature in enumerate(c.tolist()):
+                z2 = _half_sinh(one[m, rows], right[m], curvature)
+                if metric == "chord":
+                    slope = outer * (4 / curvature)
+                    value = torch.dot(slope.flatten(), z2.flatten()) / curvature
+                else:
+                    z, root = z2.sqrt(), (z2 + 1).sqrt_()
+                    slope = outer / (z * root)
+                    a = z.add_(root).log_()
+                    if metric == "l1":
+                        slope.mul_(curvature**-0.5)
+                        value = torch.dot(outer.flatten(), a.flatten()) / curvature**1.5
+                    else:
+                        slope.mul_(a).mul_(4 / curvature)
+                        value = torch.dot(outer.flatten(), a.square_().flatten())
+                        value = value * (4 / curvature**2)
+                slope.masked_fill_(z2 <= curvature / 4 * GRAM_FLOOR, 0)
+                dc[m] += (torch.dot(slope.flatten(), z2.flatten()) + slope.sum() / 2) / curvature
+                dc[m] -= value
+                sums[m, rows] = slope @ from_y[m]
+                back[m].addmm_(slope.T, from_x[m, rows])
+        dx, by_x = _through_time(one, sums, c)
+        dy, by_y = _through_time(other, back, c)
+        return dx.transpose(0, 1), dy.transpose(0, 1), dc + by_x + by_y, None
+
+
+def _through_time(own: Tensor, sums: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by space parts (M, n, D) and by c (M,): the time part follows from both."""
+    half = (c / 2)[:, None]
+    by_time = half * sums[..., -1] / own[..., -1]
+    dx = half[..., None] * sums[..., :-1] + by_time[..., None] * own[..., :-1]
+    return dx, -by_time.sum(1) / (2 * c.square())

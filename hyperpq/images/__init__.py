@@ -1,0 +1,1 @@
+"""Folders of images: listing, features, and the index that a build makes of them."""

@@ -1,0 +1,1 @@
+"""Indexes in the manner of FAISS: train, add, search, save."""

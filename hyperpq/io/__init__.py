@@ -1,0 +1,1 @@
+"""Vectors and codes from files of other programs, and to them."""

@@ -1,0 +1,138 @@
+"""Vectors in HDF5 files, which may come from strangers.
+
+A file can't send the reader elsewhere (external links, external storage, virtual datasets), nor
+make it take memory for numbers that the file doesn't hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    import h5py
+
+# Of a chunk as numbers: HDF5 unpacks a chunk whole.
+_MAX_CHUNK = 1 << 30
+
+
+def hdf5_source(
+    path: Path, dataset: str | None
+) -> tuple[tuple[int, int], Callable[[int], Iterator[NDArray[Any]]]]:
+    """Shape and reader of a two-dimensional dataset of numbers.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    dataset : str, optional
+        Name of the dataset; the only one of two dimensions unless given.
+
+    Raises
+    ------
+    InvalidInputError
+        No HDF5 file, no such dataset or several, or one that the file doesn't hold itself.
+    """
+    with _opened(path) as file:
+        n, d = _chosen(file, path, dataset).shape
+
+    def read(rows: int) -> Iterator[NDArray[Any]]:
+        with _opened(path) as file:
+            data = _chosen(file, path, dataset)
+            for start in range(0, len(data), rows):
+                yield data[start : start + rows]
+
+    return (n, d), read
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    import h5py
+
+    try:
+        # HDF5's own locks fail on some network file systems.
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
+    except InvalidInputError:
+        raise
+    # What h5py raises depends on where in the file the damage is, and is not documented.
+    except Exception as error:
+        raise InvalidInputError(f"{path} isn't a readable HDF5 file: {error}.") from error
+
+
+def _chosen(file: h5py.File, path: Path, dataset: str | None) -> h5py.Dataset:
+    """The dataset that is meant, checked."""
+    import h5py
+
+    names: list[str] = []
+    # Hard links only: this neither follows links to other names and files nor comes twice.
+    file.visititems(lambda name, item: names.append(name) if type(item) is h5py.Dataset else None)
+    if dataset is not None:
+        wanted = dataset.strip("/")
+        if wanted not in names:
+            raise InvalidInputError(
+                f"{path} has no dataset {dataset!r}, only {_listed(names)}; links aren't followed."
+            )
+        return _checked(file, path, wanted)
+    flat = [name for name in names if _dimensions(file[name]) == 2]
+    if len(flat) != 1:
+        raise InvalidInputError(
+            f"{path} has {len(flat)} datasets of two dimensions ({_listed(flat)}); "
+            "expected one, or the name of one."
+        )
+    return _checked(file, path, flat[0])
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:10])) or "none"
+    return f"{shown}, ..." if len(names) > 10 else shown
+
+
+def _dimensions(data: h5py.Dataset) -> int:
+    """Dimensions of a dataset; 0 of one that lies in other files, which isn't asked."""
+    from h5py import h5d
+
+    virtual = data.id.get_create_plist().get_layout() == h5d.VIRTUAL
+    return 0 if virtual or data.shape is None else len(data.shape)
+
+
+def _checked(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
+    data = file[name]
+    problem = _problem(data, path.stat().st_size)
+    if problem:
+        raise InvalidInputError(f"{path}: dataset {name!r} {problem}.")
+    return data
+
+
+def _problem(data: h5py.Dataset, size: int) -> str | None:
+    """Why a dataset of a file of ``size`` bytes can't be read as vectors, or None."""
+    from h5py import h5d
+
+    creation = data.id.get_create_plist()
+    layout = creation.get_layout()
+    if layout == h5d.VIRTUAL or creation.get_external_count():
+        return "lies in other files; expected its numbers in this one"
+    if data.shape is None or len(data.shape) != 2:
+        return f"has shape {data.shape}; expected two dimensions, (n, d)"
+    if data.dtype.kind not in "fiub":
+        return f"has dtype {data.dtype}; expected numbers (any float or integer dtype)"
+    n, d = data.shape
+    length, stored = n * d * data.dtype.itemsize, data.id.get_storage_size()
+    short = f"has shape {data.shape}, but the file holds only a part of its numbers"
+    if layout == h5d.CHUNKED:
+        if int(np.prod(data.chunks, dtype=object)) * data.dtype.itemsize > _MAX_CHUNK:
+            return f"has chunks {data.chunks}; expected at most {_MAX_CHUNK} bytes a chunk"
+        chunks = -(-n // data.chunks[0]) * -(-d // data.chunks[1])
+        # What was never written has no chunk and reads as zeros, however much it is.
+        if data.id.get_num_chunks() != chunks or stored > size:
+            return short
+    elif stored < length or (data.id.get_offset() or 0) + length > size:
+        return short
+    return None

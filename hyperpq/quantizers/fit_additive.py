@@ -1,0 +1,162 @@
+"""Codebooks of an `AdditiveQuantizer`: residual k-means, then gradient steps of a ranking loss.
+
+Residual quantization (Chen et al., Sensors 2010) of the vectors with the wanted N as a further
+coordinate is the start. Then codes are searched, and with these kept the codewords move: the
+softmax of the scores is to follow the softmax of the exact distances, and the codes' own cost is to
+fall. Codes are searched anew every few epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div
+
+from hyperpq.progress import Progress, SilentProgress
+from hyperpq.quantizers.additive import AdditiveQuantizer
+from hyperpq.quantizers.kmeans import import_faiss
+
+# The weight of N's error is this over the mean squared length.
+_STRESS = 1.5
+# Below this many rows the start is kept: too few pairs to learn an order from.
+SMALLEST = 1000
+_START_BEAM, _BEAM = 8, 4
+# The wanted N beside y at the start: less of it spares bits for y, the search sees to N.
+_SHARE = 0.25
+_QUERIES, _DATABASE = 256, 1024
+_RATE, _SEARCH_EVERY = 5e-4, 4
+# A neighbour lies this much of the mean squared distance nearer.
+_TEMPERATURE = 0.02
+# Weight of the ranking loss beside ten times the cost: with more, rows that weren't learned from
+# lose (docs/method.md).
+_RANKING, _COST = 0.3, 10.0
+
+
+def fit_additive(
+    v: Tensor,
+    M: int,
+    nbits: int = 8,
+    *,
+    seed: int,
+    epochs: int = 16,
+    device: str | torch.device = "cpu",
+    progress: Progress | None = None,
+) -> AdditiveQuantizer:
+    """A quantizer for vectors (y, s).
+
+    Parameters
+    ----------
+    v : Tensor, shape (n, D), float32
+        Vectors as `AdditiveQuantizer` takes them, n >= 1, on the CPU.
+    M : int
+        Number of codebooks.
+    nbits : {4, 8}
+        Bits of one code.
+    seed : int
+        Same seed, same result on the same machine.
+    epochs : int
+        Passes of the refinement; 0 leaves the start.
+    device : str or torch.device
+        Where the refinement runs.
+    progress : Progress, optional
+        Told about each epoch.
+
+    Returns
+    -------
+    AdditiveQuantizer
+        On the CPU.
+
+    Raises
+    ------
+    InvalidInputError
+        M, D or nbits out of range.
+    MissingDependencyError
+        faiss isn't installed.
+    """
+    quantizer = AdditiveQuantizer(M, v.shape[1], nbits)
+    with torch.no_grad():
+        quantizer.stress.fill_(_STRESS / max(float(v[:, -1].mean()), 1e-6))
+        quantizer.codebooks.copy_(_start(v, M, quantizer.K, seed))
+    if len(v) >= SMALLEST and epochs:
+        _refine(quantizer.to(device), v.to(device), epochs, seed, progress or SilentProgress())
+    return quantizer.cpu()
+
+
+def _start(v: Tensor, M: int, K: int, seed: int) -> Tensor:
+    """Codebooks (M, K, D) by residual quantization."""
+    y, n = v[:, :-1], len(v)
+    # What N should be where nothing is left of y.
+    wanted = (y.square().sum(1) + v[:, -1]) / 2
+    rows = torch.cat([y, wanted[:, None]], 1)
+    if n <= K:
+        # Each row is a codeword of the first codebook; the others add nothing.
+        codebooks = torch.zeros(M, K, v.shape[1])
+        codebooks[0] = rows[torch.arange(K) % n]
+        return codebooks
+    faiss = import_faiss()
+    center = rows.mean(0)
+    center[:-1] = 0
+    scale = torch.ones(v.shape[1])
+    scale[-1] = _SHARE
+    rq = faiss.ResidualQuantizer(v.shape[1], M, K.bit_length() - 1)
+    # The tables give the same codes as the plain beam search, faster.
+    rq.max_beam_size, rq.use_beam_LUT = _START_BEAM, 1
+    rq.cp.seed, rq.cp.min_points_per_centroid = seed % 2**31, 1
+    rq.train(np.ascontiguousarray(((rows - center) * scale).numpy()))
+    codebooks = torch.from_numpy(faiss.vector_to_array(rq.codebooks).reshape(M, K, -1).copy())
+    codebooks /= scale
+    codebooks[0] += center
+    return codebooks
+
+
+def _refine(
+    quantizer: AdditiveQuantizer, v: Tensor, epochs: int, seed: int, progress: Progress
+) -> None:
+    """Move the codewords, see the head of this file."""
+    n, device = len(v), v.device
+    y, length = v[:, :-1], v[:, -1]
+    spread = max(2 * float(length.mean()), 1e-6)
+    wanted = (length - y.square().sum(1)) / 2
+    sharpness = torch.zeros((), device=device, requires_grad=True)
+    groups: list[dict[str, Any]] = [
+        {"params": [quantizer.codebooks]},
+        {"params": [sharpness], "lr": 20 * _RATE},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * -(-n // _QUERIES))
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.empty(0)
+    with progress.phase("refining", epochs, "epochs") as phase:
+        for epoch in range(epochs):
+            if epoch % _SEARCH_EVERY == 0:
+                codes = quantizer.codes(v[:, None], _BEAM).long()
+            mean = 0.0
+            batches = torch.randperm(n, generator=generator).split(_QUERIES)
+            for batch in batches:
+                rows = batch.to(device)
+                others = torch.randperm(n, generator=generator)[:_DATABASE].to(device)
+                same = rows[:, None] == others
+                q, x = y[rows], y[others]
+                exact = length[rows][:, None] + length[others] - 2 * q @ x.T
+                target = torch.softmax(
+                    (-exact / spread / _TEMPERATURE).masked_fill(same, -math.inf), 1
+                )
+                total = quantizer.sums(codes[others])
+                z, N = total[:, :-1], total[:, -1]
+                # Finite, as kl_div multiplies it with a target of 0.
+                logits = (2 * q @ z.T - N) * sharpness.exp() / spread / _TEMPERATURE
+                logits = torch.log_softmax(logits.masked_fill(same, -1e4), 1)
+                ranking = kl_div(logits, target, reduction="batchmean")
+                miss = N - (x * z).sum(1) - wanted[others]
+                cost = (x - z).square().sum(1) + quantizer.stress * miss.square()
+                loss = _RANKING * ranking + _COST * 2 / spread * cost.mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                mean += float(loss.detach()) / len(batches)
+            phase.advance(loss=mean)

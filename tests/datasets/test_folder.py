@@ -1,0 +1,254 @@
+"""Listing of folders: what is found, what is left out, and that nothing loops or hangs."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hyperpq.datasets.folder import ImageFile, list_images
+from hyperpq.errors import DatasetError, InvalidInputError
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write an image (or other bytes) at a path below the test's folder."""
+
+    def put(name, data=None):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if data is None:
+            Image.new("RGB", (2, 2)).save(path, "PNG")
+        else:
+            path.write_bytes(data)
+        return path
+
+    return put
+
+
+def names(root, *roots, **options):
+    """Paths below the first root, as text."""
+    found = list_images([root, *roots], **options)
+    return [os.path.relpath(os.fsdecode(file.path), root) for file in found]
+
+
+def test_what_is_listed(tmp_path, put):
+    for name in ("b.jpg", "a/c.PNG", "a/d", "a/e.dat", "z.tar.webp", "photo.nef"):
+        put(name)
+    put("empty.jpg", b"")  # the decoder will name it
+    put("words.txt", b"some words")
+    put("hierarchy.json", b"{}")
+    put("empty", b"")
+    put("short.bin", b"\xff")
+    found = list_images([tmp_path])
+    expected = sorted(
+        ["b.jpg", "a/c.PNG", "a/d", "a/e.dat", "z.tar.webp", "photo.nef", "empty.jpg"]
+    )
+    assert names(tmp_path) == expected
+    status = (tmp_path / "b.jpg").stat()
+    assert ImageFile(os.fsencode(tmp_path / "b.jpg"), status.st_size, status.st_mtime_ns) in found
+    assert [file.path for file in found] == sorted(file.path for file in found)
+
+
+def test_hidden_and_system_names(tmp_path, put):
+    put("a.png")
+    hidden = [".a.png", ".git/b.png", "@eaDir/c.png", "$RECYCLE.BIN/d.png", "lost+found/e.png"]
+    hidden += ["System Volume Information/f.png", "x/__MACOSX/g.png", "x/Thumbs.db"]
+    for name in hidden:
+        put(name)
+    assert names(tmp_path) == ["a.png"]
+    assert names(tmp_path, include_hidden=True) == sorted(["a.png", *hidden])
+    assert names(tmp_path / ".git") == ["b.png"]  # named by the user, so wanted
+
+
+def test_single_files_and_overlapping_roots(tmp_path, put, monkeypatch):
+    put("a/b/c.png")
+    put("a/d.png")
+    odd = put("notes.txt", b"words")
+    assert names(tmp_path, tmp_path / "a", tmp_path / "a/b", tmp_path / "a/d.png") == [
+        "a/b/c.png",
+        "a/d.png",
+    ]
+    assert names(tmp_path, odd, odd) == ["a/b/c.png", "a/d.png", "notes.txt"]
+    monkeypatch.chdir(tmp_path / "a")
+    assert names(tmp_path / "a", ".", "../a/b", b"d.png") == ["b/c.png", "d.png"]
+    assert list_images(["b"])[0].path == os.fsencode(tmp_path / "a/b/c.png")
+    os.link(tmp_path / "a/d.png", tmp_path / "a/hard.png")
+    assert names(tmp_path / "a") == ["b/c.png", "d.png"]
+
+
+def test_links_are_followed_once_and_never_in_circles(tmp_path, put):
+    root = tmp_path / "root"
+    put("root/real/one.png")
+    put("root/real/sub/two.png")
+    put("outside/three.png")
+    put("other.png")
+    (root / "a_link_to_real").symlink_to(root / "real")
+    (root / "a_link_to_one.png").symlink_to(root / "real/one.png")
+    (root / "real/sub/up").symlink_to(root)
+    (root / "real/sub/self").symlink_to(".")
+    (root / "out").symlink_to(tmp_path / "outside")
+    (root / "other_link.png").symlink_to(tmp_path / "other.png")
+    (tmp_path / "outside/back").symlink_to(root)
+    (tmp_path / "outside/again").symlink_to(tmp_path / "outside")
+    assert names(root) == ["other_link.png", "out/three.png", "real/one.png", "real/sub/two.png"]
+    linked_root = tmp_path / "linked_root"
+    linked_root.symlink_to(root)
+    assert names(linked_root)[2:] == ["real/one.png", "real/sub/two.png"]
+
+
+def test_a_lattice_of_links_is_not_walked_exponentially(tmp_path, put):
+    for level in range(30):
+        folder = tmp_path / f"far/{level}"
+        folder.mkdir(parents=True)
+        for side in "xy":
+            (folder / side).symlink_to(tmp_path / f"far/{level + 1}")
+    put("far/30/deep.png")
+    (tmp_path / "near").mkdir()
+    (tmp_path / "near/start").symlink_to(tmp_path / "far/0")
+    assert names(tmp_path / "near") == ["start/" + "x/" * 30 + "deep.png"]
+
+
+def test_what_cannot_be_looked_at_is_reported(tmp_path, put, monkeypatch):
+    put("a.png")
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nothing")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / ".hyperpqignore")
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+    skipped = []
+    found = names(tmp_path, on_skip=lambda path, reason: skipped.append((path, reason)))
+    assert found == ["a.png"]
+    assert sorted((os.path.basename(path), reason) for path, reason in skipped) == [
+        (b"broken.png", "broken link"),
+        (b"circle", "too many levels of symbolic links"),
+        (b"null.png", "not a regular file"),
+        (b"pipe.png", "not a regular file"),
+        (b"socket.png", "not a regular file"),
+    ]
+    assert names(tmp_path) == ["a.png"]  # and without anybody to tell
+
+
+def test_unreadable_folders_and_files_are_reported(tmp_path, put, monkeypatch):
+    put("a.png")
+    put("closed/b.png")
+    put("unknown")
+    scandir, open_ = os.scandir, os.open
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    # Root may read everything, so the system's refusal is played.
+    monkeypatch.setattr(
+        os, "scandir", lambda path: refuse(path) if path.endswith(b"closed") else scandir(path)
+    )
+    monkeypatch.setattr(
+        os,
+        "open",
+        lambda path, *flags: refuse(path) if path.endswith(b"unknown") else open_(path, *flags),
+    )
+    skipped = {}
+    assert names(tmp_path, on_skip=skipped.__setitem__) == ["a.png"]
+    assert skipped == {
+        os.fsencode(tmp_path / "closed"): "permission denied",
+        os.fsencode(tmp_path / "unknown"): "permission denied",
+    }
+    with pytest.raises(DatasetError, match=r"closed: can't be read \(Permission denied\)"):
+        list_images([tmp_path / "closed"])
+
+
+def test_bad_roots(tmp_path):
+    with pytest.raises(DatasetError, match="missing: no such file or folder"):
+        list_images([tmp_path, tmp_path / "missing"])
+    with pytest.raises(DatasetError, match="neither a file nor a folder"):
+        list_images(["/dev/null"])
+    assert list_images([tmp_path]) == []
+    assert list_images([]) == []
+
+
+def test_exclude_patterns(tmp_path, put):
+    for name in ("a.png", "b.png", "x/a.png", "x/y/c.gif", "raw/d.png", "x/raw/e.png"):
+        put(name)
+    assert names(tmp_path, exclude=["*.gif", "/a.png", "raw/"]) == ["b.png", "x/a.png"]
+    assert names(tmp_path, exclude=["*", "!b.png"]) == ["b.png"]
+    assert names(tmp_path, exclude=["x/**", "# comment", ""]) == ["a.png", "b.png", "raw/d.png"]
+    assert names(tmp_path, exclude=["x/y"]) == [
+        "a.png",
+        "b.png",
+        "raw/d.png",
+        "x/a.png",
+        "x/raw/e.png",
+    ]
+    # Relative to each root.
+    found = list_images([tmp_path / "x", tmp_path / "raw"], exclude=["/raw", "/d.png"])
+    assert [os.path.basename(file.path) for file in found] == [b"a.png", b"c.gif"]
+    with pytest.raises(InvalidInputError, match="exclude"):
+        list_images([tmp_path], exclude=["!"])
+
+
+def test_ignore_files(tmp_path, put):
+    for name in ("a.png", "b.png", "x/a.png", "x/b.png", "x/y/a.png", "z/a.png", "z/b.png"):
+        put(name)
+    put(".hyperpqignore", b"b.png\n/z/a.png\n")
+    put("x/.hyperpqignore", b"!b.png\ny/\n/a.png\n")
+    assert names(tmp_path) == ["a.png", "x/b.png"]
+    assert names(tmp_path, exclude=["!/b.png", "x/"]) == ["a.png", "b.png"]  # the caller decides
+    assert names(tmp_path / "z") == ["a.png", "b.png"]  # the file above isn't in this root
+    put("z/.hyperpqignore", b"caf\xe9.png\n!\n")
+    with pytest.raises(InvalidInputError, match=r"z/\.hyperpqignore"):
+        list_images([tmp_path])
+
+
+def test_an_unreadable_ignore_file_is_an_error(tmp_path, put, monkeypatch):
+    put("a.png")
+    put(".hyperpqignore", b"a.png")
+
+    def refuse(name, **options):
+        raise PermissionError(13, "Permission denied", name)
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(DatasetError, match=r"\.hyperpqignore: can't be read"):
+        list_images([tmp_path])
+
+
+def test_odd_names(tmp_path):
+    folder = os.fsencode(tmp_path)
+    odd = [b"caf\xe9.png", b"new\nline.png", "日本.png".encode(), b" .png", b"-rf.png", b"*.png"]
+    for name in odd:
+        Image.new("RGB", (2, 2)).save(os.fsdecode(os.path.join(folder, name)), "PNG")
+    found = [os.path.basename(file.path) for file in list_images([tmp_path])]
+    assert found == sorted(odd)
+    found = [os.path.basename(file.path) for file in list_images([folder], exclude=["caf*"])]
+    assert found == sorted(odd[1:])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["a", "b", ".h", "c d"]), min_size=1, max_size=3),
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_agrees_with_os_walk(tmp_path_factory, branches, include_hidden):
+    root = tmp_path_factory.mktemp("tree")
+    for branch in branches:
+        folder = root.joinpath(*branch)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "1.jpg").touch()
+        (folder / ".2.jpg").touch()
+    expected = [
+        os.path.join(folder, name)
+        for folder, _, files in os.walk(root)
+        for name in files
+        if include_hidden or "/." not in os.path.join(folder, name)[len(str(root)) :]
+    ]
+    found = list_images([root], include_hidden=include_hidden)
+    assert [os.fsdecode(file.path) for file in found] == sorted(expected)

@@ -1,0 +1,452 @@
+"""From folders to an index: what is taken, what is skipped and why, and what an update does."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hyperpq import ImageIndex
+from hyperpq.backbones.base import Backbone
+from hyperpq.codec.serialization import to_files
+from hyperpq.datasets.decode import Preprocessing
+from hyperpq.errors import BackboneError, DatasetError, IndexLockedError, InvalidInputError
+from hyperpq.images.build import build_index, update_index, working_directory
+from hyperpq.images.skipped import from_csv
+from hyperpq.utils.files import writer_lock
+
+SIDE = 16
+
+
+class Grid(Backbone):
+    """Mean colour of each of 4 x 4 cells; counts the images that it sees."""
+
+    def __init__(self):
+        prep = Preprocessing(SIDE, "squash", 1.0, "bicubic")
+        super().__init__("lite0", 48, prep, "0" * 32, "cpu", mean=None, std=None)
+        self.seen = 0
+        self.fails_after = None
+
+    def _features(self, pixels):
+        self.seen += len(pixels)
+        if self.fails_after is not None and self.seen > self.fails_after:
+            raise BackboneError("the network failed")
+        cells = pixels.reshape(len(pixels), 4, SIDE // 4, 4, SIDE // 4, 3)
+        return cells.mean((2, 4), dtype=np.float64).reshape(len(pixels), 48).astype(np.float32)
+
+
+def image(seed, size=(32, 24)):
+    """A few blobs of colour, different for each seed."""
+    rng = np.random.default_rng(seed)
+    return Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8)).resize(size)
+
+
+def fill(folder, count, start=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        image(i).save(folder / f"{i:03}.png")
+    return folder
+
+
+def build(roots, path, network=None, **options):
+    options = {"epochs": 1, "device": "cpu", **options}
+    return build_index(roots, path, backbone=network or Grid(), **options)
+
+
+def update(roots, path, network=None, **options):
+    return build_index(roots, path, backbone=network or Grid(), device="cpu", **options)
+
+
+def paths_of(index):
+    return sorted(os.fsdecode(path) for path, *_ in index._listed())
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 15, 16, 17, 255])
+def test_few_images_make_a_working_index(tmp_path, count):
+    """Every image is its own nearest neighbour, but for images that share its code."""
+    index, report = build([fill(tmp_path / "p", count)], tmp_path / "index", bits=32)
+    assert (report.images, report.added, report.forgotten, report.skipped) == (
+        count,
+        count,
+        0,
+        {},
+    )
+    codes = np.concatenate([part.codes for part in index.index.parts])
+    files = sorted((tmp_path / "p").iterdir())
+    for row, answer in enumerate(index.query(files, count)):
+        assert len(answer.results) == count
+        (same,) = [r for r in answer.results if r.path == bytes(files[row])]
+        nearest = answer.results[0]
+        assert nearest.distance == same.distance
+        assert (codes[nearest.id] == codes[same.id]).all()
+    # A code says which image it is as long as there are no more images than codewords.
+    assert len(np.unique(codes, axis=0)) == count
+
+
+def test_the_same_image_many_times(tmp_path):
+    folder = tmp_path / "p"
+    folder.mkdir()
+    for i in range(40):
+        image(0).save(folder / f"{i}.png")
+    index, _ = build([folder], tmp_path / "index")
+    (answer,) = index.query([folder / "7.png"], 50)
+    assert len({result.distance for result in answer.results}) == 1
+    assert [result.id for result in answer.results] == list(range(40))
+
+
+ZOO = {
+    "plain.jpg": {"quality": 95},
+    "cmyk.jpg": {"convert": "CMYK"},
+    "grey-alpha.png": {"convert": "RGBA"},
+    "palette.png": {"convert": "P"},
+    "image.gif": {"convert": "P"},
+    "image.webp": {"lossless": True},
+    "image.tiff": {},
+    "image.bmp": {},
+    "jpeg-named.png": {"format": "JPEG"},
+    "no-extension": {"format": "PNG"},
+    "UPPER.JPEG": {},
+    " space and\nnewline'\".png": {},
+    "naïve-日本-🌈.png": {},
+    os.fsdecode(b"latin-\xe9\xff.png"): {},
+    "deep/er/est/image.jpg": {},
+}
+
+
+def make_zoo(folder, drawn):
+    """The same image in every way to store one, all kinds of broken files, and other images."""
+    good = sorted(path for path in drawn.rglob("*") if path.suffix in (".png", ".jpg"))
+    scene = Image.open(good[0]).convert("RGB").resize((64, 48))
+    for name, options in ZOO.items():
+        options = dict(options)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = options.pop("convert", "RGB")
+        stored = scene.quantize(128) if mode == "P" else scene.convert(mode)
+        stored.save(path, **options)
+    turned = scene.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    turned.save(folder / "turned.jpg", exif=exif, quality=95)
+    deep = np.asarray(image(2000).convert("L"), np.uint16) * 256
+    Image.fromarray(deep).save(folder / "16-bit.png")
+    for i in range(6):
+        Image.open(good[10 * i + 9]).save(folder / f"other-{i}.png")
+    whole = (folder / "plain.jpg").read_bytes()
+    skipped = {
+        "empty.jpg": ("empty", b""),
+        "text.jpg": ("not an image", b"Hello, I am no image."),
+        "truncated.jpg": ("truncated", whole[: len(whole) // 2]),
+        "header.png": ("damaged", b"\x89PNG\r\n\x1a\n"),
+        "noise.webp": ("not an image", np.random.default_rng(0).bytes(3000)),
+    }
+    for name, (_, data) in skipped.items():
+        (folder / name).write_bytes(data)
+    (folder / "notes.txt").write_text("not skipped but no candidate either")
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "broken-link.jpg").symlink_to("nowhere")
+    (folder / "deep/loop").symlink_to("..")
+    (folder / "deep/again.jpg").symlink_to("../plain.jpg")
+    (folder / "folder.jpg").mkdir()
+    reasons = {name: reason for name, (reason, _) in skipped.items()}
+    return reasons | {"pipe.jpg": "not a regular file", "broken-link.jpg": "broken link"}
+
+
+def test_every_kind_of_file(tmp_path, drawn):
+    """One process, the real network: whatever is in a folder, the build goes on."""
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    skipped = make_zoo(folder, drawn)
+    command = [sys.executable, "-m", "hyperpq", "build", "--images", folder, "--epochs", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert f"skipped   {len(skipped)} (e.g. " in done.stdout.decode()
+
+    index = ImageIndex.open(tmp_path / "hyperpq-index", device="cpu")
+    same = {*ZOO, "turned.jpg"}
+    others = {"16-bit.png", *(f"other-{i}.png" for i in range(6))}
+    assert paths_of(index) == sorted(str(folder / name) for name in same | others)
+
+    text = (tmp_path / "hyperpq-index/skipped.csv").read_bytes()
+    found = from_csv(text)
+    assert sorted(found) == sorted(bytes(folder / name) for name in skipped)
+    for name, reason in skipped.items():
+        assert reason in found[bytes(folder / name)], name
+    rows = list(csv.reader(text.decode().splitlines()))
+    assert rows[0] == ["path", "reason"]
+    assert len(rows) == len(skipped) + 1
+
+    # However it is stored, the image finds its like before any other.
+    for answer in index.query([folder / name for name in sorted(same)], 3, exclude_self=True):
+        assert {os.path.relpath(os.fsdecode(r.path), folder) for r in answer.results} < same
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_files_and_folders(tmp_path):
+    folder = fill(tmp_path / "p", 3)
+    (folder / "001.png").chmod(0)
+    fill(folder / "closed", 2).chmod(0)
+    try:
+        index, report = build([folder], tmp_path / "index")
+    finally:
+        (folder / "closed").chmod(0o700)
+    assert len(index) == 2
+    assert sorted(report.skipped) == [bytes(folder / "001.png"), bytes(folder / "closed")]
+    assert all("permission denied" in reason for reason in report.skipped.values())
+
+
+def test_what_is_left_out(tmp_path):
+    folder = fill(tmp_path / "p", 2)
+    for name in (".hidden", "@eaDir", "raw", "drafts", "kept"):
+        fill(folder / name, 1)
+    image(5, (300, 200)).save(folder / "large.png")
+    (folder / ".hyperpqignore").write_text("drafts/\n")
+    index, report = build([folder], tmp_path / "i", exclude=["raw/"], max_megapixels=0.05)
+    names = [os.path.relpath(path, folder) for path in paths_of(index)]
+    assert names == ["000.png", "001.png", "kept/000.png"]
+    assert list(report.skipped) == [bytes(folder / "large.png")]
+    assert "megapixels" in report.skipped[bytes(folder / "large.png")]
+
+    # An update keeps all that, and the limit holds for queries too.
+    fill(folder / "raw", 1, 50)
+    image(6, (300, 200)).save(folder / "large2.png")
+    index, report = update([folder], tmp_path / "i")
+    assert (report.added, report.forgotten, len(report.skipped)) == (0, 0, 2)
+    assert "megapixels" in index.query([folder / "large.png"])[0].error
+
+    # Asked for, a later build looks at more.
+    options = {"include_hidden": True, "exclude": ["kept"], "max_megapixels": 1.0}
+    index, report = update([folder], tmp_path / "i", **options)
+    names = [os.path.relpath(path, folder) for path in paths_of(index)]
+    assert names == [
+        *(".hidden/000.png", "000.png", "001.png", "@eaDir/000.png"),
+        *("large.png", "large2.png", "raw/000.png", "raw/050.png"),
+    ]
+    assert report.skipped == {}
+
+
+def test_updates_follow_any_changes(tmp_path):
+    """Random changes of a folder; each update encodes exactly what is new or changed."""
+    folder = fill(tmp_path / "p", 12)
+    index, _ = build([folder], tmp_path / "index")
+    choice = random.Random(4)
+    number, stamp = 100, 10**9
+    for _ in range(12):
+        before = {path: path.stat() for path in folder.iterdir()}
+        files = sorted(before)
+        for _ in range(choice.randrange(4)):
+            path = choice.choice(files)
+            number, stamp = number + 1, stamp + 1
+            action = choice.choice(["add", "remove", "touch", "rename", "rewrite"])
+            if action == "add":
+                image(number).save(folder / f"{number}.png")
+            elif not path.exists():
+                continue
+            elif action == "remove":
+                path.unlink()
+            elif action == "touch":
+                os.utime(path, (stamp, stamp))
+            elif action == "rename":
+                path.rename(folder / f"{number}.png")
+            else:
+                image(number, (40, 40)).save(path)
+                os.utime(path, (stamp, stamp))
+        now = {path: path.stat() for path in folder.iterdir()}
+        same = {
+            path
+            for path in now.keys() & before.keys()
+            if (now[path].st_size, now[path].st_mtime_ns)
+            == (before[path].st_size, before[path].st_mtime_ns)
+        }
+        files_before = tree(tmp_path / "index")
+        network = Grid()
+        index, report = update([folder], tmp_path / "index", network)
+        assert network.seen == report.added == len(now) - len(same)
+        assert report.forgotten == len(before) - len(same)
+        assert report.images == len(index) == len(now)
+        assert paths_of(index) == sorted(str(path) for path in now)
+        files_after = tree(tmp_path / "index")
+        # Small shards may be joined into new ones; none is ever written again.
+        both = [name for name in files_before if name in files_after and name.endswith(".h5")]
+        assert all(files_after[name] == files_before[name] for name in both)
+        if len(same) == len(now) == len(before):
+            assert files_after == files_before
+    # What was changed answers with its new content.
+    for answer in index.query(sorted(folder.iterdir()), len(index)):
+        best = answer.results[0].distance
+        assert any(r.path == answer.query and r.distance == best for r in answer.results)
+
+
+def test_forgetting_stays_below_the_folders_that_were_listed(tmp_path):
+    a, b = fill(tmp_path / "a", 3), fill(tmp_path / "ab", 3, 10)
+    index, _ = build([a, b], tmp_path / "index")
+    (a / "000.png").unlink()
+    (b / "010.png").unlink()
+    index, report = update([a], tmp_path / "index")
+    assert (report.forgotten, len(index)) == (1, 5)
+    index, report = update_index([b], tmp_path / "index", forget=False, backbone=Grid())
+    assert (report.forgotten, len(index)) == (0, 5)
+    index, report = update([b], tmp_path / "index")
+    assert (report.forgotten, len(index)) == (1, 4)
+
+
+def test_a_folder_without_images_forgets_nothing(tmp_path):
+    """A disk that isn't mounted must not empty the index."""
+    folder = fill(tmp_path / "p", 3)
+    build([folder], tmp_path / "index")
+    before = tree(tmp_path / "index")
+    folder.rename(tmp_path / "away")
+    folder.mkdir()
+    with pytest.raises(DatasetError, match="no image found"):
+        update([folder], tmp_path / "index")
+    assert tree(tmp_path / "index") == before
+
+
+def test_a_skipped_file_leaves_the_list_when_it_is_repaired_or_gone(tmp_path):
+    folder = fill(tmp_path / "p", 3)
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (folder / name).write_bytes(b"")
+    _, report = build([folder], tmp_path / "index")
+    assert len(report.skipped) == 3
+    image(9).save(folder / "a.jpg")
+    (folder / "b.jpg").unlink()
+    _, report = update([folder], tmp_path / "index")
+    assert report.added == 1
+    assert from_csv((tmp_path / "index/skipped.csv").read_bytes()) == report.skipped
+    assert list(report.skipped) == [bytes(folder / "c.jpg")]
+
+
+def test_an_index_among_the_images_is_not_indexed(tmp_path):
+    folder = fill(tmp_path / "p", 3)
+    place = folder / "index"
+    index, _ = build([folder], place)
+    fill(place, 1, 70)
+    index, report = update([folder], place)
+    assert (len(index), report.added) == (3, 0)
+    (place / "070.png").unlink()
+    index, _ = build([folder], place, overwrite=True)
+    assert len(index) == 3
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["index"]
+
+
+def test_overwriting_keeps_the_old_index_until_the_new_one_is_whole(tmp_path):
+    folder = fill(tmp_path / "p", 40)
+    build([folder], tmp_path / "index")
+    before = tree(tmp_path / "index")
+    network = Grid()
+    network.fails_after = 100
+    with pytest.raises(BackboneError, match="the network failed"):
+        build([folder], tmp_path / "index", network, overwrite=True, bits=16)
+    assert tree(tmp_path / "index") == before
+    index, report = build([folder], tmp_path / "index", overwrite=True, bits=16)
+    assert (index.index.code_size, report.added, len(index)) == (2, 40, 40)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "p"]
+
+
+def test_options_are_kept_for_life(tmp_path):
+    folder = fill(tmp_path / "p", 3)
+    build([folder], tmp_path / "index", bits=24, seed=5, metric="chord")
+    fill(folder, 1, 60)
+    index, report = update([folder], tmp_path / "index", bits=24, seed=5)
+    assert (report.added, index.index.M, index.index.metric) == (1, 3, "chord")
+    before = tree(tmp_path / "index")
+    for name, value in {
+        "bits": 64,
+        "seed": 0,
+        "metric": "l1",
+        "train_size": 9,
+        "epochs": 2,
+    }.items():
+        with pytest.raises(InvalidInputError, match=f"built with {name.replace('_', '-')} "):
+            update([folder], tmp_path / "index", **{name: value})
+    assert tree(tmp_path / "index") == before
+
+
+def test_the_same_seed_builds_the_same_bytes(tmp_path):
+    """Whatever the threads, the place of the index and the order in which folders are given."""
+    folders = [fill(tmp_path / "a", 20), fill(tmp_path / "b", 20, 30)]
+    build(folders, tmp_path / "one", seed=7, workers=1)
+    build(folders[::-1], tmp_path / "deep/two", seed=7, workers=5)
+    assert tree(tmp_path / "one") == tree(tmp_path / "deep/two")
+    build(folders, tmp_path / "three", seed=8)
+    assert tree(tmp_path / "one") != tree(tmp_path / "three")
+
+
+def test_two_builds_of_one_index_exclude_each_other(tmp_path):
+    folder = fill(tmp_path / "p", 3)
+    work = working_directory(tmp_path / "index")
+    work.mkdir()
+    for options in ({"resume": True}, {"overwrite": True}, {}):
+        with writer_lock(work), pytest.raises(IndexLockedError, match="another process"):
+            build([folder], tmp_path / "index", **options)
+    index, _ = build([folder], tmp_path / "index", resume=True)
+    assert len(index) == 3
+
+
+def test_a_relative_index_and_relative_folders(tmp_path, monkeypatch):
+    """Paths are stored absolute: the answer is the same from everywhere."""
+    folder = fill(tmp_path / "here/p", 3)
+    monkeypatch.chdir(tmp_path / "here")
+    build(["p", "./p/../p"], "i")
+    monkeypatch.chdir(tmp_path)
+    index, report = update(["here/p"], "here/i")
+    assert (report.added, report.forgotten) == (0, 0)
+    assert paths_of(index) == sorted(str(path) for path in folder.iterdir())
+
+
+def test_a_moved_index_counts_moved_images_as_new(tmp_path):
+    """Images are known by their path, and those of another folder aren't forgotten."""
+    folder = fill(tmp_path / "one/p", 3)
+    build([folder], tmp_path / "one/i")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    index, report = update([tmp_path / "two/p"], tmp_path / "two/i")
+    assert (report.added, len(index)) == (3, 6)
+
+
+def test_a_codec_is_taken_at_another_length(tmp_path):
+    folder = fill(tmp_path / "a", 90)
+    first, _ = build(folder, tmp_path / "long", bits=32, recipe="default")
+    network = Grid()
+    index, report = build(folder, tmp_path / "short", network, bits=16, codec=tmp_path / "long")
+    assert (index.index.M, report.images, network.seen) == (2, 90, 90)
+    want = first.index.with_bits(16).codec
+    assert to_files(index.index.codec) == to_files(want)
+    assert str(tmp_path).encode() not in (tmp_path / "short/manifest.json").read_bytes()
+    # Built again with the same command, it is brought up to date.
+    fill(folder, 2, start=90)
+    again, report = build(folder, tmp_path / "short", bits=16, codec=tmp_path / "long")
+    assert (len(again), report.added) == (92, 2)
+
+
+def test_a_codec_of_another_network_is_refused(tmp_path):
+    folder = fill(tmp_path / "a", 20)
+    build(folder, tmp_path / "first")
+    other = Grid()
+    other.weights_hash = "1" * 32
+    with pytest.raises(BackboneError, match="weights"):
+        build(folder, tmp_path / "second", other, codec=tmp_path / "first")
+    assert not working_directory(tmp_path / "second").exists()
+
+
+def test_fidelity_builds_with_a_score_of_its_own(tmp_path):
+    folder = fill(tmp_path / "a", 40)
+    index, _ = build(folder, tmp_path / "i", bits=16, objective="fidelity")
+    assert index.index.metric == "inner"
+    assert ImageIndex.open(tmp_path / "i", backbone=Grid()).index.metric == "inner"
+    found = index.query([folder / "003.png"], 1)
+    assert os.fsdecode(found[0].results[0].path).endswith("003.png")

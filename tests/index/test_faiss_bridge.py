@@ -1,0 +1,221 @@
+"""To FAISS and back: both searches find the same, with the same scores."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+from hyperpq import scan
+from hyperpq.codec.hihpq import HiHPQCodec
+from hyperpq.codec.pq import PQCodec
+from hyperpq.codes import unpack
+from hyperpq.errors import InvalidInputError, NotTrainedError, StoreError
+from hyperpq.index.faiss_bridge import FaissExport, from_faiss, to_faiss, write_faiss
+
+d, N, K = 24, 1500, 12
+SHAPES = [(4, 8), (8, 8), (4, 4), (8, 4), (3, 4)]
+METRICS = ("l1", "geodesic", "chord", "inner")
+
+
+def vectors(n, seed):
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+def learned(M, nbits, metric):
+    """A codec with drawn weights and curvatures."""
+    torch.manual_seed(M + nbits)
+    codec = HiHPQCodec(d, M, nbits, D=6, metric=metric, conditioning="unit")
+    with torch.no_grad():
+        codec.weight.normal_()
+        codec.quantizer.codebooks.normal_(std=0.5)
+        if metric != "inner":
+            codec.product.log_c.uniform_(-1.5, 0.7)
+    codec.is_trained = True
+    return codec.eval()
+
+
+def spread_ids(n):
+    """Distinct ids with gaps, in no order, some beyond 32 bits."""
+    return np.random.default_rng(7).permutation(n).astype(np.int64) * 10_000_019 + 5
+
+
+def assert_same(export, codec, codes, ids, x, *, tolerance=2e-5):
+    """FAISS and our scan agree; scores that are equal up to rounding come in any order."""
+    tables = codec.tables(x)
+    want, want_ids = scan.search(tables, codes, K + 1, ids=ids)
+    values, found = export.index.search(export.queries(x), K)
+    scores = export.distances(values)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, want[:, :K], rtol=1e-5, atol=tolerance)
+    # Where the next metric is clearly worse, the same rows must have been found.
+    clear = want[:, K] - want[:, K - 1] > tolerance + 1e-5 * np.abs(want[:, K])
+    np.testing.assert_array_equal(np.sort(found[clear]), np.sort(want_ids[clear, :K]))
+    if len(np.unique(codes, axis=0)) > 0.9 * len(codes):
+        assert clear.mean() > 0.5
+    # Everywhere each id that was found has the metric that FAISS gave it.
+    order = np.argsort(ids)
+    rows = order[np.searchsorted(ids[order], found)]
+    np.testing.assert_array_equal(ids[rows], found)
+    assert all(len(set(row)) == K for row in found.tolist())
+    plain = unpack(codes, codec.M, codec.quantizer.nbits).astype(np.int64)[rows]
+    own = np.take_along_axis(tables[:, None].astype(np.float64), plain[..., None], 3).sum((2, 3))
+    np.testing.assert_allclose(scores, own, rtol=1e-5, atol=tolerance)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("M", "nbits"), SHAPES)
+def test_export_finds_what_our_scan_finds(M, nbits, metric, tmp_path):
+    codec = learned(M, nbits, metric)
+    codes, ids, x = codec.encode(vectors(N, 1)), spread_ids(N), vectors(30, 2)
+    ways = ("auto", "tables", "chord") if metric == "chord" else ("auto", "tables")
+    for how in ways:
+        export = to_faiss(codec, codes, ids, how=how)
+        assert export.way == ("chord" if metric == "chord" and how != "tables" else "tables")
+        wide = M * (6 + 1) if export.way == "chord" else M * 2**nbits
+        assert export.index.d == wide == export.queries(x).shape[1]
+        assert type(export.index) is faiss.IndexIDMap2
+        assert_same(export, codec, codes, ids, x)
+        path = tmp_path / f"{how}.faiss"
+        write_faiss(export, path)
+        again = FaissExport(faiss.read_index(str(path)), codec, export.way)
+        assert again.index.ntotal == N
+        assert_same(again, codec, codes, ids, x)
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+        path.unlink()
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize(("M", "nbits"), SHAPES)
+def test_faiss_index_comes_over_and_goes_back(M, nbits, metric):
+    metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    inner = faiss.IndexPQ(d, M, nbits, metric)
+    x, queries = vectors(N, 1), vectors(30, 2)
+    inner.train(x)
+    ids = spread_ids(N)
+    for outer in (faiss.IndexIDMap(inner), faiss.IndexIDMap2(inner)):
+        outer.add_with_ids(x, ids)
+        codec, codes, labels = from_faiss(outer)
+        assert isinstance(codec, PQCodec)
+        assert (codec.quantizer.metric, codec.M, codec.quantizer.nbits) == (metric, M, nbits)
+        np.testing.assert_array_equal(labels, ids)
+        np.testing.assert_array_equal(codes, inner.sa_encode(x))
+        assert (codec.encode(x) == codes).all(1).mean() > 0.999
+        export = to_faiss(codec, codes, labels)
+        assert export.way == "plain"
+        assert export.index.metric_type == metric
+        assert_same(export, codec, codes, labels, queries)
+        for mine, theirs in zip(
+            export.index.search(export.queries(queries), K), outer.search(queries, K), strict=True
+        ):
+            np.testing.assert_array_equal(mine, theirs)
+        outer.reset()
+    inner.add(x)
+    np.testing.assert_array_equal(from_faiss(inner)[2], np.arange(N))
+    inner.remove_ids(np.arange(0, N, 2))
+    assert len(from_faiss(inner)[1]) == N // 2
+
+
+def test_trained_index_without_vectors():
+    inner = faiss.index_factory(d, "PQ4x4")
+    inner.train(vectors(N, 1))
+    codec, codes, ids = from_faiss(inner)
+    assert codes.shape == (0, 2) and ids.shape == (0,)
+    export = to_faiss(codec, codes, ids)
+    values, found = export.index.search(export.queries(vectors(3, 2)), 2)
+    assert (found == -1).all()
+    assert (export.distances(values) == np.inf).all()
+
+
+def test_half_a_byte_that_no_code_uses_becomes_zero():
+    inner = faiss.IndexPQ(d, 3, 4)
+    inner.train(vectors(N, 1))
+    inner.add(vectors(20, 2))
+    clean = faiss.vector_to_array(inner.codes).reshape(20, 2)
+    dirty = clean.copy()
+    dirty[:, 1] |= 0xF0
+    faiss.copy_array_to_vector(dirty.ravel(), inner.codes)
+    np.testing.assert_array_equal(from_faiss(inner)[1], clean)
+
+
+@pytest.mark.parametrize("metric", ["chord", "l1"])
+def test_results_that_are_missing_are_infinitely_far(metric):
+    codec = learned(4, 8, metric)
+    export = to_faiss(codec, codec.encode(vectors(3, 1)), [4, 9, 2])
+    values, found = export.index.search(export.queries(vectors(5, 2)), 5)
+    np.testing.assert_array_equal(np.sort(found), [[-1, -1, 2, 4, 9]] * 5)
+    distances = export.distances(values)
+    assert (distances[:, 3:] == np.inf).all()
+    assert np.isfinite(distances[:, :3]).all()
+    assert (np.diff(distances[:, :3]) >= 0).all()
+
+
+def test_ids_reach_their_codes_in_faiss():
+    codec = learned(4, 8, "chord")
+    codes, ids = codec.encode(vectors(50, 1)), spread_ids(50)
+    index = to_faiss(codec, codes, ids).index
+    words = index.reconstruct(int(ids[17]))
+    np.testing.assert_array_equal(words, faiss.downcast_index(index.index).sa_decode(codes)[17])
+    assert index.remove_ids(ids[:20]) == 20
+    assert index.ntotal == 30
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: "index.faiss", "index is a str; expected a faiss.IndexPQ"),
+        (lambda: faiss.IndexFlatL2(d), "index is a IndexFlatL2"),
+        (lambda: faiss.IndexIDMap(faiss.IndexFlatL2(d)), "index is a IndexFlatL2"),
+        (lambda: faiss.index_factory(d, "OPQ4,PQ4x8"), "IndexPreTransform, whose transform"),
+        (lambda: faiss.index_factory(d, "IVF4,PQ4x8"), "index is a IndexIVFPQ"),
+        (lambda: faiss.index_factory(d, "PQ4x4fs"), "index is a IndexPQFastScan"),
+        (lambda: faiss.IndexPQ(d, 4, 8), "not trained; expected a trained one"),
+        (lambda: trained(faiss.IndexPQ(d, 4, 6)), "with metric 1 and 6 bits, trained"),
+        (lambda: trained(faiss.IndexPQ(d, 4, 8, faiss.METRIC_L1)), "with metric 2 and 8 bits"),
+    ],
+)
+def test_other_indexes_are_refused(make, message):
+    with pytest.raises(InvalidInputError, match=message):
+        from_faiss(make())
+
+
+def trained(index):
+    index.is_trained = True
+    return index
+
+
+@pytest.mark.parametrize(("ids", "message"), [([5, 6, 5], "5 twice"), ([5, -6, 7], "contain -6")])
+def test_ids_that_arent_ids_of_ours_are_refused(ids, message):
+    codec = learned(4, 8, "l1")
+    with pytest.raises(InvalidInputError, match=message):
+        to_faiss(codec, codec.encode(vectors(3, 1)), ids)
+    inner = faiss.IndexPQ(d, 4, 4)
+    inner.train(vectors(N, 1))
+    outer = faiss.IndexIDMap(inner)
+    outer.add_with_ids(vectors(3, 1), np.array(ids))
+    with pytest.raises(InvalidInputError, match=message):
+        from_faiss(outer)
+
+
+def test_bad_input(tmp_path):
+    codec = learned(4, 8, "l1")
+    codes = codec.encode(vectors(3, 1))
+    with pytest.raises(InvalidInputError, match="how is 'best'; choose one of auto, chord"):
+        to_faiss(codec, codes, range(3), how="best")
+    with pytest.raises(InvalidInputError, match="has the metric 'l1'; take how='tables'"):
+        to_faiss(codec, codes, range(3), how="chord")
+    plain = PQCodec.from_codebooks(np.zeros((4, 256, 6)))
+    with pytest.raises(InvalidInputError, match="a PQCodec has no other way"):
+        to_faiss(plain, codes, range(3), how="tables")
+    with pytest.raises(InvalidInputError, match=r"expected uint8 of shape \(n, 4\)"):
+        to_faiss(codec, codes[:, :3], range(3))
+    with pytest.raises(InvalidInputError, match=r"ids have shape \(2,\)"):
+        to_faiss(codec, codes, range(2))
+    with pytest.raises(NotTrainedError, match="train it"):
+        to_faiss(HiHPQCodec(d, 4), codes, range(3))
+    export = to_faiss(codec, codes, range(3))
+    with pytest.raises(InvalidInputError, match="width 23"):
+        export.queries(vectors(2, 1)[:, :23])
+    with pytest.raises(StoreError, match="nowhere"):
+        write_faiss(export, tmp_path / "nowhere" / "index.faiss")

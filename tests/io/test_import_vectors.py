@@ -1,0 +1,192 @@
+"""Vectors from files into an index: the same as adding them, or nothing."""
+
+from __future__ import annotations
+
+import re
+
+import h5py
+import numpy as np
+import pytest
+
+from hyperpq import HiHPQIndex
+from hyperpq.errors import IndexNotFoundError, InvalidInputError, StoreError
+from hyperpq.io.import_vectors import import_vectors
+
+X = np.random.default_rng(0).normal(size=(500, 5)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained, empty index; not to be changed."""
+    index = HiHPQIndex(5, 2, device="cpu")
+    index.train(X, epochs=0)
+    return index
+
+
+@pytest.fixture
+def place(trained, tmp_path):
+    """A directory with an index of ten vectors, an empty one, and files of vectors."""
+    index = trained.clone()
+    index.save(tmp_path / "none")
+    index = trained.clone()
+    index.add(X[:10])
+    index.save(tmp_path / "index")
+    np.save(tmp_path / "a.npy", X[:300])
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["one"], file["two"] = X[300:], X[300:, :4]
+    return tmp_path
+
+
+def rows(index):
+    """Id -> code of all rows."""
+    return {
+        int(id): bytes(code)
+        for part in index.parts
+        for id, code in zip(part.ids, part.codes, strict=True)
+    }
+
+
+def test_groups_of_blocks_are_all_rows(place, monkeypatch):
+    monkeypatch.setattr("hyperpq.io.import_vectors._GROUP", 128)
+    monkeypatch.setattr("hyperpq.io.import_vectors.rows_at_once", lambda d: 50)
+    np.save(place / "c.npy", X[300:])
+    done = import_vectors([place / "a.npy", place / "c.npy"], place / "index", device="cpu")
+    assert (done.added, done.trained_on) == (500, 0)
+    again = HiHPQIndex.load(place / "index", device="cpu")
+    codes = again.encode(np.concatenate([X[:10], X]))
+    assert rows(again) == {id: bytes(code) for id, code in enumerate(codes)}
+
+
+def test_an_empty_index_is_filled(place):
+    done = import_vectors([place / "a.npy"], place / "none", device="cpu")
+    assert (done.added, done.trained_on, done.index.ntotal) == (300, 0, 300)
+
+
+def test_ids_of_the_callers(place):
+    ids = np.random.default_rng(1).permutation(1000)[:300] + 10
+    np.save(place / "ids.npy", ids.astype(np.uint16))
+    index = import_vectors(
+        [place / "a.npy"], place / "index", ids=place / "ids.npy", device="cpu"
+    ).index
+    want = dict(zip(ids.tolist(), map(bytes, index.encode(X[:300])), strict=True))
+    assert rows(index) == want | {id: bytes(code) for id, code in enumerate(index.encode(X[:10]))}
+
+
+def test_a_new_index_learns_from_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr("hyperpq.io.import_vectors.TRAIN_SIZE", 100)
+    np.save(tmp_path / "x.npy", X)
+    seen = []
+    train = HiHPQIndex.train
+    monkeypatch.setattr(
+        HiHPQIndex, "train", lambda self, x, **rest: (seen.append(x), train(self, x, **rest))[1]
+    )
+    options = {"bits": 8, "metric": "chord", "epochs": 0, "seed": 3, "device": "cpu"}
+    done = import_vectors([tmp_path / "x.npy"], tmp_path / "new", **options)
+    assert (done.added, done.trained_on, done.index.ntotal) == (500, 100, 500)
+    assert (done.index.M, done.index.metric, done.index.path) == (1, "chord", tmp_path / "new")
+    (sample,) = seen
+    assert len({row.tobytes() for row in sample}) == 100
+    assert {row.tobytes() for row in sample} < {row.tobytes() for row in X}
+
+
+WRONG = {
+    "value": ({"files": ["a.npy", "nan.npy"]}, "*nan.npy has NaN, * first in row 2; *"),
+    "width": ({"files": ["wide.npy"]}, "*wide.npy has width 6; expected 5."),
+    "widths": (
+        {"files": ["a.npy", "wide.npy"], "into": "new"},
+        "*wide.npy has width 6; expected 5.",
+    ),
+    "dataset": ({"files": ["b.h5"], "dataset": "three"}, "*b.h5 has no dataset 'three', only *"),
+    "datasets": ({"files": ["b.h5"]}, "*b.h5 has 2 datasets of two dimensions ('one', 'two'); *"),
+    "known id": (
+        {"files": ["a.npy"], "ids": "ids.npy"},
+        "ids contain 9, which the index has already; ids are unique.",
+    ),
+    "number of ids": (
+        {"files": ["few.npy"], "ids": "ids.npy"},
+        "ids have shape (300,); expected (3,), one a row of x.",
+    ),
+    "id twice": (
+        {"files": ["few.npy"], "ids": "twice.npy"},
+        "ids contain 1 twice; each id must be unique.",
+    ),
+    "ids of a matrix": (
+        {"files": ["few.npy"], "ids": "few.npy"},
+        "*few.npy holds (3, 5); expected one array of shape (n,).",
+    ),
+    "training": (
+        {"files": ["a.npy"], "bits": 8, "seed": 0},
+        "*index is trained already, so bits, seed can't be chosen any more; *",
+    ),
+    "training of an empty index": (
+        {"files": ["a.npy"], "into": "none", "epochs": 0},
+        "*none is trained already, so epochs can't be chosen any more; *",
+    ),
+    "width of an empty index": (
+        {"files": ["wide.npy"], "into": "none"},
+        "*wide.npy has width 6; expected 5.",
+    ),
+    "no file": ({"files": []}, "no file of vectors was given; expected at least one."),
+    "bits": ({"files": ["a.npy"], "into": "new", "bits": 12}, "bits is 12; choose a multiple *"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_changes_nothing(place, name):
+    options, said = WRONG[name]
+    bad = X[:5].copy()
+    bad[2] = np.nan
+    np.save(place / "nan.npy", bad)
+    np.save(place / "few.npy", X[:3])
+    np.save(place / "wide.npy", np.zeros((3, 6)))
+    np.save(place / "ids.npy", np.arange(9, 309))
+    np.save(place / "twice.npy", np.array([1, 2, 1]))
+    manifests = [place / name / "manifest.json" for name in ("index", "none")]
+    before = [path.read_bytes() for path in manifests]
+    options = dict(options)
+    files = [place / file for file in options.pop("files")]
+    into = place / options.pop("into", "index")
+    if "ids" in options:
+        options["ids"] = place / options["ids"]
+    with pytest.raises(InvalidInputError) as caught:
+        import_vectors(files, into, device="cpu", **options)
+    pattern = re.escape(said).replace(r"\*", ".*")
+    assert re.fullmatch(pattern, str(caught.value)), str(caught.value)
+    assert [path.read_bytes() for path in manifests] == before
+    assert not (place / "new").exists()
+
+
+def test_places_without_an_index(place):
+    (place / "other").mkdir()
+    (place / "other/file").write_text("")
+    for create, where in ((True, "other"), (False, "new")):
+        with pytest.raises(IndexNotFoundError, match="no index here"):
+            import_vectors([place / "a.npy"], place / where, create=create)
+    (place / "empty").mkdir()
+    done = import_vectors([place / "a.npy"], place / "empty", epochs=0, device="cpu")
+    assert done.index.ntotal == 300
+
+
+def test_ids_that_cannot_be_counted_on(place):
+    index = HiHPQIndex.load(place / "index", device="cpu")
+    index.add(X[:1], ids=[2**63 - 2])
+    with pytest.raises(InvalidInputError, match="ids can't be counted on from 9223372036854775807"):
+        import_vectors([place / "a.npy"], place / "index", device="cpu")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("disk full")])
+def test_what_was_added_before_a_stop_is_said(place, monkeypatch, error):
+    monkeypatch.setattr("hyperpq.io.import_vectors._GROUP", 100)
+    monkeypatch.setattr("hyperpq.io.import_vectors.rows_at_once", lambda d: 50)
+    append, calls = HiHPQIndex.append, []
+
+    def failing(self, rows, **options):
+        calls.append(rows.n)
+        if len(calls) == 3:
+            raise error
+        append(self, rows, **options)
+
+    monkeypatch.setattr(HiHPQIndex, "append", failing)
+    with pytest.raises(type(error), match=r"200 vectors were added to .*index$"):
+        import_vectors([place / "a.npy"], place / "index", device="cpu")
+    assert HiHPQIndex.load(place / "index", device="cpu").ntotal == 210

@@ -1,0 +1,99 @@
+"""An index of every format that a release has written is kept in tests/data and stays readable."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hyperpq import HiHPQIndex
+from hyperpq.codec.pq import PQCodec
+from hyperpq.codes import unpack
+from hyperpq.store.manifest import VERSION
+
+DATA = Path(__file__).parent / "data"
+FORMATS = sorted(DATA.glob("format-*"))
+IDS = [3, 1, 40, 7, 2**62, 11, 5]
+ATTRIBUTES = {
+    "small": np.array([5, -4, 3, -2, 1, 0, 9], np.int32),
+    "large": np.array(IDS, np.int64) * 2 - 1,
+    "half": np.array([0.5, np.nan, -1, 2, 3, 4, 5], np.float32),
+    "double": np.linspace(0, 1, 7),
+    "when": np.array(["2024-01-01", "NaT", "1999-12-31T23:59:59.5", *["2030-06-01"] * 4], "M8[ns]"),
+    "kind": ["cat", None, "dog", "cat", "é", "", "dog"],
+}
+REMOVED = [7, 11]
+
+
+def vectors() -> tuple[np.ndarray, np.ndarray]:
+    """Codewords (2, 256, 2) and vectors (7, 4) of small whole numbers, the same everywhere."""
+    grid = np.stack(np.meshgrid(np.arange(16), np.arange(16)), -1).reshape(256, 2)
+    words = np.stack([grid, grid[::-1] * 2]).astype(np.float32)
+    codes = np.array([[i * 31 % 256, i * 57 % 256] for i in range(7)])
+    return words, np.concatenate([words[0][codes[:, 0]], words[1][codes[:, 1]]], axis=1)
+
+
+def make_format(path: Path) -> None:
+    """Write the index that is kept for a format: ``make_format(DATA / "format-3")``."""
+    words, x = vectors()
+    index = HiHPQIndex.from_codec(PQCodec.from_codebooks(words), device="cpu")
+    index.metadata = {"made": "for tests/test_format.py"}
+    index.save(path)
+    some = {name: values[:5] for name, values in ATTRIBUTES.items()}
+    index.add(x[:5], IDS[:5], attributes=some)
+    index.add(x[5:], IDS[5:], attributes={n: values[5:] for n, values in ATTRIBUTES.items()})
+    index.remove_ids(REMOVED)
+
+
+def test_the_present_format_is_kept():
+    assert [path.name for path in FORMATS][-1] == f"format-{VERSION}"
+
+
+@pytest.mark.parametrize("path", FORMATS, ids=lambda path: path.name)
+def test_what_was_written_is_read(path, tmp_path):
+    shutil.copytree(path, tmp_path / "index")
+    index = HiHPQIndex.load(tmp_path / "index", device="cpu", verify=True)
+    assert index.store.verify() == []
+    kept = [i for i, id in enumerate(IDS) if id not in REMOVED]
+    ids = np.array(IDS)[kept]
+    assert index.ids.tolist() == sorted(ids.tolist())
+    assert index.metadata == {"made": "for tests/test_format.py"}
+    x = vectors()[1]
+    np.testing.assert_array_equal(index.reconstruct_batch(ids), x[kept])
+    found = index.attributes_of(ids)
+    for name, values in ATTRIBUTES.items():
+        want = [values[i] for i in kept] if name == "kind" else values[kept]
+        np.testing.assert_array_equal(found[name], want)
+    D, I = index.search(x[kept], 1, where="kind is not None")  # noqa: E741
+    named = [i for i in kept if ATTRIBUTES["kind"][i] is not None]
+    far = ((x[kept][:, None] - x[named]) ** 2).sum(-1)
+    np.testing.assert_array_equal(D[:, 0], far.min(1))
+    assert (I[D[:, 0] == 0, 0] == ids[far.min(1) == 0]).all()
+    # It can be written to.
+    index.add(x[:1], [99], attributes={n: values[:1] for n, values in ATTRIBUTES.items()})
+    index.compact()
+    assert HiHPQIndex.load(tmp_path / "index", device="cpu", verify=True).ntotal == 6
+    assert unpack(index.encode(x), 2, 8).shape == (7, 2)
+
+
+def test_the_format_is_still_the_kept_one(tmp_path):
+    """Who changes what is written must give it a new version."""
+
+    def described(folder: Path) -> tuple[list[str], object]:
+        names = [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()]
+        manifest = json.loads((folder / "manifest.json").read_text())
+        return sorted(name for name in names if name != ".lock"), without_bytes(manifest)
+
+    make_format(tmp_path / "index")
+    assert described(tmp_path / "index") == described(FORMATS[-1])
+
+
+def without_bytes(value: object) -> object:
+    """What a manifest says, but for lengths, places and checksums: h5py's are its own affair."""
+    if isinstance(value, dict):
+        gone = ("bytes", "xxh3_128", "checksum", "offset")
+        return {key: without_bytes(v) for key, v in value.items() if key not in gone}
+    return [without_bytes(v) for v in value] if isinstance(value, list) else value
