@@ -1,1 +1,5 @@
 """Codecs: features in, codes and distance tables out; their files."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Folders of images: listing, features, and the index that a build makes of them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

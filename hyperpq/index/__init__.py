@@ -1,1 +1,5 @@
 """Indexes in the manner of FAISS: train, add, search, save."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

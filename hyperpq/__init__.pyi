@@ -1,0 +1,14 @@
+from ._version import __version__ as __version__
+from .codec import HiHPQCodec as HiHPQCodec
+from .codec import PQCodec as PQCodec
+from .errors import HyperPQError as HyperPQError
+from .filters import SearchParameters as SearchParameters
+from .filters import Where as Where
+from .images import ImageIndex as ImageIndex
+from .images import build_index as build_index
+from .index import HiHPQIndex as HiHPQIndex
+from .index import index_factory as index_factory
+from .index import read_index as read_index
+from .index import write_index as write_index
+from .quantizers import LorentzProductQuantizer as LorentzProductQuantizer
+from .training import Recipe as Recipe

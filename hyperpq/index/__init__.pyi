@@ -1,0 +1,4 @@
+from .factory import index_factory as index_factory
+from .factory import read_index as read_index
+from .factory import write_index as write_index
+from .hihpq_index import HiHPQIndex as HiHPQIndex

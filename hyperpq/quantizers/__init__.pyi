@@ -1,0 +1,2 @@
+from .additive import AdditiveQuantizer as AdditiveQuantizer
+from .product import LorentzProductQuantizer as LorentzProductQuantizer
