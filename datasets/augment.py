@@ -17,7 +17,7 @@ from PIL import Image, ImageFilter
 
 from hyperpq.errors import InvalidInputError
 
-# The side for which the published blur was chosen; other sizes blur in proportion.
+# Side of the views for which the published blur was chosen; for other sizes it is scaled.
 _BLUR_SIDE = 224
 
 
@@ -28,18 +28,18 @@ class Augmentation:
     Parameters
     ----------
     scale : (float, float)
-        Smallest and largest part of the area that a crop keeps, in (0, 1].
+        Smallest and largest fraction of the area that a crop keeps, in (0, 1].
     ratio : (float, float)
         Smallest and largest width / height of a crop, drawn log-uniformly.
     flip : float
         Probability of a horizontal flip.
     jitter : (float, float, float, float)
-        Brightness, contrast and saturation are multiplied by 1 ± these; hue turns by up to ± the
-        last, in whole turns (at most 0.5).
+        The first three are the largest relative changes of brightness, contrast and saturation.
+        The last is the largest rotation of the hue, in whole turns (at most 0.5).
     jitter_p, grey_p, blur_p : float
-        Probabilities of jitter, of grey and of blur.
+        Probabilities of jitter, of conversion to grey and of blur.
     blur_sigma : (float, float)
-        Range of the Gaussian's standard deviation, in pixels of a view of 224 pixels.
+        Range of the standard deviation of the Gaussian, in pixels of a view of 224 pixels.
 
     Raises
     ------
@@ -60,18 +60,18 @@ class Augmentation:
         for name in ("scale", "ratio", "blur_sigma"):
             low, high = getattr(self, name)
             if not 0 < low <= high < math.inf or (name == "scale" and high > 1):
+                bound = " <= 1" if name == "scale" else ""
                 raise InvalidInputError(
-                    f"augmentation: {name} is ({low}, {high}); give 0 < low <= high"
-                    + (" <= 1" if name == "scale" else "")
+                    f"{name} is ({low}, {high}); expected 0 < low <= high{bound}."
                 )
         for name in ("flip", "jitter_p", "grey_p", "blur_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InvalidInputError(
-                    f"augmentation: {name} is {getattr(self, name)}; give a probability, 0 to 1"
+                    f"{name} is {getattr(self, name)}; expected a probability from 0 to 1."
                 )
         if not all(0 <= value <= 1 for value in self.jitter) or self.jitter[3] > 0.5:
             raise InvalidInputError(
-                f"augmentation: jitter is {self.jitter}; give 0 to 1, and 0 to 0.5 for the hue"
+                f"jitter is {self.jitter}; expected values from 0 to 1, for the hue up to 0.5."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,23 +82,26 @@ class Augmentation:
 PAPER = Augmentation(
     scale=(0.5, 1.0), flip=0.5, jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.7, grey_p=0.2, blur_p=0.5
 )
-"""The published strength."""
+"""The strength of the published method."""
 
 MILD = Augmentation(
     scale=(0.6, 1.0), flip=0.5, jitter=(0.2, 0.2, 0.2, 0.05), jitter_p=0.5, grey_p=0.05, blur_p=0.0
 )
-"""Better with a frozen backbone."""
+"""A weaker strength, which gives better results with a frozen backbone."""
+
+AUGMENTATIONS = {"paper": PAPER, "mild": MILD}
+"""Strengths by the name that a recipe gives."""
 
 
 def view_rng(seed: int, key: bytes, view: int) -> np.random.Generator:
-    """The random numbers of one view, whatever the order or the thread it is made in.
+    """Random numbers of one view, independent of the order and the thread in which it is made.
 
     Parameters
     ----------
     seed : int
         The seed of the run.
     key : bytes
-        What names the image: its path, or its row as bytes.
+        Name of the image: its path, or its row as bytes.
     view : int
         Number of the view.
 
@@ -125,7 +128,7 @@ def make_view(
     prep_size : int
         Side of the view in pixels.
     rng : numpy.random.Generator
-        Source of all choices; see `view_rng`.
+        Source of all random choices; see `view_rng`.
 
     Returns
     -------
@@ -163,13 +166,13 @@ def crop_box(
     augmentation : Augmentation
         Its ``scale`` and ``ratio`` are used.
     rng : numpy.random.Generator
-        Source of the choice.
+        Source of the random choice.
 
     Returns
     -------
     (int, int, int, int)
-        Left, top, width and height in pixels: after ten crops that don't fit, the largest central
-        one whose aspect ratio is allowed.
+        Left, top, width and height in pixels. After ten crops that do not fit, it is the largest
+        central crop whose aspect ratio is allowed.
     """
     width, height = size
     low, high = augmentation.ratio
@@ -205,7 +208,7 @@ def adjust_saturation(view: Image.Image, factor: float) -> Image.Image:
 
 
 def adjust_hue(view: Image.Image, turn: float) -> Image.Image:
-    """Turn the hue of every pixel by ``turn``, in whole turns of the colour circle."""
+    """Rotate the hue of every pixel by ``turn``, in whole turns of the colour circle."""
     hue, saturation, value = view.convert("HSV").split()
     shift = round(turn * 255)
     hue = hue.point([(angle + shift) % 256 for angle in range(256)])

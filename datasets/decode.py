@@ -1,7 +1,7 @@
-"""Robust decoding: any file, whole or hostile, becomes an RGB image or one short reason.
+"""Robust decoding: any file, even a hostile one, becomes an RGB image or one short reason.
 
-The format is found from the first bytes, never from the name, and only the plugin of that format is
-tried: an unknown file can't reach the rarely used decoders of Pillow (EPS starts Ghostscript).
+The format is detected from the first bytes, never from the name, and only the plugin of that format
+is used: an unknown file cannot reach the rarely used decoders of Pillow (EPS starts Ghostscript).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from PIL import (
 from hyperpq.errors import HyperPQError, ImageError, InvalidInputError
 
 # Pillow warns about damaged metadata and about large images; our own limit and reasons replace
-# both. Once, here: `warnings.catch_warnings` changes global state and isn't safe in threads.
+# both. This is set once, as `warnings.catch_warnings` changes global state and isn't thread-safe.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -75,7 +75,7 @@ class Preprocessing:
     size : int
         Side of the square in pixels.
     resize : {"squash", "crop"}
-        ``squash`` resizes to the square whatever the aspect ratio. ``crop`` resizes the shorter
+        ``squash`` resizes to the square and ignores the aspect ratio. ``crop`` resizes the shorter
         side to ``round(size / crop_fraction)`` and takes the centre.
     crop_fraction : float
         In (0, 1]; only used by ``crop``.
@@ -95,19 +95,16 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or not 1 <= self.size <= 8192:
-            raise InvalidInputError(f"preprocessing: size is {self.size!r}; give 1 to 8192 pixels")
+            raise InvalidInputError(f"size is {self.size!r}; expected 1 to 8192 pixels.")
         if self.resize not in ("squash", "crop"):
-            raise InvalidInputError(
-                f"preprocessing: resize is {self.resize!r}; give 'squash' or 'crop'"
-            )
+            raise InvalidInputError(f"resize is {self.resize!r}; expected 'squash' or 'crop'.")
         if type(self.crop_fraction) not in (int, float) or not 0.05 <= self.crop_fraction <= 1:
             raise InvalidInputError(
-                f"preprocessing: crop_fraction is {self.crop_fraction!r}; give 0.05 to 1"
+                f"crop_fraction is {self.crop_fraction!r}; expected a number from 0.05 to 1."
             )
         if self.interpolation not in ("bicubic", "bilinear"):
             raise InvalidInputError(
-                f"preprocessing: interpolation is {self.interpolation!r}; "
-                "give 'bicubic' or 'bilinear'"
+                f"interpolation is {self.interpolation!r}; expected 'bicubic' or 'bilinear'."
             )
 
     @property
@@ -117,7 +114,7 @@ class Preprocessing:
 
     @property
     def decode_side(self) -> int:
-        """The ``shrink_to`` for `open_image`: twice what is needed loses nothing visible."""
+        """The ``shrink_to`` for `open_image`: twice the resized side, so that no detail is lost."""
         return 2 * self.resized_side
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,29 +123,30 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Make one from `to_dict`'s answer; missing names take their defaults.
+        """Inverse of `to_dict`; missing names take their defaults.
 
         Raises
         ------
         InvalidInputError
-            If ``values`` isn't a mapping, or has an unknown name or a bad value.
+            If ``values`` is not a mapping, or has an unknown name or a bad value.
         """
         if not isinstance(values, Mapping):
             raise InvalidInputError(
-                f"preprocessing: found {type(values).__name__}, expected a mapping"
+                f"preprocessing is of type {type(values).__name__}; expected a mapping."
             )
         known = [field.name for field in fields(cls)]
         unknown = [str(name) for name in values if name not in known]
         if unknown:
             raise InvalidInputError(
-                f"preprocessing: unknown {', '.join(unknown)}; known are {', '.join(known)}"
+                f"preprocessing has unknown names {', '.join(unknown)}; "
+                f"expected some of {', '.join(known)}."
             )
         return cls(**values)
 
 
 _FULL_SIZE = "hyperpq full size"
-# EXIF orientations from here on swap width and height.
-_FIRST_SIDEWAYS = 5
+# EXIF orientations from this one on swap width and height.
+_MIN_TRANSPOSED = 5
 
 
 def sniff(header: bytes) -> str | None:
@@ -163,7 +161,7 @@ def sniff(header: bytes) -> str | None:
     -------
     str or None
         ``JPEG``, ``PNG``, ``WebP``, ``GIF``, ``BMP``, ``TIFF``, ``HEIC``, ``AVIF`` or ``RAW``; None
-        if it is nothing of these. Camera files that begin as plain TIFF are ``TIFF``.
+        for any other content. Camera files that begin like a plain TIFF are ``TIFF``.
     """
     if header.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -175,7 +173,7 @@ def sniff(header: bytes) -> str | None:
         return "WebP"
     if header[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "RAW" if header[8:11] == b"CR\x02" else "TIFF"
-    # "BM" alone is also how a text may begin.
+    # A text may also begin with "BM".
     if header[:2] == b"BM" and int.from_bytes(header[14:18], "little") in _BMP_HEADER_SIZES:
         return "BMP"
     if header[4:8] == b"ftyp":
@@ -197,32 +195,33 @@ def open_image(
     max_megapixels: float = 200.0,
     shrink_to: int | None = None,
 ) -> Image.Image:
-    """Decode one image to RGB, upright, on white where it is transparent.
+    """Decode one image to RGB, upright, with transparent areas shown on white.
 
     Parameters
     ----------
     source : str, bytes, path or binary file
-        A path, or an open file that can seek (read from its beginning, left open).
+        A path, or an open seekable file, which is read from its beginning and left open.
     max_megapixels : float
-        An image whose header announces more isn't decoded.
+        An image whose header announces more is not decoded.
     shrink_to : int, optional
-        A JPEG may be decoded at 1/2, 1/4 or 1/8 as long as its shorter side keeps this many pixels.
+        A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as its shorter side keeps this
+        many pixels.
 
     Returns
     -------
     PIL.Image.Image
-        Mode RGB, all pixels in memory, no file left open.
+        Mode RGB, with all pixels in memory and no file left open.
 
     Raises
     ------
     ImageError
-        With a short reason that doesn't contain the path; nothing else is raised for bad content.
+        With a short reason without the path. No other error is raised for bad content.
 
     Notes
     -----
-    Safe in threads; Pillow releases the interpreter lock while it decodes. 16-bit grey is divided
-    by 257. Integers and floats of no declared range are taken as parts of the smallest of 1
-    (floats), 255 and 65535 that holds them all, else stretched between minimum and maximum.
+    The function is thread-safe, and Pillow releases the interpreter lock while it decodes. 16-bit
+    grey is divided by 257. Integers and floats without a declared range are scaled by the smallest
+    of 1 (floats only), 255 and 65535 that bounds them all, or else between minimum and maximum.
     """
     # Pillow and its plugins raise almost any exception on damaged bytes (OSError, SyntaxError,
     # ValueError, KeyError, struct.error, zlib.error, ...): this is the one boundary for them.
@@ -250,9 +249,9 @@ def to_pixels(image: Image.Image, prep: Preprocessing, out: np.ndarray | None = 
     image : PIL.Image.Image
         Mode RGB.
     prep : Preprocessing
-        Size, way of resizing and interpolation.
+        Size, method of resizing and interpolation.
     out : ndarray, shape (size, size, 3), uint8, optional
-        Where to write.
+        Array to write to.
 
     Returns
     -------
@@ -276,14 +275,14 @@ def to_pixels(image: Image.Image, prep: Preprocessing, out: np.ndarray | None = 
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Opener for `open` that returns at once on a pipe nobody writes to."""
+    """Opener for `open` that does not wait on a pipe without a writer."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _decode(
     file: BinaryIO, name: bytes, max_megapixels: float, shrink_to: int | None
 ) -> Image.Image:
-    """Decode an open file; ``name`` only tells camera files from other TIFFs."""
+    """Decode an open file; ``name`` only distinguishes camera files from other TIFFs."""
     file.seek(0)
     header = file.read(SNIFF_BYTES)
     file.seek(0)
@@ -292,14 +291,14 @@ def _decode(
     kind = sniff(header)
     if kind is None or kind == "TIFF":
         extension = os.path.splitext(name)[1].lower()
-        # Some cameras' files have no signature of their own; a .raw file may be anything at all.
+        # Some camera formats have no signature of their own; a .raw file may be anything.
         kind = "RAW" if extension in RAW_EXTENSIONS and (kind or extension != b".raw") else kind
     if kind is None:
         raise ImageError("not an image")
     if kind == "RAW":
         return _raw_preview(file, max_megapixels, shrink_to)
     if kind == "WebP" and int.from_bytes(header[4:8], "little") + 8 > file.seek(0, os.SEEK_END):
-        raise ImageError("truncated")  # its decoder would only say that it failed
+        raise ImageError("truncated")  # the decoder would only report a failure
     file.seek(0)
     image = _plugin(kind)(file)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_camera_file(image):
@@ -307,7 +306,7 @@ def _decode(
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
         raise ImageError(
-            f"{megapixels:.4g} megapixels, more than --max-megapixels {max_megapixels:g}"
+            f"{megapixels:.4g} megapixels, more than the limit of {max_megapixels:g} megapixels"
         )
     width, height = image.size
     if shrink_to is not None and kind == "JPEG":
@@ -317,15 +316,15 @@ def _decode(
     upright = _to_rgb(image)
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
-    is_sideways = orientation >= _FIRST_SIDEWAYS
-    upright.info[_FULL_SIZE] = (height, width) if is_sideways else (width, height)
+    is_transposed = orientation >= _MIN_TRANSPOSED
+    upright.info[_FULL_SIZE] = (height, width) if is_transposed else (width, height)
     return upright
 
 
 def full_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height in the file of an image from `open_image`, however small it was decoded.
+    """Width and height in the file of an image from `open_image`, also if it was decoded smaller.
 
-    Of a camera's raw file it is the size of the preview.
+    For a raw file of a camera it is the size of the preview.
     """
     return image.info.get(_FULL_SIZE, image.size)
 
@@ -344,14 +343,14 @@ def _plugin(kind: str) -> type[ImageFile.ImageFile]:
         raise ImageError(f"{kind} needs: pip install 'hyperpq[heif]'") from None
     if kind == "HEIC":
         return as_plugin.HeifImageFile
-    # pillow-heif read AVIF until Pillow itself did (11.3).
+    # Pillow reads AVIF since 11.3; before that, pillow-heif did.
     if not hasattr(as_plugin, "AvifImageFile"):
         raise ImageError("AVIF needs: pip install 'pillow>=11.3'")
     return as_plugin.AvifImageFile
 
 
 def _is_camera_file(image: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether a TIFF is a camera's raw file: DNG, or a thumbnail first, the image elsewhere."""
+    """Whether a TIFF is a raw file of a camera: DNG, or with a thumbnail as its first image."""
     tags = image.tag_v2
     return _DNG_VERSION in tags or (
         _MAKE in tags and _SUB_IFDS in tags and tags.get(_SUB_FILE_TYPE) == 1
@@ -359,7 +358,7 @@ def _is_camera_file(image: TiffImagePlugin.TiffImageFile) -> bool:
 
 
 def _raw_preview(file: BinaryIO, max_megapixels: float, shrink_to: int | None) -> Image.Image:
-    """Decode the JPEG or bitmap preview that a camera stored in its raw file."""
+    """Decode the JPEG or bitmap preview in a raw file of a camera."""
     try:
         import rawpy
     except ImportError:
@@ -376,7 +375,7 @@ def _raw_preview(file: BinaryIO, max_megapixels: float, shrink_to: int | None) -
         else:
             jpeg = BytesIO(preview.data)
             if _orientation(JpegImagePlugin.JpegImageFile(jpeg)) is not None:
-                orientation = 1  # the preview knows its own
+                orientation = 1  # the preview has an orientation of its own
             image = _decode(jpeg, b"", max_megapixels, shrink_to)
     return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
@@ -385,20 +384,20 @@ def _orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, None if there is none."""
     try:
         return image.getexif().get(_ORIENTATION)
-    except Exception:  # as in open_image; damaged metadata is no reason to lose a good image
+    except Exception:  # as in open_image; damaged metadata must not exclude a good image
         return None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert every mode that the plugins give to RGB."""
+    """Convert any mode that the plugins return to RGB."""
     if image.mode.startswith(("I", "F")):
         image = Image.fromarray(_to_bytes(image))
     elif image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV") and (
         not image.has_transparency_data
     ):
-        raise ImageError(f"colour mode {image.mode} isn't supported")
+        raise ImageError(f"colour mode {image.mode} is not supported")
     if image.has_transparency_data:
-        if image.mode in ("La", "RGBa"):  # premultiplied; these convert to their own kind only
+        if image.mode in ("La", "RGBa"):  # premultiplied; Pillow converts them only to LA and RGBA
             image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
         image = image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -427,7 +426,7 @@ def _to_bytes(image: Image.Image) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    """A short, stable sentence for what Pillow or the system raised."""
+    """A short, stable reason for an error of Pillow or of the operating system."""
     if isinstance(error, PermissionError):
         return "permission denied"
     if isinstance(error, FileNotFoundError):
@@ -439,7 +438,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels for its decoder"
     if isinstance(error, OSError) and error.errno in errno.errorcode:
-        return f"can't be read ({os.strerror(error.errno or 0).lower()})"
+        return f"cannot be read ({os.strerror(error.errno or 0).lower()})"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return "truncated"
     return "damaged"

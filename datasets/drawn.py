@@ -1,7 +1,7 @@
-"""A small set of images that the project draws itself, with a true hierarchy.
+"""A synthetic data set: drawn images in a known hierarchy of kingdoms, families and species.
 
-For the first try without images of one's own, for tests, and to see whether a learned hierarchy
-finds one that exists. `paint_life` and `paint_places` hold the painters.
+It serves demonstrations and tests, and shows whether training finds a hierarchy that is known.
+The painters of the species are in `paint_life` and `paint_places`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OVERSAMPLING = 4
 
 
 def species() -> list[str]:
-    """The paths ``kingdom/family/species`` in the order in which they are drawn."""
+    """All paths ``kingdom/family/species``, in the order in which they are drawn."""
     return [
         f"{kingdom}/{family}/{name}"
         for kingdom, families in TREE.items()
@@ -43,16 +43,16 @@ def draw_image(path: str, number: int, *, size: int = 96, seed: int = 0) -> Imag
     path : str
         ``kingdom/family/species``, one of `species`.
     number : int
-        Each number gives another image of the species.
+        Number of the image within its species; each number gives a different image.
     size : int
-        Pixels a side.
+        Length of a side in pixels.
     seed : int
-        Another seed gives another set.
+        Each seed gives a different data set.
 
     Returns
     -------
     PIL.Image.Image
-        Mode RGB; the same for the same arguments.
+        Mode RGB. The same arguments give the same image.
     """
     kingdom, family, name = path.split("/")
     rng = np.random.default_rng([seed, number, *path.encode()])
@@ -68,35 +68,35 @@ def draw_image(path: str, number: int, *, size: int = 96, seed: int = 0) -> Imag
 def draw_dataset(
     folder: str | Path, n: int = 300, *, size: int = 96, seed: int = 0
 ) -> dict[str, Any]:
-    """Draw n images into ``folder/kingdom/family/species/``, JPEG and PNG by turns.
+    """Draw n images into ``folder/kingdom/family/species/``, alternately as JPEG and as PNG.
 
     Parameters
     ----------
     folder : path
-        Made if it isn't there. Files of earlier drawings with the same names are replaced.
+        Created if it does not exist. Files with the same names are replaced.
     n : int
-        Number of images, dealt out evenly to the species.
+        Number of images, distributed evenly over the species.
     size : int
-        Pixels a side.
+        Length of a side in pixels.
     seed : int
         The same seed draws the same images.
 
     Returns
     -------
     dict
-        ``n``, ``size``, ``seed`` and ``tree``: kingdom -> family -> species -> number of images.
-        Also written to ``folder/hierarchy.json``.
+        ``n``, ``size``, ``seed`` and ``tree`` (kingdom -> family -> species -> number of images).
+        The same is written to ``folder/hierarchy.json``.
 
     Raises
     ------
     InvalidInputError
         If ``n`` or ``size`` is out of range.
     DatasetError
-        If the folder can't be written.
+        If the folder cannot be written.
     """
     if n < 1 or not 16 <= size <= 1024:
         raise InvalidInputError(
-            f"n is {n} and size is {size}; give at least one image of 16 to 1024 pixels"
+            f"n is {n} and size is {size}; expected at least one image of 16 to 1024 pixels."
         )
     root = Path(folder)
     names = species()
@@ -118,7 +118,7 @@ def draw_dataset(
         (root / "hierarchy.json").write_text(json.dumps(description, indent=2) + "\n")
     except OSError as error:
         raise DatasetError(
-            f"{os.fspath(root)}: can't write images ({error.strerror or error}); "
-            "give a folder that you may write to"
+            f"{os.fspath(root)} cannot be written ({error.strerror or error}); "
+            "give a folder that you may write to."
         ) from error
     return description

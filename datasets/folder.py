@@ -1,6 +1,6 @@
-"""Listing of image folders: which files are candidates, each real file once.
+"""Listing of image folders: which files may be images, each real file once.
 
-Paths are bytes, because a file name on Linux is bytes and needn't be UTF-8.
+Paths are bytes, because a file name on Linux is bytes in any encoding.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IMAGE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
     b".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .heic .heif .hif "
     b".avif".split()
 )
-# Made by systems and their tools beside the images of people; compared in lower case.
+# Names that operating systems and their tools create beside images; compared in lower case.
 _SYSTEM_NAMES = frozenset(
     b"@eadir|@recycle|@tmp|#recycle|#snapshot|$recycle.bin|recycler|system volume information|"
     b"lost+found|__macosx|thumbs.db|ehthumbs.db|desktop.ini".split(b"|")
@@ -53,12 +53,12 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class _Rules:
-    """Ignore patterns in force in a folder: each with the folder that they are relative to."""
+    """Ignore patterns that apply in a folder, each with the folder that it is relative to."""
 
     specs: tuple[tuple[bytes, GitIgnoreSpec], ...] = ()
 
     def ignore(self, path: bytes, is_folder: bool) -> bool:
-        """Whether the last pattern that names ``path`` excludes it."""
+        """Whether the last pattern that matches ``path`` excludes it."""
         for base, spec in self.specs:
             relative = os.fsdecode(path[len(base) :]) + ("/" if is_folder else "")
             verdict = spec.check_file(relative).include
@@ -67,7 +67,7 @@ class _Rules:
         return False
 
     def within(self, folder: bytes) -> _Rules:
-        """The rules inside ``folder``: its own ignore file comes before those above it."""
+        """The rules inside ``folder``: its own ignore file takes precedence over those above it."""
         name = os.path.join(folder, IGNORE_FILE)
         if not os.path.isfile(name):
             return self
@@ -75,12 +75,13 @@ class _Rules:
             with open(name, encoding="utf-8", errors="surrogateescape") as file:
                 lines = file.read().splitlines()
         except OSError as error:
-            # Going on would list what somebody asked to leave out.
+            # To continue would list files that the user asked to exclude.
             raise DatasetError(
-                f"{os.fsdecode(name)}: can't be read ({error.strerror}); fix or remove it"
+                f"{os.fsdecode(name)} cannot be read ({error.strerror}); "
+                "make it readable or remove it."
             ) from error
         own = (_with_slash(folder), _compile(lines, os.fsdecode(name)))
-        # The caller's own patterns (always first) stay in front, as in git.
+        # The patterns of the caller (always first) keep precedence, as in git.
         return _Rules((*self.specs[:1], own, *self.specs[1:]))
 
 
@@ -96,41 +97,41 @@ def list_images(
     Parameters
     ----------
     roots : sequence of paths
-        Folders, or single files (always listed, whatever their names).
+        Folders, or single files, which are always listed.
     include_hidden : bool
-        Whether to look at names that begin with a dot and at those that systems make
+        Whether to list names that begin with a dot and names that operating systems create
         (``Thumbs.db``, ``@eaDir``, ``$RECYCLE.BIN``, ``lost+found``, ...).
     exclude : sequence of str
-        Patterns in the syntax of .gitignore, relative to each root. They come before those in
-        ``.hyperpqignore`` files, which any folder may hold.
+        Patterns in the syntax of .gitignore, relative to each root. They take precedence over
+        those in ``.hyperpqignore`` files, which any folder may contain.
     on_skip : callable, optional
-        Called with the path and a reason for what can't be looked at: broken links, unreadable
-        folders, pipes, sockets and devices.
+        Called with the path and the reason for each entry that cannot be examined: broken links,
+        unreadable folders, pipes, sockets and devices.
 
     Returns
     -------
     list of ImageFile
-        Sorted by path. A file with a known extension of images is listed whatever it holds; any
-        other if its first bytes are those of an image.
+        Sorted by path. A file with a known image extension is always listed; any other file is
+        listed if its first bytes are those of an image.
 
     Raises
     ------
     DatasetError
         If a root is missing or unreadable, or an ignore file is unreadable.
     InvalidInputError
-        If a pattern isn't valid.
+        If a pattern is not valid.
 
     Notes
     -----
-    Links to files and folders are followed after all real folders: each real file appears once,
-    under its real name if that lies below a root, and a loop of links ends where it began.
+    Links to files and folders are followed after all real folders have been listed. Each real file
+    appears once, under its real name if that is below a root; loops of links are detected.
     """
     spec = _compile(exclude, "exclude")
     return _Listing(include_hidden, on_skip or (lambda path, reason: None)).run(roots, spec)
 
 
 class _Listing:
-    """The state of one listing: what was seen, what is still to be looked at."""
+    """The state of one listing: the entries seen so far and the links still to follow."""
 
     def __init__(self, include_hidden: bool, on_skip: OnSkip) -> None:
         self.include_hidden = include_hidden
@@ -140,8 +141,8 @@ class _Listing:
         self.links: list[tuple[bytes, _Rules]] = []
 
     def run(self, roots: Sequence[str | bytes | Path], exclude: GitIgnoreSpec) -> list[ImageFile]:
-        """Walk the real folders of all roots, then what links lead to, round by round."""
-        # Parents before children, so that the rules of the outermost root hold.
+        """List the real folders of all roots, then the targets of links, round by round."""
+        # Parents before children, so that the rules of the outermost root apply.
         for path in sorted(os.path.abspath(os.fsencode(root)) for root in roots):
             name = os.fsdecode(path)
             try:
@@ -150,16 +151,20 @@ class _Listing:
                     os.scandir(path).close()
             except FileNotFoundError:
                 raise DatasetError(
-                    f"{name}: no such file or folder; give a folder of images"
+                    f"{name} does not exist; give an existing folder of images."
                 ) from None
             except OSError as error:
-                raise DatasetError(f"{name}: can't be read ({error.strerror})") from error
+                raise DatasetError(
+                    f"{name} cannot be read ({error.strerror}); give a readable folder of images."
+                ) from error
             if stat.S_ISDIR(status.st_mode):
                 self._walk(path, status, _Rules(((_with_slash(path), exclude),)))
             elif stat.S_ISREG(status.st_mode):
                 self._add(path, status)
             else:
-                raise DatasetError(f"{name}: neither a file nor a folder")
+                raise DatasetError(
+                    f"{name} is neither a file nor a folder; give a folder of images."
+                )
         while self.links:
             links, self.links = sorted(self.links, key=lambda link: link[0]), []
             for path, rules in links:
@@ -167,7 +172,7 @@ class _Listing:
         return sorted(self.files, key=lambda file: file.path)
 
     def _walk(self, root: bytes, status: os.stat_result, rules: _Rules) -> None:
-        """List a folder and all real folders in it; links wait."""
+        """List a folder and all real folders below it; links are kept for later."""
         waiting = [(root, status, rules)]
         while waiting:
             folder, status, rules = waiting.pop()
@@ -192,7 +197,7 @@ class _Listing:
                     self._consider(entry.path, status)
 
     def _follow(self, path: bytes, rules: _Rules) -> None:
-        """Look at what a link leads to."""
+        """List the target of a link."""
         try:
             status = os.stat(path)
         except OSError as error:
@@ -209,7 +214,7 @@ class _Listing:
             self._consider(path, status)
 
     def _entries(self, folder: bytes) -> list[os.DirEntry[bytes]]:
-        """A folder's entries in the order of their names; none, reported, if it is unreadable."""
+        """The entries of a folder, sorted by name; none, after a report, if it is unreadable."""
         try:
             with os.scandir(folder) as entries:
                 return sorted(entries, key=lambda entry: entry.name)
@@ -241,7 +246,7 @@ class _Listing:
             self.files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
 
     def _is_new(self, status: os.stat_result) -> bool:
-        """Remember a file or folder; False if it was met before."""
+        """Record a file or folder; False if it was recorded before."""
         key = (status.st_dev, status.st_ino)
         is_new = key not in self.seen
         self.seen.add(key)
@@ -252,7 +257,7 @@ class _Listing:
 
 
 def _system_reason(error: OSError) -> str:
-    return (error.strerror or "can't be read").lower()
+    return (error.strerror or "cannot be read").lower()
 
 
 def _is_hidden(name: bytes) -> bool:
@@ -264,12 +269,12 @@ def _with_slash(folder: bytes) -> bytes:
 
 
 def _compile(lines: Sequence[str], where: str) -> GitIgnoreSpec:
-    """Read .gitignore patterns; ``where`` names them in the error."""
+    """Compile .gitignore patterns; ``where`` names their source in the error."""
     from pathspec import GitIgnoreSpec
 
     try:
         return GitIgnoreSpec.from_lines(lines)
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
-            f"{where}: {error}; give patterns in the syntax of .gitignore"
+            f"{where} is not valid ({error}); give patterns in the syntax of .gitignore."
         ) from error

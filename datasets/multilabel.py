@@ -1,7 +1,7 @@
 """Evaluation protocols of the hashing literature for images with several labels.
 
-A found image is relevant if it shares a label with the query. The layouts are those in which the
-data sets are distributed.
+A result is relevant if it shares a label with the query. The folders are expected in the layout in
+which the data sets are distributed.
 """
 
 from __future__ import annotations
@@ -43,32 +43,32 @@ def flickr25k_protocol(
     Parameters
     ----------
     root : path
-        Holds ``mirflickr/im1.jpg``, ... and ``mirflickr25k_annotations_v080/animals.txt``, ...:
-        24 files of image numbers, one a line. The 14 files ``*_r1.txt`` beside them, subsets
-        for a stricter meaning of the same labels, are not read.
+        Folder with ``mirflickr/im1.jpg``, ... and ``mirflickr25k_annotations_v080/animals.txt``,
+        ...: 24 files of image numbers, one per line. The 14 files ``*_r1.txt`` beside them
+        contain subsets for a stricter meaning of the same labels and are not read.
     seed : int
-        Of the choices.
+        Seed of the random choices.
     n_query, n_train : int
-        Queries, and training images out of the database.
+        Number of queries, and of training images, which are part of the database.
 
     Returns
     -------
     Protocol
-        All labelled images that aren't queries are the database; mAP@5000.
+        The database is all labelled images that are not queries; the measure is mAP@5000.
 
     Raises
     ------
     DatasetError
-        If the tree isn't as described, or has too few images.
+        If the folders are not as described, or have too few images.
     InvalidInputError
         If ``n_query`` or ``n_train`` is below 1.
 
     Notes
     -----
-    Papers say 25,000 images. 419 of them have no label: nothing is relevant to one of these,
-    so each that asks costs any method its average precision. The split lists that circulate with
-    the code of the field (``img.txt``, ``targets.txt``: the names that the code of MeCoQ and HiHPQ
-    reads) hold the 24,581 images with a label, and so does this protocol.
+    Papers report 25,000 images. 419 of them have no label, so that no result is relevant to such a
+    query, whatever the method. The split lists that are distributed with the code of MeCoQ and
+    HiHPQ (``img.txt``, ``targets.txt``) contain the 24,581 images with a label, and so does this
+    protocol.
 
     References
     ----------
@@ -80,25 +80,26 @@ def flickr25k_protocol(
     try:
         on_disk = set(os.listdir(folder))
     except OSError as error:
-        raise DatasetError(f"{Path(root) / 'mirflickr'}: {_reason(error)}; {help_}") from error
+        raise DatasetError(f"{Path(root) / 'mirflickr'} {_reason(error)}; {help_}.") from error
     rows: dict[int, NDArray[np.bool_]] = {}
     for column, label in enumerate(FLICKR25K_LABELS):
         file = Path(root) / _ANNOTATIONS / f"{label}.txt"
         for number, line in enumerate(_read_lines(file, help_), start=1):
             if not line.isdigit():
                 raise DatasetError(
-                    f"{file}: line {number} is {_shown(line)}, not the number of an image; {help_}"
+                    f"{file} has {_shown(line)} in line {number}; expected the number of an image; "
+                    f"{help_}."
                 )
             if b"im%b.jpg" % line not in on_disk:
                 raise DatasetError(
-                    f"{file}: line {number} is {_shown(line)}, but there is no such image in "
-                    f"{root}/mirflickr; {help_}"
+                    f"{file} has {_shown(line)} in line {number}; there is no such image in "
+                    f"{root}/mirflickr; {help_}."
                 )
             rows.setdefault(int(line), np.zeros(len(FLICKR25K_LABELS), bool))[column] = True
     if len(rows) < n_query + n_train:
         raise DatasetError(
-            f"{root}: {len(rows)} images with a label, the protocol needs {n_query} queries and "
-            f"{n_train} training images; {help_}"
+            f"{root} has {len(rows)} images with a label; the protocol needs {n_query} queries and "
+            f"{n_train} training images; {help_}."
         )
     numbers = sorted(rows)
     everything = Split(
@@ -118,32 +119,34 @@ def nuswide_protocol(
     Parameters
     ----------
     root : path
-        Holds ``Flickr/CLASS/NAME.jpg``; ``ImageList/Imagelist.txt`` with a ``CLASS\NAME.jpg`` a
-        line; and ``Groundtruth/AllLabels/Labels_CONCEPT.txt`` with a 0 or 1 for each of its lines.
+        Folder with ``Flickr/CLASS/NAME.jpg``; ``ImageList/Imagelist.txt`` with one
+        ``CLASS\NAME.jpg`` per line; and ``Groundtruth/AllLabels/Labels_CONCEPT.txt`` with a 0 or 1
+        for each of these lines.
     seed : int
-        Of the choices.
+        Seed of the random choices.
     query_per_concept, train_per_concept : int
-        2,100 queries and 10,500 training images are 100 and 500 for each of 21 concepts.
+        Number of queries and of training images of each of the 21 concepts: 2,100 and 10,500
+        images by default.
 
     Returns
     -------
     Protocol
-        All images with one of the concepts (195,834 in the full set) that aren't queries are
-        the database; mAP@5000. ``missing`` counts those of them that aren't on disk: some have
-        vanished from Flickr, so that a copy fetched from there is smaller.
+        The database is all images with one of the concepts (195,834 in the full set) that are
+        not queries; the measure is mAP@5000. ``missing`` counts those that are not on disk: some
+        have been removed from Flickr, so that a recent copy is smaller.
 
     Raises
     ------
     DatasetError
-        If the tree isn't as described, or has too few images of a concept.
+        If the folders are not as described, or have too few images of a concept.
     InvalidInputError
         If ``query_per_concept`` or ``train_per_concept`` is below 1.
 
     Notes
     -----
-    "100 of each concept" leaves open how an image of several concepts counts. Here each concept
-    in turn, the rarest first, is given 100 queries and 500 training images that none before it
-    was given. So there are as many of both as is published, none twice.
+    "100 of each concept" does not define how an image with several concepts counts. Here each
+    concept in turn, starting with the rarest, gets 100 queries and 500 training images that no
+    concept before it got. The numbers are those of the publications, and no image occurs twice.
 
     References
     ----------
@@ -166,9 +169,9 @@ def nuswide_protocol(
         rows = order[everything.labels[order, column] & is_free[order]]
         if len(rows) < query_per_concept + train_per_concept:
             raise DatasetError(
-                f"{root}: {len(everything)} of {len(paths)} labelled images are on disk, which "
-                f"leaves {len(rows)} of {NUSWIDE_CONCEPTS[column]} where the protocol needs "
-                f"{query_per_concept} queries and {train_per_concept} training images; {help_}"
+                f"{root} has {len(everything)} of {len(paths)} labelled images on disk, which "
+                f"leaves {len(rows)} of {NUSWIDE_CONCEPTS[column]}; the protocol needs "
+                f"{query_per_concept} queries and {train_per_concept} training images; {help_}."
             )
         rows = rows[: query_per_concept + train_per_concept]
         is_free[rows] = False
@@ -194,7 +197,8 @@ def _read_nuswide(root: Path, help_: str) -> tuple[list[bytes], NDArray[np.bool_
     for number, name in enumerate(listed, start=1):
         if name.count(b"/") != 1 or not all(name.split(b"/")):
             raise DatasetError(
-                f"{list_file}: line {number} is {_shown(name)}, not CLASS\\NAME.jpg; {help_}"
+                f"{list_file} has {_shown(name)} in line {number}; expected CLASS\\NAME.jpg; "
+                f"{help_}."
             )
     labels = np.empty((len(listed), len(NUSWIDE_CONCEPTS)), bool)
     for column, concept in enumerate(NUSWIDE_CONCEPTS):
@@ -202,14 +206,14 @@ def _read_nuswide(root: Path, help_: str) -> tuple[list[bytes], NDArray[np.bool_
         lines = _read_lines(file, help_)
         if len(lines) != len(listed):
             raise DatasetError(
-                f"{file}: {len(lines)} lines, but {list_file} has {len(listed)}; {help_}"
+                f"{file} has {len(lines)} lines; expected {len(listed)} as in {list_file}; {help_}."
             )
         values = np.array(lines)
         wrong = np.flatnonzero((values != b"0") & (values != b"1"))
         if len(wrong):
             line = int(wrong[0])
             raise DatasetError(
-                f"{file}: line {line + 1} is {_shown(lines[line])}, neither 0 nor 1; {help_}"
+                f"{file} has {_shown(lines[line])} in line {line + 1}; expected 0 or 1; {help_}."
             )
         labels[:, column] = values == b"1"
     return listed, labels
@@ -223,7 +227,7 @@ def _protocol(
     train: NDArray[np.int64],
     missing: int = 0,
 ) -> Protocol:
-    """The protocol in which all rows that don't ask are searched."""
+    """The protocol whose database is all rows that are not queries."""
     database = np.setdiff1d(np.arange(len(everything)), query)
     return Protocol(
         name,
@@ -239,24 +243,24 @@ def _protocol(
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
-            raise InvalidInputError(f"{name} is {count}; give 1 or more")
+            raise InvalidInputError(f"{name} is {count}; expected 1 or more.")
 
 
 def _read_lines(file: Path, help_: str) -> list[bytes]:
-    """The lines of a file without white space around them; blank ones at its end don't count."""
+    """The lines of a file without surrounding white space and without blank lines at its end."""
     try:
         lines = file.read_bytes().rstrip().splitlines()
     except OSError as error:
-        raise DatasetError(f"{file}: {_reason(error)}; {help_}") from error
+        raise DatasetError(f"{file} {_reason(error)}; {help_}.") from error
     if not lines:
-        raise DatasetError(f"{file}: empty; {help_}")
+        raise DatasetError(f"{file} is empty; {help_}.")
     return [line.strip() for line in lines]
 
 
 def _reason(error: OSError) -> str:
-    return f"can't be read ({error.strerror})"
+    return f"cannot be read ({error.strerror})"
 
 
 def _shown(line: bytes) -> str:
-    """A line for an error message, however long or odd it is."""
+    """A line of a file as it is shown in an error message, shortened if it is long."""
     return repr(os.fsdecode(line[:60]))

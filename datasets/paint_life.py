@@ -1,7 +1,7 @@
-"""How the creatures and plants of the drawn set are painted.
+"""Painters of the animals and plants of the drawn data set.
 
-A painter gets a canvas and makes one image of its species, different each time. Coordinates run
-from -1 to 1 with y upwards; after `Canvas.place` they are those of the subject.
+A painter draws one random image of its species on a canvas. Coordinates run from -1 to 1, with y
+upwards; after `Canvas.place` they are relative to the subject.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the scenes and patterns of the drawn set are painted; see `paint_life`."""
+"""Painters of the scenes and patterns of the drawn data set; see `paint_life`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Evaluation protocols: which images train, which ask, which are searched, what is relevant.
+"""Evaluation protocols: splits into training set, queries and database, and what is relevant.
 
-The data sets here are folders of class folders; those with several labels an image are in
-`hyperpq.datasets.multilabel`. Every choice is a function of sorted names and a seed.
+The data sets here are folders of class folders; data sets with several labels per image are in
+`hyperpq.datasets.multilabel`. Every random choice depends only on the sorted names and a seed.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _CIFAR10_HELP = (
 
 @dataclass(frozen=True)
 class Split:
-    """Images and what they show.
+    """Images with their labels.
 
     Parameters
     ----------
     paths : list of bytes
-        Absolute paths, n long.
+        Absolute paths of n images.
     labels : ndarray, shape (n,), int64, or shape (n, L), bool
-        Each image's class as a position in the protocol's ``names``, or for each of its L
-        ``names`` whether the image has that label.
+        The class of each image as a position in ``Protocol.names``, or, for each of the L
+        ``Protocol.names``, whether the image has that label.
     """
 
     paths: list[bytes]
@@ -42,26 +42,27 @@ class Split:
         return len(self.paths)
 
     def take(self, rows: np.ndarray) -> Split:
-        """The images of these rows, in this order."""
+        """The images of the given rows, in the given order."""
         return Split([self.paths[row] for row in rows.tolist()], self.labels[rows])
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of measuring retrieval.
+    """One protocol to measure retrieval.
 
     Parameters
     ----------
     name : str
-        For reports.
+        Name for reports.
     names : list of str
         Names of the classes or labels, sorted.
     train, query, database : Split
-        Training images (their labels aren't for training), queries, and what is searched.
+        Training images (whose labels are not used in training), queries, and the images that
+        are searched.
     top : int
         Published results are mAP@top.
     missing : int
-        Images that the data set names but that aren't on disk; they are in no split.
+        Number of images that the data set names but that are not on disk; they are in no split.
     """
 
     name: str
@@ -75,14 +76,14 @@ class Protocol:
     def relevant(
         self, queries: slice | NDArray[np.int64], found: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
-        """Whether results are of the query's class, or share a label with it.
+        """Whether results have the class of the query, or share a label with it.
 
         Parameters
         ----------
         queries : slice or ndarray, shape (nq,), int64
             Rows of ``query``.
         found : ndarray, shape (nq, k), int64
-            Rows of ``database`` found for each of them; -1 is no image.
+            Rows of ``database`` found for each query; -1 means no image.
 
         Returns
         -------
@@ -92,7 +93,7 @@ class Protocol:
         if self.query.labels.ndim == 1:
             same = self.database.labels[found] == self.query.labels[queries, None]
         else:
-            # Eight labels a byte: k is thousands, and what is gathered here has nq * k rows.
+            # Eight labels per byte, as k is in the thousands and nq * k rows are gathered.
             stored = np.packbits(self.database.labels, axis=1)
             wanted = np.packbits(self.query.labels[queries], axis=1)
             same = (stored[found] & wanted[:, None]).any(axis=2)
@@ -109,12 +110,12 @@ def class_folders(
     root : path
         The folder. Class folders may be nested (``kingdom/family/species``).
     depth : int, optional
-        How many folders below ``root`` name the class; without it all of them do.
+        Number of folders below ``root`` that name the class; by default all of them do.
 
     Returns
     -------
-    files : list of ImageFile, n long
-        Sorted by path.
+    files : list of ImageFile
+        The n images, sorted by path.
     labels : ndarray, shape (n,), int64
         Positions in ``names``.
     names : list of str
@@ -123,20 +124,20 @@ def class_folders(
     Raises
     ------
     DatasetError
-        If there is no such folder, no image in it, or an image outside of a class folder.
+        If there is no such folder, no image in it, or an image outside a class folder.
     """
     if depth is not None and depth < 1:
-        raise InvalidInputError(f"depth is {depth}; give 1 or more, or nothing for all folders")
+        raise InvalidInputError(f"depth is {depth}; expected 1 or more, or None for all folders.")
     base = os.path.abspath(os.fsencode(root))
     files = list_images([base])
     if not files:
-        raise DatasetError(f"{root}: no image; put them in class folders, {root}/CLASS/*.jpg")
+        raise DatasetError(f"{root} has no image; put images in class folders, {root}/CLASS/*.jpg.")
     classes = []
     for file in files:
         folders = file.path[len(base) :].lstrip(b"/").split(b"/")[:-1]
         if not folders:
             raise DatasetError(
-                f"{os.fsdecode(file.path)}: not in a class folder; put it in {root}/CLASS/"
+                f"{os.fsdecode(file.path)} is not in a class folder; put it in {root}/CLASS/."
             )
         classes.append(os.fsdecode(b"/".join(folders[:depth])))
     names, labels = np.unique(np.array(classes, dtype=object), return_inverse=True)
@@ -155,24 +156,25 @@ def cifar10_protocol(
     which : {"I", "II"}
         Training set: all images of ``train`` (I), or 500 of each class (II).
     n_query : int, optional
-        This many images of ``test``, as equally many of each class as possible; all without it.
+        Number of queries, drawn from ``test`` as evenly over the classes as possible; by default
+        all images of ``test``.
     seed : int
-        Of the choices.
+        Seed of the random choices.
 
     Returns
     -------
     Protocol
-        The database is all of ``train`` in both; mAP@1000.
+        The database is all of ``train`` in both protocols; the measure is mAP@1000.
 
     Raises
     ------
     DatasetError
-        If the tree isn't as described.
+        If the folders are not as described.
     InvalidInputError
         If ``which`` or ``n_query`` is out of range.
     """
     if which not in ("I", "II"):
-        raise InvalidInputError(f"which is {which!r}; give 'I' or 'II'")
+        raise InvalidInputError(f"which is {which!r}; expected 'I' or 'II'.")
     help_ = _CIFAR10_HELP.format(root=root)
     splits: dict[str, Split] = {}
     names: list[str] = []
@@ -180,10 +182,10 @@ def cifar10_protocol(
         try:
             files, labels, classes = class_folders(Path(root) / part, depth=1)
         except DatasetError as error:
-            raise DatasetError(f"{error} ({help_})") from error
+            raise DatasetError(f"{str(error).partition(';')[0]}; {help_}.") from error
         if len(classes) != 10 or (names and classes != names):
             raise DatasetError(
-                f"{Path(root) / part}: found the classes {', '.join(classes[:12])}; {help_}"
+                f"{Path(root) / part} has the classes {', '.join(classes[:12])}; {help_}."
             )
         names = classes
         splits[part] = Split([file.path for file in files], labels)
@@ -191,10 +193,11 @@ def cifar10_protocol(
     rng = np.random.default_rng(seed)
     train = database
     if which == "II":
-        few = int(np.bincount(database.labels).min())
-        if few < 500:
+        smallest = int(np.bincount(database.labels).min())
+        if smallest < 500:
             raise DatasetError(
-                f"{Path(root) / 'train'}: a class has {few} images, protocol II needs 500; {help_}"
+                f"{Path(root) / 'train'} has a class of {smallest} images; protocol II needs at "
+                f"least 500; {help_}."
             )
         train = database.take(_balanced(database.labels, 5000, rng))
     query = test
@@ -212,21 +215,22 @@ def folder_protocol(root: str | Path, n_query: int = 1000, *, seed: int = 0) -> 
     root : path
         See `class_folders`.
     n_query : int
-        Queries, chosen among all images with equal probability.
+        Number of queries, chosen uniformly from all images.
     seed : int
-        Of the choice.
+        Seed of the random choice.
 
     Returns
     -------
     Protocol
-        All images that aren't queries are both training set and database; mAP@100.
+        All images that are not queries are both training set and database; the measure is
+        mAP@100.
 
     Raises
     ------
     DatasetError
-        If the folder isn't a folder of class folders.
+        If the folder does not consist of class folders.
     InvalidInputError
-        If ``n_query`` doesn't leave at least one image.
+        If ``n_query`` does not leave at least one image for the database.
     """
     files, labels, names = class_folders(root)
     everything = Split([file.path for file in files], labels)
@@ -237,16 +241,16 @@ def folder_protocol(root: str | Path, n_query: int = 1000, *, seed: int = 0) -> 
     return Protocol(Path(os.path.abspath(root)).name, names, rest, query, rest, top=100)
 
 
-def _check_n_query(n_query: int, most: int) -> None:
-    if not 1 <= n_query <= most:
-        raise InvalidInputError(f"n_query is {n_query}; give 1 to {most}")
+def _check_n_query(n_query: int, high: int) -> None:
+    if not 1 <= n_query <= high:
+        raise InvalidInputError(f"n_query is {n_query}; expected 1 to {high}.")
 
 
 def _balanced(labels: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose n rows, as equally many of each class as possible; sorted."""
+    """Choose n rows, as evenly over the classes as possible; sorted."""
     order = rng.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     counts = np.bincount(labels)
-    # The position of each row among those of its class: all first ones, then all second ones, ...
-    turn = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.sort(by_class[np.argsort(turn, kind="stable")[:n]])
+    # The rank of each row within its class; rows are taken by rank: first of each class, and so on.
+    rank = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.sort(by_class[np.argsort(rank, kind="stable")[:n]])

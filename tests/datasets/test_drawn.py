@@ -99,7 +99,7 @@ def test_bad_arguments(tmp_path):
         with pytest.raises(InvalidInputError, match="at least one image of 16 to 1024"):
             draw_dataset(tmp_path, n, size=size)
     (tmp_path / "file").touch()
-    with pytest.raises(DatasetError, match="file: can't write images"):
+    with pytest.raises(DatasetError, match="file cannot be written"):
         draw_dataset(tmp_path / "file", 1)
     few = draw_dataset(tmp_path / "few", 2, size=16)
     assert len(list_images([tmp_path / "few"])) == 2

@@ -160,14 +160,14 @@ def test_unreadable_folders_and_files_are_reported(tmp_path, put, monkeypatch):
         os.fsencode(tmp_path / "closed"): "permission denied",
         os.fsencode(tmp_path / "unknown"): "permission denied",
     }
-    with pytest.raises(DatasetError, match=r"closed: can't be read \(Permission denied\)"):
+    with pytest.raises(DatasetError, match=r"closed cannot be read \(Permission denied\)"):
         list_images([tmp_path / "closed"])
 
 
 def test_bad_roots(tmp_path):
-    with pytest.raises(DatasetError, match="missing: no such file or folder"):
+    with pytest.raises(DatasetError, match="missing does not exist; give an existing folder"):
         list_images([tmp_path, tmp_path / "missing"])
-    with pytest.raises(DatasetError, match="neither a file nor a folder"):
+    with pytest.raises(DatasetError, match="is neither a file nor a folder"):
         list_images(["/dev/null"])
     assert list_images([tmp_path]) == []
     assert list_images([]) == []
@@ -214,7 +214,7 @@ def test_an_unreadable_ignore_file_is_an_error(tmp_path, put, monkeypatch):
         raise PermissionError(13, "Permission denied", name)
 
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(DatasetError, match=r"\.hyperpqignore: can't be read"):
+    with pytest.raises(DatasetError, match=r"\.hyperpqignore cannot be read"):
         list_images([tmp_path])
 
 

@@ -75,23 +75,23 @@ def test_cifar10_queries_and_seeds(cifar):
     other = cifar10_protocol(cifar, n_query=25, seed=4)
     assert other.query.paths != protocol.query.paths
     assert other.train.paths != protocol.train.paths
-    # The training set doesn't depend on how many ask.
+    # The training set doesn't depend on the number of queries.
     assert cifar10_protocol(cifar, seed=3).train.paths == protocol.train.paths
     for n_query in (0, 121):
-        with pytest.raises(InvalidInputError, match="give 1 to 120"):
+        with pytest.raises(InvalidInputError, match="expected 1 to 120"):
             cifar10_protocol(cifar, n_query=n_query)
     with pytest.raises(InvalidInputError, match="III"):
         cifar10_protocol(cifar, "III")
 
 
 def test_cifar10_errors_say_what_to_put_where(tmp_path):
-    with pytest.raises(DatasetError, match=r"no such.*train/CLASS/\*\.jpg"):
+    with pytest.raises(DatasetError, match=r"does not exist; .*train/CLASS/\*\.jpg"):
         cifar10_protocol(tmp_path)
     tree(tmp_path, {f"train/{name}": 3 for name in CLASSES} | {"test/ant": 2})
-    with pytest.raises(DatasetError, match=r"test: found the classes ant; put CIFAR-10"):
+    with pytest.raises(DatasetError, match=r"test has the classes ant; put CIFAR-10"):
         cifar10_protocol(tmp_path)
     tree(tmp_path, {f"test/{name}": 2 for name in CLASSES})
-    with pytest.raises(DatasetError, match="a class has 3 images, protocol II needs 500"):
+    with pytest.raises(DatasetError, match="a class of 3 images; protocol II needs at least 500"):
         cifar10_protocol(tmp_path)
     check(cifar10_protocol(tmp_path, "I"))
 
@@ -107,7 +107,7 @@ def test_folder_protocol(tmp_path):
     assert folder_protocol(root, 10, seed=1).query.paths == protocol.query.paths
     assert folder_protocol(root, 10, seed=2).query.paths != protocol.query.paths
     assert len(folder_protocol(root, 50).database) == 1
-    with pytest.raises(InvalidInputError, match="n_query is 51; give 1 to 50"):
+    with pytest.raises(InvalidInputError, match="n_query is 51; expected 1 to 50"):
         folder_protocol(root, 51)
 
 
@@ -127,12 +127,12 @@ def test_class_folders(tmp_path):
     with pytest.raises(InvalidInputError, match="depth"):
         class_folders(root, depth=0)
     (root / "loose.png").touch()
-    with pytest.raises(DatasetError, match=r"loose\.png: not in a class folder"):
+    with pytest.raises(DatasetError, match=r"loose\.png is not in a class folder"):
         class_folders(root)
-    with pytest.raises(DatasetError, match="no such"):
+    with pytest.raises(DatasetError, match="does not exist"):
         class_folders(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DatasetError, match=r"no image; put them in class folders"):
+    with pytest.raises(DatasetError, match=r"no image; put images in class folders"):
         class_folders(tmp_path / "empty")
 
 
