@@ -146,17 +146,17 @@ def row_bits(mask: Any) -> NDArray[np.uint64]:
     return words
 
 
-class Part(NamedTuple):
-    """Some rows of an index.
+class CodeSegment(NamedTuple):
+    """A segment of the rows of an index, as the scan reads it.
 
     Attributes
     ----------
     codes : TiledCodes
-        Their codes, see `prepare`.
+        The codes of its rows.
     ids : ndarray, shape (n,), int64, or None
-        Their ids; 0 to n - 1 if None.
+        The ids of its rows; 0 to n - 1 if None.
     bits : ndarray, shape (ceil(n / 64),), uint64, or None
-        Rows that take part, see `row_bits`; all if None.
+        Which rows are searched, see `row_bits`; all of them if None.
     """
 
     codes: TiledCodes

@@ -162,7 +162,7 @@ class CodeIndex:
         for start in range(0, len(queries), _QUERIES):
             rows = slice(start, start + _QUERIES)
             tables = codec.tables(queries[rows])
-            D[rows, :most], I[rows, :most] = scan.search_parts(tables, parts, most, threads=threads)
+            D[rows, :most], I[rows, :most] = scan.search_segments(tables, parts, most, threads=threads)
         return D, I
 
     def range_search(
@@ -195,7 +195,7 @@ class CodeIndex:
         lims, D, I = [np.zeros(1, np.int64)], [], []  # noqa: E741
         for start in range(0, len(queries), _QUERIES):
             tables = codec.tables(queries[start : start + _QUERIES])
-            found = scan.range_search_parts(tables, parts, radius, threads=threads)
+            found = scan.range_search_segments(tables, parts, radius, threads=threads)
             lims.append(found[0][1:] + lims[-1][-1])
             D.append(found[1])
             I.append(found[2])
@@ -322,17 +322,17 @@ class CodeIndex:
 
     def _selected(
         self, params: SearchParameters | None, where: str | Where | None
-    ) -> list[scan.Part]:
+    ) -> list[scan.CodeSegment]:
         """Parts of a scan with the rows that take part; those without any are left out."""
         given = _both(params, where)
         if given.sel is None and given.where is None:
-            return [scan.Part(p.tiled, p.ids, p.alive) for p in self._rows.pieces]
+            return [scan.CodeSegment(p.tiled, p.ids, p.alive) for p in self._rows.pieces]
         parts = []
         for piece in self._rows.pieces:
             # Only the bits of each piece are kept, an eighth of its mask.
             mask = self.mask(piece, given)
             if mask.any():
-                parts.append(scan.Part(piece.tiled, piece.ids, row_bits(mask)))
+                parts.append(scan.CodeSegment(piece.tiled, piece.ids, row_bits(mask)))
         return parts
 
     def mask(self, piece: Piece, params: SearchParameters) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.errors import InvalidInputError, NotTrainedError
-from hyperpq.geometry.lorentz import time_part
+from hyperpq.geometry.lorentz_chord import time_part
 from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.store import atomic_write
 from hyperpq.utils.validation import as_codes, as_ids

@@ -134,7 +134,7 @@ class HiHPQIndex(EditableIndex):
             Divergence or collapse; or the index has vectors or lies on disk already.
         """
         from hyperpq.errors import TrainingError
-        from hyperpq.training.recipe import get_recipe
+        from hyperpq.training.presets import get_recipe
         from hyperpq.training.train import train_codec
 
         if self.ntotal or self.store:

@@ -1,8 +1,12 @@
-"""Tables and codes in, exact top-k out.
+"""Exact search of codes: distance tables and codes in, the k nearest rows out.
 
-The answer is the one of `scan.reference`, whatever the level: the row with the least float64 sum
-of its float32 table entries first, equal sums by the lower id. Where the package was compiled, the
-work is done by ``scan/native``; ``HYPERPQ_SCAN_LEVEL`` asks for a level by its name.
+The distance of a row is the float64 sum of its float32 table entries; rows are ordered by distance,
+ties by the lower id. Every kernel returns what the plain `scan.reference` returns. The kernels in
+``scan/native`` are used where the package was compiled, with the fastest instruction set (*level*)
+of the processor; the environment variable ``HYPERPQ_SCAN_LEVEL`` selects another one.
+
+Public functions: `search`, `range_search`, `search_segments`, `range_search_segments`, `prepare`
+and `levels`.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import MAX_CODES, Part, TiledCodes, code_size, row_bits
+from hyperpq.codes import MAX_CODES, CodeSegment, TiledCodes, code_size, row_bits
 from hyperpq.errors import InvalidInputError
 from hyperpq.scan import reference
 from hyperpq.utils.devices import usable_cores
@@ -25,27 +29,41 @@ if TYPE_CHECKING:
 else:
     try:
         from hyperpq.scan import _native
-    except ImportError:  # Installed without a compiler: `levels` says so.
+    except ImportError:  # Installed without a compiler; `levels` says so.
         _native = None
 
-__all__ = ["Part", "levels", "prepare", "range_search", "search", "search_parts"]
+__all__ = [
+    "CodeSegment",
+    "levels",
+    "prepare",
+    "range_search",
+    "range_search_segments",
+    "search",
+    "search_segments",
+]
 
 LEVEL_VARIABLE = "HYPERPQ_SCAN_LEVEL"
+"""Environment variable that selects a level by its name."""
 _NAMES = ("avx512vbmi", "avx512bw", "avx2", "neon", "portable", "numpy")
 
 
 def prepare(codes: Any) -> TiledCodes:
-    """Codes in the layout that is scanned.
+    """Arrange codes in the layout that the scan reads.
 
     Parameters
     ----------
     codes : array_like, shape (n, code_size), uint8
-        Packed codes (K = 16: two to a byte, see `codes.pack`). `TiledCodes` are left as they are.
+        Packed codes (K = 16: two codes in a byte, see `codes.pack`). `TiledCodes` are returned
+        unchanged.
+
+    Returns
+    -------
+    TiledCodes
 
     Raises
     ------
     InvalidInputError
-        Another shape or dtype.
+        If the shape or dtype is another.
     """
     if isinstance(codes, TiledCodes):
         return codes
@@ -66,49 +84,54 @@ def search(
     ids: Any | None = None,
     mask: Any | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Exact k nearest rows under additive tables.
+    """Find the k nearest rows of each query; the result is exact.
 
     Parameters
     ----------
     tables : ndarray, shape (nq, M, K), float32
-        Score of each codeword for each query; finite, K = 256 or 16.
+        Distance from each query to each codeword; finite, K = 256 or 16.
     codes : TiledCodes or array_like (n, code_size), uint8
-        What is searched. Rows of bytes are brought into the scanned layout at each call:
-        `prepare` does it once.
+        Codes of the rows. Packed codes are rearranged at each call; `prepare` does it once.
     k : int
-        Results a query.
+        Number of results for each query.
     threads : int, optional
-        All cores unless given; the answer doesn't depend on it.
+        Number of threads, one for each core by default. It does not change the result.
     ids : array_like, shape (n,), int64, optional
-        Distinct ids of the rows; 0 to n - 1 unless given.
+        Distinct ids of the rows; 0 to n - 1 by default.
     mask : array_like, shape (n,), bool, optional
-        Rows that take part, all unless given. Or their bits, shape (ceil(n / 64),), uint64.
+        Which rows are searched; all of them by default. Or the mask as bits, shape
+        (ceil(n / 64),), uint64, see `codes.row_bits`.
 
     Returns
     -------
     D : ndarray, shape (nq, k), float32
-        Ascending, padded with +inf.
+        Distances, ascending, padded with +inf.
     I : ndarray, shape (nq, k), int64
-        Ids, equal scores by the lower one, padded with -1.
+        Ids, ties by the lower one, padded with -1.
 
     Raises
     ------
     InvalidInputError
-        A shape, dtype or value is another; or ``HYPERPQ_SCAN_LEVEL`` is no level of this machine.
+        If an argument has another shape, dtype or value, or ``HYPERPQ_SCAN_LEVEL`` is not a level
+        of this machine.
     """
-    return search_parts(tables, [_part(codes, ids, mask)], k, threads=threads)
+    return search_segments(tables, [_segment(codes, ids, mask)], k, threads=threads)
 
 
-def search_parts(
-    tables: NDArray[np.float32], parts: Sequence[Part], k: int, *, threads: int | None = None
+def search_segments(
+    tables: NDArray[np.float32],
+    segments: Sequence[CodeSegment],
+    k: int,
+    *,
+    threads: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """`search` over the rows of several parts, with ids that are distinct over all of them."""
-    tables = _tables(tables, parts)
-    k, threads = as_count(k, "k"), _threads(threads)
+    """`search` over the rows of several segments, whose ids are distinct over all of them."""
+    tables = _checked_tables(tables, segments)
+    k, threads = as_count(k, "k"), _checked_threads(threads)
     level = _level()
     if level == "numpy":
-        return reference.search_parts(tables, parts, k, threads=threads)
-    return _native.search_parts(tables, _arrays(parts), k, threads, level)
+        return reference.search_segments(tables, segments, k, threads=threads)
+    return _native.search_segments(tables, _arrays(segments), k, threads, level)
 
 
 def range_search(
@@ -120,43 +143,58 @@ def range_search(
     ids: Any | None = None,
     mask: Any | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """All rows with a score below ``radius``; parameters and errors are those of `search`.
+    """Find all rows at a distance below ``radius``.
+
+    The other parameters and the errors are those of `search`.
 
     Returns
     -------
     lims : ndarray, shape (nq + 1,), int64
-        Results of query q are those from ``lims[q]`` to ``lims[q + 1]``.
+        The results of query q are those from ``lims[q]`` to ``lims[q + 1]``.
     D : ndarray, shape (lims[-1],), float32
-        Ascending for each query.
+        Distances, ascending for each query.
     I : ndarray, shape (lims[-1],), int64
-        Ids, equal scores by the lower one.
+        Ids, ties by the lower one.
     """
-    return range_search_parts(tables, [_part(codes, ids, mask)], radius, threads=threads)
+    return range_search_segments(tables, [_segment(codes, ids, mask)], radius, threads=threads)
 
 
-def range_search_parts(
-    tables: NDArray[np.float32], parts: Sequence[Part], radius: float, *, threads: int | None = None
+def range_search_segments(
+    tables: NDArray[np.float32],
+    segments: Sequence[CodeSegment],
+    radius: float,
+    *,
+    threads: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """`range_search` over the rows of several parts."""
-    tables = _tables(tables, parts)
+    """`range_search` over the rows of several segments."""
+    tables = _checked_tables(tables, segments)
     radius = float(radius)
     if np.isnan(radius):
         raise InvalidInputError("radius is NaN; expected a number.")
-    threads, level = _threads(threads), _level()
+    threads, level = _checked_threads(threads), _level()
     if level == "numpy":
-        return reference.range_search_parts(tables, parts, radius)
-    return _native.range_search_parts(tables, _arrays(parts), radius, threads, level)
+        return reference.range_search_segments(tables, segments, radius)
+    return _native.range_search_segments(tables, _arrays(segments), radius, threads, level)
 
 
 def levels() -> dict[str, str]:
-    """Kernels that can run here, the fastest first, and which one is in use."""
+    """The levels that can run on this machine, the fastest first, and which one is in use.
+
+    Returns
+    -------
+    dict of str to str
+        Name of a level to ``"in use"`` or ``"available"``. An invalid ``HYPERPQ_SCAN_LEVEL`` has
+        an entry with its error.
+    """
     try:
         used = _level()
     except InvalidInputError as error:
         used = str(error)
     names = {name: "in use" if name == used else "available" for name in _available()}
     if _native is None:
-        names["numpy"] += "; nothing was compiled: install with a C++17 compiler for the fast ones"
+        names["numpy"] += (
+            "; the native kernels were not compiled: install with a C++17 compiler to use them"
+        )
     if used not in names:
         names[LEVEL_VARIABLE] = used
     return names
@@ -167,24 +205,24 @@ def _available() -> list[str]:
 
 
 def _level() -> str:
-    """The level that `LEVEL_VARIABLE` asks for, or the fastest."""
+    """The level that `LEVEL_VARIABLE` selects, or the fastest one."""
     available = _available()
     asked = os.environ.get(LEVEL_VARIABLE)
     if not asked:
         return available[0]
     if asked not in available:
-        known = "doesn't run here" if asked in _NAMES else "is no level"
+        problem = "does not run on this machine" if asked in _NAMES else "is not a level"
         raise InvalidInputError(
-            f"{LEVEL_VARIABLE} is {asked!r}, which {known}; expected {', '.join(available)}."
+            f"{LEVEL_VARIABLE} is {asked!r}, which {problem}; expected {', '.join(available)}."
         )
     return asked
 
 
-def _threads(threads: int | None) -> int:
+def _checked_threads(threads: int | None) -> int:
     return usable_cores() if threads is None else as_count(threads, "threads")
 
 
-def _part(codes: Any, ids: Any, mask: Any) -> Part:
+def _segment(codes: Any, ids: Any, mask: Any) -> CodeSegment:
     tiled = prepare(codes)
     n = len(tiled)
     labels = None
@@ -204,10 +242,10 @@ def _part(codes: Any, ids: Any, mask: Any) -> Part:
                 f"mask is {given.dtype} {given.shape}; expected bool ({n},) or its bits, "
                 f"uint64 ({-(-n // 64)},)."
             )
-    return Part(tiled, labels, bits)
+    return CodeSegment(tiled, labels, bits)
 
 
-def _tables(tables: Any, parts: Sequence[Part]) -> NDArray[np.float32]:
+def _checked_tables(tables: Any, segments: Sequence[CodeSegment]) -> NDArray[np.float32]:
     array = np.ascontiguousarray(tables)
     fits = array.ndim == 3 and array.shape[2] in (16, 256) and 1 <= array.shape[1] <= MAX_CODES
     if not fits or array.dtype != np.float32:
@@ -216,16 +254,16 @@ def _tables(tables: Any, parts: Sequence[Part]) -> NDArray[np.float32]:
             f"{MAX_CODES}, K 256 or 16."
         )
     if not np.isfinite(array).all():
-        raise InvalidInputError("tables hold NaN or infinity; expected finite scores.")
+        raise InvalidInputError("tables hold NaN or infinity; expected finite distances.")
     size = code_size(array.shape[1], 8 if array.shape[2] == 256 else 4)
-    for part in parts:
-        if part.codes.code_size != size:
+    for segment in segments:
+        if segment.codes.code_size != size:
             raise InvalidInputError(
-                f"codes have {part.codes.code_size} bytes a row; expected {size} for tables of "
+                f"codes have {segment.codes.code_size} bytes a row; expected {size} for tables of "
                 f"shape {array.shape}."
             )
     return array
 
 
-def _arrays(parts: Sequence[Part]) -> list[tuple[Any, ...]]:
-    return [(part.codes.data, part.codes.n, part.ids, part.bits) for part in parts]
+def _arrays(segments: Sequence[CodeSegment]) -> list[tuple[Any, ...]]:
+    return [(s.codes.data, s.codes.n, s.ids, s.bits) for s in segments]

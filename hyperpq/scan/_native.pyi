@@ -4,16 +4,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 def levels() -> list[str]: ...
-def search_parts(
+def search_segments(
     tables: NDArray[np.float32],
-    parts: list[tuple[Any, ...]],
+    segments: list[tuple[Any, ...]],
     k: int,
     threads: int,
     level: str,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
-def range_search_parts(
+def range_search_segments(
     tables: NDArray[np.float32],
-    parts: list[tuple[Any, ...]],
+    segments: list[tuple[Any, ...]],
     radius: float,
     threads: int,
     level: str,

@@ -60,19 +60,19 @@ static bool searches_agree(const Level& level) {
     const size_t blocks = (n + kBlock - 1) / kBlock;
     std::vector<uint8_t> codes(blocks * kBlock * columns);
     for (uint8_t& code : codes) code = static_cast<uint8_t>(draw());
-    const std::vector<Part> parts{{codes.data(), n, nullptr, nullptr}};
+    const std::vector<Segment> segments{{codes.data(), n, nullptr, nullptr}};
     const Queries queries{tables.data(), nq, M, K};
     std::vector<float> D(nq * k);
     std::vector<int64_t> I(nq * k);
-    search(level, queries, parts, k, 1, D.data(), I.data());
+    search(level, queries, segments, k, 1, D.data(), I.data());
     for (size_t q = 0; q < nq; ++q) {
       Tables exact;
       exact.set(level, tables.data() + q * M * K, M, K);
       std::vector<Hit> hits;
       for (size_t i = 0; i < n; ++i) {
         const size_t b = i / kBlock;
-        const uint8_t* row = parts[0].block(b, columns) + i % kBlock;
-        hits.push_back({exact.score(row, parts[0].stride(b)), static_cast<int64_t>(i)});
+        const uint8_t* row = segments[0].block(b, columns) + i % kBlock;
+        hits.push_back({exact.distance(row, segments[0].stride(b)), static_cast<int64_t>(i)});
       }
       std::sort(hits.begin(), hits.end());
       for (size_t i = 0; i < k; ++i)

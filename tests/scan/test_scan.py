@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hyperpq import scan
 from hyperpq.codes import pack, row_bits
 from hyperpq.errors import InvalidInputError
-from hyperpq.scan import Part, prepare, reference
+from hyperpq.scan import CodeSegment, prepare, reference
 
 LEVELS = [name for name in scan.levels() if not name.startswith("HYPERPQ")]
 
@@ -21,13 +21,13 @@ def level(request, monkeypatch):
     return request.param
 
 
-def brute_force(tables, parts):
-    """Sorted (score, id) of each query, one row at a time; codes lie one to a byte."""
+def brute_force(tables, segments):
+    """Sorted (distance, id) of each query, one row at a time; codes lie one to a byte."""
     M = tables.shape[1]
     out = []
     for table in tables.astype(np.float64).tolist():
         found = []
-        for codes, ids, mask in parts:
+        for codes, ids, mask in segments:
             for row, label, taken in zip(codes.tolist(), ids.tolist(), mask.tolist(), strict=True):
                 if taken:
                     total = 0.0
@@ -90,15 +90,19 @@ def cases(draw):
     if has_masks:
         mask = rng.random(n) < draw(st.sampled_from([0.0, 0.002, 0.1, 0.7]))
     cuts = sorted(draw(st.lists(st.integers(0, n), max_size=4)))
-    parts = list(zip(np.split(codes, cuts), np.split(ids, cuts), np.split(mask, cuts), strict=True))
-    return tables, parts, k, has_masks
+    segments = list(
+        zip(np.split(codes, cuts), np.split(ids, cuts), np.split(mask, cuts), strict=True)
+    )
+    return tables, segments, k, has_masks
 
 
-def packed(parts, K, has_masks):
+def packed(segments, K, has_masks):
     nbits = 8 if K == 256 else 4
     return [
-        Part(prepare(pack(c, nbits)), np.ascontiguousarray(i), row_bits(m) if has_masks else None)
-        for c, i, m in parts
+        CodeSegment(
+            prepare(pack(c, nbits)), np.ascontiguousarray(i), row_bits(m) if has_masks else None
+        )
+        for c, i, m in segments
     ]
 
 
@@ -106,9 +110,9 @@ def packed(parts, K, has_masks):
 @given(cases())
 @settings(max_examples=80, deadline=None)
 def test_every_level_is_the_brute_force(case):
-    tables, parts, k, has_masks = case
-    rows = packed(parts, tables.shape[2], has_masks)
-    found = brute_force(tables, parts)
+    tables, segments, k, has_masks = case
+    rows = packed(segments, tables.shape[2], has_masks)
+    found = brute_force(tables, segments)
     want = first(found, k)
     middle = found[0][len(found[0]) // 2][0] if found and found[0] else 0.0
     for level in LEVELS:
@@ -116,8 +120,8 @@ def test_every_level_is_the_brute_force(case):
             patch.setenv(scan.LEVEL_VARIABLE, level)
             # Small blocks put many block borders into few rows.
             patch.setattr(reference, "_BLOCK", 1000)
-            D, I = scan.search_parts(tables, rows, k, threads=1)  # noqa: E741
-            lims, near_D, near_I = scan.range_search_parts(tables, rows, middle, threads=1)
+            D, I = scan.search_segments(tables, rows, k, threads=1)  # noqa: E741
+            lims, near_D, near_I = scan.range_search_segments(tables, rows, middle, threads=1)
         assert (D.dtype, I.dtype) == (np.float32, np.int64)
         np.testing.assert_array_equal(I, want[1], err_msg=level)
         np.testing.assert_array_equal(D, want[0], err_msg=level)
@@ -145,8 +149,10 @@ def test_threads_and_levels_do_not_change_the_answer(level, K, nq):
     codes = pack(codes, 8 if K == 256 else 4)
     tiled, mask = prepare(codes), rng.random(len(codes)) < 0.5
     for k in (1, 10, 300):
-        want = reference.search_parts(tables, [Part(tiled)], k, threads=1)
-        some = reference.search_parts(tables, [Part(tiled, None, row_bits(mask))], k, threads=1)
+        want = reference.search_segments(tables, [CodeSegment(tiled)], k, threads=1)
+        some = reference.search_segments(
+            tables, [CodeSegment(tiled, None, row_bits(mask))], k, threads=1
+        )
         for threads in (None, 1, 2, 5, 64):
             found = scan.search(tables, tiled, k, threads=threads)
             np.testing.assert_array_equal(found[1], want[1])
@@ -154,7 +160,7 @@ def test_threads_and_levels_do_not_change_the_answer(level, K, nq):
             found = scan.search(tables, tiled, k, threads=threads, mask=mask)
             np.testing.assert_array_equal(found[1], some[1])
     radius = float(want[0][:, 200].max())
-    want = reference.range_search_parts(tables, [Part(tiled)], radius)
+    want = reference.range_search_segments(tables, [CodeSegment(tiled)], radius)
     for threads in (1, 3):
         for one, other in zip(
             scan.range_search(tables, tiled, radius, threads=threads), want, strict=True
@@ -165,7 +171,7 @@ def test_threads_and_levels_do_not_change_the_answer(level, K, nq):
 def test_all_rows_in_order(level):
     tables, codes, _ = big(n=20_011, nq=2)
     tiled = prepare(codes)
-    want = reference.search_parts(tables, [Part(tiled)], len(codes) + 3, threads=1)
+    want = reference.search_segments(tables, [CodeSegment(tiled)], len(codes) + 3, threads=1)
     found = scan.search(tables, tiled, len(codes) + 3)
     np.testing.assert_array_equal(found[0], want[0])
     np.testing.assert_array_equal(found[1], want[1])
@@ -175,19 +181,22 @@ def test_all_rows_in_order(level):
 def test_many_queries(level):
     tables, codes, _ = big(n=600, nq=1500)
     found = scan.search(tables, codes, 5)
-    want = reference.search_parts(tables, [Part(prepare(codes))], 5, threads=1)
+    want = reference.search_segments(tables, [CodeSegment(prepare(codes))], 5, threads=1)
     np.testing.assert_array_equal(found[1], want[1])
 
 
-def test_order_of_parts_does_not_matter(level):
+def test_order_of_segments_does_not_matter(level):
     rng = np.random.default_rng(2)
     tables = make_tables(rng, "ties", (3, 5, 16))
     codes = rng.integers(0, 16, (9000, 5)).astype(np.uint8)
     ids = rng.permutation(9000).astype(np.int64)
-    parts = [Part(prepare(pack(codes[i::3], 4)), np.ascontiguousarray(ids[i::3])) for i in range(3)]
-    D, I = scan.search_parts(tables, parts, 40)  # noqa: E741
+    segments = [
+        CodeSegment(prepare(pack(codes[i::3], 4)), np.ascontiguousarray(ids[i::3]))
+        for i in range(3)
+    ]
+    D, I = scan.search_segments(tables, segments, 40)  # noqa: E741
     for order in ([2, 0, 1], [1, 2, 0]):
-        again = scan.search_parts(tables, [parts[i] for i in order], 40)
+        again = scan.search_segments(tables, [segments[i] for i in order], 40)
         np.testing.assert_array_equal(again[0], D)
         np.testing.assert_array_equal(again[1], I)
     alone = scan.search(tables, pack(codes, 4), 40, ids=ids)
@@ -289,7 +298,9 @@ def test_wrong_options(options, message):
         scan.search(TABLES, CODES, 1, **options)
 
 
-@pytest.mark.parametrize(("name", "message"), [("sse9", "is no level"), ("neon", "doesn't run")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("sse9", "is not a level"), ("neon", "does not run")]
+)
 def test_an_unknown_level_is_named(monkeypatch, name, message):
     if name in LEVELS:
         pytest.skip("runs here")
@@ -307,5 +318,5 @@ def test_nan_is_no_radius():
 def test_without_the_compiled_module_numpy_scans(monkeypatch):
     monkeypatch.setattr(scan, "_native", None)
     monkeypatch.delenv("HYPERPQ_SCAN_LEVEL", raising=False)
-    assert "nothing was compiled" in scan.levels()["numpy"]
+    assert "native kernels were not compiled" in scan.levels()["numpy"]
     np.testing.assert_array_equal(scan.search(TABLES, CODES, 3)[1], [[0, 1, 2]])

@@ -1,4 +1,4 @@
-// AVX2: the lookup of avx512bw.h on registers of 32 bytes, two to a block.
+// The AVX2 level: the lookup of avx512bw.h with registers of 32 bytes, two for a block.
 #pragma once
 
 #include <immintrin.h>
@@ -14,16 +14,16 @@ inline bool runs_here() {
   return __builtin_cpu_supports("avx2");
 }
 
-constexpr size_t kGroup = 1;
+constexpr size_t kColumns = 1;
 
-// Entries of 32 codes; `steps` are the 16 lines as avx512bw.h takes them.
+// Table entries of 32 codes; `steps` are the 16 lines that avx512bw.h describes.
 HYPERPQ_TARGET inline __m256i look_up(const __m128i* steps, __m256i low) {
   const __m256i step = _mm256_set1_epi8(16);
   __m256i high = _mm256_xor_si256(low, _mm256_set1_epi8(static_cast<char>(0x80)));
   __m256i entry = _mm256_setzero_si256(), other = entry;
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) {
-    // Broadcast from memory: there aren't registers for all.
+    // Broadcast from memory, since the lines do not all fit in registers.
     const __m256i line = _mm256_broadcastsi128_si256(steps[j]);
     const __m256i second = _mm256_broadcastsi128_si256(steps[j + 8]);
     entry = _mm256_xor_si256(entry, _mm256_shuffle_epi8(line, low));
@@ -34,7 +34,7 @@ HYPERPQ_TARGET inline __m256i look_up(const __m128i* steps, __m256i low) {
   return _mm256_xor_si256(entry, other);
 }
 
-// Rows of 32 sums that are at most `most`, a bit each.
+// One bit for each of 32 sums that is at most `most`.
 HYPERPQ_TARGET inline uint64_t at_most(__m256i sum, __m256i most) {
   const __m256i within = _mm256_cmpeq_epi8(_mm256_min_epu8(sum, most), sum);
   return static_cast<uint32_t>(_mm256_movemask_epi8(within));

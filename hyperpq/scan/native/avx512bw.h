@@ -1,10 +1,12 @@
-// AVX-512 BW, without byte permutes over a whole register: 16 lookups of 16 entries.
+// The AVX-512 BW level, for processors that cannot permute the bytes of a whole register. A table
+// of 256 entries is 16 lines of 16 entries, each looked up by one vpshufb.
 //
-// vpshufb looks up by the low four bits and gives 0 where the top bit of the index is set. With
-// saturating signed subtraction of 16 a step, index x = code - 16 j has its top bit set exactly in
-// the steps j beyond the code's row of 16 entries; all earlier steps look up its column. So table
-// j holds the exclusive or of row j with row j - 1, and that of all steps is the entry. Codes
-// from 128 on count as negative and take the second half of the table, 128 lower.
+// vpshufb looks up by the low four bits of an index and returns 0 where its top bit is set. Each
+// step subtracts 16 from the codes with signed saturation. So the index of step j has its top bit
+// set exactly where j is beyond the line of the code, and all steps up to that line look up the
+// same column. The table of step j therefore holds the exclusive or of line j with line j - 1, and
+// the exclusive or over all steps is the entry. Codes of 128 and more are negative as signed bytes;
+// they are looked up in the second half of the table after their top bit was flipped.
 #pragma once
 
 #include <immintrin.h>
@@ -20,7 +22,7 @@ inline bool runs_here() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
 }
 
-constexpr size_t kGroup = 1;
+constexpr size_t kColumns = 1;
 
 HYPERPQ_TARGET inline size_t add(const View& view, size_t c, size_t active, uint8_t* sums,
                                  Survivors& out) {

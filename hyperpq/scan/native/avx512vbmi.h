@@ -1,5 +1,5 @@
-// AVX-512 VBMI: a table of 256 bytes is four registers, looked up 64 codes at a time by two
-// vpermi2b of 128 entries each and a blend by the top bit of the code.
+// The AVX-512 VBMI level. A table of 256 bytes fills four registers. 64 codes are looked up at a
+// time by two vpermi2b, with 128 entries each, and a blend by the top bit of the code.
 #pragma once
 
 #include <immintrin.h>
@@ -16,8 +16,9 @@ inline bool runs_here() {
          __builtin_cpu_supports("avx512vbmi");
 }
 
-// Two columns a pass: with three or four, blocks that are done with cost more than passes do.
-constexpr size_t kGroup = 2;
+// Two columns a pass. With three or four, adding columns to blocks that could have been dropped
+// costs more than the passes saved.
+constexpr size_t kColumns = 2;
 
 template <int G, bool fresh>
 HYPERPQ_TARGET inline size_t add_columns(const View& view, size_t c, size_t active, uint8_t* sums,

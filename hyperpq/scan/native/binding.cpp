@@ -1,4 +1,4 @@
-// Python's view of the scan: arguments checked for what memory safety needs, no logic.
+// The Python module: checks of the arguments that memory safety needs, and no other logic.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -19,9 +19,9 @@ namespace {
 template <class T>
 using Array = py::array_t<T, py::array::c_style>;
 
-// codes in tiles, n, ids or None, mask words or None
-using PartArrays = std::tuple<Array<uint8_t>, size_t, std::optional<Array<int64_t>>,
-                              std::optional<Array<uint64_t>>>;
+// Tiled codes, n, ids or None, words of a mask or None.
+using SegmentArrays = std::tuple<Array<uint8_t>, size_t, std::optional<Array<int64_t>>,
+                                 std::optional<Array<uint64_t>>>;
 
 void require(bool holds, const char* what) {
   if (!holds) throw std::invalid_argument(what);
@@ -30,7 +30,7 @@ void require(bool holds, const char* what) {
 const Level& level_named(const std::string& name) {
   for (const Level& level : kLevels)
     if (name == level.name && level.runs_here()) return level;
-  throw std::invalid_argument("level " + name + " doesn't run here");
+  throw std::invalid_argument("level " + name + " does not run on this processor");
 }
 
 Queries queries_of(const Array<float>& tables) {
@@ -42,24 +42,25 @@ Queries queries_of(const Array<float>& tables) {
   return queries;
 }
 
-std::vector<Part> parts_of(const std::vector<PartArrays>& arrays, const Queries& queries) {
-  std::vector<Part> parts;
+std::vector<Segment> segments_of(const std::vector<SegmentArrays>& arrays, const Queries& queries) {
+  std::vector<Segment> segments;
   for (const auto& [codes, n, ids, mask] : arrays) {
-    const Part part{codes.data(), n, ids ? ids->data() : nullptr, mask ? mask->data() : nullptr};
-    require(static_cast<size_t>(codes.size()) == part.n_blocks() * queries.columns() * kBlock,
+    const Segment segment{codes.data(), n, ids ? ids->data() : nullptr,
+                          mask ? mask->data() : nullptr};
+    require(static_cast<size_t>(codes.size()) == segment.n_blocks() * queries.columns() * kBlock,
             "codes must have ceil(n / 64) * 64 * code_size bytes");
     require(!ids || static_cast<size_t>(ids->size()) == n, "ids must have shape (n,)");
-    require(!mask || static_cast<size_t>(mask->size()) == part.n_blocks(),
+    require(!mask || static_cast<size_t>(mask->size()) == segment.n_blocks(),
             "mask must have shape (ceil(n / 64),)");
-    if (n) parts.push_back(part);
+    if (n) segments.push_back(segment);
   }
-  return parts;
+  return segments;
 }
 
-py::tuple search_parts(const Array<float>& tables, const std::vector<PartArrays>& arrays, size_t k,
-                       size_t threads, const std::string& level) {
+py::tuple search_segments(const Array<float>& tables, const std::vector<SegmentArrays>& arrays,
+                          size_t k, size_t threads, const std::string& level) {
   const Queries queries = queries_of(tables);
-  const std::vector<Part> parts = parts_of(arrays, queries);
+  const std::vector<Segment> segments = segments_of(arrays, queries);
   const Level& chosen = level_named(level);
   require(k >= 1 && threads >= 1, "k and threads must be at least 1");
   py::array_t<float> D({queries.n, k});
@@ -68,21 +69,22 @@ py::tuple search_parts(const Array<float>& tables, const std::vector<PartArrays>
   int64_t* ids = I.mutable_data();
   {
     py::gil_scoped_release released;
-    search(chosen, queries, parts, k, threads, distances, ids);
+    search(chosen, queries, segments, k, threads, distances, ids);
   }
   return py::make_tuple(D, I);
 }
 
-py::tuple range_search_parts(const Array<float>& tables, const std::vector<PartArrays>& arrays,
-                             double radius, size_t threads, const std::string& level) {
+py::tuple range_search_segments(const Array<float>& tables,
+                                const std::vector<SegmentArrays>& arrays, double radius,
+                                size_t threads, const std::string& level) {
   const Queries queries = queries_of(tables);
-  const std::vector<Part> parts = parts_of(arrays, queries);
+  const std::vector<Segment> segments = segments_of(arrays, queries);
   const Level& chosen = level_named(level);
   require(threads >= 1, "threads must be at least 1");
   std::vector<std::vector<Hit>> found;
   {
     py::gil_scoped_release released;
-    found = range_search(chosen, queries, parts, radius, threads);
+    found = range_search(chosen, queries, segments, radius, threads);
   }
   py::array_t<int64_t> limits(static_cast<py::ssize_t>(queries.n + 1));
   int64_t* lims = limits.mutable_data();
@@ -95,7 +97,7 @@ py::tuple range_search_parts(const Array<float>& tables, const std::vector<PartA
   int64_t* ids = I.mutable_data();
   for (const std::vector<Hit>& hits : found)
     for (const Hit& hit : hits) {
-      *distances++ = static_cast<float>(hit.score);
+      *distances++ = static_cast<float>(hit.distance);
       *ids++ = hit.id;
     }
   return py::make_tuple(limits, D, I);
@@ -119,11 +121,12 @@ uint64_t stream(const Array<uint8_t>& data, const std::string& level) {
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "The compiled scan; hyperpq.scan is its face.";
-  module.def("levels", &levels, "Levels that run here, the fastest first.");
-  module.def("search_parts", &search_parts, py::arg("tables").noconvert(),
-             py::arg("parts").noconvert(), py::arg("k"), py::arg("threads"), py::arg("level"));
-  module.def("range_search_parts", &range_search_parts, py::arg("tables").noconvert(),
-             py::arg("parts").noconvert(), py::arg("radius"), py::arg("threads"), py::arg("level"));
+  module.doc() = "The compiled scan; use it through hyperpq.scan.";
+  module.def("levels", &levels, "The levels that this processor can run, the fastest first.");
+  module.def("search_segments", &search_segments, py::arg("tables").noconvert(),
+             py::arg("segments").noconvert(), py::arg("k"), py::arg("threads"), py::arg("level"));
+  module.def("range_search_segments", &range_search_segments, py::arg("tables").noconvert(),
+             py::arg("segments").noconvert(), py::arg("radius"), py::arg("threads"),
+             py::arg("level"));
   module.def("stream", &stream, py::arg("data").noconvert(), py::arg("level"));
 }

@@ -1,4 +1,4 @@
-// One query's tables, exact and as bytes whose sums bound the exact sums from below.
+// The tables of one query: exact, and as bytes whose sums are lower bounds of the exact sums.
 #pragma once
 
 #include <algorithm>
@@ -14,37 +14,40 @@ namespace hyperpq {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// The score of a row is S = fl(t[0] + ... + t[M - 1]), its float32 table entries added in this
-// order in float64. A search wants every row with S <= theta, theta the k-th best score so far.
+// The distance of a row is S = fl(t[0] + ... + t[M - 1]), its float32 table entries added in this
+// order in float64. A search needs every row with S <= theta, the k-th smallest distance so far.
 //
 // **Bytes.** With a[m] the least entry of subspace m and A = sum a[m], every entry is replaced by
 //
 //     b = min(255, floor(fl(fl(t - a) * s)))            fl(t - a) shrunk by 1 - 2^-22
 //
-// Rounding to double, to float32 and of the product raises a value by less than (1 + 2^-23)^2 in
-// all, so that b <= s (t - a), but for values below the least normal float32, which gain at most
-// 2^-149 each. `unit` is a power of two that keeps t - a inside float32.
+// Rounding to double, rounding to float32 and rounding the product increase a value by a factor of
+// less than (1 + 2^-23)^2 in all, so b <= s (t - a). Values below the smallest normal float32 are
+// an exception; they increase by at most 2^-149 each. `unit` is a power of two that keeps t - a
+// within the range of float32.
 //
 // **Limit.** Let E be the exact sum of a row's entries and u = 2^-53. fl gives
 // S >= E - M u sum |t|, and |t| <= (t - a) + |a|, so with g = M u, B = sum |a|
 //
 //     S <= theta   =>   (E - A) (1 - g) <= theta - A + g B
-//     =>   sum b <= s (E - A) + M 2^-149 s <= s (theta - A' + guard) (1 + 2^-40)
+//     =>   sum b <= s (E - A) + M 2^-149 s <= s (theta - A' + margin) (1 + 2^-40)
 //
-// where A' is A as summed in float64 (off by at most g B) and guard = 4 g B + M 2^-149 / unit +
-// 1e-300. So a row whose byte sum exceeds that bound, `limit(theta)`, has S > theta and can be left
-// out; a saturated sum of 255 stands for anything above, so a limit of 255 lets all pass. Rows that
-// survive are scored exactly: the answer is that of the plain scan, whatever the level.
+// where A' is A as summed in float64 (off by at most g B) and margin = 4 g B + M 2^-149 / unit +
+// 1e-300. So a row whose byte sum exceeds that bound, `limit(theta)`, has S > theta and can be
+// skipped. A saturated sum of 255 stands for any larger sum, so with a limit of 255 no row can be
+// skipped. The distances of the remaining rows are computed exactly, so the result is that of the
+// plain scan at every level.
 //
-// **Scale.** s is such that limit(theta) is 253 when the bytes are made: the resolution goes where
-// the decision is. theta falls during a search; when the limit has come down to 170 the bytes are
-// made again.
+// **Scale.** s is chosen so that limit(theta) is 253 when the bytes are computed, which uses the
+// whole range of a byte for the values that decide. theta decreases during a search; once the limit
+// is below 170, the bytes are computed again.
 //
-// **K = 16.** Two codes share a byte, so a column of bytes has the 256 sums of two entries, and
-// the same bytes-as-bounds are made of those. No level needs to know.
+// **K = 16.** Two codes share a byte. The table of a column of bytes therefore has the 256 sums of
+// two entries, and the byte tables are computed from those. The levels do not distinguish the
+// cases.
 class Tables {
  public:
-  // table: M x K floats, kept by the caller.
+  // table: M x K floats, which the caller keeps alive.
   void set(const Level& level, const float* table, size_t M, size_t K) {
     level_ = &level;
     table_ = table;
@@ -76,7 +79,7 @@ class Tables {
       most = most < larger ? larger : most;
     }
     unit_ = most > 1e36f ? 0x1p-24 : 1.0;
-    guard_ = 4 * M * 0x1p-53 * magnitude + M * 0x1p-149 / unit_ + 1e-300;
+    margin_ = 4 * M * 0x1p-53 * magnitude + M * 0x1p-149 / unit_ + 1e-300;
     if (!nibbles_) {
       for (size_t m = 0; m < M; ++m)
         level.lift(table + m * 256, least_[m], unit_, above_.data() + m * 256);
@@ -88,7 +91,7 @@ class Tables {
 
   size_t columns() const { return columns_; }
 
-  // What a level sees of blocks at `codes`; after `limit`.
+  // The view of some blocks at `codes`; to be called after `limit`.
   View view(const uint8_t* codes, size_t stride, size_t n_blocks, int limit, size_t next) const {
     return {codes,
             stride,
@@ -100,24 +103,24 @@ class Tables {
             next};
   }
 
-  // Makes the bytes ready for `theta` and returns its limit, or -1 where no row can reach it.
+  // Prepares the bytes for `theta` and returns its limit, or -1 if no row can be that near.
   int limit(double theta) {
     if (theta == kInfinity) return 255;
-    const double room = theta - base_ + guard_;
-    if (!(room >= 0)) return -1;
-    if (scale_ == 0 || limit_of(room) < 170) {
-      const float scale = static_cast<float>(std::min(253 / room / unit_, 1e37));
+    const double slack = theta - base_ + margin_;
+    if (!(slack >= 0)) return -1;
+    if (scale_ == 0 || limit_of(slack) < 170) {
+      const float scale = static_cast<float>(std::min(253 / slack / unit_, 1e37));
       if (scale != scale_) {
         scale_ = scale;
         level_->quantize(above_.data(), above_.size(), scale, bytes_.data());
         rank_columns();
       }
     }
-    return limit_of(room);
+    return limit_of(slack);
   }
 
-  // Exact score of a row whose code in column c is codes[c * stride].
-  double score(const uint8_t* codes, size_t stride) const {
+  // Exact distance of a row whose code in column c is codes[c * stride].
+  double distance(const uint8_t* codes, size_t stride) const {
     if (!nibbles_) {
       double sum = table_[codes[0]];
       for (size_t m = 1; m < M_; ++m) sum += table_[m * 256 + codes[m * stride]];
@@ -130,12 +133,12 @@ class Tables {
   }
 
  private:
-  int limit_of(double room) const {
-    const double limit = room * unit_ * scale_ * (1 + 0x1p-40);
+  int limit_of(double slack) const {
+    const double limit = slack * unit_ * scale_ * (1 + 0x1p-40);
     return limit < 255 ? static_cast<int>(limit) : 255;
   }
 
-  // The columns whose entries are largest on average come first: their sums pass the limit soonest.
+  // Orders columns by their mean entry, the largest first, so that sums exceed the limit early.
   void rank_columns() {
     weight_.resize(columns_);
     order_.resize(columns_);
@@ -164,7 +167,7 @@ class Tables {
   const float* table_ = nullptr;
   size_t M_ = 0, columns_ = 0;
   bool nibbles_ = false;
-  double base_ = 0, guard_ = 0, unit_ = 1;
+  double base_ = 0, margin_ = 0, unit_ = 1;
   float scale_ = 0;
   std::vector<double> least_;
   std::vector<float> above_;

@@ -1,4 +1,4 @@
-// What a scan collects: the k best rows, or all within a radius.
+// Collectors of hits: the k nearest rows, or all rows within a radius.
 #pragma once
 
 #include <algorithm>
@@ -11,17 +11,17 @@
 namespace hyperpq {
 
 struct Hit {
-  double score;
+  double distance;
   int64_t id;
 };
 
-// The order of an answer: by score, equal scores by the lower id.
+// The order of results: by distance, ties by the lower id.
 inline bool operator<(const Hit& a, const Hit& b) {
-  return a.score < b.score || (a.score == b.score && a.id < b.id);
+  return a.distance < b.distance || (a.distance == b.distance && a.id < b.id);
 }
 
-// The k best of all hits put in. Up to 2 k + 64 wait unsorted before the worse half goes, so that
-// a hit costs the same however large k is.
+// Keeps the k nearest of all hits. Up to 2 k + 64 hits are kept unsorted before the farther half is
+// dropped, so that the cost of a hit does not depend on k.
 class Nearest {
  public:
   void reset(size_t k, double theta) {
@@ -31,16 +31,16 @@ class Nearest {
     hits_.clear();
   }
 
-  // No row with a greater score can be among the k best.
+  // No row at a greater distance can be among the k nearest.
   double theta() const { return theta_; }
 
-  void put(double score, int64_t id) {
-    if (score > theta_) return;
-    hits_.push_back({score, id});
+  void put(double distance, int64_t id) {
+    if (distance > theta_) return;
+    hits_.push_back({distance, id});
     if (hits_.size() >= 2 * k_ + 64) drop();
   }
 
-  // Lowers theta once enough have come in; called between tiles.
+  // Lowers theta once enough hits were added; called between tiles.
   void settle() {
     if (hits_.size() >= k_ && hits_.size() > kept_ + k_ / 4) drop();
   }
@@ -57,7 +57,7 @@ class Nearest {
                      hits_.end());
     hits_.resize(k_);
     kept_ = k_;
-    theta_ = hits_[k_ - 1].score;
+    theta_ = hits_[k_ - 1].distance;
   }
 
   size_t k_ = 0, kept_ = 0;
@@ -65,7 +65,7 @@ class Nearest {
   std::vector<Hit> hits_;
 };
 
-// All rows with a score below the radius.
+// Keeps all rows at a distance below the radius.
 class Within {
  public:
   void reset(double radius) {
@@ -75,8 +75,8 @@ class Within {
 
   double theta() const { return radius_; }
 
-  void put(double score, int64_t id) {
-    if (score < radius_) hits_.push_back({score, id});
+  void put(double distance, int64_t id) {
+    if (distance < radius_) hits_.push_back({distance, id});
   }
 
   void settle() {}

@@ -1,4 +1,4 @@
-// What a level is: the inner loops of the scan, compiled for one instruction set.
+// The interface of a level: the inner loops of the scan, compiled for one instruction set.
 #pragma once
 
 #include <cstddef>
@@ -6,32 +6,34 @@
 
 namespace hyperpq {
 
-// Rows whose codes are looked at together: one register of AVX-512, one word of a mask.
+// Number of rows of a block, which are processed together: one AVX-512 register of codes, one word
+// of a mask.
 constexpr size_t kBlock = 64;
-// Blocks of a tile. A tile holds its rows' code bytes column by column, so that a column of 4,096
-// rows is a page, and a column that isn't looked at is not fetched.
+// Number of blocks of a tile. A tile stores the code bytes of its rows column by column. A column
+// of 4,096 rows is a page of memory, so columns that a query skips are not fetched.
 constexpr size_t kTile = 64;
 
-// Part of a tile, as one query sees it.
+// A run of blocks of one tile, with the byte tables of one query.
 struct View {
   const uint8_t* codes;   // code of row r of block b in column c: codes[c * stride + b * 64 + r]
-  size_t stride;          // bytes from column to column
+  size_t stride;          // bytes from one column to the next
   size_t n_blocks;        // at most kTile
-  const uint8_t* bytes;   // 256 for each column
-  const uint16_t* order;  // columns, the most telling first
+  const uint8_t* bytes;   // byte table, 256 entries for each column
+  const uint16_t* order;  // columns in the order in which they are added
   size_t columns;
   uint8_t limit;
-  // Bytes to the next tile if it is to be fetched meanwhile, else 0: a column there is a page of
-  // its own, which the processor doesn't foresee.
+  // Offset in bytes of the next tile if it is to be prefetched, else 0. Each column of that tile is
+  // a page of its own, which hardware prefetchers do not reach.
   size_t next;
 };
 
-// Blocks that still have rows within the limit: their numbers, and those rows (bit r: row r).
+// The blocks that still have rows within the limit, and those rows as bits (bit r for row r).
 struct Survivors {
   uint32_t block[kTile];
   uint64_t rows[kTile];
 
-  // Writes block b at place `kept`; the next one goes behind it only if b has rows left.
+  // Stores block b at position `kept` and returns the next position, which is the same one if no
+  // row of b is left.
   size_t keep(size_t kept, uint32_t b, uint64_t left) {
     block[kept] = b;
     rows[kept] = left;
@@ -50,12 +52,13 @@ struct Level {
   // bytes[i] = min(255, floor(above[i] * scale)); n is a multiple of 256.
   void (*quantize)(const float* above, size_t n, float scale, uint8_t* bytes);
 
-  // The rows whose saturated sum of byte entries is at most the limit. Returns how many blocks
-  // have any. Entries aren't negative, so a block is done with once no row of it is within the
-  // limit, whatever columns are left: most need only the first few.
+  // Finds the rows whose saturated sum of byte entries is at most the limit, and returns the number
+  // of blocks that have any. Entries are not negative, so a block can be dropped as soon as no row
+  // of it is within the limit; most blocks need only the first few columns.
   size_t (*survivors)(const View& view, Survivors& out);
 
-  // Loads n bytes and does next to nothing with them: the floor of a scan of every byte.
+  // Loads n bytes and combines them by exclusive or. Its time is a lower bound for a scan that
+  // reads every byte.
   uint64_t (*stream)(const uint8_t* data, size_t n);
 };
 

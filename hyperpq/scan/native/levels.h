@@ -1,4 +1,4 @@
-// Instruction sets: what each offers to the scan, which run here, and the order of preference.
+// The table of levels, from which the scan chooses at run time.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@
 
 namespace hyperpq {
 
-// The fastest first.
+// In order of preference, the fastest first.
 inline constexpr Level kLevels[] = {
 #if defined(__x86_64__)
     {"avx512vbmi", avx512vbmi::runs_here, avx512vbmi::lift, avx512vbmi::quantize,

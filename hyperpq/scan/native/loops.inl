@@ -1,8 +1,8 @@
-// Plain loops that the compiler vectorises, once for each level: included inside its namespace,
-// with HYPERPQ_TARGET the attribute that names the instruction set.
+// Plain loops that the compiler vectorizes once for each level. This file is included in the
+// namespace of a level, where HYPERPQ_TARGET is the attribute that names the instruction set.
 
 HYPERPQ_TARGET inline void lift(const float* table, double least, double unit, float* above) {
-  // 2^-22 pays for the rounding here and in `quantize`, see bound.h.
+  // The factor 1 - 2^-22 covers the rounding here and in `quantize`, see bound.h.
   const double down = unit * (1.0 - 0x1p-22);
   for (size_t i = 0; i < 256; ++i)
     above[i] = static_cast<float>((static_cast<double>(table[i]) - least) * down);
@@ -19,9 +19,9 @@ HYPERPQ_TARGET inline uint64_t stream(const uint8_t* data, size_t n) {
   uint64_t seen[32] = {0};
   size_t i = 0;
   for (; i + sizeof seen <= n; i += sizeof seen) {
-    uint64_t part[32];
-    __builtin_memcpy(part, data + i, sizeof part);
-    for (size_t j = 0; j < 32; ++j) seen[j] ^= part[j];
+    uint64_t words[32];
+    __builtin_memcpy(words, data + i, sizeof words);
+    for (size_t j = 0; j < 32; ++j) seen[j] ^= words[j];
   }
   uint64_t all = 0;
   for (; i < n; ++i) all ^= data[i];

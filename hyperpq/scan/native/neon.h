@@ -1,5 +1,5 @@
-// NEON: a table of 256 bytes is four times four registers; tbl looks up 64 entries and gives 0
-// where the index is beyond them.
+// The NEON level. A table of 256 bytes fills four times four registers. The instruction tbl looks
+// up 64 entries and returns 0 where the index is out of range; tbx leaves the lane unchanged there.
 #pragma once
 
 #include <arm_neon.h>
@@ -15,9 +15,9 @@ inline bool runs_here() {
   return true;
 }
 
-constexpr size_t kGroup = 1;
+constexpr size_t kColumns = 1;
 
-// Lanes that are at most `most`, a bit each.
+// One bit for each lane that is at most `most`.
 inline uint64_t at_most(uint8x16_t sum, uint8x16_t most) {
   const uint8x16_t bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
   const uint8x16_t within = vandq_u8(vcleq_u8(sum, most), bit);
@@ -34,17 +34,18 @@ inline size_t add(const View& view, size_t c, size_t active, uint8_t* sums, Surv
     const uint32_t b = c ? out.block[i] : static_cast<uint32_t>(i);
     const uint8_t* codes = view.codes + column * view.stride + b * kBlock;
     uint64_t rows = 0;
-    for (size_t part = 0; part < 4; ++part) {
-      uint8x16_t code = vld1q_u8(codes + 16 * part);
+    for (size_t quarter = 0; quarter < 4; ++quarter) {
+      uint8x16_t code = vld1q_u8(codes + 16 * quarter);
       uint8x16_t sum = vqtbl4q_u8(table[0], code);
       for (int j = 1; j < 4; ++j) {
         code = vsubq_u8(code, step);
-        // What was found stays where the index is beyond these 64; a smaller code has wrapped.
+        // The entry found before stays where the index is not among these 64; codes that were
+        // looked up already have wrapped around.
         sum = vqtbx4q_u8(sum, table[j], code);
       }
-      if (c) sum = vqaddq_u8(sum, vld1q_u8(sums + i * kBlock + 16 * part));
-      vst1q_u8(sums + kept * kBlock + 16 * part, sum);
-      rows |= at_most(sum, most) << (16 * part);
+      if (c) sum = vqaddq_u8(sum, vld1q_u8(sums + i * kBlock + 16 * quarter));
+      vst1q_u8(sums + kept * kBlock + 16 * quarter, sum);
+      rows |= at_most(sum, most) << (16 * quarter);
     }
     kept = out.keep(kept, b, rows);
   }

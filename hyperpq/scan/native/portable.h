@@ -1,4 +1,4 @@
-// Any processor with a C++ compiler.
+// The portable level: plain C++ for any processor.
 #pragma once
 
 #include "level.h"
@@ -12,7 +12,7 @@ inline bool runs_here() {
   return true;
 }
 
-constexpr size_t kGroup = 1;
+constexpr size_t kColumns = 1;
 
 inline size_t add(const View& view, size_t c, size_t active, uint8_t* sums, Survivors& out) {
   const size_t column = view.order[c];
