@@ -1,58 +1,28 @@
-"""Batched Lorentz (hyperboloid) geometry: pure functions on tensors.
+"""The Lorentz (hyperboloid) model of hyperbolic space: pure functions on tensors, and `Lorentz`.
 
-Conventions, used everywhere. A point of the space of curvature ``-c`` (``c > 0``) is given by its
-space part ``x``, shape (..., D); its time part ``x0 = sqrt(1/c + |x|^2)`` is derived, so a stored
-point can never leave the manifold. The Lorentzian inner product is ``<x, y> = -x0 y0 + x.y``, and
-``<x, x> = -1/c``. ``c`` is a tensor that broadcasts against the batch shape of the points, i.e.
-against ``x[..., 0]``: shape (M,) for points (n, M, D), (M, 1) for codebooks (M, K, D).
-
-The squared Lorentzian chord ``q^2 = <x - y, x - y> = -2/c - 2 <x, y>`` (the "squared Lorentzian
-distance" of Law et al., ICML 2019) carries every metric: the geodesic distance is
-``d = 2/sqrt(c) asinh(sqrt(c) q / 2)``.
+A point of the space of curvature ``-c`` (``c > 0``) is given by its space part ``x``, shape
+(..., D); its time part is ``x0 = sqrt(1/c + |x|^2)``. The Lorentzian inner product is
+``<x, y> = -x0 y0 + x.y``, and ``<x, x> = -1/c``. Shapes of ``c`` as in `base`; chords and distances
+are in `lorentz_chord`, those of all pairs for training in `pairwise`.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-METRICS = ("l1", "geodesic", "chord")
-
-# Below this q^2 the Gram route holds no digits in float32; it is cut there, with zero gradient.
-GRAM_FLOOR = 1e-8
-
-
-def time_part(x: Tensor, c: Tensor) -> Tensor:
-    """Time coordinate of points.
-
-    Parameters
-    ----------
-    x : Tensor, shape (..., D)
-        Space parts.
-    c : Tensor, broadcasts against (...,)
-        Negated curvature.
-
-    Returns
-    -------
-    Tensor, shape (...,)
-        ``sqrt(1/c + |x|^2)``.
-    """
-    return torch.sqrt(1 / c + (x * x).sum(-1))
+from hyperpq.geometry import lorentz_chord, pairwise
+from hyperpq.geometry.base import Geometry
+from hyperpq.geometry.lorentz_chord import time_part
+from hyperpq.geometry.registry import Metric
 
 
 def inner(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """Lorentzian inner product ``-x0 y0 + x.y`` of points, shape (...,)."""
     return (x * y).sum(-1) - time_part(x, c) * time_part(y, c)
-
-
-def clip_norm(v: Tensor, max_norm: float) -> Tensor:
-    """Shorten tangent vectors (..., D) longer than ``max_norm`` to that length."""
-    norm_sq = (v * v).sum(-1, keepdim=True)
-    limit = max_norm * max_norm
-    safe = torch.where(norm_sq > limit, norm_sq, torch.ones_like(norm_sq))
-    return torch.where(norm_sq > limit, v * (max_norm * torch.rsqrt(safe)), v)
 
 
 def _sinhc(u: Tensor) -> Tensor:
@@ -96,195 +66,6 @@ def logmap0(x: Tensor, c: Tensor) -> Tensor:
     return _asinhc(c * (x * x).sum(-1)).unsqueeze(-1) * x
 
 
-class _SquaredChord(torch.autograd.Function):
-    """``q^2`` as a sum of non-negative terms, exact to rounding at every radius and separation.
-
-    With X = |x|, Y = |y|, s = x - y and T = x0 + y0 (hyperbolic law of cosines, split in a radial
-    and an angular part):
-
-        delta   = X - Y = <s, x + y> / (X + Y)
-        radial  = delta^2 (T - X - Y)(T + X + Y) / T^2,   T - X - Y = (1/(x0+X) + 1/(y0+Y)) / c
-        angular = min(X, Y) / max(X, Y) |s - delta u|^2,  u the direction of the shorter of x, y
-
-    The usual ``|s|^2 - (x0 - y0)^2`` subtracts numbers up to cosh^2 times larger than the result.
-    The gradients are closed forms: d q^2 / dx = 2 (y0 s - (x0 - y0) y) / x0 and
-    d q^2 / dc = -(x0 - y0)^2 / (c^2 x0 y0).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-        s = x - y
-        dot = (s * (x + y)).sum(-1)
-        X, Y = x.norm(dim=-1), y.norm(dim=-1)
-        x0, y0 = torch.sqrt(1 / c + X * X), torch.sqrt(1 / c + Y * Y)
-        T = x0 + y0
-        tiny = torch.finfo(x.dtype).tiny
-        delta = dot / (X + Y).clamp_min(tiny)
-        radial = (delta / T) ** 2 * ((1 / (x0 + X) + 1 / (y0 + Y)) / c) * (T + X + Y)
-        low, high = torch.minimum(X, Y), torch.maximum(X, Y)
-        shorter = torch.where((Y <= X).unsqueeze(-1), y, x)
-        u = shorter / low.clamp_min(tiny).unsqueeze(-1)
-        across = s - delta.unsqueeze(-1) * u
-        angular = low / high.clamp_min(tiny) * (across * across).sum(-1)
-        ctx.save_for_backward(x, y, s, x0, y0, dot / T, c)
-        return radial + angular
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, y, s, x0, y0, diff, c = ctx.saved_tensors
-        g = grads[0].unsqueeze(-1)
-        x0u, y0u, diffu = x0.unsqueeze(-1), y0.unsqueeze(-1), diff.unsqueeze(-1)
-        dx = dy = dc = None
-        if ctx.needs_input_grad[0]:
-            dx = (2 * g * (y0u * s - diffu * y) / x0u).sum_to_size(x.shape)
-        if ctx.needs_input_grad[1]:
-            dy = (2 * g * (diffu * x - x0u * s) / y0u).sum_to_size(y.shape)
-        if ctx.needs_input_grad[2]:
-            dc = (grads[0] * (-diff * diff / (c * c * x0 * y0))).sum_to_size(c.shape)
-        return dx, dy, dc
-
-
-def sqchord(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Squared Lorentzian chord ``<x - y, x - y>``, to full relative precision.
-
-    Parameters
-    ----------
-    x, y : Tensor, shapes broadcast to (..., D)
-        Space parts.
-    c : Tensor, broadcasts against (...,)
-        Negated curvature.
-
-    Returns
-    -------
-    Tensor, shape (...,)
-        ``q^2 >= 0``; differentiable everywhere, once.
-    """
-    return cast(Tensor, _SquaredChord.apply(x, y, c))
-
-
-def sqchord_matrix(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """All pairs of squared chords by matrix products: fast, without (n, m, D) in memory.
-
-    The absolute error is about ``eps x0 y0``: right for training and for choosing the nearest of
-    codewords inside ``sqrt(c) r <= 5``; use `sqchord` where near distances must be exact.
-
-    Parameters
-    ----------
-    x : Tensor, shape (..., n, D)
-        Space parts.
-    y : Tensor, shape (..., m, D)
-        Space parts.
-    c : Tensor, broadcasts against (..., 1)
-        Negated curvature, one for each matrix.
-
-    Returns
-    -------
-    Tensor, shape (..., n, m)
-        ``max(2 x0 y0 - 2 x.y - 2/c, 1e-8)``, with zero gradient at the floor.
-    """
-    x0, y0 = time_part(x, c), time_part(y, c)
-    cross = x0.unsqueeze(-1) * y0.unsqueeze(-2) - x @ y.transpose(-1, -2)
-    return (2 * (cross - (1 / c).unsqueeze(-1))).clamp_min(GRAM_FLOOR)
-
-
-def sqchord_table(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """All pairs of squared chords, each as right as `sqchord` has it; not differentiable.
-
-    A matrix product in float64 gives them with an absolute error of about ``2^-52 x0 y0``: right to
-    2^-24 but for pairs nearer than ``2^-23 x0 y0``, which are few and are computed one by one.
-
-    Parameters
-    ----------
-    x, y, c : Tensor
-        As in `sqchord_matrix`.
-
-    Returns
-    -------
-    Tensor, shape (..., n, m)
-        Of the dtype of ``x``.
-    """
-    wide_x, wide_y, wide_c = x.double(), y.double(), c.double()
-    x0, y0 = time_part(wide_x, wide_c), time_part(wide_y, wide_c)
-    # Time and the constant beside space: one matrix product for 2 x0 y0 - 2 x.y - 2/c.
-    one = torch.ones_like(x0).unsqueeze(-1)
-    left = torch.cat([-2 * wide_x, 2 * x0.unsqueeze(-1), one], -1)
-    constant = (-2 / wide_c).unsqueeze(-1).expand(*y0.shape, 1)
-    right = torch.cat([wide_y, y0.unsqueeze(-1), constant], -1)
-    q2 = (left @ right.transpose(-1, -2)).to(x.dtype)
-    least = (2.0**-23 * y0.amax(-1, keepdim=True) * x0).to(x.dtype)  # at least that of each pair
-    rows = (q2.amin(-1) < least).nonzero(as_tuple=True)
-    if len(rows[0]):
-        which, column = (q2[rows] < least[rows].unsqueeze(-1)).nonzero(as_tuple=True)
-        *batch, row = (index[which] for index in rows)
-        curvature = c.expand(*q2.shape[:-2], 1)[..., 0][tuple(batch)]
-        close = sqchord(x[(*batch, row)], y[(*batch, column)], curvature)
-        q2[(*batch, row, column)] = close
-    return q2
-
-
-class _ChordToArc(torch.autograd.Function):
-    """``d = 2 / sqrt(c) asinh(sqrt(c) q / 2)`` of squared chords q^2 >= 0.
-
-    By log1p, as accurate as torch.asinh and about ten times as fast on a CPU, where torch has no
-    vector code for asinh.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, q2: Tensor, c: Tensor) -> Tensor:
-        z2 = q2 * (c / 4)
-        z, root = z2.sqrt(), (1 + z2).sqrt_()
-        d = z.add_(z2.div_(root.add_(1))).log1p_().mul_(2 / c.sqrt())
-        ctx.save_for_backward(q2, c, d)
-        return d
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None]:
-        q2, c, d = ctx.saved_tensors
-        slope = grads[0] * torch.rsqrt(1 + q2 * (c / 4))
-        q = q2.sqrt()
-        dq2 = dc = None
-        if ctx.needs_input_grad[0]:
-            # d has no gradient at 0; it is taken as 0.
-            dq2 = torch.where(q2 > 0, slope / (2 * q), 0).sum_to_size(q2.shape)
-        if ctx.needs_input_grad[1]:
-            dc = ((slope * q - grads[0] * d) / (2 * c)).sum_to_size(c.shape)
-        return dq2, dc
-
-
-def score_of(q2: Tensor, c: Tensor, metric: str) -> Tensor:
-    """Turn squared chords into the metric of one subspace.
-
-    Parameters
-    ----------
-    q2 : Tensor
-        Squared chords.
-    c : Tensor, broadcasts against ``q2``
-        Negated curvature.
-    metric : {"l1", "geodesic", "chord"}
-        ``d``, ``d^2`` or ``q^2``, with d the geodesic distance. Summed over the subspaces they are
-        the city-block product distance (official code), the squared product geodesic and the
-        squared Lorentzian distance of the product.
-
-    Returns
-    -------
-    Tensor, shape of ``q2``
-        The gradient of ``d`` at equal points, where it has none, is taken as 0.
-    """
-    if metric == "chord":
-        return q2
-    d = cast(Tensor, _ChordToArc.apply(q2, c))
-    return d * d if metric == "geodesic" else d
-
-
-def distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Geodesic distance by the half-angle form, to full relative precision.
-
-    Shapes as in `sqchord`. ``arcosh`` of an inner product loses all digits of near points; here the
-    relative error stays near rounding at every radius (tests/test_lorentz.py, 60 digits).
-    """
-    return score_of(sqchord(x, y, c), c, "l1")
-
-
 def centroid(x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
     """Lorentz centroid: the point that minimises the weighted sum of squared chords.
 
@@ -309,3 +90,77 @@ def centroid(x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
     # -<a, a> >= 1/c for means of points (reversed Cauchy-Schwarz): the bound mends rounding.
     norm = torch.maximum(time * time - (space * space).sum(-1), 1 / c)
     return space * torch.rsqrt(c * norm).unsqueeze(-1)
+
+
+def lift(x: Tensor, c: Tensor) -> Tensor:
+    """Space parts (..., D) -> space and time parts (..., D + 1) of points."""
+    return torch.cat([x, time_part(x, c).unsqueeze(-1)], -1)
+
+
+def dual(x: Tensor, c: Tensor) -> Tensor:
+    """Linear forms (..., D + 1): ``lift(y) @ dual(x) = -<x, y>`` rises with the distance."""
+    return torch.cat([-x, time_part(x, c).unsqueeze(-1)], -1)
+
+
+def project(a: Tensor, c: Tensor) -> Tensor:
+    """Space parts (..., D) of timelike ambient vectors (..., D + 1) scaled back to points.
+
+    ``a / sqrt(c |<a, a>|)``; of a sum of points it is their centroid (Law et al. 2019, Theorem 1).
+    """
+    space, time = a[..., :-1], a[..., -1]
+    length = (time.square() - space.square().sum(-1)).clamp_min(1e-30).sqrt() * c.sqrt()
+    return space / length.unsqueeze(-1)
+
+
+class Lorentz(Geometry):
+    """Hyperbolic space of curvature -c in the Lorentz model.
+
+    ``max_radius`` is where float32 starts to lose near distances (docs/method.md).
+    """
+
+    name: ClassVar[str] = "lorentz"
+    max_radius: ClassVar[float] = 5.0
+
+    @override
+    def expmap0(self, v: Tensor, c: Tensor) -> Tensor:
+        return expmap0(v, c)
+
+    @override
+    def logmap0(self, x: Tensor, c: Tensor) -> Tensor:
+        return logmap0(x, c)
+
+    @override
+    def lift(self, x: Tensor, c: Tensor) -> Tensor:
+        return lift(x, c)
+
+    @override
+    def dual(self, x: Tensor, c: Tensor) -> Tensor:
+        return dual(x, c)
+
+    @override
+    def project(self, a: Tensor, c: Tensor) -> Tensor:
+        return project(a, c)
+
+    @override
+    def sqchord(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        return lorentz_chord.sqchord(x, y, c)
+
+    @override
+    def sqchord_matrix(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        return lorentz_chord.sqchord_matrix(x, y, c)
+
+    @override
+    def sqchord_table(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        return lorentz_chord.sqchord_table(x, y, c)
+
+    @override
+    def metric_from_sqchord(self, q2: Tensor, c: Tensor, metric: Metric) -> Tensor:
+        return lorentz_chord.metric_from_sqchord(q2, c, metric)
+
+    @override
+    def centroid(self, x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
+        return centroid(x, weights, c)
+
+    @override
+    def pairwise_distances(self, x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tensor:
+        return pairwise.pairwise_distances(x, y, c, metric)

@@ -1,4 +1,4 @@
-"""Scores of all pairs of points, summed over the subspaces: what a contrastive loss looks at.
+"""Hyperbolic distances of all pairs of points in a product space, as a contrastive loss needs them.
 
 Training spends most of its time here. A block of pairs at a time goes through all subspaces, so
 that what lies between the matrix product and the sum stays in the cache of a core; the backward
@@ -12,16 +12,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from hyperpq.geometry.lorentz import GRAM_FLOOR, time_part
+from hyperpq.geometry.base import CHORD_FLOOR
+from hyperpq.geometry.lorentz_chord import time_part
+from hyperpq.geometry.registry import Metric
 
 # Pairs of one subspace at once on a CPU, 256 KB of float32.
 _CACHED = 1 << 16
 
 
-def pair_scores(x: Tensor, y: Tensor, c: Tensor, metric: str) -> Tensor:
-    """Sums over the subspaces of the scores of all pairs.
+def pairwise_distances(x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tensor:
+    """Distances of all pairs in the product of M Lorentz spaces.
 
-    The absolute error of a squared chord is about ``eps x0 y0``, see `lorentz.sqchord_matrix`.
+    The absolute error of a squared chord is about ``eps x0 y0``, as in `sqchord_matrix`.
 
     Parameters
     ----------
@@ -32,14 +34,14 @@ def pair_scores(x: Tensor, y: Tensor, c: Tensor, metric: str) -> Tensor:
     c : Tensor, shape (M,)
         Negated curvatures.
     metric : {"l1", "geodesic", "chord"}
-        See `lorentz.score_of`.
+        See `Geometry.metric_from_sqchord`.
 
     Returns
     -------
     Tensor, shape (n, m)
         Differentiable, once; squared chords below 1e-8 count as that, without a gradient.
     """
-    return cast(Tensor, _PairScores.apply(x, y, c, metric))
+    return cast(Tensor, _PairwiseDistances.apply(x, y, c, metric))
 
 
 def _with_time(x: Tensor, c: Tensor) -> Tensor:
@@ -60,14 +62,14 @@ def _blocks(n: int, m: int, device: torch.device) -> list[slice]:
 
 def _half_sinh(left: Tensor, right: Tensor, c: float) -> Tensor:
     """``z^2 = c q^2 / 4`` of rows (r, D + 1) and negated columns (D + 1, m) times c / 2."""
-    return (left @ right).sub_(0.5).clamp_min_(c / 4 * GRAM_FLOOR)
+    return (left @ right).sub_(0.5).clamp_min_(c / 4 * CHORD_FLOOR)
 
 
-class _PairScores(torch.autograd.Function):
-    """With ``a = asinh(z)`` the scores are ``2 a / sqrt(c)``, ``4 a^2 / c`` and ``4 z^2 / c``."""
+class _PairwiseDistances(torch.autograd.Function):
+    """With ``a = asinh(z)`` the metrics are ``2 a / sqrt(c)``, ``4 a^2 / c`` and ``4 z^2 / c``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, c: Tensor, metric: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tensor:
         left, right = _with_time(x, c), _negated(_with_time(y, c)).transpose(1, 2)
         right = right * (c / 2)[:, None, None]
         out = x.new_zeros(len(x), len(y))
@@ -114,7 +116,7 @@ class _PairScores(torch.autograd.Function):
                         slope.mul_(a).mul_(4 / curvature)
                         value = torch.dot(outer.flatten(), a.square_().flatten())
                         value = value * (4 / curvature**2)
-                slope.masked_fill_(z2 <= curvature / 4 * GRAM_FLOOR, 0)
+                slope.masked_fill_(z2 <= curvature / 4 * CHORD_FLOOR, 0)
                 dc[m] += (torch.dot(slope.flatten(), z2.flatten()) + slope.sum() / 2) / curvature
                 dc[m] -= value
                 sums[m, rows] = slope @ from_y[m]

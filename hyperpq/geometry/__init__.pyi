@@ -1,0 +1,9 @@
+from .base import Geometry as Geometry
+from .euclidean import Euclidean as Euclidean
+from .lorentz import Lorentz as Lorentz
+from .registry import GEOMETRIES as GEOMETRIES
+from .registry import METRICS as METRICS
+from .registry import GeometryName as GeometryName
+from .registry import Metric as Metric
+from .registry import get_geometry as get_geometry
+from .sphere import Sphere as Sphere
