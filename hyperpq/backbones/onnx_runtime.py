@@ -1,4 +1,4 @@
-"""Networks in ONNX files, run by ONNX Runtime."""
+"""`OnnxBackbone`: networks in ONNX files, run by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,22 +22,26 @@ from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
 from hyperpq.utils.devices import usable_cores
 
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
-# Where exporters put weights that don't fit into the file itself (torch.onnx, optimum).
-_EXTERNAL = (".data", "_data")
+# Endings of the files in which exporters (torch.onnx, optimum) store external weights.
+_EXTERNAL_WEIGHTS = (".data", "_data")
 
 
 class OnnxBackbone(Backbone):
     """A network in an ONNX Runtime session.
 
-    A uint8 input is (n, S, S, 3) and normalises by itself; a float one is (n, 3, S, S) and gets
-    ``(x / 255 - mean) / std``. The first output is (n, d), or (n, d, h, w), which is averaged.
+    A uint8 input is (n, S, S, 3), and the network itself normalizes it; a float input is
+    (n, 3, S, S) and is normalized here as ``(x / 255 - mean) / std``. The first output is (n, d),
+    or (n, d, h, w), which is averaged over h and w.
     """
 
     def __init__(
         self,
         name: str,
-        session: Any,
+        session: InferenceSession,
         *,
         preprocessing: Preprocessing,
         weights_hash: str,
@@ -64,36 +68,39 @@ class OnnxBackbone(Backbone):
             mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
             scaled = (pixels / np.float32(255) - mean) / std
             x = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), dtype=self._dtype)
-        parts = [self._run(x[start : start + step]) for start in range(0, len(x), step)]
-        return np.concatenate(parts)[:count]
+        batches = [self._run(x[start : start + step]) for start in range(0, len(x), step)]
+        return np.concatenate(batches)[:count]
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         try:
             (out,) = self._session.run([self._output], {self._input.name: np.ascontiguousarray(x)})
         except Exception as error:  # ONNX Runtime's errors have no common public base
             raise BackboneError(
-                f"backbone {self.name!r} failed on input {x.shape} of {x.dtype} "
-                f"({first_line(error)}); it must take (n, 3, S, S) float or (n, S, S, 3) uint8"
+                f"backbone {self.name!r} failed on an input of shape {x.shape} and dtype {x.dtype} "
+                f"({first_line(error)}); expected a network for (n, 3, S, S) float or "
+                "(n, S, S, 3) uint8."
             ) from error
         if out.ndim == 4:
             out = out.mean(axis=(2, 3), dtype=np.float32)
         if out.ndim != 2 or len(out) != len(x):
             raise BackboneError(
-                f"backbone {self.name!r}: output has shape {out.shape}, expected ({len(x)}, d) or "
-                f"({len(x)}, d, h, w); export the network with pooled features as first output"
+                f"backbone {self.name!r} returned shape {out.shape}; expected ({len(x)}, d) or "
+                f"({len(x)}, d, h, w); export the network with pooled features as first output."
             )
         return out.astype(np.float32, copy=False)
 
 
-def open_session(model: bytes | str, device: str, threads: int | None, name: str) -> Any:
-    """Start ONNX Runtime on a model's bytes or path.
+def open_session(
+    model: bytes | str, device: str, threads: int | None, name: str
+) -> InferenceSession:
+    """Load a model, given as its bytes or its path, into ONNX Runtime.
 
     Raises
     ------
     MissingDependencyError
-        If `device` is a GPU and this ONNX Runtime has no support for it.
+        If ``device`` is a GPU and the installed ONNX Runtime has no support for it.
     BackboneError
-        If the model can't be loaded.
+        If the model cannot be loaded.
     """
     import onnxruntime
 
@@ -101,16 +108,17 @@ def open_session(model: bytes | str, device: str, threads: int | None, name: str
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Spinning threads take the cores from those that decode: with two of these beside it a build
-    # was 5 to 20 % faster without, and the network alone lost nothing.
+    # Spinning threads take cores from the decoding threads: with two of these, a build was 5 to
+    # 20 % faster without spinning, and the network alone was not slower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     providers: list[Any] = ["CPUExecutionProvider"]
     if device != "cpu":
         if not onnx_on_gpu():
             raise MissingDependencyError(
-                f"backbone {name!r} on {device!r} needs ONNX Runtime with CUDA; install it with: "
-                "pip uninstall onnxruntime && pip install onnxruntime-gpu, or use device 'cpu'"
+                f"device is {device!r}; backbone {name!r} needs ONNX Runtime with CUDA there; use "
+                "device 'cpu', or install it with: pip uninstall onnxruntime && pip install "
+                "onnxruntime-gpu."
             )
         number = int(device.partition(":")[2] or 0)
         cuda = {"device_id": number, "use_tf32": "0"}
@@ -119,8 +127,8 @@ def open_session(model: bytes | str, device: str, threads: int | None, name: str
         return onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no common public base
         raise BackboneError(
-            f"backbone {name!r} can't be loaded by ONNX Runtime ({first_line(error)}); "
-            "give a valid ONNX file"
+            f"backbone {name!r} cannot be loaded by ONNX Runtime ({first_line(error)}); "
+            "give a valid ONNX file."
         ) from error
 
 
@@ -130,43 +138,46 @@ def load_onnx(name: str, path: str, device: str, threads: int | None) -> Backbon
     Parameters
     ----------
     name, path : str
-        The backbone's whole name, and the file in it. ``FILE.json`` beside it may hold ``size``,
-        ``mean``, ``std``, ``resize``, ``crop_fraction`` and ``interpolation``.
+        The full name of the backbone, and the file in it. A file ``FILE.json`` beside it may
+        give ``size``, ``mean``, ``std``, ``resize``, ``crop_fraction`` and ``interpolation``.
     device : str
         ``cpu`` or ``cuda:N``.
     threads : int or None
-        Threads on CPU; None for all cores.
+        Threads on the CPU; None for all cores.
 
     Returns
     -------
     Backbone
-        See `OnnxBackbone`. The size is the graph's own, else the sidecar's, else 224; the
-        normalisation of a float input is the sidecar's, else ImageNet's.
+        See `OnnxBackbone`. The size is that of the graph, else that of the sidecar, else 224; the
+        normalization of a float input is that of the sidecar, else that of ImageNet.
 
     Raises
     ------
     BackboneError
-        If the file is missing or isn't such a network.
+        If the file is missing or is not such a network.
     """
-    files = [path, *(path + end for end in _EXTERNAL if os.path.isfile(path + end))]
+    files = [path, *(path + end for end in _EXTERNAL_WEIGHTS if os.path.isfile(path + end))]
     weights_hash = hash_model_files(name, files)
     session = open_session(path, device, threads, name)
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type not in _DTYPES or len(inputs[0].shape) != 4:
         found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
         raise BackboneError(
-            f"{path}: inputs are {found}; expected one of (n, 3, S, S) float or (n, S, S, 3) uint8"
+            f"{path} has the inputs {found}; expected a single one, (n, 3, S, S) float or "
+            "(n, S, S, 3) uint8."
         )
-    whole = inputs[0].type == "tensor(uint8)"
-    height, width = inputs[0].shape[1:3] if whole else inputs[0].shape[2:]
-    channels = inputs[0].shape[3 if whole else 1]
+    takes_uint8 = inputs[0].type == "tensor(uint8)"
+    height, width = inputs[0].shape[1:3] if takes_uint8 else inputs[0].shape[2:]
+    channels = inputs[0].shape[3 if takes_uint8 else 1]
     if channels not in (3, None) and not isinstance(channels, str):
         raise BackboneError(
-            f"{path}: input has shape {inputs[0].shape} of {inputs[0].type}; expected 3 channels, "
-            "(n, 3, S, S) float or (n, S, S, 3) uint8"
+            f"{path} has an input of shape {inputs[0].shape} and type {inputs[0].type}; expected "
+            "three channels, (n, 3, S, S) float or (n, S, S, 3) uint8."
         )
     if isinstance(height, int) and isinstance(width, int) and height != width:
-        raise BackboneError(f"{path}: input is {height} x {width} pixels; a square is needed")
+        raise BackboneError(
+            f"{path} has an input of {height} x {width} pixels; expected a square input."
+        )
     size = next((side for side in (height, width) if isinstance(side, int)), None)
     preprocessing, mean, std = read_sidecar(path, size)
     return OnnxBackbone(
@@ -175,8 +186,8 @@ def load_onnx(name: str, path: str, device: str, threads: int | None) -> Backbon
         preprocessing=preprocessing,
         weights_hash=weights_hash,
         device=device,
-        mean=None if whole else mean,
-        std=None if whole else std,
+        mean=None if takes_uint8 else mean,
+        std=None if takes_uint8 else std,
     )
 
 
@@ -188,30 +199,31 @@ def onnx_on_gpu() -> bool:
 
 
 def hash_model_files(name: str, paths: Sequence[str]) -> str:
-    """`hash_files`, with an error that names the backbone if one can't be read."""
+    """`hash_files`, with an error that names the backbone if a file cannot be read."""
     try:
         return hash_files(paths)
     except OSError as error:
         raise BackboneError(
-            f"backbone {name!r}: {error.filename or paths[0]} can't be read ({error.strerror}); "
-            "give the path of an existing file"
+            f"backbone {name!r} cannot be loaded: {error.filename or paths[0]} cannot be read "
+            f"({error.strerror}); give the path of an existing file."
         ) from error
 
 
 def read_sidecar(path: str, size: int | None) -> tuple[Preprocessing, list[float], list[float]]:
-    """Read ``path + ".json"``: preprocessing, mean and deviation; defaults without one.
+    """Read preprocessing, mean and deviation from ``path + ".json"``, or return defaults.
 
     Parameters
     ----------
     path : str
-        The model's file.
+        File of the model.
     size : int or None
-        Side of the input if the model itself fixes it.
+        Side of the input if the model itself determines it.
 
     Raises
     ------
     BackboneError
-        If the file isn't a JSON object with known names and good values, or contradicts the model.
+        If the file is not a JSON object with known names and valid values, or contradicts the
+        model.
     """
     sidecar = Path(path + ".json")
     values: Any = {}
@@ -219,14 +231,20 @@ def read_sidecar(path: str, size: int | None) -> tuple[Preprocessing, list[float
         try:
             values = json.loads(sidecar.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BackboneError(f"{sidecar}: not readable as JSON ({error})") from error
+            raise BackboneError(
+                f"{sidecar} cannot be read as JSON ({error}); correct or remove it."
+            ) from error
     if not isinstance(values, dict):
-        raise BackboneError(f"{sidecar}: found {type(values).__name__}, expected a JSON object")
+        raise BackboneError(
+            f"{sidecar} holds a value of type {type(values).__name__}; expected a JSON object."
+        )
     mean, std = check_normalization(
         str(sidecar), values.pop("mean", list(IMAGENET_MEAN)), values.pop("std", list(IMAGENET_STD))
     )
     if size is not None and values.setdefault("size", size) != size:
-        raise BackboneError(f"{sidecar}: size is {values['size']}, but the model takes {size}")
+        raise BackboneError(
+            f"{sidecar}: size is {values['size']}; expected {size}, the size of the model."
+        )
     try:
         return Preprocessing.from_dict(values), mean, std
     except InvalidInputError as error:

@@ -1,9 +1,9 @@
-"""A writer of ONNX files, as small as EfficientNet-Lite needs.
+"""`GraphWriter`: a minimal writer of ONNX files, sufficient for EfficientNet-Lite.
 
-PyTorch's exporters need the packages ``onnx`` or ``onnxscript`` and change with each release of
-PyTorch. The networks here are a chain of five operators, and an ONNX file is a protocol buffer of
-a handful of fields (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto), so writing them
-directly is shorter than depending on either, and the bytes are the same under every PyTorch.
+The exporters of PyTorch need the package ``onnx`` or ``onnxscript`` and change with each release of
+PyTorch. The networks here use few operators, and an ONNX file is a protocol buffer with few fields
+(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). To write it directly takes little code,
+avoids these dependencies, and gives the same bytes with every version of PyTorch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _varint(value: int) -> bytes:
 
 
 def _field(number: int, value: int | str | bytes) -> bytes:
-    """One protobuf field: an int as a varint, text and bytes with their length before them."""
+    """One protobuf field: an int as a varint, text and bytes preceded by their length."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     data = value.encode() if isinstance(value, str) else value
@@ -41,7 +41,7 @@ def _value_info(name: str, dtype: int, shape: Sequence[int | str]) -> bytes:
 
 
 class GraphWriter:
-    """Collects nodes of one graph, each with one output, and turns them into the file's bytes."""
+    """Collects the nodes of a graph, each with one output, and serializes them as an ONNX file."""
 
     def __init__(self) -> None:
         self._nodes: list[bytes] = []

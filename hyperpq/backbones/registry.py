@@ -1,4 +1,4 @@
-"""Names of backbones and how each is loaded."""
+"""The names of backbones, and `load_backbone`, which loads one by its name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ _FAMILIES = {
 
 
 def available_backbones() -> list[tuple[str, str, bool]]:
-    """Every kind of backbone: its name or the form of its names, what it is, is it installed."""
+    """All kinds of backbones.
+
+    Returns
+    -------
+    list of (str, str, bool)
+        The name, or the form of the names; a description; and whether it is installed.
+    """
     embedded = [(n, model.description, lite_installed(n)) for n, model in LITE_MODELS.items()]
     families = [
         (form, what, importlib.util.find_spec(module) is not None)
@@ -41,24 +47,25 @@ def load_backbone(
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     threads : int, optional
-        Threads on CPU; default all cores. For PyTorch networks it holds for the whole process.
+        Threads on the CPU; by default all cores. For PyTorch networks the number applies to the
+        whole process.
 
     Returns
     -------
     Backbone
-        Call it with pixels.
+        Call it with pixels to encode images.
 
     Raises
     ------
     InvalidInputError
-        If `device` isn't there or `threads` isn't a positive integer.
+        If there is no such device or ``threads`` is not a positive integer.
     MissingDependencyError
-        If an optional package is needed; the message says which.
+        If an optional package is needed; the message has the command that installs it.
     BackboneError
-        If there is no such backbone or it can't be loaded.
+        If there is no such backbone or it cannot be loaded.
     """
     if threads is not None and (type(threads) is not int or threads < 1):
-        raise InvalidInputError(f"threads is {threads!r}; give a positive integer")
+        raise InvalidInputError(f"threads is {threads!r}; expected a positive integer.")
     if name in LITE_MODELS:
         return load_lite(name, resolve_device(device), threads)
     kind, _, rest = name.partition(":")
@@ -69,18 +76,24 @@ def load_backbone(
 
         on_cpu = device == "auto" and not onnx_on_gpu()
         return load_onnx(name, rest, resolve_device("cpu" if on_cpu else device), threads)
-    from hyperpq.backbones import torch_modules as torch_models
+    from hyperpq.backbones import torch_modules
 
     loaders = {
-        "timm": torch_models.load_timm,
-        "open_clip": torch_models.load_open_clip,
-        "torchscript": torch_models.load_torchscript,
+        "timm": torch_modules.load_timm,
+        "open_clip": torch_modules.load_open_clip,
+        "torchscript": torch_modules.load_torchscript,
     }
-    return loaders[kind](name, rest, resolve_device(device), threads)
+    backbone = loaders[kind](name, rest, resolve_device(device))
+    if threads is not None:
+        # PyTorch has one number of threads per process.
+        import torch
+
+        torch.set_num_threads(threads)
+    return backbone
 
 
 def _unknown(name: str) -> BackboneError:
     forms = [*LITE_MODELS, *(form for form, _, _ in _FAMILIES.values())]
     close = difflib.get_close_matches(name.partition(":")[0], [*LITE_MODELS, *_FAMILIES], n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return BackboneError(f"no backbone {name!r}; {hint}there are {', '.join(forms)}")
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return BackboneError(f"backbone is {name!r}; expected one of {', '.join(forms)}{hint}")

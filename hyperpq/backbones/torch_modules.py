@@ -1,7 +1,8 @@
-"""Networks run by PyTorch: ``timm:``, ``open_clip:``, ``torchscript:``, and the embedded on a GPU.
+"""`TorchBackbone`: networks run by PyTorch, from timm, OpenCLIP or a TorchScript file.
 
-Features of one image may differ in the last bits with the images beside it, because PyTorch
-chooses its kernels by batch size; the same batch gives the same bits.
+The embedded networks run here too on a GPU. The features of an image may depend in the last bits on
+the batch that it is in, because PyTorch chooses its kernels by batch size; the same batch gives the
+same bits.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -20,19 +21,23 @@ from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
 from hyperpq.utils.imports import need
 
+if TYPE_CHECKING:
+    import torch
+
 _log = logging.getLogger(__name__)
 
 
 class TorchBackbone(Backbone):
-    """A PyTorch module of (n, 3, S, S) float32, normalised here, in full precision.
+    """A PyTorch module that takes (n, 3, S, S) float32 images, run in full precision.
 
-    The module's output is (n, d), or (n, d, h, w), which is averaged; d is found by a trial run.
+    The input is normalized here. The output of the module is (n, d), or (n, d, h, w), which is
+    averaged over h and w; d is determined by a trial run.
     """
 
     def __init__(
         self,
         name: str,
-        module: Callable[..., Any],
+        module: torch.nn.Module,
         *,
         preprocessing: Preprocessing,
         weights_hash: str,
@@ -43,7 +48,7 @@ class TorchBackbone(Backbone):
         import torch
 
         super().__init__(name, 0, preprocessing, weights_hash, device, mean=mean, std=std)
-        self._module = module.eval().to(device)  # type: ignore[attr-defined]
+        self._module = module.eval().to(device)
         self._mean = torch.tensor(self.mean, device=device).reshape(1, 3, 1, 1)
         self._std = torch.tensor(self.std, device=device).reshape(1, 3, 1, 1)
         size = preprocessing.size
@@ -68,31 +73,31 @@ class TorchBackbone(Backbone):
                 if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(x):
                     found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out)
                     raise BackboneError(
-                        f"backbone {self.name!r}: output is {found}, expected a tensor of shape "
-                        f"({len(x)}, d) or ({len(x)}, d, h, w); choose a network with pooled output"
+                        f"backbone {self.name!r} returned {found}; expected a tensor of shape "
+                        f"({len(x)}, d) or ({len(x)}, d, h, w); choose one with pooled output."
                     )
                 return np.asarray(out.float().cpu().numpy())
         except RuntimeError as error:  # also out of memory
             raise BackboneError(
                 f"backbone {self.name!r} failed on {len(pixels)} images of "
                 f"{self.preprocessing.size} pixels on {self.device} ({first_line(error)}); "
-                "use device 'cpu' or another backbone"
+                "use device 'cpu' or another backbone."
             ) from error
         finally:
             torch.set_float32_matmul_precision(precision)
 
 
-def load_timm(name: str, model: str, device: str, threads: int | None) -> Backbone:
+def load_timm(name: str, model: str, device: str) -> Backbone:
     """Load ``timm:NAME`` with its published weights, preprocessing and pooled features.
 
-    Only names of timm's own list: what a hub holds under any other name isn't known to be safe.
+    Only names in the list of timm are accepted, as other weights on a hub may not be safe to load.
 
     Raises
     ------
     MissingDependencyError
-        If timm isn't installed or can't be imported.
+        If timm is not installed or cannot be imported.
     BackboneError
-        If there is no such model, or its weights can't be downloaded.
+        If there is no such model, or its weights cannot be downloaded.
     """
     timm = _import("timm", "timm")
     known = timm.list_models(pretrained=True)
@@ -103,8 +108,8 @@ def load_timm(name: str, model: str, device: str, threads: int | None) -> Backbo
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
         raise BackboneError(
-            f"backbone {name!r} takes {channels} x {height} x {width}; three channels and a square "
-            "are needed, choose another model"
+            f"backbone {name!r} takes images of {channels} x {height} x {width}; expected three "
+            "channels and a square; choose another model."
         )
     crop = config["crop_mode"] != "squash"
     return _published(
@@ -117,24 +122,22 @@ def load_timm(name: str, model: str, device: str, threads: int | None) -> Backbo
             crop_fraction=float(config["crop_pct"]) if crop else 1.0,
             interpolation=_interpolation(name, config["interpolation"]),
         ),
-        config["mean"],
-        config["std"],
+        config,
         device,
-        threads,
     )
 
 
-def load_open_clip(name: str, model: str, device: str, threads: int | None) -> Backbone:
-    """Load ``open_clip:MODEL/PRETRAINED``: the image side, its embedding before normalisation.
+def load_open_clip(name: str, model: str, device: str) -> Backbone:
+    """Load ``open_clip:MODEL/PRETRAINED``: the image encoder, with embeddings not normalized.
 
-    Only pairs of OpenCLIP's own list, as with timm.
+    Only pairs in the list of OpenCLIP are accepted, as for timm.
 
     Raises
     ------
     MissingDependencyError
-        If OpenCLIP isn't installed or can't be imported.
+        If OpenCLIP is not installed or cannot be imported.
     BackboneError
-        If there is no such model, or its weights can't be downloaded.
+        If there is no such model, or its weights cannot be downloaded.
     """
     open_clip = _import("open_clip", "open_clip")
     known = ["/".join(pair) for pair in open_clip.list_pretrained()]
@@ -148,8 +151,8 @@ def load_open_clip(name: str, model: str, device: str, threads: int | None) -> B
     mode = config.get("resize_mode", "shortest")
     if height != width or mode not in ("shortest", "squash"):
         raise BackboneError(
-            f"backbone {name!r} takes {height} x {width} pixels resized by {mode!r}; a square, "
-            "'shortest' or 'squash' are supported, choose another model"
+            f"backbone {name!r} takes {height} x {width} pixels, resized by {mode!r}; expected a "
+            "square, resized by 'shortest' or 'squash'; choose another model."
         )
     weights = network.visual.state_dict()
     network.forward = network.encode_image
@@ -162,22 +165,20 @@ def load_open_clip(name: str, model: str, device: str, threads: int | None) -> B
             resize="crop" if mode == "shortest" else "squash",
             interpolation=_interpolation(name, config.get("interpolation", "bicubic")),
         ),
-        config["mean"],
-        config["std"],
+        config,
         device,
-        threads,
     )
 
 
-def load_torchscript(name: str, path: str, device: str, threads: int | None) -> Backbone:
-    """Load ``torchscript:FILE``; a sidecar ``FILE.json`` as for ``onnx:FILE``.
+def load_torchscript(name: str, path: str, device: str) -> Backbone:
+    """Load ``torchscript:FILE``; a file ``FILE.json`` beside it is read as for ``onnx:FILE``.
 
-    A TorchScript file is a program: load only files whose source is trusted.
+    A TorchScript file is a program: load only files from a source that you trust.
 
     Raises
     ------
     BackboneError
-        If the file is missing or isn't such a network.
+        If the file is missing or is not such a network.
     """
     import torch
 
@@ -187,10 +188,9 @@ def load_torchscript(name: str, path: str, device: str, threads: int | None) -> 
         module = torch.jit.load(path, map_location=device)
     except (RuntimeError, ValueError) as error:
         raise BackboneError(
-            f"{path}: not a TorchScript file ({first_line(error)}); make one with "
-            "torch.jit.trace(...).save(...)"
+            f"{path} is not a TorchScript file ({first_line(error)}); write one with "
+            "torch.jit.trace(...).save(...)."
         ) from error
-    _set_threads(threads)
     return TorchBackbone(
         name,
         module,
@@ -203,30 +203,28 @@ def load_torchscript(name: str, path: str, device: str, threads: int | None) -> 
 
 
 def hash_parameters(state: Mapping[str, Any]) -> str:
-    """xxh3_128 of a state dict, hexadecimal: names, shapes, types and values in order of name."""
+    """xxh3_128 of a state dict, hexadecimal: names, shapes, dtypes and values, sorted by name."""
     import torch
 
     digest = xxhash.xxh3_128()
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()
         digest.update(f"{key} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        # As bytes: numpy has no bfloat16.
+        # As bytes, since NumPy has no bfloat16.
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def _published(
     name: str,
-    network: Any,
-    weights: Mapping[str, Any],
+    network: torch.nn.Module,
+    weights: Mapping[str, torch.Tensor],
     preprocessing: Preprocessing,
-    mean: Any,
-    std: Any,
+    config: Mapping[str, Any],
     device: str,
-    threads: int | None,
 ) -> Backbone:
-    mean, std = check_normalization(f"backbone {name!r}", mean, std)
-    _set_threads(threads)
+    """A published network, normalized by the ``mean`` and ``std`` of its configuration."""
+    mean, std = check_normalization(f"backbone {name!r}", config["mean"], config["std"])
     return TorchBackbone(
         name,
         network,
@@ -238,14 +236,6 @@ def _published(
     )
 
 
-def _set_threads(threads: int | None) -> None:
-    """PyTorch has one number of threads a process; without a wish it stays as it is."""
-    if threads is not None:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
 def _import(module: str, extra: str) -> Any:
     try:
         return need(module, extra, f"backbones '{module}:...'")
@@ -253,8 +243,8 @@ def _import(module: str, extra: str) -> Any:
         import torch
 
         raise MissingDependencyError(
-            f"{module} is installed but can't be imported ({first_line(error)}); "
-            f"install the torchvision that was built for PyTorch {torch.__version__}"
+            f"{module} is installed but cannot be imported ({first_line(error)}); "
+            f"install the torchvision that was built for PyTorch {torch.__version__}."
         ) from error
 
 
@@ -263,16 +253,18 @@ def _fetch(name: str, create: Callable[[], Any]) -> Any:
         return create()
     except Exception as error:  # downloads raise errors of several HTTP libraries
         raise BackboneError(
-            f"backbone {name!r} can't be loaded ({type(error).__name__}: {first_line(error)}); "
-            "its weights come from the internet on first use: load it once on a machine with a "
-            "connection and copy that machine's ~/.cache/huggingface here, or use 'lite0'"
+            f"backbone {name!r} cannot be loaded ({type(error).__name__}: {first_line(error)}); "
+            "its weights are downloaded on first use: load it once on a machine with internet "
+            "access and copy ~/.cache/huggingface from there, or use 'lite0'."
         ) from error
 
 
 def _unknown(name: str, kind: str, model: str, known: Iterable[str], listing: str) -> BackboneError:
     close = difflib.get_close_matches(model, list(known), n=4, cutoff=0.5)
-    hint = f"close are {', '.join(f'{kind}:{c}' for c in close)}; " if close else ""
-    return BackboneError(f"no backbone {name!r} with weights: {hint}{listing} lists them all")
+    hint = f"similar names are {', '.join(f'{kind}:{c}' for c in close)}; " if close else ""
+    return BackboneError(
+        f"backbone is {name!r}; expected a model with published weights; {hint}{listing} lists all."
+    )
 
 
 def _interpolation(name: str, wanted: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.backbones.base import BATCH
+from hyperpq.backbones.base import BATCH_SIZE
 from hyperpq.errors import ImageError
 from hyperpq.utils.validation import as_count
 
@@ -124,19 +124,19 @@ def stream_features(
     Yields
     ------
     Features
-        Of up to `BATCH` files; rows count through the whole list.
+        Of up to `BATCH_SIZE` files; rows count through the whole list.
     """
     side = backbone.preprocessing.size
     passes = 1 + (reader.n_views if reader.augmentation is not None else 0)
     workers = reader.workers or os.cpu_count() or 1
     waiting: deque[tuple[int, NDArray[np.uint8], list[Future[tuple[int, int] | str]]]] = deque()
-    starts = iter(range(0, len(paths), BATCH))
+    starts = iter(range(0, len(paths), BATCH_SIZE))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
     def submit() -> None:
         start = next(starts, None)
         if start is not None:
-            batch = paths[start : start + BATCH]
+            batch = paths[start : start + BATCH_SIZE]
             pixels = np.empty((passes, len(batch), side, side, 3), np.uint8)
             futures = [
                 pool.submit(_read, path, pixels[:, i], backbone, reader)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hyperpq.utils.devices
-from hyperpq.backbones import BATCH, available_backbones, base, load_backbone
+from hyperpq.backbones import BATCH_SIZE, available_backbones, base, load_backbone
 from hyperpq.backbones import efficientnet_lite as lite
 from hyperpq.backbones.onnx_writer import _varint
 from hyperpq.backbones.torch_modules import TorchBackbone, hash_parameters
@@ -81,14 +81,14 @@ def test_the_path_for_gpus_gives_the_same_features(lite0):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpu_equals_cpu(lite0):
-    x = images(BATCH + 3)
+    x = images(BATCH_SIZE + 3)
     on_gpu = load_backbone("lite0", device="cuda")
     assert np.abs(on_gpu(x) - lite0(x)).max() < 1e-3 * np.abs(lite0(x)).max()
     on_gpu.check_matches(lite0.identity())
 
 
 def test_features_do_not_depend_on_the_batch(lite0):
-    x = images(BATCH + 5)
+    x = images(BATCH_SIZE + 5)
     whole = lite0(x)
     order = np.random.default_rng(1).permutation(len(x))
     assert np.array_equal(lite0(x[order]), whole[order])
@@ -103,7 +103,9 @@ def test_no_image_and_wrong_pixels(lite0):
         np.zeros((224, 224, 3), np.uint8),
         np.zeros((1, 3, 224, 224), np.uint8),
     ):
-        with pytest.raises(InvalidInputError, match=r"expected \(n, 224, 224, 3\) of uint8"):
+        with pytest.raises(
+            InvalidInputError, match=r"expected shape \(n, 224, 224, 3\) and dtype uint8"
+        ):
             lite0(bad)
 
 
@@ -140,7 +142,7 @@ def test_unwritable_cache_is_no_error(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HYPERPQ_CACHE", str(tmp_path / "file" / "below"))
     with caplog.at_level(logging.INFO):
         assert load_backbone("lite0", device="cpu").d == 1280
-    assert "can't be written" in caplog.text
+    assert "cannot be written" in caplog.text
 
 
 def test_cache_folder(monkeypatch):
@@ -158,14 +160,14 @@ def test_weights_that_are_not_there_or_not_right(tmp_path, monkeypatch):
         load_backbone("lite1", device="cpu")
     wrong = tmp_path / "w.pth"
     monkeypatch.setattr(lite, "_weights_path", lambda name: str(wrong))
-    with pytest.raises(BackboneError, match="can't be read"):
+    with pytest.raises(BackboneError, match="cannot be read"):
         load_backbone("lite0", device="cpu")
     for content in (b"", b"no weights", pickle.dumps(print)):
         wrong.write_bytes(content)
-        with pytest.raises(BackboneError, match="not the weights of backbone 'lite0'"):
+        with pytest.raises(BackboneError, match="does not hold the weights of backbone 'lite0'"):
             load_backbone("lite0", device="cpu")
     torch.save({"a": torch.zeros(1)}, wrong)
-    with pytest.raises(BackboneError, match="not the weights of backbone 'lite0'"):
+    with pytest.raises(BackboneError, match="does not hold the weights of backbone 'lite0'"):
         load_backbone("lite0", device="cpu")
 
 
@@ -198,15 +200,21 @@ def test_identity_and_what_differs(lite0):
     lite0.check_matches(recorded)
     other = dict(recorded["preprocessing"], interpolation="bilinear")
     for change, said in (
-        ({"name": "lite2"}, "made with backbone 'lite2'"),
-        ({"weights_hash": "0" * 32}, "weights of backbone 'lite0' differ"),
-        ({"preprocessing": other}, "preprocessing of backbone 'lite0' differ"),
-        ({"normalization": None}, "normalization of backbone 'lite0' differ"),
-        ({"d": 5}, "feature width of backbone 'lite0' differ"),
+        ({"name": "lite2"}, "expected 'lite2', with which the index was built"),
+        (
+            {"weights_hash": "0" * 32},
+            "backbone 'lite0' has the weights .*; expected 0{32}, as recorded",
+        ),
+        (
+            {"preprocessing": other},
+            "backbone 'lite0' has the preprocessing .*; expected .*bilinear",
+        ),
+        ({"normalization": None}, "backbone 'lite0' has the normalization .*; expected None, as"),
+        ({"d": 5}, "backbone 'lite0' has the feature width 1280; expected 5, as"),
     ):
         with pytest.raises(BackboneError, match=said):
             lite0.check_matches({**recorded, **change})
-    with pytest.raises(BackboneError, match="made with backbone None"):
+    with pytest.raises(BackboneError, match="expected None, with which the index was built"):
         lite0.check_matches({})
 
 
@@ -246,10 +254,10 @@ def test_registry():
     assert names["lite0"] and names["onnx:FILE"] and names["torchscript:FILE"]
     for bad, said in (
         ("lite9", "did you mean 'lite"),
-        ("resnet", "there are lite0, lite1"),
+        ("resnet", "expected one of lite0, lite1"),
         ("tim:vit", "did you mean 'timm'"),
-        ("onnx:", "no backbone 'onnx:'"),
-        ("", "no backbone ''"),
+        ("onnx:", "backbone is 'onnx:'; expected"),
+        ("", "backbone is ''; expected"),
     ):
         with pytest.raises(BackboneError, match=said):
             load_backbone(bad)
@@ -315,7 +323,7 @@ def tiny_onnx(path, *, layout="float", size=32, batch=None, pooled=True):
     layout=st.sampled_from(["float", "uint8"]),
     batch=st.sampled_from([None, 1, 3]),
     pooled=st.booleans(),
-    n=st.sampled_from([0, 1, 7, BATCH + 1]),
+    n=st.sampled_from([0, 1, 7, BATCH_SIZE + 1]),
 )
 def test_onnx_file(tmp_path_factory, layout, batch, pooled, n):
     path = tmp_path_factory.mktemp("onnx") / "m.onnx"
@@ -357,9 +365,9 @@ def test_sidecar(tmp_path, kind):
     expected = tiny_features(x, [0, 0.5, 1], [1, 2, 0.5])
     np.testing.assert_allclose(backbone(x), expected, rtol=1e-4, atol=1e-5)
     for text, said in (
-        ("{", "not readable as JSON"),
-        ("[]", "found list"),
-        ('{"sizes": 3}', "unknown sizes"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "a value of type list; expected a JSON object"),
+        ('{"sizes": 3}', "unknown names sizes"),
         ('{"size": "3"}', "size is '3'"),
         ('{"mean": [1, 2]}', "mean is"),
         ('{"std": [1, 0, 1]}', "std is"),
@@ -384,11 +392,11 @@ def test_onnx_files_that_do_not_fit(tmp_path):
         load_backbone(f"onnx:{tmp_path / 'none.onnx'}")
     bad = tmp_path / "bad.onnx"
     bad.write_bytes(b"not a model")
-    with pytest.raises(BackboneError, match="can't be loaded by ONNX Runtime"):
+    with pytest.raises(BackboneError, match="cannot be loaded by ONNX Runtime"):
         load_backbone(f"onnx:{bad}")
     name = tiny_onnx(tmp_path / "m.onnx")
     (tmp_path / "m.onnx.json").write_text('{"size": 64}')
-    with pytest.raises(BackboneError, match="size is 64, but the model takes 32"):
+    with pytest.raises(BackboneError, match="size is 64; expected 32, the size of the model"):
         load_backbone(name)
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         (tmp_path / "m.onnx.json").unlink()
@@ -400,10 +408,10 @@ def test_torchscript_file(tmp_path):
     path = tmp_path / "m.pt"
     torch.jit.trace(Tiny(pooled=False), torch.zeros(1, 3, 32, 32)).save(str(path))
     backbone = load_backbone(f"torchscript:{path}", device="cpu", threads=torch.get_num_threads())
-    x = images(BATCH + 1)
+    x = images(BATCH_SIZE + 1)
     np.testing.assert_allclose(backbone(x), tiny_features(x), rtol=1e-3, atol=1e-5)
     path.write_bytes(b"junk")
-    with pytest.raises(BackboneError, match="not a TorchScript file"):
+    with pytest.raises(BackboneError, match="is not a TorchScript file"):
         load_backbone(f"torchscript:{path}", device="cpu")
     with pytest.raises(BackboneError, match="No such file"):
         load_backbone(f"torchscript:{tmp_path / 'none'}", device="cpu")
@@ -412,7 +420,7 @@ def test_torchscript_file(tmp_path):
 def test_values_that_are_not_finite(tmp_path):
     path = tmp_path / "m.pt"
     torch.jit.trace(Tiny(scale=float("inf")), torch.zeros(1, 3, 32, 32)).save(str(path))
-    with pytest.raises(BackboneError, match="aren't finite for 2 of 2 images"):
+    with pytest.raises(BackboneError, match="are not finite for 2 of 2 images"):
         load_backbone(f"torchscript:{path}", device="cpu")(images(2))
 
 
@@ -433,7 +441,7 @@ def test_hash_of_parameters():
 
 
 def fake_timm(monkeypatch, config, fail=None):
-    """The face of timm 1.0 that the loader uses."""
+    """The interface of timm 1.0 that the loader uses."""
 
     def create_model(model_name, pretrained=False, num_classes=None):
         assert pretrained and num_classes == 0
@@ -468,9 +476,9 @@ def test_timm_loader(monkeypatch, caplog):
     assert backbone.weights_hash == hash_parameters(Tiny().state_dict())
     assert load_backbone("timm:vit_tiny", device="cpu").d == 5
     for unsafe in ("timm:hf-hub:somebody/vit", "timm:local-dir:/tmp"):
-        with pytest.raises(BackboneError, match="no backbone"):
+        with pytest.raises(BackboneError, match="expected a model with published weights"):
             load_backbone(unsafe, device="cpu")
-    with pytest.raises(BackboneError, match=r"close are .*timm:vit_tiny\.aug"):
+    with pytest.raises(BackboneError, match=r"similar names are .*timm:vit_tiny\.aug"):
         load_backbone("timm:vit_tinny.aug", device="cpu")
     fake_timm(monkeypatch, {**TIMM_CONFIG, "crop_mode": "squash", "interpolation": "lanczos"})
     backbone = load_backbone("timm:vit_tiny.aug", device="cpu")
@@ -480,7 +488,7 @@ def test_timm_loader(monkeypatch, caplog):
     with pytest.raises(BackboneError, match="3 x 32 x 48"):
         load_backbone("timm:vit_tiny.aug", device="cpu")
     fake_timm(monkeypatch, TIMM_CONFIG, fail=ConnectionError("no route"))
-    with pytest.raises(BackboneError, match=r"no route.*come from the internet"):
+    with pytest.raises(BackboneError, match=r"no route.*are downloaded on first use"):
         load_backbone("timm:vit_tiny.aug", device="cpu")
 
 
@@ -507,7 +515,7 @@ def test_open_clip_loader(monkeypatch):
     np.testing.assert_allclose(backbone(x), expected, rtol=1e-4, atol=1e-5)
     assert backbone.weights_hash == hash_parameters(Tiny().state_dict())
     for bad in ("ViT-T", "ViT-T/other", "hf-hub:a/b", "ViT-T//tmp/file.pt"):
-        with pytest.raises(BackboneError, match="no backbone"):
+        with pytest.raises(BackboneError, match="expected a model with published weights"):
             load_backbone(f"open_clip:{bad}", device="cpu")
     config |= {"resize_mode": "longest"}
     clip.get_model_preprocess_cfg = lambda model: config
@@ -530,13 +538,13 @@ def test_missing_or_broken_package(monkeypatch, tmp_path, module, name):
 @pytest.mark.parametrize(
     ("module", "listing"), [("timm", "list_models"), ("open_clip", "create_model")]
 )
-def test_real_package_has_the_face_we_use(module, listing):
+def test_real_package_has_the_functions_we_use(module, listing):
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"{module} is not installed")
     try:
         package = importlib.import_module(module)
     except RuntimeError as error:
-        pytest.skip(f"{module} can't be imported beside this PyTorch: {error}")
+        pytest.skip(f"{module} cannot be imported with this PyTorch: {error}")
     assert callable(getattr(package, listing))
-    with pytest.raises(BackboneError, match="no backbone"):
+    with pytest.raises(BackboneError, match="expected a model with published weights"):
         load_backbone(f"{module}:no_such/model", device="cpu")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hyperpq.backbones.base import BATCH, Backbone
+from hyperpq.backbones.base import BATCH_SIZE, Backbone
 from hyperpq.datasets.augment import MILD, PAPER, make_view, view_rng
 from hyperpq.datasets.decode import Preprocessing, open_image, to_pixels
 from hyperpq.errors import BackboneError
@@ -121,9 +121,9 @@ def test_stream_counts_through_the_list_in_batches(with_bad):
     files, reasons = with_bad
     network = Grid()
     batches = list(stream_features(files, network, Reader()))
-    for start, batch in zip(range(0, len(files), BATCH), batches, strict=True):
+    for start, batch in zip(range(0, len(files), BATCH_SIZE), batches, strict=True):
         seen = sorted([*batch.rows.tolist(), *(row for row, _ in batch.skipped)])
-        assert seen == list(range(start, min(start + BATCH, len(files))))
+        assert seen == list(range(start, min(start + BATCH_SIZE, len(files))))
     assert sum(network.batches) == len(files) - len(reasons)
 
 
@@ -154,7 +154,7 @@ def test_too_large_images_are_skipped(tmp_path):
 def test_no_files_and_no_good_files(tmp_path, n_views):
     reader = Reader(0, 200, MILD if n_views else None, n_views, 0)
     bad = bytes(tmp_path / "gone.jpg")
-    for files in ([], [bad], [bad] * (BATCH + 1)):
+    for files in ([], [bad], [bad] * (BATCH_SIZE + 1)):
         network = Grid()
         out = extract_features(files, network, reader)
         assert out.rows.shape == (0,)
