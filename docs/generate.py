@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from hyperpq.cli.main import cli
-from hyperpq.training.recipe import PAPER_SETTINGS, PRESETS, get_recipe
+from hyperpq.training.presets import PAPER_SETTINGS, PRESETS, get_recipe
 
 DOCS = Path(__file__).parent
 BITS = (16, 32, 64)

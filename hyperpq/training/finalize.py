@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hyperpq.codec.hihpq import SAMPLE, HiHPQCodec, evenly
+from hyperpq.codec.hihpq import HiHPQCodec
+from hyperpq.codec.learned import SAMPLE_SIZE, evenly
 from hyperpq.codec.smoothing import fit_centroids
 from hyperpq.codes import unpack
 from hyperpq.errors import TrainingError
@@ -49,7 +50,7 @@ class Finish:
         ``length`` is another M and nbits.
         """
         codec = copy.deepcopy(codec)
-        codec.average_weight, codec.distil_epochs = 0.0, 0
+        codec.without_refinements()
         return self._with_codes(codec, *(length or (self.M, self.nbits)))
 
     def as_learned(self, codec: HiHPQCodec) -> HiHPQCodec:
@@ -59,12 +60,12 @@ class Finish:
 
     def _with_codes(self, codec: HiHPQCodec, M: int, nbits: int) -> HiHPQCodec:
         codec.keep_sample(tangents(codec, evenly(self.x)))
-        if codec.average_weight:
+        if codec.config.smoothing_weight:
             codec.set_centroids(fit_centroids(codec.sample.cpu().float(), seed=self.seed))
         codec.is_trained = True
         if not codec.recipe["subspaces"]:
             return codec.eval()
-        everything = self.x if len(self.x) > SAMPLE else None
+        everything = self.x if len(self.x) > SAMPLE_SIZE else None
         other = codec.with_bits(M * nbits, nbits=nbits, x=everything, seed=self.seed)
         return other.to(codec.device)
 

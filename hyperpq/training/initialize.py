@@ -10,48 +10,53 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.geometry import lorentz
+from hyperpq.codec.learned import LearnedCodec
 from hyperpq.quantizers.fit_product import fit_codebooks
-from hyperpq.training.recipe import SHARPNESS, Recipe
+from hyperpq.training.recipe import Recipe
 
 _ROWS = 8192
+# beta times the median squared distance to the nearest codeword.
+SHARPNESS = 2.0
 
 
 def start_codec(
     x: NDArray[np.float32],
     M: int,
     nbits: int,
-    metric: str,
+    metric: Metric,
     recipe: Recipe,
     seed: int,
     device: str,
 ) -> HiHPQCodec:
     """The codec that learning starts with: PCA, and codebooks if they are learned with the head."""
-    learned_M = recipe.subspaces or M
-    codec = HiHPQCodec(
+    learned_M = recipe.representation.subspaces or M
+    config = CodecConfig(
         x.shape[1],
         learned_M,
-        8 if recipe.subspaces else nbits,
-        D=max(1, recipe.width // learned_M),
+        8 if recipe.representation.subspaces else nbits,
+        max(1, recipe.representation.width // learned_M),
         metric=metric,
-        beta=recipe.beta or 1.0,
-        max_norm=recipe.max_norm,
-        conditioning=recipe.conditioning,
-        head=recipe.head,
-        hidden=recipe.hidden,
-        dropout=recipe.dropout,
-        average_weight=recipe.average_weight,
-        average_neighbours=recipe.average_neighbours,
-        temperature=recipe.temperature,
-        distil_epochs=recipe.distil_epochs,
+        beta=recipe.codebooks.beta or 1.0,
+        max_norm=recipe.representation.max_norm,
+        normalization=recipe.representation.normalization,
+        head=recipe.representation.head,
+        hidden=recipe.representation.hidden,
+        dropout=recipe.representation.dropout,
+        smoothing_weight=recipe.codebooks.smoothing_weight,
+        smoothing_neighbours=recipe.codebooks.smoothing_neighbours,
+        temperature=recipe.contrast.temperature,
+        distil_epochs=recipe.codebooks.distil_epochs,
+        geometry=recipe.representation.geometry,
     )
+    codec = HiHPQCodec(config)
     codec.recipe = recipe.to_dict()
     codec.to(device).eval()
     with torch.no_grad():
         fit_conditioning(codec, x)
-        codec.product.log_c.fill_(math.log(recipe.curvature))
-    fit_head(codec, x, recipe.radius, seed)
+        codec.quantizer.log_c.fill_(math.log(recipe.representation.curvature))
+    fit_head(codec, x, recipe.representation.radius, seed)
     if recipe.learns_codebooks:
         start_codebooks(codec, x, seed)
     fill_branch(codec, seed)
@@ -60,7 +65,7 @@ def start_codec(
 
 def fit_conditioning(codec: HiHPQCodec, x: NDArray[np.float32]) -> None:
     """Set the mean of the signed roots (``root`` only)."""
-    if codec.conditioning == "root":
+    if codec.config.normalization == "power":
         total = np.zeros(codec.d)
         for start in range(0, len(x), _ROWS):
             block = x[start : start + _ROWS]
@@ -75,11 +80,11 @@ def fit_head(codec: HiHPQCodec, x: NDArray[np.float32], radius: float, seed: int
     Dealing in turn gives every subspace its share of the strong directions. Directions that the
     data don't have (few images, d < M x D) start as small noise.
     """
-    q, device = codec.product, codec.device
+    q, device = codec.quantizer, codec.device
     second, mean = torch.zeros(codec.d, codec.d, dtype=torch.float64), torch.zeros(codec.d).double()
     for start in range(0, len(x), _ROWS):
         block = (
-            codec.condition(torch.tensor(x[start : start + _ROWS], device=device)).cpu().double()
+            codec.normalize(torch.tensor(x[start : start + _ROWS], device=device)).cpu().double()
         )
         second += block.T @ block
         mean += block.sum(0)
@@ -93,7 +98,7 @@ def fit_head(codec: HiHPQCodec, x: NDArray[np.float32], radius: float, seed: int
     axes = axes * axes[largest, torch.arange(have)].sign()
     spread = values.flip(0)[:have].clamp_min(0).sqrt()
     generator = torch.Generator().manual_seed(seed)
-    if codec.head == "linear":
+    if codec.config.head == "linear":
         noise = torch.randn(codec.d, width, generator=generator, dtype=torch.float64)
         noise *= 1e-3 / codec.d**0.5
         empty = spread <= 1e-9 * spread.max().clamp_min(1e-30)
@@ -102,12 +107,12 @@ def fit_head(codec: HiHPQCodec, x: NDArray[np.float32], radius: float, seed: int
     deal = torch.arange(width).view(q.D, q.M).T.flatten()
     axes = axes[:, deal]
     sample = torch.tensor(x[:: max(1, len(x) // _ROWS)], device=device)
-    v = (codec.condition(sample).cpu().double() - mean) @ axes
+    v = (codec.normalize(sample).cpu().double() - mean) @ axes
     norms = v.unflatten(1, (q.M, q.D)).norm(dim=2)
     # Two or three features leave subspaces with nothing but rounding errors in them.
     real = norms[norms > 1e-6 * norms.max()]
     factor = radius / max(float(real.median()) if len(real) else 1.0, 1e-12)
-    if codec.head == "orthogonal":
+    if codec.config.head == "orthogonal":
         codec.scale.fill_(factor)
         codec.weight.copy_(axes.float())
     else:
@@ -116,7 +121,7 @@ def fit_head(codec: HiHPQCodec, x: NDArray[np.float32], radius: float, seed: int
 
 
 @torch.no_grad()
-def tangents(codec: HiHPQCodec, x: NDArray[np.float32]) -> Tensor:
+def tangents(codec: LearnedCodec, x: NDArray[np.float32]) -> Tensor:
     """Unclipped tangent vectors of features, shape (n, M, D), on the CPU."""
     blocks = [
         codec.tangent(torch.tensor(x[start : start + _ROWS], device=codec.device)).cpu()
@@ -131,26 +136,26 @@ def conditioned(codec: HiHPQCodec, x: NDArray[Any]) -> NDArray[np.float32]:
     out = np.empty(x.shape, np.float32)
     for start in range(0, len(x), _ROWS):
         block = np.asarray(x[start : start + _ROWS], np.float32)
-        out[start : start + _ROWS] = codec.condition(torch.tensor(block, device=codec.device)).cpu()
+        out[start : start + _ROWS] = codec.normalize(torch.tensor(block, device=codec.device)).cpu()
     return out
 
 
 @torch.no_grad()
 def start_codebooks(codec: HiHPQCodec, x: NDArray[np.float32], seed: int) -> None:
     """k-means codebooks, and the attention's sharpness if the recipe leaves it to the data."""
-    v, q = tangents(codec, x), codec.product
-    q.codebooks.copy_(fit_codebooks(v, q.K, q.log_c.cpu(), q.max_norm, seed=seed))
+    v, q = tangents(codec, x), codec.quantizer
+    fit_codebooks(q, v, seed=seed)
     if not codec.recipe["beta"]:
         points = q.points(v[:_ROWS].to(codec.device))
         words = q.codewords()[torch.arange(q.M), q.codes(points).long()]
-        nearest = float(lorentz.sqchord(points, words, q.c).median())
-        q.beta = SHARPNESS / max(nearest, 1e-6)
+        nearest = float(q.geometry.sqchord(points, words, q.c).median())
+        codec.set_beta(SHARPNESS / max(nearest, 1e-6))
 
 
 @torch.no_grad()
 def fill_branch(codec: HiHPQCodec, seed: int) -> None:
     """Start values of the residual branch: random in, zero out, so that it adds nothing yet."""
-    if codec.hidden:
+    if codec.config.hidden:
         generator = torch.Generator().manual_seed(seed)
         bound = codec.d**-0.5
         for value in (codec.up, codec.up_bias):
@@ -179,7 +184,7 @@ def move_unused(
     list of Tensor
         Moved codewords of each subspace; only as many as there are features to spare.
     """
-    q = codec.product
+    q = codec.quantizer
     moved = []
     for m in range(q.M):
         own = codes[:, m].long()

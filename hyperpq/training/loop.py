@@ -66,26 +66,28 @@ def _step_loss(
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
     """The losses of one batch; see `Batches.draw` for the shapes."""
-    q, half, T = codec.product, len(views) // 2, recipe.temperature
+    q, half, T = codec.quantizer, len(views) // 2, recipe.contrast.temperature
     points = q.points(codec.tangent(views))
-    soft = q.attend(points)[0] if recipe.quantizes else points
+    soft = q.attend(points)[0] if recipe.contrast.quantizes else points
     contrasts = (
-        (recipe.continuous_weight, points, points),
-        (recipe.cross_weight, points, soft),
-        (recipe.quantized_weight, soft, soft),
+        (recipe.contrast.continuous_weight, points, points),
+        (recipe.contrast.cross_weight, points, soft),
+        (recipe.contrast.quantized_weight, soft, soft),
     )
     out: dict[str, Tensor] = {"contrastive": views.new_zeros(())}
     for weight, one, other in contrasts:
         if weight:
-            distances = q.product_score(one, other)
+            distances = q.pairwise_distances(one, other)
             out["contrastive"] = out["contrastive"] + weight * losses.contrastive_loss(
                 distances, targets, T
             )
     if hierarchy.labels:
         labels = [own[rows[:half]].to(codec.device) for own in hierarchy.labels]
-        to_prototypes = [q.product_score(soft[:half], q.points(v)) for v in hierarchy.prototypes]
+        to_prototypes = [
+            q.pairwise_distances(soft[:half], q.points(v)) for v in hierarchy.prototypes
+        ]
         out["prototype"] = losses.prototype_loss(to_prototypes, labels, T)
-        inside = q.product_score(soft[:half], soft[:half])
+        inside = q.pairwise_distances(soft[:half], soft[:half])
         out["neighbour"] = losses.neighbour_loss(inside, labels, T, generator)
     return out
 
@@ -108,8 +110,8 @@ def _drawn(
 def _total(parts: dict[str, Tensor], recipe: Recipe) -> Tensor:
     weights = {
         "contrastive": 1.0,
-        "prototype": recipe.prototype_weight,
-        "neighbour": recipe.neighbour_weight,
+        "prototype": recipe.hierarchy.prototype_weight,
+        "neighbour": recipe.hierarchy.neighbour_weight,
     }
     return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
 
@@ -144,8 +146,8 @@ def learn(
     seed, trace_path, checkpoint, resume, progress
         See `trainer.train_codec`.
     """
-    assert recipe.epochs is not None
-    n, batch = len(x), min(recipe.batch, len(x))
+    assert recipe.optimiser.epochs is not None
+    n, batch = len(x), min(recipe.optimiser.batch, len(x))
     steps = n // batch
     levels = _levels(recipe, n)
     optimizers = make_optimizers(codec, recipe)
@@ -155,11 +157,11 @@ def learn(
         first = load_checkpoint(checkpoint, codec, optimizers, generator, fingerprint)
     trace = Trace(trace_path, first)
     first_loss = math.nan
-    with (progress or SilentProgress()).phase("train", recipe.epochs, "epochs") as phase:
+    with (progress or SilentProgress()).phase("train", recipe.optimiser.epochs, "epochs") as phase:
         phase.advance(first)
-        for epoch in range(first, recipe.epochs):
+        for epoch in range(first, recipe.optimiser.epochs):
             hierarchy = Hierarchy()
-            if levels and epoch >= recipe.warmup_epochs:
+            if levels and epoch >= recipe.hierarchy.warmup_epochs:
                 hierarchy = _build(codec, tangents(codec, x), levels, seed + epoch)
             sums: dict[str, float] = {}
             order = torch.randperm(n, generator=generator)
@@ -188,7 +190,7 @@ def learn(
                 total.backward()
                 for optimizer in optimizers:
                     optimizer.step()
-                codec.product.clamp_()
+                codec.quantizer.clamp_()
                 for name, value in {"total": total, **parts}.items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) / steps
                 if math.isnan(first_loss):
@@ -204,16 +206,16 @@ def learn(
 
 def _levels(recipe: Recipe, n: int) -> tuple[int, ...]:
     """Levels of the hierarchy that n images fill; none if its losses have no weight."""
-    if not recipe.prototype_weight + recipe.neighbour_weight:
+    if not recipe.hierarchy.prototype_weight + recipe.hierarchy.neighbour_weight:
         return ()
-    levels = usable_levels(recipe.levels, n)
-    if len(levels) < len(recipe.levels):
+    levels = usable_levels(recipe.hierarchy.levels, n)
+    if len(levels) < len(recipe.hierarchy.levels):
         log.warning(
             "%d training images don't fill %s of the hierarchy's levels of %s clusters; "
             "the training goes on without.",
             n,
             "some" if levels else "any",
-            ", ".join(map(str, recipe.levels)),
+            ", ".join(map(str, recipe.hierarchy.levels)),
         )
     return levels
 
@@ -228,7 +230,7 @@ def _epoch_facts(
     epoch: int,
 ) -> dict[str, Any]:
     """Statistics for the trace; unused codewords are moved on the way if the recipe says so."""
-    q = codec.product
+    q = codec.quantizer
     v = tangents(codec, x)
     check_values({"tangent vectors": v, "codebooks": q.codebooks, "log curvatures": q.log_c}, epoch)
     facts = {
@@ -241,7 +243,7 @@ def _epoch_facts(
         return facts
     codes = q.codes(q.points(v.to(codec.device))).cpu()
     moved = 0
-    if recipe.repair and len(x) >= 4 * q.K:
+    if recipe.codebooks.repair and len(x) >= 4 * q.K:
         for m, index in enumerate(move_unused(codec, v, codes, generator)):
             moved += len(index)
             for state in (o.state.get(q.codebooks, {}) for o in optimizers):

@@ -17,44 +17,46 @@ def make_optimizers(codec: HiHPQCodec, recipe: Recipe) -> list[torch.optim.Optim
 
     Biases and curvatures are never decayed.
     """
-    q = codec.product
+    q = codec.quantizer
     decayed, free = [q.codebooks], [codec.bias]
-    if codec.hidden:
+    if codec.config.hidden:
         decayed += [codec.up, codec.down]
         free.append(codec.up_bias)
-    if recipe.train_curvature:
+    if recipe.representation.train_curvature:
         free.append(q.log_c)
-    if codec.head == "linear":
+    if codec.config.head == "linear":
         decayed.insert(0, codec.weight)
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": decayed, "weight_decay": recipe.optimiser.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
     out: list[torch.optim.Optimizer]
-    if recipe.optimizer == "sgd":
-        out = [torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum)]
+    if recipe.optimiser.optimizer == "sgd":
+        out = [torch.optim.SGD(groups, lr=recipe.optimiser.lr, momentum=recipe.optimiser.momentum)]
     else:
-        out = [torch.optim.AdamW(groups, lr=recipe.lr, fused=True)]
-    if codec.head == "orthogonal":
+        out = [torch.optim.AdamW(groups, lr=recipe.optimiser.lr, fused=True)]
+    if codec.config.head == "orthogonal":
         import geoopt
 
         codec.weight = geoopt.ManifoldParameter(
             codec.weight.detach(), manifold=geoopt.EuclideanStiefel()
         )
-        if recipe.optimizer == "sgd":
+        if recipe.optimiser.optimizer == "sgd":
             riemannian = geoopt.optim.RiemannianSGD(
-                [codec.weight], lr=recipe.lr, momentum=recipe.momentum
+                [codec.weight], lr=recipe.optimiser.lr, momentum=recipe.optimiser.momentum
             )
         else:
-            riemannian = geoopt.optim.RiemannianAdam([codec.weight], lr=recipe.lr)
+            riemannian = geoopt.optim.RiemannianAdam([codec.weight], lr=recipe.optimiser.lr)
         out.append(riemannian)
     return out
 
 
 def rate(recipe: Recipe, progress: float) -> float:
     """Learning rate after ``progress`` of all epochs: linear rise, then a cosine to 0."""
-    if progress < recipe.lr_warmup:
-        return recipe.lr * progress / recipe.lr_warmup
-    assert recipe.epochs is not None
-    rest = (progress - recipe.lr_warmup) / max(recipe.epochs - recipe.lr_warmup, 1e-9)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))
+    if progress < recipe.optimiser.lr_warmup:
+        return recipe.optimiser.lr * progress / recipe.optimiser.lr_warmup
+    assert recipe.optimiser.epochs is not None
+    rest = (progress - recipe.optimiser.lr_warmup) / max(
+        recipe.optimiser.epochs - recipe.optimiser.lr_warmup, 1e-9
+    )
+    return recipe.optimiser.lr * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))

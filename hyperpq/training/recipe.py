@@ -1,343 +1,383 @@
-"""`Recipe`: every choice of a training, and the presets `paper` and `default`."""
+"""`Recipe`: every setting of a training, in one commented file.
+
+The settings form seven groups, each a frozen dataclass. Below, every field has its default, its
+unit where it has one, and where its value comes from:
+
+- *paper*: the HiHPQ paper (arXiv 2401.07212) or the configuration files of its official code. The
+  values of the preset ``paper`` that differ from the defaults are in `training.presets`.
+- *measured*: chosen by the experiments of docs/method.md, section 9.
+
+The names of all fields are different, so `Recipe.replace` takes the fields of every group::
+
+    recipe = Recipe().replace(epochs=10, width=128)
+    recipe.optimiser.epochs, recipe.representation.width
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.geometry.registry import GeometryName
 from hyperpq.quantizers.product import CURVATURE_RANGE
-
-PRESETS = ("default", "paper")
-OBJECTIVES = ("semantic", "fidelity")
-# beta times the median squared distance to the nearest codeword.
-SHARPNESS = 2.0
-# Fields whose names in a codec file, which its versions up to 3 fix, are other ones.
-_STORED = {"image_weight": "picture_weight"}
-# Epochs up to `_FULL` features, and the least of more.
-_EPOCHS, _FULL = (24, 8), 5000
-_NOT_NEGATIVE = (
-    "subspaces",
-    "hidden",
-    "beta",
-    "continuous_weight",
-    "cross_weight",
-    "quantized_weight",
-    "graph_neighbours",
-    "graph_steps",
-    "image_weight",
-    "walk",
-    "prototype_weight",
-    "neighbour_weight",
-    "epochs",
-    "distil_epochs",
-    "average_neighbours",
-    "warmup_epochs",
-    "weight_decay",
-    "lr_warmup",
-    "momentum",
+from hyperpq.training.fields import (
+    POSITIVE,
+    SHARE,
+    Bounds,
+    CheckedSettings,
+    choice,
+    flag,
+    optional_whole,
+    real,
+    text,
+    whole,
+    wholes,
 )
 
-# Radius r, attention beta, temperature T, levels, warm-up epochs and feature width F for each
-# published setting and code length, from the official configuration files.
-PAPER_SETTINGS: dict[str, dict[int, tuple[float, float, float, tuple[int, ...], int, int]]] = {
-    "cifar10-i": {
-        16: (0.8, 5, 0.2, (200, 100, 50), 3, 32),
-        32: (0.6, 5, 0.2, (200, 100, 50), 5, 64),
-        64: (1.5, 1, 0.2, (200, 100, 50), 3, 64),
-    },
-    "cifar10-ii": {
-        16: (0.8, 5, 0.2, (100, 50, 25), 3, 32),
-        32: (1.5, 1, 0.2, (100, 50, 25), 3, 64),
-        64: (1.5, 1, 0.2, (100, 50, 25), 3, 64),
-    },
-    "flickr25k": {
-        16: (1.5, 5, 0.5, (50, 20), 1, 32),
-        32: (0.5, 15, 0.5, (50, 20), 1, 64),
-        64: (0.5, 15, 0.5, (50, 20), 1, 64),
-    },
-    "nuswide": {
-        16: (0.8, 5, 0.2, (200, 100, 75), 3, 32),
-        32: (0.8, 5, 0.5, (200, 100, 75), 3, 64),
-        64: (0.8, 5, 0.5, (200, 100, 75), 3, 128),
-    },
-}
+Objective = Literal["semantic", "fidelity"]
+Normalization = Literal["power", "unit", "none"]
+Head = Literal["linear", "orthogonal"]
+OptimizerName = Literal["sgd", "adamw"]
+Augmentation = Literal["paper", "mild"]
 
-
-def _as_kind(value: Any, name: str, kind: str) -> Any:
-    """``value`` as the kind of a field, if nothing is lost by it."""
-    if kind.endswith(" | None"):
-        if value is None:
-            return None
-        kind = kind.removesuffix(" | None")
-    if kind == "bool" and isinstance(value, bool):
-        return value
-    if kind == "str" and isinstance(value, str):
-        return value
-    if kind == "int" and isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
-    if kind == "float" and isinstance(value, Real) and math.isfinite(value):
-        return float(value)
-    if kind.startswith("tuple") and isinstance(value, (tuple, list)):
-        return tuple(_as_kind(item, name, "int") for item in value)
-    what = {"str": "a name", "bool": "True or False", "float": "a finite number"}
-    raise InvalidInputError(f"{name} is {value!r}; expected {what.get(kind, 'whole numbers')}.")
+# The default number of epochs: MAX_EPOCHS for up to FULL_EPOCHS_ROWS features, for more features
+# fewer in proportion, and never less than MIN_EPOCHS (measured).
+MAX_EPOCHS, MIN_EPOCHS, FULL_EPOCHS_ROWS = 24, 8, 5000
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """All hyperparameters of a training.
+class RepresentationSettings(CheckedSettings):
+    """The map from a feature to tangent vectors, and the space that they live in."""
 
-    Attributes
-    ----------
-    name : str
-        Preset it came from.
-    objective : {"semantic", "fidelity"}
-        ``semantic``: images that belong together get near codes. ``fidelity``: codes keep the
-        exact cosine neighbours of the features (`training.fidelity`); of the other fields only
-        ``epochs`` counts then.
-    width : int
-        F, tangent coordinates over all subspaces.
-    subspaces : int
-        Subspaces that the representation is learned on; the codebooks of the requested length are
-        fitted to it afterwards. 0 learns on the code's own M subspaces and keeps the codebooks as
-        trained, as published.
-    conditioning, head, hidden, dropout
-        See `HiHPQCodec`.
-    max_norm : float
-        Clip radius.
-    beta : float
-        Attention sharpness, see `LorentzProductQuantizer`; 0 derives it from the data, as
-        `SHARPNESS` over the median squared distance to the nearest codeword at the start.
-    radius : float
-        Median length of a subspace's tangent vector at the start: the scale of all distances.
-    temperature : float
-        T of all losses, in units of the product distance.
-    continuous_weight, cross_weight, quantized_weight : float
-        Weights of the contrast between continuous views, between continuous and quantized ones
-        (as at search time), and between quantized ones (the paper's).
-    graph_neighbours : int
-        Neighbours of each image on the graph of the training features, `graph.reach` at most. 0
-        leaves the graph out: the partner of a view is another view of the same image, as
-        published.
-    graph_steps : int
-        Steps of the diffusion whose affinities the contrast imitates; 0 takes the partner alone.
-    image_weight : float
-        Of an image beside each of its views, in the mean that is on the graph; 0 derives it from
-        the data (`graph.image_weight`).
-    walk : int
-        Steps on the graph from an image to its partner; 0 stays there.
-    partner_weight : float
-        Share of the contrast's target that is on the partner; the rest follows the affinities.
-    levels : tuple of int
-        Clusters of each level of the hierarchy, finest first.
-    prototype_weight, neighbour_weight : float
-        Weights beside the contrastive loss.
-    warmup_epochs : int
-        Epochs of contrastive loss alone before the hierarchy enters.
-    epochs : int, optional
-        Passes over the training set. None takes 24, and the fewer the more there are than 5,000
-        features, but not less than 8 (`with_epochs`).
-    batch : int
-        Images a step.
-    optimizer : {"sgd", "adamw"}
-        With ``lr``, ``momentum`` (sgd) and ``weight_decay``; curvatures are never decayed.
-    lr_warmup : float
-        Epochs of linear rise before the cosine.
-    train_curvature : bool
-        Whether the curvatures are learned; they start at ``curvature``.
-    curvature : float
-        Start of every c, in the range of the quantizer.
-    repair : bool
-        Whether unused codewords are moved to crowded places after each epoch.
-    guard : bool
-        Whether a held-out part of the features decides if the learned codec is kept
-        (`training.guard`).
-    views : str
-        Strength of image views: ``paper`` or ``mild`` (`datasets.augment`).
-    n_views : int
-        Views made of each training image.
-    """
+    width: int = whole(256, POSITIVE)
+    """F, the tangent coordinates of all subspaces together; a multiple of ``subspaces``. Measured;
+    the paper has 32, 64 or 128, by data set and code length."""
 
-    name: str = "default"
-    objective: str = "semantic"
-    width: int = 256
-    subspaces: int = 8
-    average_weight: float = 0.15
-    average_neighbours: int = 12
-    distil_epochs: int = 4
-    conditioning: str = "root"
-    head: str = "linear"
-    hidden: int = 0
-    dropout: float = 0.0
-    max_norm: float = 1.5
-    beta: float = 0.0
-    radius: float = 0.6
-    temperature: float = 0.25
-    continuous_weight: float = 1.0
-    cross_weight: float = 0.0
-    quantized_weight: float = 0.0
-    graph_neighbours: int = 20
-    graph_steps: int = 8
-    image_weight: float = 0.0
-    walk: int = 2
-    partner_weight: float = 0.2
-    levels: tuple[int, ...] = (100, 50, 25)
-    prototype_weight: float = 0.0
-    neighbour_weight: float = 0.0
-    warmup_epochs: int = 2
-    epochs: int | None = None
-    batch: int = 256
-    optimizer: str = "adamw"
-    lr: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.01
-    lr_warmup: float = 1.0
-    train_curvature: bool = True
-    curvature: float = 1.0
-    repair: bool = True
-    guard: bool = True
-    views: str = "mild"
-    n_views: int = 4
+    subspaces: int = whole(8)
+    """Number of subspaces that the representation is learned on. The codebooks of the requested
+    code length are fitted to it afterwards. 0 learns on the M subspaces of the code itself and
+    keeps the codebooks as trained, as in the paper. Measured."""
+
+    normalization: Normalization = choice("power", Normalization)
+    """What happens to a feature first. ``power``: signed square root, minus the mean of the
+    training set, unit length (measured). ``unit``: unit length (paper). ``none``: nothing."""
+
+    head: Head = choice("linear", Head)
+    """Kind of the linear map to tangent vectors. ``linear`` (paper); ``orthogonal`` has orthonormal
+    columns times one scale, a point on a Stiefel manifold."""
+
+    hidden: int = whole(0)
+    """Units of a residual branch beside the linear map; 0 leaves the branch out. Measured: 1024
+    units gain nothing."""
+
+    dropout: float = real(0.0, Bounds(high=1, high_open=True))
+    """Share of the units of the branch that are left out in a training step, 0 to below 1."""
+
+    max_norm: float = real(1.5, POSITIVE)
+    """Clip radius: longer tangent vectors of a subspace are shortened to this length. Paper: 0.5 to
+    1.5, by data set and code length."""
+
+    radius: float = real(0.6, POSITIVE)
+    """Median length of the tangent vectors of a subspace at the start, in the units of
+    ``max_norm``. It sets the scale of all distances. Measured."""
+
+    geometry: GeometryName = choice("lorentz", GeometryName)
+    """Space of each subspace: ``lorentz`` (hyperbolic; paper), ``euclidean`` or ``sphere``. Their
+    mAP differs by at most .001 (measured)."""
+
+    curvature: float = real(1.0, Bounds(*CURVATURE_RANGE))
+    """c of every subspace at the start; the curvature is -c in hyperbolic and c in spherical
+    space. Paper."""
+
+    train_curvature: bool = flag(True)
+    """Whether the curvatures are learned (paper). Euclidean space has none to learn."""
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            # Plain Python numbers, which JSON can hold, whatever kind of number was given.
-            object.__setattr__(self, f.name, _as_kind(getattr(self, f.name), f.name, str(f.type)))
-        positive = ("width", "max_norm", "radius", "temperature", "batch", "lr", "n_views")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise InvalidInputError(f"{name} is {getattr(self, name)}; expected more than 0.")
-        for name in _NOT_NEGATIVE:
-            if (getattr(self, name) or 0) < 0:
-                raise InvalidInputError(f"{name} is {getattr(self, name)}; expected 0 or more.")
-        if self.optimizer not in ("sgd", "adamw"):
-            raise InvalidInputError(f"optimizer is {self.optimizer!r}; choose sgd or adamw.")
-        if self.views not in ("paper", "mild"):
-            raise InvalidInputError(f"views are {self.views!r}; choose paper or mild.")
-        if self.objective not in OBJECTIVES:
-            raise InvalidInputError(
-                f"objective is {self.objective!r}; choose one of {', '.join(OBJECTIVES)}."
-            )
+        """Check the fields, and that the subspaces have equal widths."""
+        super().__post_init__()
         if self.subspaces and self.width % self.subspaces:
             raise InvalidInputError(
                 f"width is {self.width}; expected a multiple of subspaces, {self.subspaces}."
             )
-        if self.graph_steps % 2:
-            raise InvalidInputError(f"graph_steps is {self.graph_steps}; expected an even number.")
-        for name in ("partner_weight", "average_weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidInputError(f"{name} is {getattr(self, name)}; expected 0 to 1.")
-        if not 0 <= self.dropout < 1:
-            raise InvalidInputError(f"dropout is {self.dropout}; expected 0 to below 1.")
-        low, high = CURVATURE_RANGE
-        if not low <= self.curvature <= high:
-            raise InvalidInputError(f"curvature is {self.curvature}; expected {low} to {high}.")
+
+
+@dataclass(frozen=True)
+class ContrastSettings(CheckedSettings):
+    """The contrastive loss between the images of a batch (paper, section 3.3)."""
+
+    temperature: float = real(0.25, POSITIVE)
+    """T of all losses, in units of the product distance. Measured; the paper has 0.2 or 0.5."""
+
+    continuous_weight: float = real(1.0)
+    """Weight of the contrast of continuous with continuous points. Measured; the paper has 0."""
+
+    cross_weight: float = real(0.0)
+    """Weight of the contrast of continuous with quantized points, which a search compares.
+    Measured."""
+
+    quantized_weight: float = real(0.0)
+    """Weight of the contrast of quantized with quantized points. Measured; the paper has 1."""
+
+    positive_weight: float = real(0.2, SHARE)
+    """Share of the target, 0 to 1, that is on the positive of each view; the rest is distributed by
+    the affinities of the graph. Measured; without a graph it is all on the positive."""
+
+    straight_through: bool = flag(False)
+    """How a point is quantized in training. False: softly, by attention over the codebook (paper).
+    True: to its nearest codeword, with the gradient passed on to the point. Measured."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that there is something to contrast."""
+        super().__post_init__()
         if not self.continuous_weight + self.cross_weight + self.quantized_weight > 0:
             raise InvalidInputError(
-                "continuous_weight, cross_weight and quantized_weight are all 0; one must be more."
+                "continuous_weight, cross_weight and quantized_weight are all 0; expected at least "
+                "one to be more."
             )
-        if any(level < 2 for level in self.levels):
-            raise InvalidInputError(f"levels are {self.levels}; each needs at least 2 clusters.")
 
     @property
     def quantizes(self) -> bool:
-        """Whether quantized points take part in the contrast."""
+        """Whether quantized points take part."""
         return self.cross_weight + self.quantized_weight > 0
+
+
+@dataclass(frozen=True)
+class GraphSettings(CheckedSettings):
+    """The neighbour graph of the training features, which says what belongs together.
+
+    The defaults are measured; the paper has no graph.
+    """
+
+    graph_neighbours: int = whole(20)
+    """Neighbours of each image on the graph, at most `graph.walk_support` of them. 0 leaves the
+    graph out: the positive of a view is then another view of the same image (paper)."""
+
+    graph_steps: int = whole(8)
+    """Steps of the random walk whose affinities the contrast imitates; an even number. 0 takes the
+    positives alone."""
+
+    image_weight: float = real(0.0)
+    """Weight of an image beside each of its views, in the mean that is on the graph. 0 derives it
+    from the data (`graph.image_weight`)."""
+
+    walk_steps: int = whole(2)
+    """Steps of the random walk from an image to its positive; 0 takes the image itself."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that the walk has two equal halves."""
+        super().__post_init__()
+        if self.graph_steps % 2:
+            raise InvalidInputError(f"graph_steps is {self.graph_steps}; expected an even number.")
+
+
+@dataclass(frozen=True)
+class HierarchySettings(CheckedSettings):
+    """The hierarchical losses (paper, section 3.4).
+
+    Beside the graph they gain nothing, so their weights are 0 (measured).
+    """
+
+    levels: tuple[int, ...] = wholes((100, 50, 25))
+    """Clusters of each level, finest first, each at least 2. Paper: by data set."""
+
+    prototype_weight: float = real(0.0)
+    """Weight of the prototype loss beside the contrastive loss. The paper has 1."""
+
+    neighbour_weight: float = real(0.0)
+    """Weight of the neighbour loss beside the contrastive loss. The paper has 0.1."""
+
+    warmup_epochs: int = whole(2)
+    """Epochs of the contrastive loss alone, before the hierarchical losses join. The paper has 1 to
+    5, by data set."""
+
+    def __post_init__(self) -> None:
+        """Check the fields, and the size of each level."""
+        super().__post_init__()
+        if any(level < 2 for level in self.levels):
+            raise InvalidInputError(f"levels are {self.levels}; expected 2 or more clusters each.")
+
+
+@dataclass(frozen=True)
+class CodebookSettings(CheckedSettings):
+    """The codebooks, and the smoothing of the vectors that are coded."""
+
+    beta: float = real(0.0)
+    """Sharpness of the attention over a codebook, per squared distance. The paper has 1, 5 or 15.
+    0 derives it from the data (`initialize.ATTENTION_SHARPNESS`)."""
+
+    smoothing_weight: float = real(0.15, SHARE)
+    """Share, 0 to 1, of the mean of the nearest centroids in a vector that is coded or queried with
+    (query expansion and database-side augmentation), for codes of up to 64 bits. Measured; the
+    paper has none."""
+
+    smoothing_neighbours: int = whole(12)
+    """Centroids in that mean. Measured."""
+
+    distil_epochs: int = whole(4)
+    """Passes over the sample in which fitted codewords learn to rank as continuous distances do.
+    Measured; the paper has none."""
+
+    repair: bool = flag(True)
+    """Whether codewords that no feature uses move to features far from theirs, after each epoch.
+    The official code has no such step."""
+
+
+@dataclass(frozen=True)
+class OptimiserSettings(CheckedSettings):
+    """The optimiser and its schedule."""
+
+    epochs: int | None = optional_whole()
+    """Passes over the training set; 0 leaves PCA and k-means. None takes as many as the number of
+    features asks for (`Recipe.for_size`). Measured; the paper has 50."""
+
+    batch: int = whole(256, POSITIVE)
+    """Images in a step, each with two views. Measured; the paper has 128."""
+
+    optimizer: OptimizerName = choice("adamw", OptimizerName)
+    """``adamw`` (measured) or ``sgd`` (paper). An orthogonal head takes the Riemannian one of the
+    two."""
+
+    lr: float = real(1e-3, POSITIVE)
+    """Highest learning rate. Measured; the paper has 0.01 with ``sgd``."""
+
+    momentum: float = real(0.9)
+    """Momentum of ``sgd``. Paper."""
+
+    weight_decay: float = real(0.01)
+    """Decay of weights and codebooks; biases and curvatures are never decayed. Measured; the paper
+    has 0.005."""
+
+    lr_warmup: float = real(1.0)
+    """Epochs in which the rate rises linearly, before it falls to 0 on a cosine. Paper."""
+
+
+@dataclass(frozen=True)
+class ViewSettings(CheckedSettings):
+    """The augmented views of the training images."""
+
+    augmentation: Augmentation = choice("mild", Augmentation)
+    """Strength of the augmentation of images: ``paper`` or ``mild``, see `datasets.augment`.
+    Measured."""
+
+    n_views: int = whole(4, POSITIVE)
+    """Views of each training image, made once before the training. Measured; the paper draws new
+    ones for every step."""
+
+
+@dataclass(frozen=True)
+class Recipe(CheckedSettings):
+    """All settings of a training; the module documents every field."""
+
+    name: str = text("default")
+    """Preset that the recipe came from. Recorded with the codec, and of no effect."""
+
+    objective: Objective = choice("semantic", Objective)
+    """What codes keep. ``semantic``: images that belong together get near codes (paper).
+    ``fidelity``: codes keep the exact cosine neighbours of the features
+    (`training.reconstruction`); of all other fields only ``epochs`` counts then."""
+
+    holdout_check: bool = flag(True)
+    """Whether a held-out part of the features decides if the learned codec is kept
+    (`training.holdout_check`). The paper has no such check."""
+
+    representation: RepresentationSettings = RepresentationSettings()
+    contrast: ContrastSettings = ContrastSettings()
+    graph: GraphSettings = GraphSettings()
+    hierarchy: HierarchySettings = HierarchySettings()
+    codebooks: CodebookSettings = CodebookSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    views: ViewSettings = ViewSettings()
+
+    def __post_init__(self) -> None:
+        """Check the fields, and that each group is one."""
+        super().__post_init__()
+        for group, kind in GROUPS.items():
+            value = getattr(self, group)
+            if not isinstance(value, kind):
+                raise InvalidInputError(f"{group} is {value!r}; expected {kind.__name__}.")
 
     @property
     def learns_codebooks(self) -> bool:
         """Whether codebooks are learned with the head; else they are only fitted afterwards."""
-        return not self.subspaces or self.quantizes
+        return not self.representation.subspaces or self.contrast.quantizes
 
     def replace(self, **changes: Any) -> Recipe:
-        """Copy with some fields changed; an unknown field is an `InvalidInputError`."""
-        known = {f.name for f in fields(self)}
-        unknown = sorted(set(changes) - known)
+        """Copy with some fields changed.
+
+        Parameters
+        ----------
+        **changes
+            Fields of the recipe and of its groups by their own names, e.g. ``epochs=10``.
+
+        Raises
+        ------
+        InvalidInputError
+            A field is unknown, or its value isn't valid.
+        """
+        unknown = sorted(set(changes) - set(GROUP_OF))
         if unknown:
             raise InvalidInputError(
-                f"a recipe has no {', '.join(unknown)}; its fields are {', '.join(sorted(known))}."
+                f"a recipe has no {', '.join(unknown)}; its fields are "
+                f"{', '.join(sorted(GROUP_OF))}."
             )
-        return dataclasses.replace(self, **changes)
+        own: dict[str, Any] = {}
+        by_group: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            group = GROUP_OF[name]
+            (by_group.setdefault(group, {}) if group else own)[name] = value
+        for group, values in by_group.items():
+            own[group] = dataclasses.replace(getattr(self, group), **values)
+        return dataclasses.replace(self, **own)
 
-    def with_epochs(self, n: int) -> Recipe:
+    def for_size(self, n: int) -> Recipe:
         """Copy whose ``epochs`` are a number: those for n features if they were left open."""
-        if self.epochs is not None:
+        if self.optimiser.epochs is not None:
             return self
-        most, least = _EPOCHS
-        return dataclasses.replace(self, epochs=int(min(most, max(least, round(most * _FULL / n)))))
+        epochs = round(MAX_EPOCHS * FULL_EPOCHS_ROWS / n)
+        return self.replace(epochs=min(MAX_EPOCHS, max(MIN_EPOCHS, epochs)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields as JSON types, recorded in the codec."""
-        return {
-            _STORED.get(k, k): list(v) if isinstance(v, tuple) else v
-            for k, v in asdict(self).items()
-        }
+        """All fields by their own names, as JSON types and without groups."""
+        out: dict[str, Any] = {}
+        for name, group in GROUP_OF.items():
+            value = getattr(getattr(self, group) if group else self, name)
+            out[name] = list(value) if isinstance(value, tuple) else value
+        return out
 
 
-def paper(bits: int, dataset: str = "cifar10-ii") -> Recipe:
-    """The published recipe for a code length.
+# The groups of a recipe, and the group of every field ("" for the recipe's own fields).
+GROUPS: dict[str, type[CheckedSettings]] = {
+    one.name: type(one.default)
+    for one in dataclasses.fields(Recipe)
+    if isinstance(one.default, CheckedSettings)
+}
+GROUP_OF: dict[str, str] = {
+    one.name: "" for one in dataclasses.fields(Recipe) if one.name not in GROUPS
+} | {one.name: group for group, kind in GROUPS.items() for one in dataclasses.fields(kind)}
 
-    Parameters
-    ----------
-    bits : int
-        Bits of a code; lengths that weren't published take the nearest that was.
-    dataset : str
-        Whose settings: a key of `PAPER_SETTINGS`.
-
-    Returns
-    -------
-    Recipe
-        Without the known defects of the official code (docs/method.md): no weight decay on
-        curvatures, no choice of epoch on test data, self pairs masked in the neighbour loss.
-    """
-    if dataset not in PAPER_SETTINGS:
-        raise InvalidInputError(
-            f"dataset is {dataset!r}; settings were published for {', '.join(PAPER_SETTINGS)}."
-        )
-    table = PAPER_SETTINGS[dataset]
-    r, beta, temperature, levels, warmup, width = table[min(table, key=lambda b: abs(b - bits))]
-    return Recipe(
-        name="paper",
-        width=width,
-        subspaces=0,
-        average_weight=0.0,
-        average_neighbours=0,
-        distil_epochs=0,
-        conditioning="unit",
-        continuous_weight=0.0,
-        quantized_weight=1.0,
-        graph_neighbours=0,
-        graph_steps=0,
-        walk=0,
-        partner_weight=1.0,
-        prototype_weight=1.0,
-        neighbour_weight=0.1,
-        max_norm=r,
-        beta=beta,
-        temperature=temperature,
-        levels=levels,
-        warmup_epochs=warmup,
-        epochs=50,
-        batch=128,
-        optimizer="sgd",
-        lr=0.01,
-        weight_decay=5e-3,
-        repair=False,
-        guard=False,
-        views="paper",
-    )
+# Names and values in codec.json, where they differ; fields that are left out at their default.
+_STORED = {
+    "smoothing_weight": "average_weight",
+    "smoothing_neighbours": "average_neighbours",
+    "normalization": "conditioning",
+    "image_weight": "picture_weight",
+    "walk_steps": "walk",
+    "positive_weight": "partner_weight",
+    "holdout_check": "guard",
+    "augmentation": "views",
+}
+_NEWER = {"geometry": "lorentz", "straight_through": False}
 
 
-def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
-    """A preset by name (or a recipe as it is) for a code length, with some fields changed."""
-    if isinstance(recipe, Recipe):
-        return recipe.replace(**changes)
-    if recipe == "paper":
-        return paper(bits).replace(**changes)
-    if recipe == "default":
-        return Recipe().replace(**changes)
-    raise InvalidInputError(f"recipe is {recipe!r}; choose one of {', '.join(PRESETS)}.")
+def to_stored(recipe: Recipe) -> dict[str, Any]:
+    """Fields of a recipe by the names that they have in codec.json."""
+    out = {
+        _STORED.get(name, name): value
+        for name, value in recipe.to_dict().items()
+        if name not in _NEWER or value != _NEWER[name]
+    }
+    if out["conditioning"] == "power":
+        out["conditioning"] = "root"
+    return out

@@ -84,15 +84,15 @@ class Batches:
             partners = rows
         else:
             second = torch.randint(count, rows.shape, generator=generator)
-            partners = self._graph.walk(rows, self._recipe.walk, generator)
+            partners = self._graph.walk(rows, self._recipe.graph.walk_steps, generator)
         views = np.concatenate([self._take(first, rows), self._take(second, partners)])
         whose = torch.cat([rows, partners])
         return torch.from_numpy(views), whose, self._targets(whose)
 
     def _targets(self, whose: Tensor) -> Tensor:
         partner = partner_targets(len(whose))
-        if self._graph is None or not self._recipe.graph_steps:
+        if self._graph is None or not self._recipe.graph.graph_steps:
             return partner
-        shared = self._graph.affinities(whose) * (1 - self._recipe.partner_weight)
+        shared = self._graph.affinities(whose) * (1 - self._recipe.contrast.positive_weight)
         # What the affinities leave (all, where they are 0) is on the partner.
         return shared + partner * (1 - shared.sum(1, keepdim=True))

@@ -12,11 +12,14 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from hyperpq.codec.hihpq import HiHPQCodec, evenly
+from hyperpq.codec.additive import AdditiveCodec
+from hyperpq.codec.config import AdditiveConfig
+from hyperpq.codec.hihpq import HiHPQCodec
+from hyperpq.codec.learned import evenly
+from hyperpq.codec.serialization import stored_settings
 from hyperpq.errors import InvalidInputError
-from hyperpq.geometry.lorentz import METRICS
+from hyperpq.geometry.registry import METRICS
 from hyperpq.progress import Progress
-from hyperpq.quantizers.additive import INNER
 from hyperpq.training.feature_views import feature_views
 from hyperpq.training.finalize import Finish, check_codes, repair_codes
 from hyperpq.training.graph import NeighbourGraph, build_graph, graph_features, image_weight
@@ -27,6 +30,7 @@ from hyperpq.training.recipe import Recipe
 from hyperpq.training.reconstruction import fit_fidelity
 from hyperpq.training.sampling import Batches
 from hyperpq.utils.devices import single_thread
+from hyperpq.utils.validation import as_choice
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ def train_codec(
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
-) -> HiHPQCodec:
+) -> HiHPQCodec | AdditiveCodec:
     """Learn a codec.
 
     Parameters
@@ -101,7 +105,7 @@ def train_codec(
     n, d = x.shape
     if n == 0:
         raise InvalidInputError("x has no rows; training needs at least one feature.")
-    recipe = recipe.with_epochs(n)
+    recipe = recipe.for_size(n)
     rows = np.arange(n) if view_rows is None else view_rows
     if views is not None and (
         views.ndim != 3 or views.shape[1:] != (len(rows), d) or not len(views)
@@ -109,30 +113,26 @@ def train_codec(
         raise InvalidInputError(f"views have shape {views.shape}; expected (V, {len(rows)}, {d}).")
     if recipe.objective == "fidelity":
         return _keep_neighbours(x, M, nbits, recipe, seed, device, progress)
-    if metric == INNER:
-        raise InvalidInputError(
-            f"metric is {metric!r}, which only codes of objective='fidelity' have; choose one of "
-            f"{', '.join(METRICS)}."
-        )
+    metric = as_choice(metric, "metric", METRICS, "the metric 'inner' needs objective='fidelity'")
     codec = start_codec(x, M, nbits, metric, recipe, seed, device)
     finish = Finish(x, M, nbits, seed)
-    if not recipe.epochs:
+    if not recipe.optimiser.epochs:
         return finish.plain(codec)
-    if views is None and recipe.graph_neighbours and n > _MADE:
+    if views is None and recipe.graph.graph_neighbours and n > _MADE:
         rows = _some(n, seed)
     # Too few images have views to judge by: then any may be held out, with views made of it.
     judged = rows if views is None or len(rows) >= FEWEST else _some(n, seed)
-    held = hold_out(len(judged), seed) if recipe.guard else np.arange(0)
-    if n < SMALLEST_TRAINING or (recipe.guard and not len(held)):
+    held = hold_out(len(judged), seed) if recipe.holdout_check else np.arange(0)
+    if n < SMALLEST_TRAINING or (recipe.holdout_check and not len(held)):
         log.warning(
             "%d images are too few to learn from: the codec is PCA and k-means, no more.",
             min(n, len(judged)),
         )
         return finish.plain(codec)
-    made = views if views is not None else feature_views(x[rows], recipe.n_views, seed=seed)
-    start = copy.deepcopy(codec) if recipe.guard else None
+    made = views if views is not None else feature_views(x[rows], recipe.views.n_views, seed=seed)
+    start = copy.deepcopy(codec) if recipe.holdout_check else None
     # Without a graph an image's only partner is a view of its own.
-    able = np.arange(n) if recipe.graph_neighbours else rows
+    able = np.arange(n) if recipe.graph.graph_neighbours else rows
     kept = np.setdiff1d(able, judged[held])
     seen = x[kept]
     graph = _neighbour_graph(codec, seen, views, rows, kept)
@@ -176,20 +176,13 @@ def _keep_neighbours(
     seed: int,
     device: str,
     progress: Progress | None,
-) -> HiHPQCodec:
-    """A codec of the other aim: exact neighbours, under the metric that they are learned for."""
-    assert recipe.epochs is not None
+) -> AdditiveCodec:
+    """A codec of the other objective: exact neighbours, under the metric that they are learned for."""
+    assert recipe.optimiser.epochs is not None
     state = fit_fidelity(
-        x, M, nbits, seed=seed, epochs=recipe.epochs, device=device, progress=progress
+        x, M, nbits, seed=seed, epochs=recipe.optimiser.epochs, device=device, progress=progress
     )
-    codec = HiHPQCodec(
-        x.shape[1],
-        M,
-        nbits,
-        D=state.quantizer.D,
-        metric=INNER,
-        conditioning="unit",
-    )
+    codec = AdditiveCodec(AdditiveConfig(x.shape[1], M, nbits, state.quantizer.D, "unit"))
     with torch.no_grad():
         codec.weight.copy_(state.weight)
         codec.bias.copy_(state.bias)
@@ -218,7 +211,7 @@ def _neighbour_graph(
         # Both are in the order of `view_rows`.
         inside = np.flatnonzero(np.isin(view_rows, kept))
         rows = np.searchsorted(kept, view_rows[inside])
-        weight = recipe["picture_weight"]
+        weight = recipe["image_weight"]
         if not weight:
             some = evenly(inside, _WEIGHED)
             few = [conditioned(codec, view[some]) for view in views]
@@ -242,7 +235,7 @@ def _fingerprint(
     digest.update(view_rows.data)
     for view in views:
         digest.update(np.ascontiguousarray(view).data)
-    digest.update(repr((sorted(codec.settings().items()), seed)).encode())
+    digest.update(repr((sorted(stored_settings(codec).items()), seed)).encode())
     return digest.hexdigest()
 
 

@@ -342,7 +342,7 @@ LIBRARY = {
         lambda i, p, t: built(p, t, metric="l2"),
         "metric is 'l2'; choose one of l1, *",
     ),
-    "build-recipe": (lambda i, p, t: built(p, t, recipe="best"), "recipe is 'best'; choose *"),
+    "build-recipe": (lambda i, p, t: built(p, t, recipe="best"), "recipe is 'best'; expected *"),
     "build-backbone": (lambda i, p, t: built(p, t, backbone=""), "no backbone ''; there are *"),
     "update-no-index": (lambda i, p, t: update_index(p, t / "x"), "{t}/x: no index here *"),
     "update-other-bits": (

@@ -35,7 +35,7 @@ def made(kind):
         return PQCodec.from_codebooks(words)
     x = X[:40] if kind == "few rows" else X
     metric = "chord" if kind.startswith("chord") else "l1"
-    return train_codec(x, M=3, metric=metric, recipe=Recipe(**KINDS[kind]), seed=0)
+    return train_codec(x, M=3, metric=metric, recipe=Recipe().replace(**KINDS[kind]), seed=0)
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "plain"])

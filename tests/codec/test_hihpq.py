@@ -14,7 +14,7 @@ from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputEr
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
 
-SMALL = Recipe(width=12, subspaces=4, epochs=2, warmup_epochs=1, levels=(20, 5))
+SMALL = Recipe().replace(width=12, subspaces=4, epochs=2, warmup_epochs=1, levels=(20, 5))
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def codec(data):
-    recipe = Recipe(width=32, hidden=16, epochs=3, batch=128, guard=False)
+    recipe = Recipe().replace(width=32, hidden=16, epochs=3, batch=128, holdout_check=False)
     return train_codec(data[0][:1300], M=4, recipe=recipe)
 
 
@@ -134,7 +134,7 @@ def test_impossible_settings(codec):
         with pytest.raises(InvalidInputError, match="average_weight is"):
             HiHPQCodec(8, **bad)
     with pytest.raises(InvalidInputError, match="average_weight is"):
-        Recipe(average_weight=2.0)
+        Recipe().replace(smoothing_weight=2.0)
     with pytest.raises(InvalidInputError, match="temperature is"):
         HiHPQCodec(8, temperature=0.0)
     files = to_files(codec)

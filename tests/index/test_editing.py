@@ -23,7 +23,7 @@ D_IN = 6
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(200, D_IN)).astype(np.float32)
 QUERIES = RNG.normal(size=(3, D_IN)).astype(np.float32)
-SMALL = Recipe(width=8, epochs=0, batch=64)
+SMALL = Recipe().replace(width=8, epochs=0, batch=64)
 
 
 @pytest.fixture(scope="module")

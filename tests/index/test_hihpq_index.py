@@ -30,7 +30,7 @@ from hyperpq.training.recipe import Recipe
 from hyperpq.utils.files import checksum
 
 D_IN = 12
-SMALL = Recipe(width=12, subspaces=4, epochs=2, warmup_epochs=1, batch=64, levels=(20, 5))
+SMALL = Recipe().replace(width=12, subspaces=4, epochs=2, warmup_epochs=1, batch=64, levels=(20, 5))
 
 
 def make_x(n=300, seed=0):
@@ -252,7 +252,7 @@ def test_training_takes_the_same_kinds(tmp_path):
 def test_another_length_fitted_to_other_features():
     x = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
     index = HiHPQIndex(16, M=2, device="cpu")
-    index.train(x, epochs=1, guard=False)
+    index.train(x, epochs=1, holdout_check=False)
     for bits, fitted_to, sample in ((32, x[:200] + 1, 200), (8, None, 400)):
         other = index.with_bits(bits, x=fitted_to)
         assert (other.ntotal, other.code_size, len(other.codec.sample)) == (0, bits // 8, sample)
@@ -263,7 +263,7 @@ def test_another_length_fitted_to_other_features():
 def test_own_views_are_used(tmp_path):
     def trained(views):
         index = HiHPQIndex(D_IN, 2, device="cpu")
-        index.train(X, views, recipe=SMALL, guard=False)
+        index.train(X, views, recipe=SMALL, holdout_check=False)
         return to_files(index.codec)
 
     noise = np.random.default_rng(0).normal(size=(3, *X.shape)) * 0.2
@@ -275,7 +275,7 @@ def test_own_views_are_used(tmp_path):
 def test_views_of_some_rows():
     def trained(views, view_rows, **changes):
         index = HiHPQIndex(D_IN, 2, device="cpu")
-        index.train(X, views, view_rows=view_rows, recipe=SMALL, guard=False, **changes)
+        index.train(X, views, view_rows=view_rows, recipe=SMALL, holdout_check=False, **changes)
         return to_files(index.codec)
 
     views = X + np.random.default_rng(0).normal(size=(3, *X.shape)) * 0.2
@@ -286,8 +286,8 @@ def test_views_of_some_rows():
     assert parts != everything
     assert parts != trained(views[:, some], some + 1)
     # Without a graph nothing but views is drawn: whose they are doesn't count.
-    alone = trained(views[:, some], some, graph_neighbours=0, walk=0)
-    assert alone == trained(views[:, some], some + 1, graph_neighbours=0, walk=0)
+    alone = trained(views[:, some], some, graph_neighbours=0, walk_steps=0)
+    assert alone == trained(views[:, some], some + 1, graph_neighbours=0, walk_steps=0)
     assert alone != parts
 
 

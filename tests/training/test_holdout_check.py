@@ -14,7 +14,9 @@ from hyperpq.training import holdout_check as guard
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
 
-QUICK = Recipe(width=32, subspaces=4, hidden=64, epochs=12, batch=128, graph_neighbours=10)
+QUICK = Recipe().replace(
+    width=32, subspaces=4, hidden=64, epochs=12, batch=128, graph_neighbours=10
+)
 
 
 def test_rows_are_held_out_once():

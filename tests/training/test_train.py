@@ -23,12 +23,13 @@ from hyperpq.training import loop, losses
 from hyperpq.training import train as trainer
 from hyperpq.training.feature_views import feature_views
 from hyperpq.training.optimizers import make_optimizers, rate
-from hyperpq.training.recipe import PAPER_SETTINGS, Recipe, get_recipe, paper
+from hyperpq.training.presets import PAPER_SETTINGS, get_recipe, paper
+from hyperpq.training.recipe import Recipe
 from hyperpq.training.trace import Trace, code_statistics, is_collapsed
 from hyperpq.training.train import train_codec
 
 # As published in structure: learned at the code's own length, without graph and residual branch.
-JOINT = Recipe(
+JOINT = Recipe().replace(
     subspaces=0,
     beta=20.0,
     temperature=0.5,
@@ -36,11 +37,11 @@ JOINT = Recipe(
     quantized_weight=1.0,
     graph_neighbours=0,
     graph_steps=0,
-    walk=0,
-    partner_weight=1.0,
+    walk_steps=0,
+    positive_weight=1.0,
     prototype_weight=1.0,
     neighbour_weight=0.1,
-    guard=False,
+    holdout_check=False,
     batch=128,
 )
 SMALL = JOINT.replace(width=8, epochs=4, warmup_epochs=1, batch=64, levels=(20, 5))
@@ -150,7 +151,7 @@ def test_total_weighs_the_losses():
         name: torch.tensor(v)
         for name, v in (("contrastive", 2.0), ("prototype", 3.0), ("neighbour", 5.0))
     }
-    recipe = Recipe(prototype_weight=0.5, neighbour_weight=0.1)
+    recipe = Recipe().replace(prototype_weight=0.5, neighbour_weight=0.1)
     assert float(loop._total(parts, recipe)) == pytest.approx(2 + 1.5 + 0.5)
 
 
@@ -186,10 +187,10 @@ def test_step_loss_is_made_of_geoopt_distances(x, metric):
 
     soft, _ = q.attend(q.points(codec.tangent(views)))
     between = pairwise(soft, soft)
-    want = losses.contrastive_loss(between, targets, SMALL.temperature)
+    want = losses.contrastive_loss(between, targets, SMALL.contrast.temperature)
     torch.testing.assert_close(parts["contrastive"], want, rtol=1e-3, atol=1e-4)
     to = pairwise(soft[:6], q.points(v))
-    want = losses.prototype_loss([to], [labels[rows]], SMALL.temperature)
+    want = losses.prototype_loss([to], [labels[rows]], SMALL.contrast.temperature)
     torch.testing.assert_close(parts["prototype"], want, rtol=1e-3, atol=1e-4)
     assert set(parts) == {"contrastive", "prototype", "neighbour"}
     parts = loop._step_loss(*batch, loop.Hierarchy(), torch.Generator())
@@ -293,11 +294,14 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("setting", "want"), PUBLISHED.items(), ids=str)
 def test_paper_is_the_published_table(setting, want):
-    r = paper(setting[1], setting[0])
-    assert (r.max_norm, r.beta, r.temperature, r.levels, r.warmup_epochs, r.width) == want
-    assert (r.epochs, r.batch, r.optimizer, r.lr, r.momentum) == (50, 128, "sgd", 0.01, 0.9)
-    assert (r.weight_decay, r.lr_warmup) == (5e-3, 1)
-    assert (r.prototype_weight, r.neighbour_weight, r.views) == (1, 0.1, "paper")
+    recipe = paper(setting[1], setting[0])
+    own = recipe.to_dict() | {"levels": recipe.hierarchy.levels}
+    names = ("max_norm", "beta", "temperature", "levels", "warmup_epochs", "width")
+    assert tuple(own[name] for name in names) == want
+    names = ("epochs", "batch", "optimizer", "lr", "momentum", "weight_decay", "lr_warmup")
+    assert [own[name] for name in names] == [50, 128, "sgd", 0.01, 0.9, 5e-3, 1]
+    names = ("prototype_weight", "neighbour_weight", "augmentation")
+    assert [own[name] for name in names] == [1, 0.1, "paper"]
     assert get_recipe("paper", setting[1]) == paper(setting[1], "cifar10-ii")
 
 
@@ -305,12 +309,12 @@ def test_recipes_by_name():
     assert {(name, bits) for name, table in PAPER_SETTINGS.items() for bits in table} == set(
         PUBLISHED
     )
-    assert get_recipe("default", 32, epochs=7) == Recipe(epochs=7)
-    assert get_recipe(SMALL, 32, lr=0.5).lr == 0.5
-    assert paper(24).width in (32, 64)
+    assert get_recipe("default", 32, epochs=7) == Recipe().replace(epochs=7)
+    assert get_recipe(SMALL, 32, lr=0.5).optimiser.lr == 0.5
+    assert paper(24).representation.width in (32, 64)
     assert paper(1024) == paper(64)
-    json.dumps(Recipe(epochs=np.int64(3), lr=np.float32(0.5), levels=[4, 2]).to_dict())
-    assert Recipe(levels=[4, 2]).levels == (4, 2)
+    json.dumps(Recipe().replace(epochs=np.int64(3), lr=np.float32(0.5), levels=[4, 2]).to_dict())
+    assert Recipe().replace(levels=[4, 2]).hierarchy.levels == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -334,7 +338,7 @@ def test_recipes_by_name():
         ({"levels": 5}, "levels is 5"),
         ({"levels": (1,)}, "levels are"),
         ({"levels": (5.5,)}, "levels is 5.5"),
-        ({"views": "wild"}, "views are 'wild'"),
+        ({"augmentation": "wild"}, "augmentation is 'wild'"),
         ({"repair": 1}, "repair is 1"),
         ({"image_weight": -1.0}, "image_weight is -1"),
     ],
@@ -347,13 +351,13 @@ def test_wrong_fields_are_named(changes, match):
 
 @pytest.mark.parametrize("recipe", ["best", None, 3, {}])
 def test_unknown_recipe(recipe):
-    with pytest.raises(InvalidInputError, match="choose one of default, paper"):
+    with pytest.raises(InvalidInputError, match="expected 'default' or 'paper', or a Recipe"):
         get_recipe(recipe, 32)
     with pytest.raises(InvalidInputError, match="dataset is 'mnist'"):
         paper(32, "mnist")
 
 
-@pytest.mark.parametrize("field", [{"head": "mlp"}, {"conditioning": "whiten"}])
+@pytest.mark.parametrize("field", [{"head": "mlp"}, {"normalization": "whiten"}])
 def test_unknown_head_or_conditioning(x, field):
     with pytest.raises(InvalidInputError, match=next(iter(field))):
         train(x, SMALL.replace(**field))
@@ -392,7 +396,7 @@ VARIANTS = {
     "orthogonal sgd": SMALL.replace(head="orthogonal", optimizer="sgd", lr=0.01),
     "fixed curvature": SMALL.replace(train_curvature=False),
     "no hierarchy": SMALL.replace(levels=()),
-    "unit": SMALL.replace(conditioning="unit", repair=False),
+    "unit": SMALL.replace(normalization="unit", repair=False),
 }
 
 
@@ -733,7 +737,7 @@ def test_prototypes_are_the_mean_tangents_of_their_clusters(x):
 
 
 def test_learning_rate_rises_then_follows_the_cosine():
-    recipe = Recipe(lr=0.1, lr_warmup=2, epochs=10)
+    recipe = Recipe().replace(lr=0.1, lr_warmup=2, epochs=10)
     assert rate(recipe, 1) == pytest.approx(0.05)
     assert rate(recipe, 2) == pytest.approx(0.1)
     assert rate(recipe, 6) == pytest.approx(0.05)

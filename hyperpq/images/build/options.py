@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.training.recipe import get_recipe
+from hyperpq.training.presets import get_recipe
 from hyperpq.utils.validation import as_count
 
 # Where the metadata of an index has what a build says of its images.

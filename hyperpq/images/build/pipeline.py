@@ -32,7 +32,7 @@ from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.images.listing import PathLike, list_images
 from hyperpq.progress import Phase, Progress
 from hyperpq.store import atomic_write, replace_directory
-from hyperpq.training.recipe import get_recipe
+from hyperpq.training.presets import get_recipe
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
@@ -170,10 +170,10 @@ class Build:
     def _sample(self, files: Sequence[ImageFile], network: Backbone) -> Features:
         """Features of the training images and of views of the first ones; rows of the plan."""
         recipe, options = self.recipe, self.options
-        n_views = recipe.n_views if recipe.objective == "semantic" else 0
+        n_views = recipe.views.n_views if recipe.objective == "semantic" else 0
         size = min(options.train_size, len(files))
         viewed = min(options.view_size, size) if n_views else 0
-        if n_views and not recipe.graph_neighbours:
+        if n_views and not recipe.graph.graph_neighbours:
             # Without a graph there is nothing that images without views could show.
             size = viewed = max(viewed, 1)
         rng = np.random.default_rng(options.seed)
@@ -181,7 +181,7 @@ class Build:
         augmented = Reader(
             workers=self.workers,
             max_megapixels=options.max_megapixels,
-            augmentation=AUGMENTATIONS[recipe.views],
+            augmentation=AUGMENTATIONS[recipe.views.augmentation],
             n_views=n_views,
             seed=options.seed,
         )
