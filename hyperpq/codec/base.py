@@ -1,87 +1,115 @@
-"""What codecs have in common: blocks of features through vectors to codes and tables, and back."""
+"""`Codec`: features to codes, to distance tables and back, in batches."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, cast
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from hyperpq.codes import code_size, pack, unpack
 from hyperpq.errors import NotTrainedError
 from hyperpq.utils.validation import as_codes, as_features
 
-UNTRAINED = "the codec isn't trained; call train(x) first or load a trained one."
-_ROWS = 2048
+if TYPE_CHECKING:
+    from hyperpq.codec.config import AdditiveConfig, CodecConfig, PQConfig
+    from hyperpq.quantizers.base import Quantizer
+
+# Features that are worked on at once.
+_BATCH = 2048
 
 
 class Codec(nn.Module, ABC):
     """A map from features to vectors, and a quantizer of these.
 
+    Parameters
+    ----------
+    config : CodecConfig, AdditiveConfig or PQConfig
+        Settings.
+    quantizer : Quantizer
+        Quantizer of the vectors.
+
     Attributes
     ----------
-    d : int
-        Width of the features.
-    quantizer : Module
-        With ``codebooks``, ``M``, ``spaces``, ``D``, ``nbits``, ``K``, ``metric`` and the methods
-        ``clip``, ``points``, ``codes``, ``tables`` and ``decode`` of `LorentzProductQuantizer`.
+    config, quantizer
+        As given.
     is_trained : bool
+        Whether the codec can be used.
     recipe : dict
-        How it was learned; empty where nothing was.
+        How the codec was trained: the fields of the `Recipe` by name; empty where nothing was
+        trained.
     """
 
-    quantizer: Any
+    config: CodecConfig | AdditiveConfig | PQConfig
+    quantizer: Quantizer
 
-    def __init__(self, d: int) -> None:
+    def __init__(self, config: CodecConfig | AdditiveConfig | PQConfig) -> None:
         super().__init__()
-        self.d, self.is_trained = d, False
+        self.config = config
+        self.is_trained = False
         self.recipe: dict[str, Any] = {}
 
     @abstractmethod
     def vectors(self, x: Tensor) -> Tensor:
-        """Features (n, d) on the codec's device -> the vectors (n, M, D) that are quantized.
+        """Map features to the vectors that are quantized.
 
-        Float32, and of each row the same bits in any batch.
+        Parameters
+        ----------
+        x : Tensor, shape (n, d), float32
+            Features on the codec's device.
+
+        Returns
+        -------
+        Tensor, shape (n, spaces, D), float32
+            Each row has the same bits in any batch.
         """
+
+    @property
+    def d(self) -> int:
+        """Width of the features."""
+        return self.config.d
 
     @property
     def M(self) -> int:
         """Codes of one vector: number of subspaces, or of codebooks that add up."""
-        return int(self.quantizer.M)
+        return self.quantizer.M
+
+    @property
+    def nbits(self) -> int:
+        """Bits of one code."""
+        return self.quantizer.nbits
+
+    @property
+    def metric(self) -> str:
+        """Name of the distance that the tables add up to."""
+        return self.quantizer.metric
 
     @property
     def code_size(self) -> int:
         """Bytes of one coded vector."""
-        return code_size(self.quantizer.M, self.quantizer.nbits)
+        return code_size(self.M, self.nbits)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        device: torch.device = self.quantizer.codebooks.device
-        return device
+        return self.quantizer.codebooks.device
 
-    def _blocks(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of rows, on the codec's device."""
-        for start in range(0, len(x), _ROWS):
-            rows = slice(start, min(start + _ROWS, len(x)))
-            yield rows, torch.tensor(x[rows], device=self.device)
+    def settings(self) -> dict[str, Any]:
+        """Everything but the weights, as JSON types.
 
-    def _points(self, x: Tensor) -> Tensor:
-        """Features (n, d) -> points (n, M, D) float64, so that rounding doesn't show batches."""
-        return cast(Tensor, self.quantizer.points(self.vectors(x).double()))
-
-    def _features(self, x: Any) -> NDArray[np.float32]:
-        if not self.is_trained:
-            raise NotTrainedError(UNTRAINED)
-        return as_features(x, self.d)
+        The names are those of this version; `hyperpq.codec.serialization` maps them to those of
+        the file format.
+        """
+        return {**asdict(self.config), "metric": self.metric}
 
     @torch.inference_mode()
-    def embed(self, x: Any) -> NDArray[np.float32]:
-        """Continuous representation of features: the vectors before quantization.
+    def embed(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Map features to vectors before quantization: a continuous representation.
 
         Parameters
         ----------
@@ -90,41 +118,56 @@ class Codec(nn.Module, ABC):
 
         Returns
         -------
-        ndarray, shape (n, M * D), float32
-            Tangent vectors of a `HiHPQCodec`, clipped; (n, D) with the metric ``inner``. `decode`
-            gives the quantized counterpart in the same space.
+        ndarray, shape (n, spaces * D), float32
+            The clipped tangent vectors of a `HiHPQCodec` (n, M * D), the vectors of an
+            `AdditiveCodec` (n, D), the features themselves of a `PQCodec` (n, d). `decode` gives
+            the quantized counterpart in the same space.
 
         Raises
         ------
-        NotTrainedError, InvalidInputError
-            See `validation.as_features`.
+        NotTrainedError
+            The codec is not trained.
+        InvalidInputError
+            See `hyperpq.utils.validation.as_features`.
         """
-        x = self._features(x)
-        out = np.empty((len(x), self.quantizer.spaces * self.quantizer.D), np.float32)
-        for rows, block in self._blocks(x):
-            v = self.quantizer.clip(self.vectors(block).double())
+        features = self._features(x)
+        out = np.empty((len(features), self.quantizer.spaces * self.quantizer.D), np.float32)
+        for rows, batch in self._batches(features):
+            v = self.quantizer.clip(self.vectors(batch).double())
             out[rows] = v.flatten(1).float().cpu().numpy()
         return out
 
     @torch.inference_mode()
-    def encode(self, x: Any) -> NDArray[np.uint8]:
-        """Features (n, d) -> codes (n, code_size) uint8, packed as `codes.pack` says.
+    def encode(self, x: ArrayLike) -> NDArray[np.uint8]:
+        """Encode features.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, d)
+            Features.
+
+        Returns
+        -------
+        ndarray, shape (n, code_size), uint8
+            Codes, packed as `hyperpq.codes.pack` describes.
 
         Raises
         ------
-        NotTrainedError, InvalidInputError
-            See `validation.as_features`.
+        NotTrainedError
+            The codec is not trained.
+        InvalidInputError
+            See `hyperpq.utils.validation.as_features`.
         """
-        x = self._features(x)
-        out = np.empty((len(x), self.code_size), np.uint8)
-        for rows, block in self._blocks(x):
-            codes = self.quantizer.codes(self._points(block))
-            out[rows] = pack(codes.cpu().numpy(), self.quantizer.nbits)
+        features = self._features(x)
+        out = np.empty((len(features), self.code_size), np.uint8)
+        for rows, batch in self._batches(features):
+            codes = self.quantizer.codes(self._points(batch))
+            out[rows] = pack(codes.cpu().numpy(), self.nbits)
         return out
 
     @torch.inference_mode()
-    def tables(self, x: Any) -> NDArray[np.float32]:
-        """Scores from queries to every codeword, the ADC tables.
+    def tables(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Distances from queries to every codeword, the ADC tables.
 
         Parameters
         ----------
@@ -134,24 +177,27 @@ class Codec(nn.Module, ABC):
         Returns
         -------
         ndarray, shape (nq, M, K), float32
-            ``out[q, m, k]`` is the metric of codeword k of subspace m: the Lorentzian distance
-            (``l1``), its square (``geodesic``), the squared chord (``chord``), or a share of the
-            squared distance (``inner``, ``l2``) or of the negated inner product (``ip``).
+            ``out[q, m, k]`` is what codeword k of codebook m adds to the distance of query q: the
+            distance in subspace m (metric ``l1``), its square (``geodesic``), the squared chord
+            (``chord``), or a share of the squared distance (``inner``, ``l2``) or of the negated
+            inner product (``ip``).
 
         Raises
         ------
-        NotTrainedError, InvalidInputError
-            See `validation.as_features`.
+        NotTrainedError
+            The codec is not trained.
+        InvalidInputError
+            See `hyperpq.utils.validation.as_features`.
         """
-        x = self._features(x)
-        out = np.empty((len(x), self.quantizer.M, self.quantizer.K), np.float32)
-        for rows, block in self._blocks(x):
-            out[rows] = self.quantizer.tables(self._points(block)).float().cpu().numpy()
+        features = self._features(x)
+        out = np.empty((len(features), self.M, self.quantizer.K), np.float32)
+        for rows, batch in self._batches(features):
+            out[rows] = self.quantizer.tables(self._points(batch)).float().cpu().numpy()
         return out
 
     @torch.inference_mode()
-    def decode(self, codes: Any) -> NDArray[np.float32]:
-        """Codes -> vectors of their codewords, the space of `embed`.
+    def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
+        """Decode codes to the vectors of their codewords, in the space of `embed`.
 
         Parameters
         ----------
@@ -160,17 +206,38 @@ class Codec(nn.Module, ABC):
 
         Returns
         -------
-        ndarray, shape (n, M * D), float32
+        ndarray, shape (n, spaces * D), float32
 
         Raises
         ------
-        NotTrainedError, InvalidInputError
-            Untrained, or codes of another dtype or width.
+        NotTrainedError
+            The codec is not trained.
+        InvalidInputError
+            The codes have another dtype or width.
         """
-        if not self.is_trained:
-            raise NotTrainedError(UNTRAINED)
-        codes = as_codes(codes, self.code_size)
-        unpacked = unpack(codes, self.quantizer.M, self.quantizer.nbits)
-        v = self.quantizer.decode(torch.from_numpy(unpacked.copy()).to(self.device))
+        self._check_trained()
+        rows = as_codes(codes, self.code_size)
+        unpacked = torch.from_numpy(unpack(rows, self.M, self.nbits).copy())
+        v = self.quantizer.decode(unpacked.to(self.device))
         out: NDArray[np.float32] = v.flatten(1).cpu().numpy()
         return out
+
+    def _check_trained(self) -> None:
+        if not self.is_trained:
+            raise NotTrainedError(
+                "the codec is not trained; expected a trained one; call train(x) first or load one."
+            )
+
+    def _features(self, x: ArrayLike) -> NDArray[np.float32]:
+        self._check_trained()
+        return as_features(x, self.d)
+
+    def _batches(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:
+        """Batches of rows, on the codec's device."""
+        for start in range(0, len(x), _BATCH):
+            rows = slice(start, min(start + _BATCH, len(x)))
+            yield rows, torch.tensor(x[rows], device=self.device)
+
+    def _points(self, x: Tensor) -> Tensor:
+        """Features (n, d) -> points (n, spaces, D) in float64, so that no batch shows."""
+        return self.quantizer.points(self.vectors(x).double())

@@ -1,181 +1,58 @@
-"""`PQCodec`: plain codebooks without a learned map, those of FAISS's `IndexPQ`."""
+"""`PQCodec`: flat codebooks without a learned map, those of FAISS's `IndexPQ`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NoReturn
-
 import torch
-from torch import Tensor, nn
+from numpy.typing import ArrayLike
+from torch import Tensor
+from typing_extensions import override
 
 from hyperpq.codec.base import Codec
-from hyperpq.codes import check_sizes
+from hyperpq.codec.config import PQConfig
 from hyperpq.errors import InvalidInputError
+from hyperpq.quantizers.flat_pq import FlatMetric, FlatProductQuantizer
 from hyperpq.utils.validation import as_array, as_features
-
-PLAIN_METRICS = ("l2", "ip")
-# Products with codewords in memory at once.
-_ENTRIES = 1 << 20
-
-
-class PlainQuantizer(nn.Module):
-    """Product quantizer on M Euclidean subspaces.
-
-    Distances are worked out in float64: norms of far vectors then cancel without a loss that a
-    float32 could show.
-
-    Parameters
-    ----------
-    M : int
-        Number of subspaces, each with its own codebook.
-    D : int
-        Dimension of a subspace.
-    nbits : {4, 8}
-        Bits of one code; K = 2**nbits codewords a codebook.
-    metric : {"l2", "ip"}
-        Squared Euclidean distance, or the negative of the inner product: smaller is nearer.
-
-    Attributes
-    ----------
-    codebooks : Buffer, shape (M, K, D)
-    """
-
-    def __init__(self, M: int, D: int, nbits: int = 8, *, metric: str = "l2") -> None:
-        super().__init__()
-        check_sizes(M, D, nbits)
-        if metric not in PLAIN_METRICS:
-            raise InvalidInputError(
-                f"metric is {metric!r}; choose one of {', '.join(PLAIN_METRICS)}."
-            )
-        self.M, self.D, self.nbits, self.K, self.metric = M, D, nbits, 1 << nbits, metric
-        self.codebooks = nn.Buffer(torch.zeros(M, self.K, D))
-
-    @property
-    def spaces(self) -> int:
-        """Number of subspaces: M."""
-        return self.M
-
-    @property
-    def c(self) -> Tensor:
-        """Negated curvatures: none, shape (0,)."""
-        return self.codebooks.new_zeros(0)
-
-    def clip(self, v: Tensor) -> Tensor:
-        """Vectors as they are: flat space has no edge."""
-        return v
-
-    def points(self, v: Tensor) -> Tensor:
-        """Vectors as they are: they are the points of flat space."""
-        return v
-
-    def _products(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Blocks of rows of x (n, M, D), and their products (M, rows, K) with codewords."""
-        words = self.codebooks.double().transpose(1, 2)
-        step = max(1, _ENTRIES // (self.M * self.K))
-        for start in range(0, len(x), step):
-            rows = slice(start, start + step)
-            yield rows, x[rows].double().transpose(0, 1) @ words
-
-    def _lengths(self) -> Tensor:
-        """Squared lengths (M, 1, K) of the codewords."""
-        return self.codebooks.double().square().sum(-1)[:, None]
-
-    def _first_of_equals(self) -> Tensor:
-        """For each codeword the first one that equals it, (M, K): sums of a BLAS may differ."""
-        number = torch.arange(self.K, device=self.codebooks.device)
-        out = []
-        for book in self.codebooks:
-            same = torch.unique(book, dim=0, return_inverse=True)[1]
-            out.append(number.scatter_reduce(0, same, number, "amin", include_self=False)[same])
-        return torch.stack(out)
-
-    @torch.no_grad()
-    def codes(self, x: Tensor) -> Tensor:
-        """Index of the codeword at the least distance in each subspace, with either metric.
-
-        Parameters
-        ----------
-        x : Tensor, shape (n, M, D)
-
-        Returns
-        -------
-        Tensor, shape (n, M), uint8
-            The first of equal codewords.
-        """
-        lengths, first = self._lengths(), self._first_of_equals()
-        out = torch.empty(len(x), self.M, dtype=torch.uint8, device=x.device)
-        for rows, product in self._products(x):
-            cost = product.mul_(-2).add_(lengths)
-            if cost.device.type == "cpu":  # numpy's argmin has vector code, torch's has none
-                nearest = torch.from_numpy(cost.numpy().argmin(-1))
-            else:
-                nearest = cost.argmin(-1)
-            out[rows] = first.gather(1, nearest).T.to(torch.uint8)
-        return out
-
-    @torch.no_grad()
-    def tables(self, x: Tensor) -> Tensor:
-        """Shares of the metric of every codeword: queries (nq, M, D) -> (nq, M, K)."""
-        lengths = self._lengths()
-        out = torch.empty(len(x), self.M, self.K, dtype=x.dtype, device=x.device)
-        for rows, product in self._products(x):
-            if self.metric == "ip":
-                share = product.neg_()
-            else:
-                own = x[rows].double().square().sum(-1).T[..., None]
-                share = product.mul_(-2).add_(lengths).add_(own).clamp_min_(0)
-            out[rows] = share.transpose(0, 1).to(x.dtype)
-        return out
-
-    @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """Coded codewords: (n, M) integers -> (n, M, D)."""
-        return self.codebooks[torch.arange(self.M, device=codes.device), codes.long()]
-
-    def extra_repr(self) -> str:
-        """Show sizes and metric in ``repr``."""
-        return f"M={self.M}, D={self.D}, nbits={self.nbits}, metric={self.metric!r}"
 
 
 class PQCodec(Codec):
-    """Vectors to codes and tables by plain codebooks: what `HiHPQCodec` is, without learning.
+    """Vectors to codes and tables by flat codebooks, without anything learned.
 
     Parameters
     ----------
-    d : int
-        Width of the vectors, a multiple of M: subspace m has the m-th d / M coordinates.
-    M, nbits, metric
-        See `PlainQuantizer`.
+    config : PQConfig
+        Settings.
 
     Attributes
     ----------
-    quantizer : PlainQuantizer
+    quantizer : FlatProductQuantizer
         Its codebooks are zero until they are loaded; see `from_codebooks`.
     """
 
-    quantizer: PlainQuantizer
+    config: PQConfig
+    quantizer: FlatProductQuantizer
 
-    def __init__(self, d: int, M: int, nbits: int = 8, *, metric: str = "l2") -> None:
-        super().__init__(d)
-        if M < 1 or d < 1 or d % M:
-            raise InvalidInputError(f"d is {d} and M is {M}; expected d to be a multiple of M.")
-        self.quantizer = PlainQuantizer(M, d // M, nbits, metric=metric)
+    def __init__(self, config: PQConfig) -> None:
+        super().__init__(config)
+        self.quantizer = FlatProductQuantizer(
+            config.M, config.D, config.nbits, metric=config.metric
+        )
         self.is_trained = True
 
     @classmethod
-    def from_codebooks(cls, codebooks: Any, *, metric: str = "l2") -> PQCodec:
-        """A codec of given codebooks.
+    def from_codebooks(cls, codebooks: ArrayLike, *, metric: FlatMetric = "l2") -> PQCodec:
+        """Make a codec of given codebooks.
 
         Parameters
         ----------
         codebooks : array_like, shape (M, K, D)
             Finite codewords of each subspace, K = 256 or 16.
         metric : {"l2", "ip"}
+            Squared Euclidean distance, or the negative of the inner product.
 
         Raises
         ------
         InvalidInputError
-            Another shape, or values that aren't finite float32.
+            The codebooks have another shape, or values that are not finite float32.
         """
         array = as_array(codebooks, "codebooks")
         if array.ndim != 3 or array.shape[1] not in (16, 256) or 0 in array.shape:
@@ -184,29 +61,10 @@ class PQCodec(Codec):
             )
         M, K, D = array.shape
         words = as_features(array.reshape(M * K, D), D, "codebooks").reshape(M, K, D)
-        codec = cls(M * D, M, K.bit_length() - 1, metric=metric)
+        codec = cls(PQConfig(M * D, M, K.bit_length() - 1, metric))
         codec.quantizer.codebooks.copy_(torch.from_numpy(words.copy()))
         return codec.eval()
 
-    def with_bits(
-        self, bits: int, *, nbits: int = 8, metric: str | None = None, x: Any = None, seed: int = 0
-    ) -> NoReturn:
-        """Refused: there is no learned representation to fit other codebooks to.
-
-        Raises
-        ------
-        InvalidInputError
-        """
-        raise InvalidInputError(
-            f"plain codebooks have codes of {self.M * self.quantizer.nbits} bits and no others; "
-            "train a HiHPQIndex for codes of any length."
-        )
-
+    @override
     def vectors(self, x: Tensor) -> Tensor:
-        """Vectors (n, d) cut into subspaces (n, M, D)."""
         return x.unflatten(1, (self.quantizer.M, self.quantizer.D))
-
-    def settings(self) -> dict[str, Any]:
-        """Everything but the codebooks, as JSON types."""
-        q = self.quantizer
-        return {"kind": "pq", "d": self.d, "M": q.M, "nbits": q.nbits, "score": q.metric}

@@ -1,60 +1,106 @@
-"""Codecs as files: weights in safetensors, settings in JSON beside them, all checked on load."""
+"""Codecs as files: weights in safetensors, settings in JSON beside them, all checked on loading.
+
+The file format (docs/format.md) has names of its own, which released versions wrote and read. They
+occur in this module alone: `Codec.settings` and `Codec.recipe` have the names of the code.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hyperpq.codec.additive import AdditiveCodec
+from hyperpq.codec.base import Codec
+from hyperpq.codec.config import AdditiveConfig, CodecConfig, Normalization, PQConfig
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.errors import CorruptIndexError, FormatVersionError
-from hyperpq.quantizers.additive import INNER
 from hyperpq.quantizers.product import CURVATURE_RANGE
 
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
 _FORMAT = "hyperpq-codec"
-# Of learned codecs, and of plain codebooks, which stayed as they were.
-_VERSION, _PLAIN_VERSION = 3, 2
+# Of learned codecs, and of flat codebooks, whose files have stayed as they were.
+_VERSION, _PQ_VERSION = 3, 2
 # Characters of a message that a stranger's file may fill.
-_LONGEST = 300
+_MAX_QUOTED = 300
+
+STORED_NAMES = {
+    "metric": "score",
+    "normalization": "conditioning",
+    "smoothing_weight": "average_weight",
+    "smoothing_neighbours": "average_neighbours",
+}
+"""Settings whose names in codec.json are other ones."""
+STORED_RECIPE_NAMES = {
+    "normalization": "conditioning",
+    "smoothing_weight": "average_weight",
+    "smoothing_neighbours": "average_neighbours",
+    "holdout_check": "guard",
+    "image_weight": "picture_weight",
+    "positive_weight": "partner_weight",
+    "walk_steps": "walk",
+    "augmentation": "views",
+}
+"""Fields of a recipe whose names in codec.json are other ones."""
+_STORED_NORMALIZATIONS: dict[Normalization, str] = {"power": "root", "unit": "unit", "none": "none"}
+# Fields that are younger than the format: they are written only if they have another value.
+_YOUNGER = {"geometry": "lorentz", "straight_through": False}
+# What the files of additive codecs have beside their settings; product codes have a use for it.
+_ADDITIVE_CONSTANTS = {
+    "head": "linear",
+    "hidden": 0,
+    "dropout": 0.0,
+    "average_weight": 0.0,
+    "average_neighbours": 0,
+    "temperature": 0.25,
+    "distil_epochs": 0,
+}
+_ADDITIVE_LEARNED = {"M": 1, "centroids": 0, "max_norm": 1.5}
 
 
-def to_files(codec: HiHPQCodec | PQCodec) -> dict[str, bytes]:
-    """File name -> content."""
+def to_files(codec: Codec) -> dict[str, bytes]:
+    """Write a codec.
+
+    Parameters
+    ----------
+    codec : Codec
+        A trained codec.
+
+    Returns
+    -------
+    dict of str to bytes
+        Content of each file by its name; the same codec always gives the same bytes.
+    """
     from safetensors.torch import save
 
     state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
-    own = codec.settings()
-    settings = {"format": _FORMAT, "version": _version(own), **own}
-    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+    stored = stored_settings(codec)
+    stored |= {"format": _FORMAT, "version": _version(stored)}
+    text = json.dumps(stored, indent=1, sort_keys=True) + "\n"
     return {WEIGHTS_FILE: save(state), SETTINGS_FILE: text.encode()}
 
 
-def _version(settings: Mapping[str, Any]) -> int:
-    return _PLAIN_VERSION if "kind" in settings else _VERSION
+def from_files(files: Mapping[str, bytes]) -> HiHPQCodec | AdditiveCodec | PQCodec:
+    """Read what `to_files` wrote; every shape, dtype and value is checked.
 
+    Parameters
+    ----------
+    files : mapping of str to bytes
+        Content of the files by their names.
 
-def difference(one: HiHPQCodec | PQCodec, other: HiHPQCodec | PQCodec) -> str | None:
-    """In what two codecs differ, one clause; None if they give the same codes and tables."""
-    mine, theirs = one.settings(), other.settings()
-    for name in dict.fromkeys(["d", "M", "nbits", "score", *mine, *theirs]):
-        if name != "recipe" and mine.get(name) != theirs.get(name):
-            return f"{name} is {mine.get(name)!r} here and {theirs.get(name)!r} there"
-    weights = [to_files(codec)[WEIGHTS_FILE] for codec in (one, other)]
-    return None if weights[0] == weights[1] else "the codecs were learned apart"
-
-
-def from_files(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
-    """Inverse of `to_files`; every shape, dtype and value is checked.
+    Returns
+    -------
+    HiHPQCodec, AdditiveCodec or PQCodec
+        On the CPU, in evaluation mode.
 
     Raises
     ------
     CorruptIndexError
-        A file isn't what `to_files` writes.
+        A file is not what `to_files` writes.
     FormatVersionError
         It is what another version writes.
     """
@@ -66,34 +112,102 @@ def from_files(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
         state = load(files[WEIGHTS_FILE])
     except (SafetensorError, KeyError, ValueError) as error:
         raise CorruptIndexError(
-            f"{WEIGHTS_FILE} isn't a safetensors file: {str(error)[:_LONGEST]}."
+            f"{WEIGHTS_FILE} isn't a safetensors file: {str(error)[:_MAX_QUOTED]}."
         ) from error
     _load(codec, state)
     return codec.eval()
 
 
-def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | PQCodec:
-    """An empty codec of the recorded sizes, which the weights must hold: no memory before."""
+def stored_settings(codec: Codec) -> dict[str, Any]:
+    """Everything but the weights of a codec, by the names of codec.json.
+
+    Two codecs with the same weights and the same settings are the same codec.
+    """
+    settings = codec.settings()
+    recipe = {"recipe": stored_recipe(settings.pop("recipe"))} if "recipe" in settings else {}
+    stored = _renamed(settings, STORED_NAMES) | recipe
+    if isinstance(codec, PQCodec):
+        return {"kind": "pq", **stored}
+    if isinstance(codec, AdditiveCodec):
+        return {**stored, **_ADDITIVE_CONSTANTS, "learned": stored["learned"] | _ADDITIVE_LEARNED}
+    return stored
+
+
+def stored_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe by the names of codec.json."""
+    return _renamed(recipe, STORED_RECIPE_NAMES)
+
+
+def loaded_recipe(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe from codec.json by their names in the code; others stay as they are."""
+    names = {old: new for new, old in STORED_RECIPE_NAMES.items()}
+    recipe = {names.get(name, name): value for name, value in stored.items()}
+    for new, old in _STORED_NORMALIZATIONS.items():
+        if stored.get("conditioning") == old:
+            recipe["normalization"] = new
+    return recipe
+
+
+def difference(one: Codec, other: Codec) -> str | None:
+    """In what two codecs differ, as one clause; None if they give the same codes and tables."""
+    mine, theirs = one.settings(), other.settings()
+    for name in dict.fromkeys(["d", "M", "nbits", "metric", *mine, *theirs]):
+        if name != "recipe" and mine.get(name) != theirs.get(name):
+            return f"{name} is {mine.get(name)!r} here and {theirs.get(name)!r} there"
+    weights = [to_files(codec)[WEIGHTS_FILE] for codec in (one, other)]
+    return None if weights[0] == weights[1] else "the codecs were learned apart"
+
+
+def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Settings by their stored names, without younger ones that have their first value."""
+    stored = {
+        names.get(name, name): value
+        for name, value in values.items()
+        if name not in _YOUNGER or value != _YOUNGER[name]
+    }
+    for new, old in _STORED_NORMALIZATIONS.items():
+        if values.get("normalization") == new:
+            stored["conditioning"] = old
+    return stored
+
+
+def _normalization(stored: Mapping[str, Any]) -> Normalization:
+    for new, old in _STORED_NORMALIZATIONS.items():
+        if stored["conditioning"] == old:
+            return new
+    raise ValueError(f"conditioning is {stored['conditioning']!r}")
+
+
+def _version(stored: Mapping[str, Any]) -> int:
+    return _PQ_VERSION if "kind" in stored else _VERSION
+
+
+def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | AdditiveCodec | PQCodec:
+    """An empty codec of the stored sizes, which the weights must hold: no memory before."""
     try:
-        settings = json.loads(files[SETTINGS_FILE])
-        if settings["format"] != _FORMAT:
-            raise ValueError(f"format {settings['format']}")
-        if settings["version"] != _version(settings):
+        stored = json.loads(files[SETTINGS_FILE])
+        if stored["format"] != _FORMAT:
+            raise ValueError(f"format {stored['format']}")
+        if stored["version"] != _version(stored):
             raise FormatVersionError(
-                f"{SETTINGS_FILE} has version {ascii(settings['version'])[:60]}, this hyperpq "
-                f"reads version {_version(settings)}; build the index again, or open it with the "
+                f"{SETTINGS_FILE} has version {ascii(stored['version'])[:60]}, this hyperpq "
+                f"reads version {_version(stored)}; build the index again, or open it with the "
                 "hyperpq that wrote it."
             )
         length = len(files[WEIGHTS_FILE])
-        if "kind" not in settings:
-            return _empty_learned(settings, length)
-        if settings["kind"] != "pq":
-            raise ValueError(f"the kind is {settings['kind']!r}")
-        return _empty_plain(settings, length)
+        if "kind" in stored:
+            if stored["kind"] != "pq":
+                raise ValueError(f"the kind is {stored['kind']!r}")
+            return _empty_pq(stored, length)
+        empty: Callable[[Mapping[str, Any], int], HiHPQCodec | AdditiveCodec]
+        empty = _empty_additive if stored["score"] in AdditiveCodec.METRICS else _empty_hihpq
+        codec = empty(stored, length)
+        codec.recipe = loaded_recipe(dict(stored["recipe"]))
+        return codec
     # RecursionError: JSON nested too deep.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptIndexError(
-            f"{SETTINGS_FILE} isn't the settings of a codec: {str(error)[:_LONGEST]}."
+            f"{SETTINGS_FILE} isn't the settings of a codec: {str(error)[:_MAX_QUOTED]}."
         ) from error
 
 
@@ -104,51 +218,91 @@ def _sizes(table: Mapping[str, Any], *names: str, low: int = 1) -> list[int]:
     return sizes
 
 
-def _fits(floats: int, nbits: int, length: int) -> None:
-    """Refuse sizes that need more float32 than the weights' file of this length holds."""
+def _check_memory(floats: int, nbits: int, length: int) -> None:
+    """Refuse sizes that need more float32 than a file of weights of this length holds."""
     if nbits > 8 or 4 * floats > length:
         raise ValueError(f"its sizes are more than the {length} bytes of {WEIGHTS_FILE} hold")
 
 
-def _empty_plain(settings: Mapping[str, Any], length: int) -> PQCodec:
-    d, M, nbits = _sizes(settings, "d", "M", "nbits")
-    _fits(d * 2 ** min(nbits, 8), nbits, length)
-    return PQCodec(d, M, nbits, metric=settings["score"])
+def _codewords(M: int, nbits: int) -> int:
+    """Number of all codewords, of sizes that nobody has checked yet."""
+    return M * 2 ** min(nbits, 8)
 
 
-def _empty_learned(settings: Mapping[str, Any], length: int) -> HiHPQCodec:
-    learned = settings["learned"]
-    d, M, D, nbits = _sizes(settings, "d", "M", "D", "nbits")
-    M0, F = _sizes(learned, "M", "F")
-    hidden, *_ = _sizes(settings, "hidden", "average_neighbours", "distil_epochs", low=0)
-    sample, centroids = _sizes(learned, "sample", "centroids", low=0)
-    additive = settings["score"] == INNER
-    width = D if additive else M * D
-    if F % M0 or (additive and (M0, F) != (1, D)):
-        raise ValueError(f"the learned M and F are {M0}, {F}, with metric {INNER} 1 and {D}")
-    floats = d * width + M * D * 2 ** min(nbits, 8) + hidden * (d + width) + M0
-    _fits(floats + (sample + centroids) * F // 2, nbits, length)
-    names = ["conditioning", "head", "hidden", "dropout"]
-    names += ["average_weight", "average_neighbours", "temperature", "distil_epochs"]
-    names += [] if additive else ["beta", "max_norm"]
-    metric = settings["score"]
-    codec = HiHPQCodec(d, M, nbits, D=D, metric=metric, **{name: settings[name] for name in names})
-    codec.set_sample(torch.zeros(sample, F, dtype=torch.float16), torch.zeros(M0))
-    # What averages with them is made once they are loaded.
-    codec.centroids = nn.Buffer(torch.zeros(centroids, F, dtype=torch.float16))
-    codec.learned_norm = float(learned["max_norm"])
-    if not 0 < codec.learned_norm < float("inf"):
-        raise ValueError(f"the learned max_norm is {learned['max_norm']}")
-    codec.recipe = dict(settings["recipe"])
+def _empty_pq(stored: Mapping[str, Any], length: int) -> PQCodec:
+    d, M, nbits = _sizes(stored, "d", "M", "nbits")
+    _check_memory(d * _codewords(1, nbits), nbits, length)
+    return PQCodec(PQConfig(d, M, nbits, stored["score"]))
+
+
+def _empty_additive(stored: Mapping[str, Any], length: int) -> AdditiveCodec:
+    learned = stored["learned"]
+    d, M, D, nbits = _sizes(stored, "d", "M", "D", "nbits")
+    F, (sample,) = _sizes(learned, "M", "F")[1], _sizes(learned, "sample", low=0)
+    if (learned["M"], F) != (1, D):
+        raise ValueError(f"the learned M and F are {learned['M']}, {F}; expected 1 and {D}")
+    _check_memory(d * D + _codewords(M, nbits) * D + sample * F // 2, nbits, length)
+    wrong = [name for name, value in _ADDITIVE_CONSTANTS.items() if stored[name] != value]
+    if wrong:
+        raise ValueError(f"{wrong[0]} is {stored[wrong[0]]!r} with the metric {stored['score']!r}")
+    _check_max_norm(learned["max_norm"])
+    codec = AdditiveCodec(AdditiveConfig(d, M, nbits, D, _normalization(stored)))
+    codec.sample = nn.Buffer(torch.zeros(sample, F, dtype=torch.float16))
     return codec
 
 
-def _load(codec: HiHPQCodec | PQCodec, state: Mapping[str, Tensor]) -> None:
-    """Take over checked weights."""
+def _empty_hihpq(stored: Mapping[str, Any], length: int) -> HiHPQCodec:
+    learned = stored["learned"]
+    d, M, D, nbits = _sizes(stored, "d", "M", "D", "nbits")
+    M0, F = _sizes(learned, "M", "F")
+    hidden, *_ = _sizes(stored, "hidden", "average_neighbours", "distil_epochs", low=0)
+    sample, centroids = _sizes(learned, "sample", "centroids", low=0)
+    if F % M0:
+        raise ValueError(f"the learned M and F are {M0}, {F}; expected F to be a multiple of M")
+    floats = d * M * D + _codewords(M, nbits) * D + hidden * (d + M * D) + M0
+    _check_memory(floats + (sample + centroids) * F // 2, nbits, length)
+    if max(1, -(-F // M)) != D:
+        raise ValueError(f"D is {D} with M {M} and the learned F {F}; expected F / M, rounded up")
+    config = CodecConfig(
+        d,
+        M,
+        nbits,
+        D,
+        metric=stored["score"],
+        beta=stored["beta"],
+        max_norm=stored["max_norm"],
+        normalization=_normalization(stored),
+        head=stored["head"],
+        hidden=hidden,
+        dropout=stored["dropout"],
+        smoothing_weight=stored["average_weight"],
+        smoothing_neighbours=stored["average_neighbours"],
+        temperature=stored["temperature"],
+        distil_epochs=stored["distil_epochs"],
+        geometry=stored.get("geometry", _YOUNGER["geometry"]),
+    )
+    codec = HiHPQCodec(config)
+    codec.sample = nn.Buffer(torch.zeros(sample, F, dtype=torch.float16))
+    codec.learned_log_c = nn.Buffer(torch.zeros(M0))
+    # What smooths with them is made once they are loaded.
+    codec.centroids = nn.Buffer(torch.zeros(centroids, F, dtype=torch.float16))
+    codec.learned_max_norm = _check_max_norm(learned["max_norm"])
+    return codec
+
+
+def _check_max_norm(value: Any) -> float:
+    max_norm = float(value)
+    if not 0 < max_norm < float("inf"):
+        raise ValueError(f"the learned max_norm is {value}")
+    return max_norm
+
+
+def _load(codec: Codec, state: Mapping[str, Tensor]) -> None:
+    """Give a codec its weights once they are checked."""
     own = codec.state_dict()
     if set(state) != set(own):
         raise CorruptIndexError(
-            f"{WEIGHTS_FILE} holds {str(sorted(state))[:_LONGEST]}; expected {sorted(own)}."
+            f"{WEIGHTS_FILE} holds {str(sorted(state))[:_MAX_QUOTED]}; expected {sorted(own)}."
         )
     for name, value in state.items():
         want = own[name]
@@ -171,4 +325,4 @@ def _load(codec: HiHPQCodec | PQCodec, state: Mapping[str, Tensor]) -> None:
     codec.load_state_dict(dict(state))
     if isinstance(codec, HiHPQCodec):
         codec.set_centroids(codec.centroids)
-        codec.is_trained = True
+    codec.is_trained = True

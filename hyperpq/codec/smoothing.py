@@ -1,9 +1,9 @@
-"""Vectors moved towards what the training set has near them.
+"""Smoothing: vectors are moved towards the training vectors near them.
 
-A head learned from few images places new ones less surely than those it learned from. The mean of
-the nearest training vectors is surer: retrieval knows it as database-side augmentation and query
-expansion (Turcot and Lowe 2009; Arandjelovic and Zisserman 2012). Here the neighbours are
-centroids of the training vectors, which travel with the codec, so one vector is coded without any
+A head that learned from few images places new ones less surely than those it learned from, and the
+mean of the nearest training vectors is surer. Retrieval knows this as database-side augmentation
+and query expansion (Turcot and Lowe 2009; Arandjelovic and Zisserman 2012). Here the neighbours are
+centroids of the training vectors. They travel with the codec, so one vector is coded without any
 other.
 """
 
@@ -17,56 +17,76 @@ from torch.nn.functional import embedding_bag, normalize
 from hyperpq.quantizers.kmeans import kmeans
 from hyperpq.utils.exact_matmul import exact_matmul
 
-# Centroids of a sample: at most this many, of two vectors each at least.
-MAX_CENTROIDS, _OWN = 2048, 2
-# A mean may reach over no larger share of the centroids.
-_SHARE = 80
-# Bits of the longest code whose codewords average enough beside a recipe's weight.
-_SHORT = 64
+MAX_CENTROIDS = 2048
+"""Centroids of a sample at most."""
+# Vectors of the sample for each centroid at least.
+_MIN_VECTORS = 2
+# Centroids for each one that a mean has at least.
+_MIN_CENTROIDS = 80
+# The weight of a recipe is that for codes of up to so many bits.
+_SHORT_BITS = 64
 
 
 def fit_centroids(v: Tensor, *, seed: int) -> Tensor:
-    """k-means centroids (m, F) of vectors (n, F) on the CPU; none of fewer than 160 vectors."""
-    m = min(MAX_CENTROIDS, len(v) // _OWN)
-    if m < _SHARE:
-        return v[:0]
-    found, _ = kmeans(np.ascontiguousarray(v.numpy(), np.float32), m, seed=seed)
-    return torch.from_numpy(found)
+    """k-means centroids of vectors.
 
+    Parameters
+    ----------
+    v : Tensor, shape (n, F)
+        Vectors on the CPU.
+    seed : int
+        Same seed, same centroids.
 
-def weight_of(weight: float, bits: int) -> float:
-    """Weight of the mean for codes of so many bits, from that for codes of up to 64.
-
-    A codeword is a mean, too, of the fewer vectors the longer the code is. So codes of 128 bits
-    are averaged twice by ``weight``, and so on (docs/method.md, section 9).
+    Returns
+    -------
+    Tensor, shape (m, F)
+        One centroid for two vectors, `MAX_CENTROIDS` at most; m is 0 below 160 vectors.
     """
-    return weight if bits <= _SHORT else 1 - (1 - weight) ** (bits / _SHORT)
+    m = min(MAX_CENTROIDS, len(v) // _MIN_VECTORS)
+    if m < _MIN_CENTROIDS:
+        return v[:0]
+    centroids, _ = kmeans(np.ascontiguousarray(v.numpy(), np.float32), m, seed=seed)
+    return torch.from_numpy(centroids)
 
 
-class Averaging(nn.Module):
+def weight_for_bits(weight: float, bits: int) -> float:
+    """Weight of the mean for codes of some length, from that for codes of up to 64 bits.
+
+    A codeword is itself a mean, and the longer the code is, the fewer vectors it is a mean of. So
+    codes of 128 bits are smoothed twice by ``weight``, and so on (docs/method.md, section 9).
+    """
+    return weight if bits <= _SHORT_BITS else 1 - (1 - weight) ** (bits / _SHORT_BITS)
+
+
+class Smoothing(nn.Module):
     """Mixes vectors with the mean of their nearest centroids.
 
     Parameters
     ----------
     centroids : Tensor, shape (m, F)
-        Without any, vectors stay as they are.
+        Centroids; without any, vectors stay as they are.
     weight : float
         Share of the mean in the result, 0 to 1.
     neighbours : int
-        Centroids in a mean, by cosine; at most one in 80 of all.
+        Centroids in a mean, nearest by cosine; at most one in 80 of all is taken.
+
+    Attributes
+    ----------
+    neighbours : int
+        Centroids that are taken.
     """
 
     def __init__(self, centroids: Tensor, weight: float, neighbours: int) -> None:
         super().__init__()
-        self.weight, self.k = weight, min(neighbours, len(centroids) // _SHARE)
+        self.weight, self.neighbours = weight, min(neighbours, len(centroids) // _MIN_CENTROIDS)
         self.centroids = nn.Buffer(centroids, persistent=False)
         self.directions = nn.Buffer(normalize(centroids, dim=1).T.contiguous(), persistent=False)
 
     def forward(self, v: Tensor) -> Tensor:
-        """Vectors (n, F) -> vectors (n, F)."""
-        if not (self.k and self.weight):
+        """Smooth vectors (n, F) to vectors (n, F); each row has the same bits in any batch."""
+        if not (self.neighbours and self.weight):
             return v
         similarity = exact_matmul(v.double(), self.directions.double())
-        nearest = similarity.topk(self.k, dim=1, sorted=False).indices.sort(1).values
+        nearest = similarity.topk(self.neighbours, dim=1, sorted=False).indices.sort(1).values
         mean = embedding_bag(nearest, self.centroids.to(v.dtype), mode="mean")
         return (1 - self.weight) * v + self.weight * mean

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
+
+C = TypeVar("C", bound=str)
 
 
 def as_array(x: Any, name: str) -> NDArray[Any]:
@@ -185,3 +187,30 @@ def as_number(value: Any, name: str) -> float:
     if np.isnan(number):
         raise InvalidInputError(f"{name} is NaN; expected a number.")
     return number
+
+
+def as_choice(value: Any, name: str, choices: tuple[C, ...], hint: str = "") -> C:
+    """Return ``value``, which is one of some names.
+
+    Parameters
+    ----------
+    value : object
+        What was given.
+    name : str
+        What to call it in an error.
+    choices : tuple of str
+        Names that are possible.
+    hint : str
+        What to do otherwise, at the end of an error.
+
+    Raises
+    ------
+    InvalidInputError
+        Anything else.
+    """
+    for choice in choices:
+        if isinstance(value, str) and value == choice:
+            return choice
+    *others, last = map(repr, choices)
+    expected = f"{', '.join(others)} or {last}" if others else last
+    raise InvalidInputError(f"{name} is {value!r}; expected {expected}{hint and f'; {hint}'}.")

@@ -1,0 +1,209 @@
+"""Settings of the codecs: frozen, checked when they are made, and complete.
+
+A codec has all that its weights don't say in one of these objects. `hyperpq.codec.serialization`
+writes them to ``codec.json``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from hyperpq.codes import check_sizes
+from hyperpq.errors import InvalidInputError
+from hyperpq.geometry.registry import GEOMETRIES, METRICS, GeometryName, Metric
+from hyperpq.quantizers.flat_pq import FLAT_METRICS, FlatMetric
+from hyperpq.utils.validation import as_choice, as_count, as_number
+
+Normalization = Literal["power", "unit", "none"]
+Head = Literal["linear", "orthogonal"]
+
+LEARNED_METRICS = (*METRICS, "inner")
+"""Metrics that learned codes can have: those of product codes, and that of additive codes."""
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
+HEADS: tuple[Head, ...] = get_args(Head)
+
+
+def _check_number(value: float, name: str, *, positive: bool = False) -> None:
+    """Raise `InvalidInputError` unless a value is finite, and more than 0 if it must be."""
+    number = as_number(value, name)
+    if not math.isfinite(number) or (positive and number <= 0):
+        what = "a finite number above 0" if positive else "a finite number"
+        raise InvalidInputError(f"{name} is {value!r}; expected {what}.")
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """Settings of a `HiHPQCodec`.
+
+    Attributes
+    ----------
+    d : int
+        Width of the features.
+    M : int
+        Number of subspaces, each with its own codebook and curvature.
+    nbits : {4, 8}
+        Bits of one code.
+    D : int
+        Dimension of a subspace.
+    metric : {"l1", "geodesic", "chord"}
+        How the distances of the subspaces add up, see `ProductQuantizer`.
+    beta : float
+        Inverse temperature of the codebook attention, which training alone uses.
+    max_norm : float
+        Clip radius: longer tangent vectors are shortened to it.
+    normalization : {"power", "unit", "none"}
+        What happens to a feature first. ``power``: signed square root, minus the training mean,
+        then unit length; ``unit``: unit length; ``none``: nothing.
+    head : {"linear", "orthogonal"}
+        The map to M x D tangent coordinates. ``orthogonal`` keeps its columns orthonormal up to
+        one common factor (a point on a Stiefel manifold, trained with geoopt).
+    hidden : int
+        Width of the residual branch ``gelu(f A + a) B`` beside that map, where f is the normalized
+        feature; 0 leaves the branch out.
+    dropout : float
+        Share of the branch's hidden units that training leaves out, 0 to below 1.
+    smoothing_weight, smoothing_neighbours : float, int
+        See `Smoothing`; the weight is that for codes of up to 64 bits, see `weight_for_bits`. Only
+        codecs that have ``centroids`` smooth.
+    temperature, distil_epochs : float, int
+        Settings of `distil_codebooks`, which refines the codebooks that `HiHPQCodec.with_bits`
+        fits; 0 epochs leave it out.
+    geometry : {"lorentz", "euclidean", "sphere"}
+        Space of the subspaces.
+
+    Raises
+    ------
+    InvalidInputError
+        A value is of another type or out of range.
+    """
+
+    d: int
+    M: int = 4
+    nbits: int = 8
+    D: int = 16
+    metric: Metric = "l1"
+    beta: float = 5.0
+    max_norm: float = 1.5
+    normalization: Normalization = "power"
+    head: Head = "linear"
+    hidden: int = 0
+    dropout: float = 0.0
+    smoothing_weight: float = 0.0
+    smoothing_neighbours: int = 0
+    temperature: float = 0.25
+    distil_epochs: int = 0
+    geometry: GeometryName = "lorentz"
+
+    def __post_init__(self) -> None:
+        as_count(self.d, "d")
+        check_sizes(self.M, self.D, self.nbits)
+        as_choice(self.metric, "metric", METRICS)
+        as_choice(self.normalization, "normalization", NORMALIZATIONS)
+        as_choice(self.head, "head", HEADS)
+        as_choice(self.geometry, "geometry", GEOMETRIES)
+        for name in ("beta", "max_norm", "temperature"):
+            _check_number(getattr(self, name), name, positive=True)
+        for name in ("dropout", "smoothing_weight"):
+            _check_number(getattr(self, name), name)
+        for name in ("hidden", "smoothing_neighbours", "distil_epochs"):
+            as_count(getattr(self, name), name, 0)
+        if not 0 <= self.dropout < 1:
+            raise InvalidInputError(f"dropout is {self.dropout}; expected 0 to below 1.")
+        if not 0 <= self.smoothing_weight <= 1:
+            raise InvalidInputError(
+                f"smoothing_weight is {self.smoothing_weight}; expected 0 to 1."
+            )
+        if self.head == "orthogonal" and self.d < self.width:
+            raise InvalidInputError(
+                f"head is 'orthogonal' with M x D = {self.width} and d = {self.d}; expected M x D "
+                "of at most d; choose a smaller D or head='linear'."
+            )
+        for name in ("beta", "max_norm"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+
+    @property
+    def width(self) -> int:
+        """Tangent coordinates over all subspaces, M x D."""
+        return self.M * self.D
+
+
+@dataclass(frozen=True)
+class AdditiveConfig:
+    """Settings of an `AdditiveCodec`.
+
+    Attributes
+    ----------
+    d : int
+        Width of the features.
+    M : int
+        Number of codebooks, whose codewords add up.
+    nbits : {4, 8}
+        Bits of one code.
+    D : int
+        Coordinates of a vector and of each codeword, at least 2.
+    normalization : {"power", "unit", "none"}
+        As in `CodecConfig`.
+
+    Raises
+    ------
+    InvalidInputError
+        A value is of another type or out of range.
+    """
+
+    d: int
+    M: int = 4
+    nbits: int = 8
+    D: int = 16
+    normalization: Normalization = "unit"
+
+    def __post_init__(self) -> None:
+        as_count(self.d, "d")
+        check_sizes(self.M, self.D, self.nbits, least=2)
+        as_choice(self.normalization, "normalization", NORMALIZATIONS)
+
+    @property
+    def width(self) -> int:
+        """Coordinates that the head maps to: D."""
+        return self.D
+
+
+@dataclass(frozen=True)
+class PQConfig:
+    """Settings of a `PQCodec`.
+
+    Attributes
+    ----------
+    d : int
+        Width of the vectors, a multiple of M: subspace m has the m-th d / M coordinates.
+    M : int
+        Number of subspaces, each with its own codebook.
+    nbits : {4, 8}
+        Bits of one code.
+    metric : {"l2", "ip"}
+        Squared Euclidean distance, or the negative of the inner product.
+
+    Raises
+    ------
+    InvalidInputError
+        A value is of another type or out of range.
+    """
+
+    d: int
+    M: int
+    nbits: int = 8
+    metric: FlatMetric = "l2"
+
+    def __post_init__(self) -> None:
+        if self.M < 1 or self.d < 1 or self.d % self.M:
+            raise InvalidInputError(
+                f"d is {self.d} and M is {self.M}; expected d to be a multiple of M."
+            )
+        check_sizes(self.M, self.D, self.nbits)
+        as_choice(self.metric, "metric", FLAT_METRICS)
+
+    @property
+    def D(self) -> int:
+        """Dimension of a subspace, d / M."""
+        return self.d // self.M

@@ -1,0 +1,189 @@
+"""`LearnedCodec`: what the trained codecs share, a normalization, a linear map and `with_bits`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+from typing_extensions import Self, override
+
+from hyperpq.codec.base import Codec
+from hyperpq.codes import MAX_CODES
+from hyperpq.errors import InvalidInputError
+from hyperpq.utils.exact_matmul import exact_matmul
+from hyperpq.utils.validation import as_choice, as_count, as_features
+
+if TYPE_CHECKING:
+    from hyperpq.codec.config import AdditiveConfig, CodecConfig
+
+Rows = TypeVar("Rows", Tensor, NDArray[np.float32], NDArray[np.int64])
+
+SAMPLE_SIZE = 8192
+"""Vectors that a codec keeps at most to fit codebooks of other lengths: 4 MB at 256 coordinates."""
+
+
+def evenly(rows: Rows, most: int = SAMPLE_SIZE) -> Rows:
+    """Take at most ``most`` of rows (n, ...), evenly."""
+    return rows[:: -(-len(rows) // most) or 1]
+
+
+class LearnedCodec(Codec):
+    """A codec whose map was learned, and that has codes of any length.
+
+    Features are normalized and mapped linearly to vectors; a quantizer codes these.
+
+    Parameters
+    ----------
+    config : CodecConfig or AdditiveConfig
+        Settings.
+
+    Attributes
+    ----------
+    mean : Buffer, shape (d,)
+        Training mean that the normalization ``power`` subtracts.
+    weight : Parameter, shape (d, width)
+        Linear map of normalized features.
+    scale : Buffer, scalar
+        Factor of ``weight``, which an orthogonal head keeps apart.
+    bias : Parameter, shape (width,)
+        Added to the mapped features.
+    sample : Buffer, shape (s, F), float16
+        Vectors of training features, or of the features given to `with_bits`, that `with_bits`
+        fits codebooks to. F is the width of the representation.
+    """
+
+    config: CodecConfig | AdditiveConfig
+
+    METRICS: ClassVar[tuple[str, ...]]
+    """Metrics that codes of this kind can have."""
+
+    def __init__(self, config: CodecConfig | AdditiveConfig) -> None:
+        super().__init__(config)
+        d, width = config.d, config.width
+        self.mean = nn.Buffer(torch.zeros(d))
+        self.weight = nn.Parameter(torch.zeros(d, width))
+        self.scale = nn.Buffer(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.sample = nn.Buffer(torch.zeros(0, width, dtype=torch.float16))
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Features (n, d) -> normalized features (n, d); a zero vector stays zero."""
+        if self.config.normalization == "none":
+            return x
+        if self.config.normalization == "power":
+            x = x.sign() * x.abs().sqrt() - self.mean.to(x.dtype)
+        return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+    def tangent(self, x: Tensor) -> Tensor:
+        """Map features to vectors as the head gives them, differentiable.
+
+        Parameters
+        ----------
+        x : Tensor, shape (n, d)
+            Features on the codec's device.
+
+        Returns
+        -------
+        Tensor, shape (n, spaces, D)
+            Neither clipped nor smoothed.
+        """
+        return self._map(x, torch.matmul)
+
+    @override
+    def vectors(self, x: Tensor) -> Tensor:
+        return self._map(x.double(), exact_matmul).float()
+
+    def _map(self, x: Tensor, matmul: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        v = self._head(self.normalize(x), matmul)
+        return v.unflatten(1, (self.quantizer.spaces, self.quantizer.D))
+
+    def _head(self, f: Tensor, matmul: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Normalized features (n, d) -> vectors (n, width), by a product of one's choice."""
+        weight, bias = (self.weight * self.scale).to(f.dtype), self.bias.to(f.dtype)
+        return matmul(f, weight) + bias
+
+    def keep_sample(self, v: Tensor) -> None:
+        """Keep up to `SAMPLE_SIZE` of vectors (n, spaces, D), evenly taken, for `with_bits`."""
+        self.sample = nn.Buffer(evenly(v).flatten(1).half().to(self.device))
+
+    @torch.no_grad()
+    def with_bits(
+        self,
+        bits: int,
+        *,
+        nbits: int = 8,
+        metric: str | None = None,
+        x: ArrayLike | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Make a codec with codes of another length for the same representation.
+
+        Nothing is learned again but the codebooks. For product codes the coordinates are cut into
+        ``bits / nbits`` subspaces, k-means fits a codebook to each, and distillation refines the
+        codebooks if the recipe says so. For additive codes that many codebooks are fitted.
+
+        Parameters
+        ----------
+        bits : int
+            Bits of a code, a multiple of ``nbits``.
+        nbits : {8, 4}
+            Bits of one subquantizer.
+        metric : str, optional
+            One of `METRICS`; it stays as it is unless given.
+        x : array_like, shape (n, d), optional
+            Features of images of another kind than those of the training. They replace the sample,
+            which codebooks and centroids are fitted to otherwise, in later calls, too. With fewer
+            than 160 nothing is smoothed, with fewer than 1,024 nothing refined.
+        seed : int
+            Seed of k-means and of the refinement.
+
+        Returns
+        -------
+        LearnedCodec
+            Of the same class, on the CPU, in evaluation mode. Codecs with the same sample all give
+            the same result.
+
+        Raises
+        ------
+        NotTrainedError
+            The codec is not trained.
+        InvalidInputError
+            The length or the metric isn't possible, or ``x`` isn't made of features.
+        """
+        self._check_trained()
+        bits, nbits = as_count(bits, "bits"), as_count(nbits, "nbits")
+        if nbits not in (4, 8) or bits % nbits or bits > MAX_CODES * nbits:
+            raise InvalidInputError(
+                f"bits is {bits} and nbits {nbits}; expected nbits 8 or 4 and a multiple of it, "
+                f"{MAX_CODES} times as many at most."
+            )
+        hint = f"leave it out to keep {self.metric!r}"
+        metric = self.metric if metric is None else as_choice(metric, "metric", self.METRICS, hint)
+        rows = self.sample.cpu().float() if x is None else self._rows(as_features(x, self.d))
+        if not len(rows):
+            raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
+        return self._with_length(bits // nbits, nbits, metric, rows, seed).eval()
+
+    @abstractmethod
+    def _with_length(self, M: int, nbits: int, metric: str, rows: Tensor, seed: int) -> Self:
+        """`with_bits` after its checks: ``rows`` (n, F) are what codebooks are fitted to."""
+
+    def _rows(self, features: NDArray[np.float32]) -> Tensor:
+        """Features (n, d) -> vectors (n, F) on the CPU, as in the sample."""
+        rows = torch.empty(len(features), self.weight.shape[1])
+        for some, batch in self._batches(features):
+            rows[some] = self.tangent(batch).flatten(1).cpu()
+        return rows
+
+    @override
+    def settings(self) -> dict[str, Any]:
+        return {
+            **super().settings(),
+            "learned": {"F": self.sample.shape[1], "sample": len(self.sample)},
+            "recipe": self.recipe,
+        }
