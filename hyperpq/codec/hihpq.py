@@ -101,13 +101,13 @@ class HiHPQCodec(LearnedCodec):
         self.quantizer.beta = self.config.beta
 
     def set_centroids(self, centroids: Tensor) -> None:
-        """Set the centroids (m, F) that vectors are smoothed with, as `fit_centroids` gives them."""
+        """Smooth vectors with centroids (m, F) of the sample, see `fit_centroids`, from now on."""
         self.centroids = nn.Buffer(centroids.half().to(self.device))
         index = split_coordinates(centroids.shape[1], self.M)
         self.smoothing = self.smoothing_with(take_coordinates(self.centroids.float(), index))
 
     def smoothing_with(self, centroids: Tensor) -> Smoothing:
-        """What smooths vectors (n, F) with centroids (m, F) as much as this codec's settings say."""
+        """Smoothing of vectors (n, F) with centroids (m, F), by the settings of this codec."""
         weight = weight_for_bits(self.config.smoothing_weight, self.M * self.nbits)
         return Smoothing(centroids, weight, self.config.smoothing_neighbours)
 

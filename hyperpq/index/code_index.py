@@ -21,8 +21,7 @@ from hyperpq.store.paths import Paths
 from hyperpq.utils.validation import as_count, as_features, as_ids, as_number
 
 if TYPE_CHECKING:
-    from hyperpq.codec.hihpq import HiHPQCodec
-    from hyperpq.codec.pq import PQCodec
+    from hyperpq.codec.base import Codec
 
 # Queries whose tables are in memory at once.
 _QUERIES = 256
@@ -37,7 +36,7 @@ class CodeIndex:
         As `HiHPQIndex` takes them.
     device : str
         Where encoding runs.
-    codec : HiHPQCodec or PQCodec or None
+    codec : Codec or None
         None before training.
     metadata : dict
         JSON-able facts of the caller's, stored with the index when it is first saved.
@@ -45,7 +44,7 @@ class CodeIndex:
 
     def __init__(self, d: int, M: int, nbits: int, metric: str, device: str) -> None:
         self.d, self.M, self.nbits, self.metric, self.device = d, M, nbits, metric, device
-        self.codec: HiHPQCodec | PQCodec | None = None
+        self.codec: Codec | None = None
         self.metadata: dict[str, Any] = {}
         self._rows: RowStore = MemoryStore()
 
@@ -100,7 +99,7 @@ class CodeIndex:
             f"metric={self.metric!r}, {state}{place})"
         )
 
-    def _trained(self) -> HiHPQCodec | PQCodec:
+    def _trained(self) -> Codec:
         if self.codec is None:
             raise NotTrainedError("the index isn't trained; call train(x) before this.")
         return self.codec

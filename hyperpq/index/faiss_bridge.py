@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hyperpq.codec.base import Codec
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.geometry.lorentz_chord import time_part
+from hyperpq.quantizers.flat_pq import FlatMetric
 from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.store import atomic_write
 from hyperpq.utils.validation import as_codes, as_ids
@@ -64,16 +66,16 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
         raise InvalidInputError(
             f"index is a {name}; expected a faiss.IndexPQ, alone or in a faiss.IndexIDMap."
         )
-    scores = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
+    metrics: dict[int, FlatMetric] = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
     pq = inner.pq
-    if not inner.is_trained or inner.metric_type not in scores or pq.nbits not in (4, 8):
+    if not inner.is_trained or inner.metric_type not in metrics or pq.nbits not in (4, 8):
         raise InvalidInputError(
             f"index is an {name} with metric {inner.metric_type} and {pq.nbits} bits, "
             f"{'trained' if inner.is_trained else 'not trained'}; expected a trained one with "
             "METRIC_L2 or METRIC_INNER_PRODUCT and 8 or 4 bits."
         )
     words = faiss.vector_to_array(pq.centroids).reshape(pq.M, pq.ksub, pq.dsub)
-    codec = PQCodec.from_codebooks(words, metric=scores[inner.metric_type])
+    codec = PQCodec.from_codebooks(words, metric=metrics[inner.metric_type])
     n = inner.ntotal
     codes = faiss.vector_to_array(inner.codes).reshape(n, codec.code_size)
     if pq.nbits == 4 and pq.M % 2:
@@ -93,14 +95,14 @@ class FaissExport:
     ----------
     index : faiss.IndexIDMap2
         Over an ``IndexPQ``.
-    codec : HiHPQCodec or PQCodec
+    codec : Codec
         Makes the queries.
     way : {"plain", "chord", "tables"}
         See `to_faiss`; ``plain`` are the codebooks of a `PQCodec`, whose queries are the vectors.
     """
 
     index: Any
-    codec: HiHPQCodec | PQCodec
+    codec: Codec
     way: str
 
     def queries(self, x: Any) -> NDArray[np.float32]:
@@ -123,7 +125,8 @@ class FaissExport:
             return self.codec.embed(x)
         if self.way == "tables":
             return -self.codec.tables(x).reshape(-1, self.index.d)
-        q = self.codec.product
+        assert isinstance(self.codec, HiHPQCodec)
+        q = self.codec.quantizer
         tangent = torch.from_numpy(self.codec.embed(x)).unflatten(1, (q.M, q.D))
         with torch.inference_mode():
             points = _with_time(q.points(tangent.to(self.codec.device)), q.c)
@@ -149,20 +152,18 @@ class FaissExport:
         values = np.asarray(D, np.float32)
         offset = 0.0
         if isinstance(self.codec, HiHPQCodec) and self.way == "chord":
-            offset = float((2 / self.codec.product.c.detach().double()).sum())
+            offset = float((2 / self.codec.quantizer.c.detach().double()).sum())
         plain = isinstance(self.codec, PQCodec) and self.codec.quantizer.metric == "l2"
         scores = values if plain else (-values.astype(np.float64) - offset).astype(np.float32)
         return np.where(np.abs(values) == _NONE, np.float32(np.inf), scores)
 
 
-def to_faiss(
-    codec: HiHPQCodec | PQCodec, codes: Any, ids: Any, *, how: str = "auto"
-) -> FaissExport:
+def to_faiss(codec: Codec, codes: Any, ids: Any, *, how: str = "auto") -> FaissExport:
     """A FAISS index of codes, searched with the scores of their codec.
 
     Parameters
     ----------
-    codec : HiHPQCodec or PQCodec
+    codec : Codec
         What the codes were made by.
     codes : array_like, shape (n, code_size), uint8
         Packed rows.
@@ -198,13 +199,14 @@ def to_faiss(
         way, words = "plain", codec.quantizer.codebooks
         metric = faiss.METRIC_L2 if codec.quantizer.metric == "l2" else metric
     else:
-        metric, chord = codec.quantizer.metric, codec.quantizer.metric == "chord"
-        if how == "chord" and not chord:
+        if isinstance(codec, HiHPQCodec) and _has_inner_product(codec) and how != "tables":
+            way, words = "chord", _chord_words(codec)
+        elif how == "chord":
             raise InvalidInputError(
-                f"how is 'chord', but the codec has the metric {metric!r}; take how='tables'."
+                f"how is 'chord', but the codec has the metric {codec.metric!r}; take how='tables'."
             )
-        way = "chord" if chord and how != "tables" else "tables"
-        words = _chord_words(codec) if way == "chord" else _unit_words(codec)
+        else:
+            way, words = "tables", _unit_words(codec)
     M, K, D = words.shape
     inner = faiss.IndexPQ(M * D, M, K.bit_length() - 1, metric)
     faiss.copy_array_to_vector(words.cpu().numpy().ravel(), inner.pq.centroids)
@@ -234,14 +236,19 @@ def _with_time(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     return torch.cat([x, time.unsqueeze(-1)], -1)
 
 
+def _has_inner_product(codec: HiHPQCodec) -> bool:
+    """Whether the metric is an inner product of points that have a time part."""
+    return codec.config.geometry == "lorentz" and codec.config.metric == "chord"
+
+
 @torch.no_grad()
 def _chord_words(codec: HiHPQCodec) -> torch.Tensor:
     """Codewords (M, K, D + 1) as points with their time part."""
-    q = codec.product
+    q = codec.quantizer
     return _with_time(q.codewords(), q.c[:, None])
 
 
-def _unit_words(codec: HiHPQCodec) -> torch.Tensor:
+def _unit_words(codec: Codec) -> torch.Tensor:
     """Unit vectors (M, K, K), which take one entry each out of a table."""
     K = codec.quantizer.K
     return torch.eye(K).expand(codec.quantizer.M, K, K)

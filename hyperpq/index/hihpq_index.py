@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperpq.codes import check_sizes
 from hyperpq.errors import CorruptIndexError, InvalidInputError
 from hyperpq.index.code_index import CodeIndex
 from hyperpq.index.editing import EditableIndex
 from hyperpq.store import IndexStore, MemoryStore, Rows, live_blocks, replace_directory
 from hyperpq.store.index_store import Durability
 from hyperpq.utils.devices import resolve_device
-from hyperpq.utils.validation import as_array, as_count, as_features, as_ids, as_rows
+from hyperpq.utils.validation import as_array, as_choice, as_count, as_features, as_ids, as_rows
 
 if TYPE_CHECKING:
-    from hyperpq.codec.hihpq import HiHPQCodec
-    from hyperpq.codec.pq import PQCodec
+    from hyperpq.codec.base import Codec
     from hyperpq.index.faiss_bridge import FaissExport
     from hyperpq.progress import Progress
     from hyperpq.training.recipe import Recipe
@@ -65,21 +65,20 @@ class HiHPQIndex(EditableIndex):
     def __init__(
         self, d: int, M: int = 4, nbits: int = 8, *, metric: str = "l1", device: str = "auto"
     ) -> None:
-        from hyperpq.quantizers.additive import INNER, AdditiveQuantizer
-        from hyperpq.quantizers.product import LorentzProductQuantizer
+        from hyperpq.codec.config import LEARNED_METRICS
 
         d, M, nbits = as_count(d, "d"), as_count(M, "M"), as_count(nbits, "nbits")
-        if metric == INNER:
-            AdditiveQuantizer(M, 2, nbits)
-        else:
-            LorentzProductQuantizer(M, 1, nbits, metric=metric)
+        check_sizes(M, 1, nbits)
+        as_choice(metric, "metric", LEARNED_METRICS)
         super().__init__(d, M, nbits, metric, resolve_device(device))
 
     @classmethod
-    def from_codec(cls, codec: HiHPQCodec | PQCodec, *, device: str = "auto") -> HiHPQIndex:
+    def from_codec(cls, codec: Codec, *, device: str = "auto") -> HiHPQIndex:
         """An empty index with a codec that is there already."""
-        index, q = cls.__new__(cls), codec.quantizer
-        CodeIndex.__init__(index, codec.d, q.M, q.nbits, q.metric, resolve_device(device))
+        index = cls.__new__(cls)
+        CodeIndex.__init__(
+            index, codec.d, codec.M, codec.nbits, codec.metric, resolve_device(device)
+        )
         index.codec = codec.to(index.device).eval()
         return index
 
@@ -163,7 +162,7 @@ class HiHPQIndex(EditableIndex):
             resume=resume,
             progress=progress,
         )
-        self.metric = self.codec.quantizer.metric
+        self.metric = self.codec.metric
 
     def with_bits(
         self, bits: int, *, nbits: int = 8, metric: str | None = None, x: Any = None
@@ -177,7 +176,15 @@ class HiHPQIndex(EditableIndex):
         ------
         NotTrainedError, InvalidInputError
         """
-        codec = self._trained().with_bits(bits, nbits=nbits, metric=metric, x=x)
+        from hyperpq.codec.learned import LearnedCodec
+
+        codec = self._trained()
+        if not isinstance(codec, LearnedCodec):
+            raise InvalidInputError(
+                f"plain codebooks have codes of {codec.M * codec.nbits} bits and no others; "
+                "train a HiHPQIndex for codes of any length."
+            )
+        codec = codec.with_bits(bits, nbits=nbits, metric=metric, x=x)
         other = HiHPQIndex.from_codec(codec, device=self.device)
         other.metadata = dict(self.metadata)
         return other
@@ -286,8 +293,7 @@ class HiHPQIndex(EditableIndex):
 
         codec = from_files({name: store.read_file(name) for name in store.file_names})
         settings = store.settings
-        q = codec.quantizer
-        own = {"d": codec.d, "M": q.M, "nbits": q.nbits, "score": q.metric}
+        own = {"d": codec.d, "M": codec.M, "nbits": codec.nbits, "score": codec.metric}
         metadata = settings.get("metadata", {})
         if any(settings.get(name) != value for name, value in own.items()):
             raise CorruptIndexError(

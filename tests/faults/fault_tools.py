@@ -14,6 +14,7 @@ import torch
 import xxhash
 
 from hyperpq import HiHPQIndex
+from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.store import verify_directory
@@ -134,11 +135,11 @@ def rewrite_manifest(root: Path, change) -> None:
 
 def learned_codec() -> HiHPQCodec:
     """A `HiHPQCodec` with random weights, all parts of it in use."""
-    codec = HiHPQCodec(D, 2, D=4, hidden=3)
+    codec = HiHPQCodec(CodecConfig(D, 2, D=4, hidden=3))
     with torch.no_grad():
         for parameter in codec.parameters():
             parameter.copy_(torch.from_numpy(_RNG.normal(size=parameter.shape) / 3))
-        codec.product.log_c.zero_()
+        codec.quantizer.log_c.zero_()
         codec.keep_sample(codec.tangent(torch.from_numpy(X[:50])))
     codec.is_trained = True
     return codec.eval()
