@@ -1,4 +1,4 @@
-"""Scores of all pairs against the exact pairwise formula, and their gradients."""
+"""Distances of all pairs against the exact pairwise formula, and their gradients."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperpq.geometry import lorentz
-from hyperpq.geometry import pairwise as pair_scores
-from hyperpq.geometry.lorentz import METRICS
+from hyperpq.geometry import METRICS, lorentz_chord, pairwise
 
 
 def drawn(n, m, M, D, seed, spread=0.7):
@@ -19,8 +17,8 @@ def drawn(n, m, M, D, seed, spread=0.7):
 
 
 def one_by_one(x, y, c, metric):
-    q2 = lorentz.sqchord(x[:, None], y[None], c)
-    return lorentz.score_of(q2, c, metric).sum(2)
+    q2 = lorentz_chord.sqchord(x[:, None], y[None], c)
+    return lorentz_chord.metric_from_sqchord(q2, c, metric).sum(2)
 
 
 @given(
@@ -34,7 +32,7 @@ def one_by_one(x, y, c, metric):
 @settings(deadline=None)
 def test_values_are_those_of_single_pairs(n, m, M, D, metric, seed):
     x, y, c = drawn(n, m, M, D, seed)
-    got = pair_scores.pair_scores(x, y, c, metric)
+    got = pairwise.pairwise_distances(x, y, c, metric)
     torch.testing.assert_close(got, one_by_one(x, y, c, metric), rtol=1e-9, atol=3e-4)
 
 
@@ -43,10 +41,10 @@ def test_values_are_those_of_single_pairs(n, m, M, D, metric, seed):
 def test_gradients_are_those_of_finite_differences_in_blocks_of_any_size(
     metric, pairs, monkeypatch
 ):
-    monkeypatch.setattr(pair_scores, "_CACHED", pairs)
+    monkeypatch.setattr(pairwise, "_CACHED", pairs)
     inputs = [value.requires_grad_() for value in drawn(6, 4, 3, 4, seed=1)]
     assert torch.autograd.gradcheck(
-        lambda x, y, c: pair_scores.pair_scores(x, y, c, metric), inputs
+        lambda x, y, c: pairwise.pairwise_distances(x, y, c, metric), inputs
     )
 
 
@@ -57,17 +55,17 @@ def test_gradients_of_points_with_themselves(metric):
     weights = torch.rand(40, 40, generator=torch.Generator().manual_seed(3)).double()
     weights.fill_diagonal_(0)
     own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    (pair_scores.pair_scores(own, own, c, metric) * weights).sum().backward()
+    (pairwise.pairwise_distances(own, own, c, metric) * weights).sum().backward()
     (one_by_one(other, other, c, metric) * weights).sum().backward()
     torch.testing.assert_close(own.grad, other.grad, rtol=1e-6, atol=1e-6)
     assert torch.isfinite(own.grad).all()
     only = x.clone().requires_grad_()
-    pair_scores.pair_scores(only, only, c, metric).diagonal().sum().backward()
+    pairwise.pairwise_distances(only, only, c, metric).diagonal().sum().backward()
     assert (only.grad == 0).all()
 
 
 def test_float32_is_near_float64():
     x, y, c = drawn(300, 200, 4, 16, seed=4, spread=0.3)
-    wide = pair_scores.pair_scores(x, y, c, "l1")
-    narrow = pair_scores.pair_scores(x.float(), y.float(), c.float(), "l1")
+    wide = pairwise.pairwise_distances(x, y, c, "l1")
+    narrow = pairwise.pairwise_distances(x.float(), y.float(), c.float(), "l1")
     torch.testing.assert_close(narrow.double(), wide, rtol=1e-5, atol=1e-3)

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from hyperpq import codes as packing
 from hyperpq.errors import InvalidInputError
-from hyperpq.geometry.lorentz import METRICS, expmap0
-from hyperpq.quantizers.product import LorentzProductQuantizer
+from hyperpq.geometry import GEOMETRIES, METRICS
+from hyperpq.geometry.lorentz import expmap0
+from hyperpq.quantizers.product import ProductQuantizer
 
 
-def make(M=3, D=4, nbits=4, seed=0, dtype=torch.float64, **options) -> LorentzProductQuantizer:
-    q = LorentzProductQuantizer(M, D, nbits, **options)
+def make(M=3, D=4, nbits=4, seed=0, dtype=torch.float64, **options) -> ProductQuantizer:
+    q = ProductQuantizer(M, D, nbits, **options)
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         q.codebooks.copy_(torch.randn(q.codebooks.shape, generator=g))
@@ -53,17 +54,17 @@ def test_tables_and_codes_match_geoopt(metric, nbits):
     want = {"l1": d, "geodesic": d**2, "chord": 4 / c * torch.sinh(c.sqrt() * d / 2) ** 2}[metric]
     torch.testing.assert_close(q.tables(x), want, rtol=1e-6, atol=1e-9)
     assert torch.equal(q.codes(x).long(), d.argmin(-1))
-    torch.testing.assert_close(q.product_score(x, x[:5]).detach().shape, torch.Size([20, 5]))
+    torch.testing.assert_close(q.pairwise_distances(x, x[:5]).detach().shape, torch.Size([20, 5]))
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_product_score_of_codewords_is_the_adc_sum(metric):
+def test_pairwise_distances_of_codewords_is_the_adc_sum(metric):
     q = make(metric=metric, nbits=8)
     x = points(q, 6)
     codes = q.codes(points(q, 9, seed=5))
     decoded = expmap0(q.decode(codes), q.c)
     want = q.tables(x)[:, torch.arange(q.M), codes.long()].sum(-1)
-    torch.testing.assert_close(q.product_score(x, decoded), want, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(q.pairwise_distances(x, decoded), want, rtol=1e-6, atol=1e-6)
 
 
 def test_attention_is_the_lorentz_centroid_under_softmax():
@@ -133,13 +134,101 @@ def test_blocks_do_not_change_codes_or_tables(monkeypatch):
     torch.testing.assert_close(q.tables(x), tables, rtol=1.2e-7, atol=0)
 
 
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_codes_are_the_nearest_by_the_tables(geometry):
+    v = np.random.default_rng(0).normal(size=(40, 5)) * 0.6
+    v = v * np.minimum(1, 1.5 / np.linalg.norm(v, axis=1, keepdims=True))
+    q = ProductQuantizer(2, 5, 4, geometry=geometry)
+    with torch.no_grad():
+        q.log_c.fill_(np.log(0.25))
+        q.codebooks.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    x = q.points(torch.tensor(v, dtype=torch.float32).view(20, 2, 5))
+    assert torch.equal(q.codes(x).long(), q.tables(x).argmin(2))
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_tables_and_pairs_are_the_distances(geometry, metric):
+    """At every angle, obtuse ones between far points included."""
+    v = torch.randn(60, 2, 3, generator=torch.Generator().manual_seed(0)) * 2
+    q = ProductQuantizer(2, 3, 4, metric=metric, max_norm=1.5, geometry=geometry)
+    with torch.no_grad():
+        q.codebooks.copy_(v[:16].transpose(0, 1))
+    x, words, c = q.points(v), q.codewords(), q.c
+    q2 = q.geometry.sqchord(x[:, :, None], words[None], c[:, None])
+    want = q.geometry.metric_from_sqchord(q2, c[:, None], metric)
+    np.testing.assert_allclose(q.tables(x), want.detach(), atol=2e-3)
+    np.testing.assert_allclose(
+        q.pairwise_distances(x, x[:16]).detach(), want.sum(1).detach(), atol=4e-3
+    )
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_codes_and_tables_of_a_row_are_those_in_any_batch(geometry):
+    q = make(M=2, D=6, nbits=8, geometry=geometry)
+    with torch.no_grad():
+        q.log_c.clamp_max_(0)
+    x = points(q, 40)
+    codes, tables = q.codes(x), q.tables(x).float()
+    for rows in (slice(0, 1), slice(7, 20), slice(39, 40)):
+        assert torch.equal(q.codes(x[rows]), codes[rows])
+        assert torch.equal(q.tables(x[rows]).float(), tables[rows])
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_attention_is_the_centroid_in_each_geometry(geometry):
+    q = make(M=2, beta=3.0, geometry=geometry)
+    with torch.no_grad():
+        q.log_c.clamp_max_(0)
+    x = points(q, 5)
+    soft, p = q.attend(x)
+    words, c = q.codewords(), q.c[:, None]
+    weights = torch.softmax(-3.0 * q.geometry.sqchord_table(x.transpose(0, 1), words, c), -1)
+    torch.testing.assert_close(p, weights, rtol=1e-6, atol=1e-9)
+    sums = p @ q.geometry.lift(words, c)
+    torch.testing.assert_close(soft, q.geometry.project(sums, c).transpose(0, 1))
+    assert (q.geometry.distance(soft, soft + 0, q.c) == 0).all()
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_straight_through_is_the_codeword_with_the_gradient_of_the_point(geometry):
+    q = ProductQuantizer(2, 3, 4, geometry=geometry)
+    with torch.no_grad():
+        q.codebooks.normal_(generator=torch.Generator().manual_seed(0))
+    x = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(1)) / 4
+    x.requires_grad_()
+    hard = q.straight_through(x)
+    words = q.codewords()[torch.arange(2), q.codes(x).long()]
+    torch.testing.assert_close(hard, words)
+    hard.sum().backward()
+    torch.testing.assert_close(x.grad, torch.ones_like(x))
+    assert q.codebooks.grad.abs().sum() > 0
+
+
+def test_the_public_name_is_the_quantizer_of_hyperbolic_space():
+    import hyperpq
+
+    q = hyperpq.LorentzProductQuantizer(2, 3)
+    assert isinstance(q, ProductQuantizer)
+    assert q.geometry.name == "lorentz"
+    assert "geometry='lorentz'" in repr(q)
+
+
 @pytest.mark.parametrize(
     "options",
-    [{"nbits": 6}, {"nbits": 16}, {"M": 0}, {"D": 0}, {"metric": "cosine"}, {"beta": 0.0}],
+    [
+        {"nbits": 6},
+        {"nbits": 16},
+        {"M": 0},
+        {"D": 0},
+        {"metric": "cosine"},
+        {"beta": 0.0},
+        {"geometry": "x"},
+    ],
 )
 def test_bad_options_are_refused(options):
     with pytest.raises(InvalidInputError):
-        LorentzProductQuantizer(**{"M": 2, "D": 2, **options})
+        ProductQuantizer(**{"M": 2, "D": 2, **options})
 
 
 @given(n=st.integers(0, 20), M=st.integers(1, 33), nbits=st.sampled_from([4, 8]), data=st.data())
