@@ -1,1 +1,1 @@
-"""Scripts that measure; each prints its table and says what it ran on. Not installed."""
+"""Benchmarks of hyperpq: one script for each question; `benchmarks/README.md` lists them."""

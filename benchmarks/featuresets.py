@@ -1,8 +1,8 @@
-"""Features of a data set, extracted once with the product's own pipeline and kept on disk.
+"""Features of a data set, extracted once with hyperpq's own pipeline and cached on disk.
 
-A set is a folder ``CACHE/DATASET-BACKBONE/`` of ``protocol.npz`` (labels, and which rows of the
-database train), ``query.npy``, ``database.npy`` and ``views-STRENGTH.npy``. Once they are there the
-images are no longer needed.
+The features of a data set lie in a folder ``CACHE/DATASET-BACKBONE/``: ``protocol.npz`` (labels,
+and the rows of the database that train), ``query.npy``, ``database.npy`` and
+``views-STRENGTH.npy``. Once these files exist, the images are no longer needed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.backbones import load_backbone
+from hyperpq.datasets.augment import AUGMENTATIONS
 from hyperpq.datasets.drawn import draw_dataset
 from hyperpq.datasets.multilabel import flickr25k_protocol, nuswide_protocol
 from hyperpq.datasets.protocols import Protocol, Split, cifar10_protocol, folder_protocol
 from hyperpq.errors import DatasetError, InvalidInputError
-from hyperpq.images.build.pipeline import AUGMENTATIONS
-from hyperpq.images.extract import Reader, extract_features
+from hyperpq.images.extract import ReadOptions, extract_features
 
-CIFAR_QUERIES, FOLDER_QUERIES, DRAWN_IMAGES, N_VIEWS = 2000, 1000, 3600, 4
+# Numbers of queries that are taken from CIFAR-10 and from a folder of class folders.
+CIFAR_QUERIES, FOLDER_QUERIES = 2000, 1000
+DRAWN_IMAGES = 3600
+# Views of each training image.
+N_VIEWS = 4
 
 DATASETS: dict[str, Callable[[Path], Protocol]] = {
     "cifar10-i": lambda root: cifar10_protocol(root, "I", n_query=CIFAR_QUERIES),
@@ -40,22 +44,24 @@ DATASETS: dict[str, Callable[[Path], Protocol]] = {
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """A data set as benchmarks see it.
+    """The features and labels of a data set.
 
     Attributes
     ----------
     dataset, data, backbone
-        See `open_set`.
-    source, folder : Path
-        Where the features are kept, and where the runs are.
+        The arguments of `open_set`.
+    source : Path
+        Folder of the features.
+    folder : Path
+        Folder of the runs; it differs from ``source`` if further images train.
     protocol : Protocol
         Labels, without the paths of the images.
     train_rows : ndarray, shape (n,), int64
-        Rows of the database that train; the first v of them have views.
-    viewed : int
-        v.
+        Rows of the database that train. The first ``n_viewed`` of them have views.
+    n_viewed : int
+        Number of training images that have views.
     query, database : ndarray, shape (nq, d) and (N, d), float32
-        Features as the network gives them.
+        Features as the network returns them.
     """
 
     dataset: str
@@ -65,42 +71,52 @@ class FeatureSet:
     folder: Path
     protocol: Protocol
     train_rows: NDArray[np.int64]
-    viewed: int
+    n_viewed: int
     query: NDArray[np.float32]
     database: NDArray[np.float32]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For another process, which opens it again: the features would take far longer to send."""
-        more = len(self.train_rows) - self.viewed
+        """Another process opens the set again, which is far faster than sending the features."""
+        more = len(self.train_rows) - self.n_viewed
         return open_set, (self.dataset, self.data, self.source.parent, self.backbone, more)
 
     @property
     def view_rows(self) -> NDArray[np.int64]:
-        """Rows (v,) of ``train`` that have views."""
-        return np.arange(self.viewed)
+        """Rows of ``train``, shape (n_viewed,), that have views."""
+        return np.arange(self.n_viewed)
 
     @property
     def train(self) -> NDArray[np.float32]:
-        """Features (n, d) of the training images."""
+        """Features of the training images, shape (n, d)."""
         return self.database[self.train_rows]
 
     def views(self, strength: str) -> NDArray[np.float32]:
-        """Features (V, v, d) of views of the first v training images; memory-mapped.
+        """Features of views of the training images that have any.
+
+        Parameters
+        ----------
+        strength : {"mild", "paper"}
+            Strength of the augmentation.
+
+        Returns
+        -------
+        ndarray, shape (V, n_viewed, d), float32
+            Memory-mapped.
 
         Raises
         ------
         DatasetError
-            They aren't kept yet, and the images can't be read.
+            If they are not cached yet and the images cannot be read.
         """
         file = self.source / f"views-{strength}.npy"
         if not file.exists():
-            images = images_of(self.dataset, self.data, self.source)
+            images = read_images(self.dataset, self.data, self.source)
             extract(images.train, file, self.backbone, strength)
         return np.load(file, mmap_mode="r")
 
 
 def set_name(dataset: str, backbone: str) -> str:
-    """Name of a set's folder; of a path only its last part counts."""
+    """Name of the folder of a data set; of a path only its last component counts."""
     kind, _, path = dataset.partition(":")
     short = Path(path).name if kind == "folder" else kind
     return re.sub(r"[^\w.-]+", "_", f"{short}-{backbone.rpartition('/')[2]}")
@@ -109,49 +125,51 @@ def set_name(dataset: str, backbone: str) -> str:
 def open_set(
     dataset: str, data: Path | None, cache: Path, backbone: str = "lite0", more: int = 0
 ) -> FeatureSet:
-    """The features of a data set; extracted first if they aren't kept yet.
+    """Open the features of a data set, and extract those that are not cached yet.
 
     Parameters
     ----------
     dataset : str
         Key of `DATASETS`, or ``folder:PATH`` for a folder of class folders.
     data : Path, optional
-        Where the images lie; not needed once the features are kept. The drawn set is drawn there.
+        Folder of the images; not needed once the features are cached. The drawn set is drawn
+        there.
     cache : Path
-        Holds the folders of all sets.
+        Folder that holds the folders of all data sets.
     backbone : str
         See `hyperpq.backbones.load_backbone`.
     more : int
-        Further images of the database that train, drawn at random, without views. Such a set
-        has a folder of its own for its runs.
+        Number of further images of the database that train, chosen at random, without views. The
+        runs of such a set have a folder of their own.
 
     Raises
     ------
     InvalidInputError
-        There is no such data set.
+        If there is no such data set.
     DatasetError
-        Images are missing or can't be read; the message says what to put where.
+        If images are missing or cannot be read; the message says which files are expected where.
     """
     kind, _, path = dataset.partition(":")
     if dataset not in DATASETS and not (kind == "folder" and path):
         raise InvalidInputError(
-            f"the data set is {dataset!r}; choose one of {', '.join(DATASETS)}, folder:PATH."
+            f"dataset is {dataset!r}; expected one of {', '.join(DATASETS)} or folder:PATH."
         )
     folder = cache / set_name(dataset, backbone)
     wanted = {name: folder / f"{name}.npy" for name in ("query", "database")}
     missing = [name for name, file in wanted.items() if not file.exists()]
     if missing or not (folder / "protocol.npz").exists():
-        images = images_of(dataset, data, folder)
+        images = read_images(dataset, data, folder)
         for name in missing:
             extract(getattr(images, name), wanted[name], backbone)
     protocol, rows = read_protocol(folder)
     query, database = (np.load(wanted[name]) for name in ("query", "database"))
-    runs, viewed = folder, len(rows)
+    runs, n_viewed = folder, len(rows)
     if more:
         others = np.setdiff1d(np.arange(len(database)), rows)
         if more > len(others):
             raise InvalidInputError(
-                f"{more} more images were to train; {dataset} has {len(others)} others."
+                f"more is {more}; expected at most {len(others)}, the images of {dataset} that do "
+                "not train anyway."
             )
         drawn = np.random.default_rng(0).choice(others, more, replace=False)
         rows = np.concatenate([rows, np.sort(drawn)])
@@ -159,92 +177,131 @@ def open_set(
         runs.mkdir(exist_ok=True)
         (runs / "source.json").write_text(json.dumps({"features": folder.name, "more": more}))
     return FeatureSet(
-        dataset, data, backbone, folder, runs, protocol, rows, viewed, query, database
+        dataset, data, backbone, folder, runs, protocol, rows, n_viewed, query, database
     )
 
 
 def save_protocol(folder: Path, protocol: Protocol) -> None:
-    """Keep what `read_protocol` returns."""
-    row = {path: i for i, path in enumerate(protocol.database.paths)}
+    """Save the labels and the training rows of a protocol for `read_protocol`."""
+    row_of = {path: row for row, path in enumerate(protocol.database.paths)}
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "protocol.part.npz"
+    unfinished = folder / "protocol.part.npz"
     np.savez_compressed(
-        part,
+        unfinished,
         name=protocol.name,
         names=protocol.names,
         top=protocol.top,
         missing=protocol.missing,
         query=protocol.query.labels,
         database=protocol.database.labels,
-        train_rows=np.array([row[path] for path in protocol.train.paths], np.int64),
+        train_rows=np.array([row_of[path] for path in protocol.train.paths], np.int64),
     )
-    os.replace(part, folder / "protocol.npz")
+    os.replace(unfinished, folder / "protocol.npz")
 
 
 def read_protocol(folder: Path) -> tuple[Protocol, NDArray[np.int64]]:
-    """The protocol of a set without paths, and the rows (n,) of the database that train."""
-    with np.load(folder / "protocol.npz") as kept:
-        rows = kept["train_rows"]
-        query, database = (Split([], kept[name]) for name in ("query", "database"))
+    """Read the cached protocol of a data set.
+
+    Returns
+    -------
+    protocol : Protocol
+        Without the paths of the images.
+    train_rows : ndarray, shape (n,), int64
+        Rows of the database that train.
+    """
+    with np.load(folder / "protocol.npz") as saved:
+        rows = saved["train_rows"]
+        query, database = (Split([], saved[name]) for name in ("query", "database"))
         train = Split([], database.labels[rows])
         return Protocol(
-            str(kept["name"]),
-            kept["names"].tolist(),
+            str(saved["name"]),
+            saved["names"].tolist(),
             train,
             query,
             database,
-            int(kept["top"]),
-            int(kept["missing"]),
+            int(saved["top"]),
+            int(saved["missing"]),
         ), rows
 
 
 def _drawn(root: Path) -> Path:
+    """Draw the drawn set unless it exists."""
     if not root.exists():
         draw_dataset(root, DRAWN_IMAGES)
     return root
 
 
-def images_of(dataset: str, data: Path | None, folder: Path) -> Protocol:
-    """The protocol with paths; the one that was kept must have been of the same images."""
+def read_images(dataset: str, data: Path | None, folder: Path) -> Protocol:
+    """Read the protocol of a data set with the paths of its images.
+
+    Parameters
+    ----------
+    dataset, data
+        See `open_set`.
+    folder : Path
+        Folder of the features. The protocol is saved there if there is none yet.
+
+    Raises
+    ------
+    DatasetError
+        If ``data`` is needed and missing, or if the cached protocol is that of other images.
+    """
     kind, _, path = dataset.partition(":")
     if kind == "folder":
         found = folder_protocol(path, FOLDER_QUERIES)
     elif data is None:
         raise DatasetError(
-            f"{folder}: not all features of {dataset} are kept here; "
-            "give the folder of its images with --data."
+            f"{folder} does not hold all features of {dataset}; expected the folder of its images; "
+            "give it with --data."
         )
     else:
         found = DATASETS[dataset](data)
     if not (folder / "protocol.npz").exists():
         save_protocol(folder, found)
-    kept, _ = read_protocol(folder)
+    cached, _ = read_protocol(folder)
     for split in ("train", "query", "database"):
-        if not np.array_equal(getattr(kept, split).labels, getattr(found, split).labels):
+        if not np.array_equal(getattr(cached, split).labels, getattr(found, split).labels):
             raise DatasetError(
-                f"{folder}: its features are of other images than those of {data or path} "
-                f"({split} differs); delete the folder, or give the images it was made of."
+                f"{folder} holds features of other images than those of {data or path} ({split} "
+                "differs); delete the folder, or give the images that it was made of."
             )
     return found
 
 
 def extract(split: Split, file: Path, backbone: str, strength: str | None = None) -> None:
-    """Save the features (n, d) of a split, or those (V, n, d) of its views of that strength."""
+    """Extract and save the features of a split.
+
+    Parameters
+    ----------
+    split : Split
+        Paths of n images.
+    file : Path
+        Where the features are saved: shape (n, d), or (V, n, d) if ``strength`` is given.
+    backbone : str
+        See `hyperpq.backbones.load_backbone`.
+    strength : {"mild", "paper"}, optional
+        Extract V augmented views of each image instead of the image itself.
+
+    Raises
+    ------
+    DatasetError
+        If an image cannot be read; nothing is saved then.
+    """
     print(f"extracting {file.name} of {len(split)} images", flush=True)
-    reader = Reader()
+    options = ReadOptions()
     if strength:
-        reader = Reader(augmentation=AUGMENTATIONS[strength], n_views=N_VIEWS)
+        options = ReadOptions(augmentation=AUGMENTATIONS[strength], n_views=N_VIEWS)
     start = time.perf_counter()
-    found = extract_features(split.paths, load_backbone(backbone), reader)
+    found = extract_features(split.paths, load_backbone(backbone), options)
     if found.skipped:
         row, reason = found.skipped[0]
         raise DatasetError(
             f"{os.fsdecode(split.paths[row])}: {reason}; {len(found.skipped)} of {len(split)} "
-            "images can't be read, replace or remove them."
+            "images cannot be read; replace or remove them."
         )
-    # Under its name only when it is whole.
-    part = file.with_suffix(".part.npy")
-    np.save(part, found.views if strength else found.plain)
-    os.replace(part, file)
-    spent = time.perf_counter() - start
-    print(f"extracted {file.name}: {len(split) / spent:.0f} images/s", flush=True)
+    # The file gets its name when it is complete.
+    unfinished = file.with_suffix(".part.npy")
+    np.save(unfinished, found.views if strength else found.plain)
+    os.replace(unfinished, file)
+    seconds = time.perf_counter() - start
+    print(f"extracted {file.name}: {len(split) / seconds:.0f} images/s", flush=True)

@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""A description of the machine that figures were measured on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def describe_machine() -> str:
-    """Date, processor and cores in one line."""
+    """Date, processor and number of cores in one line."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

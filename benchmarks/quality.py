@@ -1,12 +1,17 @@
-"""Quality of codes: our recipes beside the baselines of `benchmarks.baselines` and exact search.
+"""Quality of codes, beside baselines and exact search.
 
     python -m benchmarks.quality --dataset NAME --data DIR --features CACHE
 
-Each run (a method, a length, a seed) is a line of ``CACHE/DATASET-BACKBONE/runs.jsonl`` as soon as
-it is measured, and isn't measured again. The page and the plots are made of all sets in ``CACHE``.
+How good are the results of a search in codes? The recipes of hyperpq, the baselines of
+`benchmarks.baselines` and exact search are measured at several code lengths and with several seeds:
+mAP, recall of the exact neighbours, and the time of training and encoding.
 
-Baselines get features of unit length (``raw``) and features conditioned as ours are; the page counts
-the better of the two.
+Each run is appended to ``CACHE/DATASET-BACKBONE/runs.jsonl`` as soon as it is measured, and is not
+measured again. At the end, the page ``quality.md`` and its plots are written from the runs of all
+data sets in ``CACHE``.
+
+Baselines get features of unit length (``raw``) and power-normalized features, which hyperpq's
+recipes use as well (``normalized``); the page shows the better of the two.
 """
 
 from __future__ import annotations
@@ -15,141 +20,150 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.baselines import BASELINES, LENGTHS, exact, lengths, unit
+from benchmarks.baselines import (
+    BASELINES,
+    LENGTHS,
+    Result,
+    Vectors,
+    exact,
+    lengths,
+    power_normalize,
+    unit,
+)
 from benchmarks.featuresets import FeatureSet, open_set
-from benchmarks.jobs import count
 from benchmarks.machine import describe_machine
-from benchmarks.results import Key, RunLog, import_pyplot, take_up, write_page
+from benchmarks.options import add_dataset_options, code_lengths, count, some_of
+from benchmarks.pages import import_pyplot
+from benchmarks.quality_page import RUNS, write_page
+from benchmarks.runlog import Key, RunLog, restore_published
 from hyperpq import scan
-from hyperpq.codec.hihpq import SAMPLE, HiHPQCodec
+from hyperpq.codec.hihpq import HiHPQCodec
+from hyperpq.codec.learned import SAMPLE_SIZE
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision, recall_at
 from hyperpq.quantizers.kmeans import import_faiss
-from hyperpq.training.recipe import PAPER_SETTINGS, PRESETS, Recipe, get_recipe, paper
+from hyperpq.training.presets import PAPER_SETTINGS, PRESETS, get_recipe, paper
+from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
 
-Floats = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
+class QualityBench:
+    """Measures methods on one data set and writes their runs to the log.
 
-def condition(x: Floats, train: Floats) -> Floats:
-    """Signed square root of the rows (n, d), minus that of the training mean, unit length."""
-
-    def root(rows: Floats) -> Floats:
-        return np.sign(rows) * np.sqrt(np.abs(rows))
-
-    return unit(root(x) - root(train).mean(0))
-
-
-class Bench:
-    """What all methods of one set share: queries, what is exact, and where runs are written."""
+    Parameters
+    ----------
+    features : FeatureSet
+        The data set.
+    command : str
+        The command as the page shows it.
+    out : Path
+        Folder of the page, from whose published runs an empty log is restored.
+    """
 
     def __init__(self, features: FeatureSet, command: str, out: Path) -> None:
         self.features = features
-        log = features.folder / "runs.jsonl"
-        take_up(log, out)
-        self.log = RunLog(log)
-        versions = f"torch {torch.__version__}, faiss {import_faiss().__version__}"
+        file = features.folder / RUNS
+        restore_published(file, out)
+        self.log = RunLog(file)
         threads = torch.get_num_threads()
-        machine = f"{describe_machine()}, {threads} thread{'s' * (threads > 1)} in torch"
-        self.facts = {"machine": f"{machine}, {versions}", "command": command}
+        machine = (
+            f"{describe_machine()}, {threads} thread{'s' * (threads > 1)} in torch, "
+            f"torch {torch.__version__}, faiss {import_faiss().__version__}"
+        )
+        self.origin = {"machine": machine, "command": command}
         self.k = min(max(features.protocol.top, 100), len(features.database))
         train, query, database = features.train, features.query, features.database
         self.inputs = {
-            "raw": (unit(train), unit(query), unit(database)),
-            "conditioned": tuple(condition(x, train) for x in (train, query, database)),
+            "raw": Vectors(unit(train), unit(query), unit(database)),
+            "normalized": Vectors(*(power_normalize(x, train) for x in (train, query, database))),
         }
-        self.truth = exact(query, database, self.k)
+        self.exact_neighbours = exact(query, database, self.k)
 
-    def score(self, found: Ids) -> dict[str, float]:
-        """Quality of results (nq, k), nearest first."""
+    def evaluate(self, found: NDArray[np.int64]) -> dict[str, float]:
+        """Quality of the results (nq, k), nearest first."""
         protocol = self.features.protocol
         relevant = protocol.relevant(slice(None), found)
+        nearest = self.exact_neighbours
         return {
             "map": mean_average_precision(relevant, protocol.top),
             "map100": mean_average_precision(relevant, 100),
             "map10": mean_average_precision(relevant, 10),
-            "recall10": recall_at(found[:, :10], self.truth[:, :10]),
-            "recall100": recall_at(found[:, :100], self.truth[:, :100]),
+            "recall10": recall_at(found[:, :10], nearest[:, :10]),
+            "recall100": recall_at(found[:, :100], nearest[:, :100]),
         }
 
-    def add(self, key: Key, found: Ids, **facts: Any) -> None:
-        """Write one run down."""
-        run = {**key._asdict(), **self.score(found), **facts, **self.facts}
+    def record(self, key: Key, result: Result) -> None:
+        """Evaluate the result of a run, write it to the log and print it."""
+        run = {
+            **key._asdict(),
+            **self.evaluate(result.ids),
+            "train_seconds": result.train_seconds,
+            "encode_seconds": result.encode_seconds,
+            "bytes": result.bytes,
+            **self.origin,
+        }
         self.log.append(run)
         name = f"{key.method} {key.variant}"
         print(
             f"{name:<26} {key.bits:>3} bits  seed {key.seed}  "
             f"mAP@{self.features.protocol.top} {run['map']:.4f}  "
-            f"recall 100@100 {run['recall100']:.4f}  trained {facts['train_seconds']:.1f} s",
+            f"recall 100@100 {run['recall100']:.4f}  trained {result.train_seconds:.1f} s",
             flush=True,
         )
 
-    def exact(self, variant: str) -> None:
+    def measure_exact(self, key: Key) -> None:
         """Search without codes."""
-        _, query, database = self.inputs[variant]
-        found = self.truth if variant == "raw" else exact(query, database, self.k)
-        size = query.shape[1] * 4
-        self.add(
-            Key("exact", variant, 0, 0), found, train_seconds=0.0, encode_seconds=0.0, bytes=size
-        )
+        _, query, database = self.inputs[key.variant]
+        is_raw = key.variant == "raw"
+        found = self.exact_neighbours if is_raw else exact(query, database, self.k)
+        self.record(key, Result(found, 0.0, 0.0, query.shape[1] * 4))
 
-    def baseline(self, key: Key) -> None:
-        """One run of a baseline."""
-        train, query, database = self.inputs[key.variant]
-        found = BASELINES[key.method](train, query, database, key.bits, self.k, key.seed)
-        self.add(
-            key,
-            found.ids,
-            train_seconds=found.train_seconds,
-            encode_seconds=found.encode_seconds,
-            bytes=found.bytes,
-        )
+    def measure_baseline(self, key: Key) -> None:
+        """Train, encode and search with a baseline."""
+        baseline = BASELINES[key.method]
+        self.record(key, baseline(self.inputs[key.variant], key.bits, self.k, key.seed))
 
-    def ours(self, preset: str, keys: Sequence[Key]) -> None:
-        """The runs of one recipe and seed at several lengths."""
-        for key, codec, seconds in _codecs(self.features, preset, keys):
+    def measure_recipe(self, preset: str, keys: Sequence[Key]) -> None:
+        """Train, encode and search with a recipe and one seed at several code lengths."""
+        for key, codec, seconds in _train_codecs(self.features, preset, keys):
             start = time.perf_counter()
             codes = codec.encode(self.features.database)
             encoded = time.perf_counter() - start
             found = scan.search(codec.tables(self.features.query), codes, self.k)[1]
-            self.add(
-                key,
-                found,
-                train_seconds=seconds,
-                encode_seconds=encoded,
-                bytes=codec.code_size,
-            )
+            self.record(key, Result(found, seconds, encoded, codec.code_size))
 
 
 def _recipe(preset: str, bits: int, dataset: str) -> Recipe:
-    """A preset; the published one with the settings of its data set if there are any."""
+    """A preset; ``paper`` with the settings published for the data set if there are any."""
     if preset == "paper" and dataset in PAPER_SETTINGS:
         return paper(bits, dataset)
     return get_recipe(preset, bits)
 
 
-def _codecs(
+def _train_codecs(
     features: FeatureSet, preset: str, keys: Sequence[Key]
 ) -> Iterator[tuple[Key, HiHPQCodec, float]]:
-    """Trained codecs and the seconds of each; a recipe that can learns once for all lengths."""
+    """Yield a codec for each key, and the seconds that it took.
+
+    A recipe whose representation does not depend on the code length is trained once; the codebooks
+    of the other lengths are fitted to it.
+    """
     x = features.train
-    learned: HiHPQCodec | None = None
-    spent = 0.0
+    first: HiHPQCodec | None = None
+    seconds = 0.0
     for key in keys:
         recipe = _recipe(preset, key.bits, features.dataset)
         start = time.perf_counter()
-        if learned is None or not recipe.subspaces:
-            views = features.views(recipe.views)
+        if first is None or not recipe.representation.subspaces:
+            views = features.views(recipe.views.augmentation)
             start = time.perf_counter()
             trace = features.folder / f"training-{preset}-{key.bits}-{key.seed}.jsonl"
-            learned = train_codec(
+            first = train_codec(
                 x,
                 views,
                 view_rows=features.view_rows,
@@ -158,45 +172,51 @@ def _codecs(
                 seed=key.seed,
                 trace_path=trace,
             )
-            spent = time.perf_counter() - start
-            yield key, learned, spent
+            seconds = time.perf_counter() - start
+            yield key, first, seconds
         else:
-            # As `train_codec` does: the codec's sample, unless that is only a part.
-            everything = x if len(x) > SAMPLE else None
-            other = learned.with_bits(key.bits, x=everything, seed=key.seed)
-            yield key, other, spent + time.perf_counter() - start
+            # The codec holds a sample of at most SAMPLE_SIZE features. `train_codec` fits
+            # codebooks to all features, so they are given if the sample does not hold them all.
+            everything = x if len(x) > SAMPLE_SIZE else None
+            other = first.with_bits(key.bits, x=everything, seed=key.seed)
+            yield key, other, seconds + time.perf_counter() - start
 
 
-def run(bench: Bench, args: argparse.Namespace) -> None:
-    """Measure what isn't in the log yet, seed by seed."""
-    seeds = range(args.seeds)
-    asked = [Key("exact", variant, 0, 0) for variant in bench.inputs]
-    for seed in seeds:
-        asked += [Key("hyperpq", name, b, seed) for name in args.recipes for b in args.bits]
-        asked += [
+def requested_runs(args: argparse.Namespace, inputs: Sequence[str]) -> list[Key]:
+    """All runs that the command asks for: exact search, then seed by seed."""
+    keys = [Key("exact", variant, 0, 0) for variant in inputs]
+    for seed in range(args.seeds):
+        keys += [Key("hyperpq", recipe, b, seed) for recipe in args.recipes for b in args.bits]
+        keys += [
             Key(name, variant, b, seed)
             for name in args.baselines
-            for variant in bench.inputs
+            for variant in inputs
             for b in args.bits
             if b in lengths(name)
         ]
+    return keys
+
+
+def run(bench: QualityBench, args: argparse.Namespace) -> None:
+    """Measure the requested runs that the log does not hold yet, seed by seed."""
+    requested = requested_runs(args, list(bench.inputs))
     if args.fresh:
-        bench.log.forget(asked)
-    todo = [key for key in asked if key not in bench.log]
-    for key in todo:
+        bench.log.remove(requested)
+    missing = [key for key in requested if key not in bench.log]
+    for key in missing:
         if key.method == "exact":
-            bench.exact(key.variant)
-    for seed in seeds:
-        for preset in args.recipes:
-            ours = [k for k in todo if k[:2] == ("hyperpq", preset) and k.seed == seed]
-            bench.ours(preset, ours)
-        for key in todo:
+            bench.measure_exact(key)
+    for seed in range(args.seeds):
+        for recipe in args.recipes:
+            keys = [k for k in missing if k[:2] == ("hyperpq", recipe) and k.seed == seed]
+            bench.measure_recipe(recipe, keys)
+        for key in missing:
             if key.method in BASELINES and key.seed == seed:
-                bench.baseline(key)
+                bench.measure_baseline(key)
 
 
-def _command(args: argparse.Namespace) -> str:
-    """The command as the page shows it, without places of this machine."""
+def shown_command(args: argparse.Namespace) -> str:
+    """The command as the page shows it, without the paths of this machine."""
     kind, _, path = args.dataset.partition(":")
     dataset = f"{kind}:{Path(path).name}" if path else kind
     words = ["python -m benchmarks.quality --dataset", dataset, "--data DIR --features CACHE"]
@@ -210,64 +230,48 @@ def _command(args: argparse.Namespace) -> str:
     return " ".join([*words, "--recipes", ",".join(args.recipes) or "none"])
 
 
-def _names(choices: Sequence[str]) -> Any:
-    """Parser of ``all``, ``none`` or some of the choices, with commas between them."""
-
-    def parse(text: str) -> list[str]:
-        found = {"all": list(choices), "none": []}.get(text, text.split(","))
-        if wrong := [name for name in found if name not in choices]:
-            raise argparse.ArgumentTypeError(
-                f"there is no {', '.join(wrong)}; choose all, none or some of {', '.join(choices)}"
-            )
-        return found
-
-    return parse
-
-
-def _lengths(text: str) -> list[int]:
-    able = [str(bits) for bits in LENGTHS]
-    if wrong := [word for word in text.split(",") if word not in able]:
-        raise argparse.ArgumentTypeError(
-            f"there are no codes of {', '.join(wrong)} bits; choose some of {', '.join(able)}"
-        )
-    return sorted({int(word) for word in text.split(",")})
-
-
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add(
-        "--dataset",
-        required=True,
-        help="cifar10-ii, cifar10-i, flickr25k, nuswide, drawn or folder:PATH (class folders)",
-    )
-    add("--data", type=Path, help="where the images lie; not needed once features are kept")
-    add("--features", type=Path, required=True, help="folder where features and runs are kept")
-    add("--backbone", default="lite0", help="network (default lite0)")
-    add(
+    add_dataset_options(parser)
+    parser.add_argument(
         "--more",
         type=int,
         default=0,
         metavar="N",
-        help="N images of the database train too, ours and the baselines, without views (default 0)",
+        help="train recipes and baselines on N further images of the database, without views "
+        "(default 0)",
     )
-    add("--bits", type=_lengths, default=[16, 32, 64], help="lengths (default 16,32,64)")
-    add("--seeds", type=count, default=3, help="how many, counted from 0 (default 3)")
-    add(
+    parser.add_argument(
+        "--bits",
+        type=code_lengths(LENGTHS),
+        default=[16, 32, 64],
+        help="code lengths in bits (default 16,32,64)",
+    )
+    parser.add_argument(
+        "--seeds", type=count, default=3, help="number of seeds, counted from 0 (default 3)"
+    )
+    parser.add_argument(
         "--baselines",
-        type=_names(list(BASELINES)),
+        type=some_of(list(BASELINES)),
         default=list(BASELINES),
-        help="all, none or pq,opq,...",
+        help="all, none or some of them, such as pq,opq (default all)",
     )
-    add("--recipes", type=_names(PRESETS), default=list(PRESETS), help="all, none or default,...")
-    add("--out", type=Path, default=Path("docs/results"), help="folder of the page and its plots")
-    add("--fresh", action="store_true", help="measure again what is asked for")
+    parser.add_argument(
+        "--recipes",
+        type=some_of(PRESETS),
+        default=list(PRESETS),
+        help="all, none or some of them, such as default (default all)",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="measure the requested runs again if they exist"
+    )
     args = parser.parse_args(argv)
     try:
-        # Before hours of work.
+        # A missing matplotlib is reported now, not after hours of work.
         import_pyplot()
         features = open_set(args.dataset, args.data, args.features, args.backbone, args.more)
-        run(Bench(features, _command(args), args.out), args)
+        run(QualityBench(features, shown_command(args), args.out), args)
         print(write_page(args.features, args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None

@@ -1,4 +1,12 @@
-"""The store at a size: time and memory of every step, each in a process of its own."""
+"""Time and memory of an index on disk.
+
+    python -m benchmarks.store --work DIR [--rows 10000000]
+
+What does each operation on an index of ten million rows cost? Opening, the first query, filters,
+lookups, adding, removing, `refresh`, `verify` and `compact` are measured, each in a process of its
+own: time, processor time, memory and bytes written. The page ``store.md`` has a table for each kind
+of operation. ``DIR`` is created for the indexes and removed at the end.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +23,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.machine import describe_machine
-from benchmarks.results import markdown
-from benchmarks.store_steps import PIECE, own_memory
+from benchmarks.pages import markdown_table
+from benchmarks.process import own_memory
+from benchmarks.store_steps import APPENDED_ROWS, ROOT
 
-_ROOT = Path(__file__).parents[1]
-_EVERY = 0.002  # seconds between two looks at a process
+# Seconds between two readings of the memory of a process.
+INTERVAL = 0.002
 
 
 class Step(NamedTuple):
-    """A step on an index of the working folder: `name` in `STEPS`, `title` on the page."""
+    """An operation that is measured.
+
+    Attributes
+    ----------
+    title : str
+        Description on the page.
+    name : str
+        Key of `store_steps.STEPS`.
+    folder : str
+        Folder of the index inside the working folder.
+    rows : int
+        Number of rows that the index was filled with.
+    processes : int
+        Number of processes that measure it, one after another.
+    """
 
     title: str
     name: str
@@ -33,84 +56,83 @@ class Step(NamedTuple):
 
 
 def plan(rows: int) -> dict[str, list[Step]]:
-    """All steps in their order, by sections of the page."""
-    whole, few = "whole", f"{rows // 100:,}"
+    """All steps in order, by section of the page."""
+    hundredth = f"{rows // 100:,}"
     small = {"small": max(rows // 1000, 100), "tenth": rows // 10}
 
-    def some(rows: int) -> str:
+    def thousand(rows: int) -> str:
         return f"{min(1000, rows // 100):,}"
 
-    def of_whole(*steps: tuple[str, str] | tuple[str, str, int]) -> list[Step]:
-        return [Step(step[0], step[1], whole, rows, *step[2:]) for step in steps]
+    def on_whole(*steps: tuple[str, str] | tuple[str, str, int]) -> list[Step]:
+        return [Step(step[0], step[1], "whole", rows, *step[2:]) for step in steps]
 
-    paths = "paths", rows // 10
     return {
-        "Filling": of_whole((f"append coded rows, {min(rows, PIECE):,} at a time", "fill")),
-        "Opening": of_whole(
+        "Filling": on_whole((f"append coded rows, {min(rows, APPENDED_ROWS):,} at a time", "fill")),
+        "Opening": on_whole(
             ("`IndexStore.open`", "open", 3),
             ("the codec", "codec", 3),
             ("`HiHPQIndex.load`: both", "load", 3),
         ),
-        "One query, k = 10, one thread": of_whole(
+        "One query, k = 10, one thread": on_whole(
             ("the first after opening, shards not in the page cache", "first query from disk", 3),
             ("the first after opening", "first query"),
             ("any later one", "search"),
-            ("the first after opening, where 1 %", "first query where"),
-            ("where all: `number >= 0`", "where all"),
-            ("where half: `number < 500_000`", "where half"),
-            ("where 1 %: `number < 10_000`", "where hundredth"),
-            ("where 10⁻⁶: `number == 7`", "where millionth"),
-            ("where 1 %: `share < 0.01`", "where float"),
-            ("where: `taken >= '2024-04-01'`, 1.6 %", "where time"),
-            ("where .1 %: `folder == 'label-0007'`", "where label"),
-            (f"`IDSelectorRange` of {few} ids", "range"),
-            (f"`IDSelectorBatch` of {few} ids", "batch"),
+            ("the first after opening, where 1 % match", "first query where"),
+            ("where all rows match: `number >= 0`", "where all"),
+            ("where half of the rows match: `number < 500_000`", "where half"),
+            ("where 1 % match: `number < 10_000`", "where hundredth"),
+            ("where 10⁻⁶ match: `number == 7`", "where millionth"),
+            ("where 1 % match: `share < 0.01`", "where float"),
+            ("where 1.6 % match: `taken >= '2024-04-01'`", "where time"),
+            ("where .1 % match: `folder == 'label-0007'`", "where label"),
+            (f"`IDSelectorRange` of {hundredth} ids", "range"),
+            (f"`IDSelectorBatch` of {hundredth} ids", "batch"),
         ),
-        "Looking up": of_whole(
+        "Looking up": on_whole(
             ("`reconstruct` 1", "reconstruct"),
-            (f"`reconstruct_batch` {some(rows)}", "reconstruct 1000"),
+            (f"`reconstruct_batch` {thousand(rows)}", "reconstruct 1000"),
             ("`attributes_of` 1", "attributes"),
-            (f"`attributes_of` {some(rows)}", "attributes 1000"),
+            (f"`attributes_of` {thousand(rows)}", "attributes 1000"),
         ),
-        "Adding, with ids of one's own": [
+        "Adding with given ids": [
             step
             for folder, n in small.items()
             for step in (
-                Step(f"(filling an index of {n:,})", "fill", folder, n),
+                Step(f"(fill an index of {n:,})", "fill", folder, n),
                 Step(f"`add` 1 to {n:,}", "add", folder, n),
             )
         ]
-        + of_whole(
+        + on_whole(
             (f"`add` 1 to {rows:,}", "add"),
-            (f"`encode` {few} vectors", "encode many"),
-            (f"`add` {few}, encoding included", "add many"),
-            ("`add` 1 in a row, durability `full`", "add in a row"),
-            ("`add` 1 in a row, durability `fast`", "add in a row fast"),
+            (f"`encode` {hundredth} vectors", "encode many"),
+            (f"`add` {hundredth}, encoding included", "add many"),
+            ("`add` 1, many calls in a row, durability `full`", "add in a row"),
+            ("`add` 1, many calls in a row, durability `fast`", "add in a row fast"),
         ),
-        "Removing": of_whole(
+        "Removing": on_whole(
             ("`remove_ids` 1", "remove"),
-            (f"`remove_ids` {few} by ids", "remove many"),
-            ("`remove_ids` where 1 %", "remove where"),
-            ("`IndexStore.open` then", "open"),
-            ("the first query after opening then", "first query"),
-            ("any later query then", "search"),
-            ("a query where 1 % then", "where float"),
-            ("`add` 1 then", "add"),
+            (f"`remove_ids` {hundredth} by ids", "remove many"),
+            ("`remove_ids` where 1 % match", "remove where"),
+            ("`IndexStore.open` afterwards", "open"),
+            ("the first query after opening afterwards", "first query"),
+            ("any later query afterwards", "search"),
+            ("a query where 1 % match afterwards", "where float"),
+            ("`add` 1 afterwards", "add"),
         ),
-        "Upkeep": of_whole(
+        "Maintenance": on_whole(
             ("`refresh` after another process added", "refresh"),
             ("`verify`", "verify"),
             ("`compact`", "compact"),
-            ("`verify` after it", "verify"),
+            ("`verify` afterwards", "verify"),
         ),
         f"{rows // 10:,} rows with paths": [
-            Step(title, name, *paths)
+            Step(title, name, "paths", rows // 10)
             for title, name in (
                 ("append coded rows", "fill with paths"),
                 ("`IndexStore.open`", "open"),
-                ("a query where `startswith(path, ...)`, .1 %", "where path"),
-                (f"`attributes_of` {some(rows // 10)}", "attributes 1000"),
-                ("`remove_ids` where 1 %", "remove where"),
+                ("a query where .1 % match: `startswith(path, ...)`", "where path"),
+                (f"`attributes_of` {thousand(rows // 10)}", "attributes 1000"),
+                ("`remove_ids` where 1 % match", "remove where"),
                 ("`verify`", "verify"),
                 ("`compact`", "compact"),
             )
@@ -118,53 +140,60 @@ def plan(rows: int) -> dict[str, list[Step]]:
     }
 
 
-class _Watch(threading.Thread):
-    """The largest `own_memory` of a process, looked at again and again."""
+class _PeakOfOwnMemory(threading.Thread):
+    """Follows `own_memory` of another process and keeps its largest value."""
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
-        self.most = 0
-        self._pid, self._over = pid, threading.Event()
+        self._largest = 0
+        self._pid, self._ended = pid, threading.Event()
 
     def run(self) -> None:
-        while not self._over.wait(_EVERY):
-            self.most = max(self.most, own_memory(self._pid))
+        """Read the memory until `stop`."""
+        while not self._ended.wait(INTERVAL):
+            self._largest = max(self._largest, own_memory(self._pid))
 
     def stop(self) -> int:
-        self._over.set()
+        """Stop, and return the largest value in bytes."""
+        self._ended.set()
         self.join()
-        return self.most
+        return self._largest
 
 
 def measure(step: Step, work: Path) -> dict[str, Any]:
-    """What `store_steps.run_step` found in processes of its own, and ``own``: growth of memory."""
-    command = [sys.executable, "-m", "benchmarks.store_steps", step.name]
-    command += [str(work / step.folder), str(step.rows)]
-    path = os.pathsep.join([str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    """Run a step in processes of its own.
+
+    Returns
+    -------
+    dict
+        What `store_steps.run_step` returns, over all processes, and ``own``: the growth of
+        `own_memory` after the preparations.
+    """
+    folder = (work / step.folder).resolve()
+    command = [sys.executable, "-m", "benchmarks.store_steps", step.name, str(folder)]
+    command.append(str(step.rows))
     found: dict[str, Any] = {"seconds": [], "cpu": [], "own": 0, "peak": 0}
     for _ in range(step.processes):
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
-        )
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert child.stdout is not None
         ready = child.stdout.readline()
-        watch = _Watch(child.pid)
-        watch.start()
+        peak = _PeakOfOwnMemory(child.pid)
+        peak.start()
         rest = child.stdout.read()
-        most = watch.stop()
+        largest = peak.stop()
         if child.wait() or not rest:
-            raise SystemExit(f"{step.name}: the process failed, see above.")
+            raise SystemExit(f"{step.name}: the process failed; its error is shown above.")
         result = json.loads(rest)
         found["seconds"] += result["seconds"]
         found["cpu"] += result["cpu"]
-        found["own"] = max(found["own"], most - json.loads(ready)["own"])
+        found["own"] = max(found["own"], largest - json.loads(ready)["own"])
         found["peak"] = max(found["peak"], result["peak"])
         found |= {"written": result["written"], "remark": result["remark"]}
     return found
 
 
-def line(step: Step, found: dict[str, Any]) -> list[str]:
-    """A row of the table."""
+def table_line(step: Step, found: dict[str, Any]) -> list[str]:
+    """A line of the table."""
     times = found["seconds"]
     low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
     spread = f" ±{50 * (high - low) / middle:.0f} %" if len(times) > 2 else ""
@@ -175,55 +204,75 @@ def line(step: Step, found: dict[str, Any]) -> list[str]:
 
 
 def _seconds(value: float) -> str:
+    """A time with its unit."""
     return f"{value:,.1f} s" if value >= 1 else f"{1e3 * value:.3g} ms"
 
 
 def _megabytes(value: int) -> str:
+    """Bytes as a number of megabytes."""
     return f"{value / 1e6:,.1f}" if abs(value) >= 1e6 else f"{value / 1e6:.2g}"
 
 
+def introduction(rows: int) -> list[str]:
+    """The title of the page and what it says above its tables."""
+    return [
+        f"# The store at {rows:,} rows",
+        "`python -m benchmarks.store` makes this page; `benchmarks/README.md` describes its "
+        "options. Codes have 8 bytes and come from random codebooks (64 dimensions). Ids are "
+        "int64, in random order and with gaps, so that the ids of every shard span nearly the "
+        "whole range. Attributes are an int32, a float32, a time and a category of 1,000 labels. "
+        "Each step ran in a process of its own, in the order of the tables, on an index in the "
+        "page cache unless the table says otherwise. The column *time* has the median ± half the "
+        "interquartile range of that many calls. The column *processor* has the processor time, "
+        "which is the better measure where other work shares the machine.",
+        "The column *resident* says how far the peak of resident memory rose above its value "
+        "before the call, as the kernel counts it; it includes pages of mapped shards, which the "
+        "system takes back when it needs them. The column *own* says how far memory that belongs "
+        f"to no file rose after the preparations, read every {1e3 * INTERVAL:.0f} ms during all "
+        "calls. The column *written* has the bytes written by a call. All are in MB.",
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    option = parser.add_argument
-    option("--work", type=Path, required=True, help="a folder for the indexes, made and removed")
-    option("--rows", type=int, default=10_000_000, help="rows of the index (default 10,000,000)")
-    option("--out", type=Path, default=Path("docs/results"), help="folder of the page")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        required=True,
+        help="folder for the indexes; it must not exist, and is removed at the end",
+    )
+    parser.add_argument(
+        "--rows", type=int, default=10_000_000, help="rows of the index (default 10,000,000)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("docs/results"),
+        help="folder of the page (default docs/results)",
+    )
     args = parser.parse_args(argv)
     if args.rows < 2000:
-        raise SystemExit("--rows: expected at least 2,000.")
+        raise SystemExit(f"--rows is {args.rows}; expected at least 2,000.")
     args.work.mkdir(parents=True)
-    parts = [
-        f"# The store at {args.rows:,} rows",
-        "Made by `python -m benchmarks.store`, see [its options](../../benchmarks/README.md#the-"
-        "store). Codes of 8 bytes by plain random codebooks (64 dimensions), int64 ids in random "
-        "order with gaps, so that the ids of every shard span nearly the whole range; attributes "
-        "are an int32, a float32, a time and a category of 1,000 labels. Each step ran in a "
-        "process of its own, in this order, on an index that lies in the page cache where nothing "
-        "else is said. Times are medians ± half the middle half; processor is what the process "
-        "worked of that, and tells more of what a step costs where other work shares the machine.",
-        "resident: how far the peak of resident memory rose above what it was before the call, as "
-        "the kernel counts it; pages of mapped shards are among it, and the system takes them back "
-        "when it needs them. own: how far memory that lies in no file rose above what it was when "
-        f"the preparations were over, looked at every {1e3 * _EVERY:.0f} ms over all calls. "
-        "written: bytes of a call. All in MB.",
-    ]
+    sections = introduction(args.rows)
     try:
         for title, steps in plan(args.rows).items():
             lines = [["step", "time", "processor", "resident", "own", "written", ""]]
             for step in steps:
-                lines.append(line(step, measure(step, args.work)))
+                lines.append(table_line(step, measure(step, args.work)))
                 print(" | ".join(lines[-1]), flush=True)
-            parts += [f"## {title}", markdown(lines)]
+            sections += [f"## {title}", markdown_table(lines)]
     finally:
         shutil.rmtree(args.work)
     load = os.getloadavg()[2]
-    parts.append(
+    sections.append(
         f"Measured on {describe_machine()}, with {load:.1f} processes running or waiting (mean of "
         "the last 15 minutes)."
     )
     args.out.mkdir(parents=True, exist_ok=True)
     page = args.out / "store.md"
-    page.write_text("\n\n".join(parts) + "\n", "utf-8")
+    page.write_text("\n\n".join(sections) + "\n", "utf-8")
     print(page)
 
 

@@ -1,9 +1,9 @@
-"""The steps of `benchmarks.store`: each prepares, then names what is measured.
+"""The steps of `benchmarks.store`: each one prepares, and then yields the calls that are timed.
 
     python -m benchmarks.store_steps STEP INDEX ROWS
 
-runs one in this process. It writes a line of JSON when its preparations are over and one with what
-was measured.
+runs a step on an index in this process. It prints a line of JSON when its preparations are done
+(``own``: `own_memory` then), and one with what `run_step` measured.
 """
 
 from __future__ import annotations
@@ -14,97 +14,111 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.process import (
+    bytes_written,
+    own_memory,
+    peak_memory,
+    reset_peak_memory,
+    resident_memory,
+)
 from hyperpq.codec.pq import PQCodec
 from hyperpq.codec.serialization import from_files
 from hyperpq.filters.selectors import IDSelectorBatch, IDSelectorRange, SearchParameters
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.store import IndexStore, Rows
 
+ROOT = Path(__file__).parents[1]
 M, D = 8, 8
-PIECE = 1 << 20
-"""Rows that are appended at once when a store is filled."""
-_STEP = 7  # ids are 7 i + 3, so that those between are free
-_NUMBERS = 1_000_000
-_LABELS = [f"label-{i:04d}" for i in range(1000)]
-_SECONDS = 10**9
+# Rows that are appended at a time when a store is filled.
+APPENDED_ROWS = 1 << 20
+# Ids are 7 i + 3, so that those between are free.
+ID_STEP, FIRST_ID = 7, 3
+MAX_NUMBER = 1_000_000
+LABELS = [f"label-{i:04d}" for i in range(1000)]
+NANOSECONDS = 10**9
 
-Action: TypeAlias = Callable[[], Any]
-"""What is timed. A text that it returns is a remark for the page."""
+# What is timed. A text that it returns is a remark on the page.
+Call: TypeAlias = Callable[[], Any]
+Step: TypeAlias = Callable[[Path, int], Iterator[Call]]
 
 
 def columns(n: int, rng: np.random.Generator) -> dict[str, Any]:
-    """Attributes of ``n`` rows: uniform numbers, times of ten years, labels."""
+    """Attributes of n rows: uniform numbers, times in ten years, labels."""
     seconds = rng.integers(0, 10 * 365 * 86400, n) + 1_400_000_000
     return {
-        "number": rng.integers(0, _NUMBERS, n, np.int32),
+        "number": rng.integers(0, MAX_NUMBER, n, np.int32),
         "share": rng.random(n, np.float32),
-        "taken": (seconds * _SECONDS).view("datetime64[ns]"),
-        "folder": [_LABELS[i] for i in rng.integers(0, len(_LABELS), n).tolist()],
+        "taken": (seconds * NANOSECONDS).view("datetime64[ns]"),
+        "folder": [LABELS[i] for i in rng.integers(0, len(LABELS), n).tolist()],
     }
 
 
 def load(path: Path, **options: Any) -> HiHPQIndex:
+    """Load the index on the CPU."""
     return HiHPQIndex.load(path, device="cpu", **options)
 
 
 def vectors(n: int, seed: int = 0) -> NDArray[np.float32]:
+    """Random vectors (n, d)."""
     return np.random.default_rng(seed).normal(size=(n, M * D)).astype(np.float32)
 
 
-def known(n: int, rows: int, seed: int = 0) -> NDArray[np.int64]:
-    """Some of the ids that a store was filled with, each once."""
+def used_ids(n: int, rows: int, seed: int = 0) -> NDArray[np.int64]:
+    """Ids (n,) that a store was filled with, each once."""
     numbers = np.random.default_rng(seed).choice(rows, n, replace=False, shuffle=True)
-    return numbers * _STEP + 3
+    return numbers * ID_STEP + FIRST_ID
 
 
-def fresh(index: HiHPQIndex, n: int, rows: int) -> NDArray[np.int64]:
-    """Ids that it doesn't have, between those that it has."""
-    rng = np.random.default_rng(index.store.generation if index.store else 0)
-    ids = np.unique(_STEP * rng.integers(0, rows, 2 * n + 50) + rng.integers(4, 7, 2 * n + 50))
+def unused_ids(index: HiHPQIndex, n: int, rows: int) -> NDArray[np.int64]:
+    """Ids (n,) that the index does not have, between those that it has."""
+    rng = np.random.default_rng(index.store.snapshot_number if index.store else 0)
+    ids = np.unique(ID_STEP * rng.integers(0, rows, 2 * n + 50) + rng.integers(4, 7, 2 * n + 50))
     free = np.ones(len(ids), bool)
     for found, _ in index.find(ids):
         free &= found < 0
     return rng.permutation(ids[free])[:n]
 
 
-def fill(path: Path, rows: int, paths: bool = False) -> Iterator[Action]:
-    """A store of random codes, its ids in random order."""
+def fill(path: Path, rows: int, paths: bool = False) -> Iterator[Call]:
+    """Fill a store with random codes whose ids are in random order."""
     rng = np.random.default_rng(1)
     index = HiHPQIndex.from_codec(
         PQCodec.from_codebooks(rng.normal(size=(M, 256, D))), device="cpu"
     )
     index.save(path)
-    order = rng.permutation(rows) * _STEP + 3
-    for start in range(0, rows, PIECE):
-        ids = order[start : start + PIECE]
+    order = rng.permutation(rows) * ID_STEP + FIRST_ID
+    for start in range(0, rows, APPENDED_ROWS):
+        ids = order[start : start + APPENDED_ROWS]
         codes = rng.integers(0, 256, (len(ids), M), np.uint8)
         names = None
         if paths:
             names = [b"/images/%03d/image-%09d.jpg" % (i % 1000, i) for i in ids.tolist()]
-        block = [Rows(codes, ids, columns(len(ids), rng), names)]
-        # The block is gone once it is written.
-        yield lambda block=block: index.append(block.pop())
+        batch = [Rows(codes, ids, columns(len(ids), rng), names)]
+        # `pop` frees the memory of the batch as soon as it is written.
+        yield lambda batch=batch: index.append(batch.pop())
 
 
-def open_store(path: Path, rows: int) -> Iterator[Action]:
+def open_store(path: Path, rows: int) -> Iterator[Call]:
+    """Open the store."""
     for _ in range(20):
         yield lambda: IndexStore.open(path)
 
 
-def read_codec(path: Path, rows: int) -> Iterator[Action]:
+def read_codec(path: Path, rows: int) -> Iterator[Call]:
+    """Read the codec of an open store."""
     store = IndexStore.open(path)
     for _ in range(20):
         yield lambda: from_files({name: store.read_file(name) for name in store.file_names})
 
 
-def load_index(path: Path, rows: int) -> Iterator[Action]:
+def load_index(path: Path, rows: int) -> Iterator[Call]:
+    """Open the store and read the codec."""
     for _ in range(20):
         yield lambda: load(path)
 
@@ -115,14 +129,16 @@ def search(
     where: str | None = None,
     turns: int = 9,
     params: SearchParameters | None = None,
-) -> Iterator[Action]:
+) -> Iterator[Call]:
+    """Search an index that was searched before."""
     index, x = load(path), vectors(1)
     index.search(x, 10, where=where, params=params, threads=1)
     for _ in range(turns):
         yield lambda: index.search(x, 10, where=where, params=params, threads=1)
 
 
-def first_query(path: Path, rows: int, where: str | None = None) -> Iterator[Action]:
+def first_query(path: Path, rows: int, where: str | None = None) -> Iterator[Call]:
+    """Search an index for the first time."""
     x = vectors(1)
     for _ in range(5):
         index = load(path)
@@ -130,7 +146,8 @@ def first_query(path: Path, rows: int, where: str | None = None) -> Iterator[Act
         yield lambda index=index: index.search(x, 10, where=where, threads=1)
 
 
-def first_query_from_disk(path: Path, rows: int) -> Iterator[Action]:
+def first_query_from_disk(path: Path, rows: int) -> Iterator[Call]:
+    """Search an index for the first time, its shards not in the page cache."""
     for file in path.glob("shards/*.h5"):
         handle = os.open(file, os.O_RDONLY)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -140,49 +157,57 @@ def first_query_from_disk(path: Path, rows: int) -> Iterator[Action]:
     yield lambda: index.search(x, 10, threads=1)
 
 
-def select_range(path: Path, rows: int) -> Iterator[Action]:
-    middle = _STEP * rows // 2
-    chosen = IDSelectorRange(middle, middle + _STEP * rows // 100)
+def select_range(path: Path, rows: int) -> Iterator[Call]:
+    """Search a hundredth of the ids, given as a range."""
+    middle = ID_STEP * rows // 2
+    chosen = IDSelectorRange(middle, middle + ID_STEP * rows // 100)
     return search(path, rows, params=SearchParameters(sel=chosen))
 
 
-def select_batch(path: Path, rows: int) -> Iterator[Action]:
-    chosen = IDSelectorBatch(known(rows // 100, rows))
+def select_batch(path: Path, rows: int) -> Iterator[Call]:
+    """Search a hundredth of the ids, given one by one."""
+    chosen = IDSelectorBatch(used_ids(rows // 100, rows))
     return search(path, rows, params=SearchParameters(sel=chosen))
 
 
-def reconstruct(path: Path, rows: int, n: int = 1) -> Iterator[Action]:
+def reconstruct(path: Path, rows: int, n: int = 1) -> Iterator[Call]:
+    """Reconstruct n vectors."""
     index = load(path)
-    for ids in known(100 * n, rows).reshape(100, n):
+    for ids in used_ids(100 * n, rows).reshape(100, n):
         yield lambda ids=ids: index.reconstruct_batch(ids)
 
 
-def attributes_of(path: Path, rows: int, n: int = 1) -> Iterator[Action]:
+def attributes_of(path: Path, rows: int, n: int = 1) -> Iterator[Call]:
+    """Look up the attributes of n ids."""
     index = load(path)
-    for ids in known(30 * n, rows).reshape(30, n):
+    for ids in used_ids(30 * n, rows).reshape(30, n):
         yield lambda ids=ids: index.attributes_of(ids)
 
 
-def add(path: Path, rows: int, n: int = 1, turns: int = 40) -> Iterator[Action]:
+def add(path: Path, rows: int, n: int = 1, turns: int = 40) -> Iterator[Call]:
+    """Add n vectors."""
     index, x = load(path), vectors(n)
     given = columns(n, np.random.default_rng(2))
-    for ids in fresh(index, n * turns, rows).reshape(turns, n):
+    for ids in unused_ids(index, n * turns, rows).reshape(turns, n):
         yield lambda ids=ids: index.add(x, ids, attributes=given)
 
 
-def add_many(path: Path, rows: int) -> Iterator[Action]:
+def add_many(path: Path, rows: int) -> Iterator[Call]:
+    """Add a hundredth of the rows."""
     return add(path, rows, rows // 100, 3)
 
 
-def encode_many(path: Path, rows: int) -> Iterator[Action]:
+def encode_many(path: Path, rows: int) -> Iterator[Call]:
+    """Encode a hundredth of the rows."""
     index, x = load(path), vectors(rows // 100)
     for _ in range(3):
         yield lambda: index.encode(x)
 
 
-def add_in_a_row(path: Path, rows: int, durability: Any = "full") -> Iterator[Action]:
+def add_in_a_row(path: Path, rows: int, durability: Any = "full") -> Iterator[Call]:
+    """Add up to 1,000 vectors, each by a call of its own."""
     index, n = load(path, durability=durability), min(1000, rows // 10)
-    x, given, ids = vectors(n), columns(n, np.random.default_rng(3)), fresh(index, n, rows)
+    x, given, ids = vectors(n), columns(n, np.random.default_rng(3)), unused_ids(index, n, rows)
 
     def run() -> str:
         before = len(index.parts)
@@ -194,24 +219,28 @@ def add_in_a_row(path: Path, rows: int, durability: Any = "full") -> Iterator[Ac
     yield run
 
 
-def remove(path: Path, rows: int, share: int | None = None) -> Iterator[Action]:
+def remove(path: Path, rows: int, share: int | None = None) -> Iterator[Call]:
+    """Remove one id, or one of every ``share`` rows."""
     index = load(path)
     turns, n = (30, 1) if share is None else (3, rows // share)
-    for ids in known(turns * n, rows, seed=4 + n).reshape(turns, n):
+    for ids in used_ids(turns * n, rows, seed=4 + n).reshape(turns, n):
         yield lambda ids=ids: index.remove_ids(ids)
 
 
-def remove_where(path: Path, rows: int) -> Iterator[Action]:
-    index, width = load(path), _NUMBERS // 100
+def remove_where(path: Path, rows: int) -> Iterator[Call]:
+    """Remove the hundredth of the rows that a filter matches."""
+    index, width = load(path), MAX_NUMBER // 100
     for turn in range(3):
         where = f"{turn * width} <= number < {(turn + 1) * width}"
         yield lambda where=where: f"{index.remove_ids(where=where):,} rows in the last"
 
 
-def refresh(path: Path, rows: int) -> Iterator[Action]:
+def refresh(path: Path, rows: int) -> Iterator[Call]:
+    """Refresh an index after another process has added to it."""
     indexes = [load(path) for _ in range(9)]
-    command = [sys.executable, "-m", "benchmarks.store_steps", "add", str(path), str(rows)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "benchmarks.store_steps", "add", str(path.resolve())]
+    command.append(str(rows))
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
 
     def run(index: HiHPQIndex) -> None:
         assert index.refresh()
@@ -220,7 +249,9 @@ def refresh(path: Path, rows: int) -> Iterator[Action]:
         yield lambda index=index: run(index)
 
 
-def verify(path: Path, rows: int) -> Iterator[Action]:
+def verify(path: Path, rows: int) -> Iterator[Call]:
+    """Verify the store."""
+
     def run() -> None:
         assert store.verify() == []
 
@@ -228,7 +259,8 @@ def verify(path: Path, rows: int) -> Iterator[Action]:
     yield run
 
 
-def compact(path: Path, rows: int) -> Iterator[Action]:
+def compact(path: Path, rows: int) -> Iterator[Call]:
+    """Compact the index."""
     index = load(path)
 
     def run() -> str:
@@ -239,7 +271,7 @@ def compact(path: Path, rows: int) -> Iterator[Action]:
     yield run
 
 
-STEPS: dict[str, Callable[[Path, int], Iterator[Action]]] = {
+STEPS: dict[str, Step] = {
     "fill": fill,
     "fill with paths": lambda path, rows: fill(path, rows, paths=True),
     "open": open_store,
@@ -277,64 +309,37 @@ STEPS: dict[str, Callable[[Path, int], Iterator[Action]]] = {
 }
 
 
-def own_memory(pid: int | str = "self") -> int:
-    """Bytes of a process that lie in memory and in no file; 0 where Linux doesn't tell."""
-    return _of_status(pid, "RssAnon")
-
-
-def _of_status(pid: int | str, field: str) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(field)), 0)
-
-
-def _written() -> int:
-    try:
-        lines = Path("/proc/self/io").read_text().splitlines()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) for line in lines if line.startswith("wchar"))
-
-
-def _forget_peak() -> None:
-    """Let the kernel count the peak of resident memory from now on."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
 def run_step(name: str, path: Path, rows: int, ready: Callable[[int], None]) -> dict[str, Any]:
-    """Run a step here.
+    """Run a step in this process.
 
     Parameters
     ----------
     name : str
-        One of `STEPS`.
+        Key of `STEPS`.
     path, rows
-        The index, and how many rows it was filled with.
+        The index, and the number of rows that it was filled with.
     ready : callable
-        Told `own_memory` before the first action.
+        Called with `own_memory` before the first call is timed.
 
     Returns
     -------
     dict
-        ``seconds`` of each action, ``cpu``: those that a processor worked for it, ``peak``: bytes
-        by which the peak of resident memory grew, ``written``: bytes given to write calls,
-        ``remark``.
+        ``seconds`` and ``cpu``: duration and processor time of each call. ``peak``: bytes by which
+        the peak of resident memory grew. ``written``: bytes passed to write calls. ``remark``: text
+        that the last call returned, or None.
     """
     seconds, cpu, written, peak, remark = [], [], 0, 0, None
-    for number, action in enumerate(STEPS[name](path, rows)):
+    for number, call in enumerate(STEPS[name](path, rows)):
         if not number:
             ready(own_memory())
-        _forget_peak()
-        before, io = _of_status("self", "VmRSS"), _written()
-        start, work = time.perf_counter(), time.process_time()
-        out = action()
+        reset_peak_memory()
+        resident_before, written_before = resident_memory(), bytes_written()
+        start, cpu_start = time.perf_counter(), time.process_time()
+        out = call()
         seconds.append(time.perf_counter() - start)
-        cpu.append(time.process_time() - work)
-        written += _written() - io
-        peak = max(peak, _of_status("self", "VmHWM") - before)
+        cpu.append(time.process_time() - cpu_start)
+        written += bytes_written() - written_before
+        peak = max(peak, peak_memory() - resident_before)
         remark = out if isinstance(out, str) else None
         del out
     each = written // len(seconds)
@@ -342,6 +347,7 @@ def run_step(name: str, path: Path, rows: int, ready: Callable[[int], None]) -> 
 
 
 def main(argv: Sequence[str]) -> None:
+    """Run a step and print what was measured."""
     name, path, rows = argv
 
     def say(**line: Any) -> None:

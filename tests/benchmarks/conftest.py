@@ -1,25 +1,19 @@
-"""The folder of `benchmarks`, which isn't installed, and a set of features that several use."""
+"""A cached set of features that several tests use."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import featuresets
 from hyperpq.datasets.protocols import Protocol, Split
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
 
 D = 64
 
 
 @pytest.fixture
 def cache(tmp_path):
-    """A kept set of 300 + 20 random features in four groups, 270 of them for training."""
-    from benchmarks import featuresets
-
+    """300 random features and 20 queries in four classes; 270 of the features train."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 320)
     x = (rng.standard_normal((4, D))[labels] + rng.standard_normal((320, D))).astype(np.float32)

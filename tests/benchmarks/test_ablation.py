@@ -1,4 +1,4 @@
-"""The ablation on random features in groups."""
+"""The ablation, on random features of four classes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from benchmarks import ablation
 from benchmarks.ablation import FIELDS, VARIANTS
-from benchmarks.results import RunLog
+from benchmarks.runlog import RunLog
 
 
 @pytest.fixture
 def hard(cache):
-    """The groups are harder to tell apart: what is changed shows in mAP."""
+    """Classes that are hard to distinguish, so that every change shows in mAP."""
     for name in ("database", "query"):
         file = cache / f"groups-lite0/{name}.npy"
         x = np.load(file)
@@ -25,7 +25,7 @@ def hard(cache):
 
 @pytest.fixture
 def short(monkeypatch):
-    """Two epochs; what each training was asked for."""
+    """Train for two epochs; the list holds the arguments of each training."""
     seen, train = [], ablation.train_codec
 
     def quick(x, views, **options):
@@ -54,9 +54,9 @@ def test_every_variant_is_measured_once(hard, short):
     assert len(short) == len(VARIANTS)
     for variant, (has_views, metric, recipe) in zip(VARIANTS, short, strict=True):
         assert (has_views, metric) == (variant.image_views, variant.metric)
-        changed = recipe.to_dict()
+        fields = recipe.to_dict()
         for name, value in variant.changes.items():
-            assert changed[name] == (list(value) if isinstance(value, tuple) else value)
+            assert fields[name] == (list(value) if isinstance(value, tuple) else value)
         assert f"| {variant.name} |" in page
     # Every change changes something.
     assert len({tuple(run["map"].values()) for run in runs}) > 0.8 * len(runs)
@@ -65,13 +65,13 @@ def test_every_variant_is_measured_once(hard, short):
     short.clear()
     assert bench(hard, "--bits", "8,16", "--seeds", "1") == page
     assert not short
-    # A cache that is lost goes on from the runs that were published with the page.
+    # An empty cache is restored from the runs that were published with the page.
     (hard / "groups-lite0/ablation.jsonl").unlink()
     assert bench(hard, "--bits", "8,16", "--seeds", "1") == page
     assert not short
 
 
-def test_some_groups_and_a_torn_line(cache, short):
+def test_some_groups_and_an_incomplete_line(cache, short):
     page = bench(cache, "--bits", "8", "--seeds", "2", "--only", "nbits")
     assert "| nbits | 4 |" in page
     assert "Euclidean" not in page

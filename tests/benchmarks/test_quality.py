@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from benchmarks import featuresets, quality
-from benchmarks.results import Key, RunLog, summarize
+from benchmarks.baselines import power_normalize
+from benchmarks.quality_page import summarize
+from benchmarks.runlog import Key, RunLog
 from hyperpq.backbones import load_backbone
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.datasets.protocols import Split
 from hyperpq.errors import DatasetError
-from hyperpq.images.extract import Reader, extract_features
+from hyperpq.images.extract import ReadOptions, extract_features
 from hyperpq.training import train as trainer
 from hyperpq.training.initialize import conditioned, fit_conditioning
 from hyperpq.training.recipe import Recipe
@@ -25,11 +27,11 @@ D = 64
 
 @pytest.fixture
 def short(monkeypatch):
-    """Two epochs; counts the trainings."""
+    """Train for two epochs; the list holds the arguments of each training."""
     count = []
 
     def train(x, views, **options):
-        options["recipe"] = options["recipe"].replace(epochs=2, guard=False)
+        options["recipe"] = options["recipe"].replace(epochs=2, holdout_check=False)
         count.append((options["recipe"].name, options["M"], options["seed"]))
         return trainer.train_codec(x, views, **options)
 
@@ -50,7 +52,7 @@ def runs(cache):
 SMALL = ("--bits", "8,16", "--seeds", "2", "--baselines", "pq,itq")
 
 
-def test_a_benchmark_measures_all_and_goes_on_where_it_was(cache, short):
+def test_a_benchmark_measures_everything_once_and_resumes(cache, short):
     page = bench(cache, *SMALL)
     # `default` learns once a seed, `paper` once a length and seed.
     assert sorted(short) == sorted(
@@ -61,9 +63,9 @@ def test_a_benchmark_measures_all_and_goes_on_where_it_was(cache, short):
     assert all(run["bytes"] == run["bits"] // 8 for run in found.values() if run["bits"])
     exact = found[Key("exact", "raw", 0, 0)]
     assert exact["recall10"] == exact["recall100"] == 1
-    assert found[Key("exact", "conditioned", 0, 0)]["recall10"] < 1
+    assert found[Key("exact", "normalized", 0, 0)]["recall10"] < 1
 
-    # A kill in the middle of a line, and lines after it that were never written.
+    # The process was killed while it wrote the last line.
     file = cache / "groups-lite0/runs.jsonl"
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join(lines[:-1]) + lines[-1][:40])
@@ -79,34 +81,34 @@ def test_a_benchmark_measures_all_and_goes_on_where_it_was(cache, short):
     assert file.read_text().startswith("".join(lines[:-1]))
 
 
-def test_more_of_the_database_trains_ours_and_the_baselines(cache, short, monkeypatch):
+def test_further_images_train_the_recipe_and_the_baselines(cache, short, monkeypatch):
     seen = []
     monkeypatch.setitem(quality.BASELINES, "pq", spy(quality.BASELINES["pq"], seen))
     options = ("--bits", "8", "--seeds", "1", "--baselines", "pq", "--recipes", "default")
     page = bench(cache, *options, "--more", "20")
     assert seen == [290, 290]
-    assert "Beside these 20 more of the searched images train" in page
+    assert "20 more images of the database train our recipe and all baselines" in page
     assert "--more 20" in page
-    # Its runs are not those of the set itself.
+    # Its runs are kept apart from those of the set itself.
     assert len(RunLog(cache / "groups-lite0+20/runs.jsonl").runs) == 5
     assert not (cache / "groups-lite0/runs.jsonl").exists()
     features = featuresets.open_set("folder:groups", None, cache, more=20)
     assert features.train.shape == (290, D)
     assert len(set(features.train_rows)) == 290
-    assert (features.train_rows[: features.viewed] == np.arange(30, 300)).all()
-    with pytest.raises(SystemExit, match=r"31 more images were to train; .* has 30 others"):
+    assert (features.train_rows[: features.n_viewed] == np.arange(30, 300)).all()
+    with pytest.raises(SystemExit, match=r"more is 31; expected at most 30"):
         bench(cache, *options, "--more", "31")
 
 
 def spy(baseline, seen):
-    def call(train, *rest):
-        seen.append(len(train))
-        return baseline(train, *rest)
+    def call(vectors, *rest):
+        seen.append(len(vectors.train))
+        return baseline(vectors, *rest)
 
     return call
 
 
-def test_fresh_measures_again_what_is_asked_for_only(cache, short):
+def test_fresh_measures_only_the_requested_runs_again(cache, short):
     bench(cache, "--bits", "8", "--seeds", "1", "--baselines", "pq", "--recipes", "default")
     before = runs(cache)
     bench(
@@ -130,10 +132,10 @@ def test_fresh_measures_again_what_is_asked_for_only(cache, short):
     assert after[ours]["map"] == before[ours]["map"]
 
 
-def test_other_lengths_are_those_that_a_training_of_their_own_gives(cache, short):
+def test_other_lengths_are_as_good_as_with_a_training_of_their_own(cache, short):
     bench(cache, "--bits", "8,16", "--seeds", "1", "--baselines", "none", "--recipes", "default")
     features = featuresets.open_set("folder:groups", None, cache)
-    recipe = Recipe(epochs=2, guard=False)
+    recipe = Recipe().replace(epochs=2, holdout_check=False)
     codec = trainer.train_codec(features.train, features.views("mild"), M=2, recipe=recipe, seed=0)
     D2 = codec.tables(features.query)
     codes = codec.encode(features.database)
@@ -150,7 +152,7 @@ def test_conditioning_is_that_of_the_codec():
     codec = HiHPQCodec(12)
     fit_conditioning(codec, x[:30])
     want = np.asarray(conditioned(codec, x))
-    np.testing.assert_allclose(quality.condition(x, x[:30]), want, atol=1e-6)
+    np.testing.assert_allclose(power_normalize(x, x[:30]), want, atol=1e-6)
 
 
 def run(method, variant, seed, value, bits=16):
@@ -164,8 +166,8 @@ def test_the_better_input_of_a_baseline_counts():
         [
             run("pq", "raw", 0, 0.5),
             run("pq", "raw", 1, 0.6),
-            run("pq", "conditioned", 0, 0.58),
-            run("pq", "conditioned", 1, 0.50),
+            run("pq", "normalized", 0, 0.58),
+            run("pq", "normalized", 1, 0.50),
             run("hyperpq", "default", 0, 0.7),
             run("hyperpq", "paper", 0, 0.4),
         ]
@@ -180,7 +182,7 @@ def test_the_better_input_of_a_baseline_counts():
     assert np.isnan(rows[0].spread["map"])
 
 
-def test_the_page_holds_what_was_measured(cache, short):
+def test_the_page_shows_what_was_measured(cache, short):
     page = bench(
         cache, "--bits", "8,16", "--seeds", "2", "--baselines", "pq", "--recipes", "default"
     )
@@ -195,7 +197,7 @@ def test_the_page_holds_what_was_measured(cache, short):
         mean, spread = (f"{v:.3f}".removeprefix("0") for v in (row.mean["map"], row.spread["map"]))
         cell = lines[name].split("|")[2].strip()
         assert cell == (f"**{mean}** ± {spread}" if row is best else f"{mean} ± {spread}")
-    assert "300 images are searched, 270 of them train without their labels, 20 others" in page
+    assert "has 300 images, and 270 of them train without their labels. 20 other images" in page
     (command,) = set(re.findall(r"`(python -m benchmarks.quality --.*)`", page))
     assert (
         "--data DIR --features CACHE --bits 8,16 --seeds 2 --baselines pq --recipes default"
@@ -215,7 +217,7 @@ def test_features_are_the_products_own_and_extracted_once(drawn, tmp_path, monke
     assert made.query.shape == (12, 1280) and made.train.shape == (60, 1280)
     network = load_backbone("lite0")
     np.testing.assert_array_equal(
-        made.query, extract_features(protocol.query.paths, network, Reader()).plain
+        made.query, extract_features(protocol.query.paths, network, ReadOptions()).plain
     )
     everything = np.arange(60)[None].repeat(12, 0)
     np.testing.assert_array_equal(
@@ -224,8 +226,8 @@ def test_features_are_the_products_own_and_extracted_once(drawn, tmp_path, monke
     )
     views = made.views("mild")
     assert views.shape == (4, 60, 1280)
-    reader = Reader(augmentation=featuresets.AUGMENTATIONS["mild"], n_views=4)
-    want = extract_features(protocol.train.paths[:3], network, reader).views
+    options = ReadOptions(augmentation=featuresets.AUGMENTATIONS["mild"], n_views=4)
+    want = extract_features(protocol.train.paths[:3], network, options).views
     np.testing.assert_allclose(views[:, :3], want, atol=1e-4)
 
     monkeypatch.setattr(featuresets, "extract_features", None)

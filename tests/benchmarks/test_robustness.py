@@ -1,4 +1,4 @@
-"""Degradations do what they are called; the benchmark reads degraded images as files."""
+"""Degradations of images, and the benchmark that reads degraded images as files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def edges(image):
 
 
 @pytest.mark.parametrize("name", DEGRADATIONS)
-def test_each_is_a_image_of_its_own_and_always_the_same(image, name):
+def test_each_changes_the_image_always_in_the_same_way(image, name):
     change = DEGRADATIONS[name]
     one = change(image)
     assert one.mode == "RGB"
@@ -35,7 +35,7 @@ def test_each_is_a_image_of_its_own_and_always_the_same(image, name):
     assert one.size != image.size or one.tobytes() != image.tobytes()
 
 
-def test_they_do_what_they_say(image):
+def test_they_do_what_their_names_say(image):
     def error(changed):
         return np.abs(pixels(changed) - pixels(image)).mean()
 
@@ -62,7 +62,7 @@ def test_a_run_from_images_to_the_page(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(featuresets, "FOLDER_QUERIES", 12)
     few = {name: DEGRADATIONS[name] for name in ("grey", "middle 50 %")}
     monkeypatch.setattr(robustness, "DEGRADATIONS", few)
-    monkeypatch.setattr(robustness, "RIVALS", ("itq_adc",))
+    monkeypatch.setattr(robustness, "COMPARED", ("itq_adc",))
     features, out = tmp_path / "cache", tmp_path / "out"
     rng = np.random.default_rng(0)
     other = features / "other-lite0"
@@ -73,8 +73,8 @@ def test_a_run_from_images_to_the_page(drawn, tmp_path, monkeypatch):
     )
     featuresets.save_protocol(other, protocol)
     x = rng.standard_normal((100, 1280)).astype(np.float32)
-    for name, part in {"database": x, "query": x[:9], "views-mild": x[None]}.items():
-        np.save(other / f"{name}.npy", part)
+    for name, rows in {"database": x, "query": x[:9], "views-mild": x[None]}.items():
+        np.save(other / f"{name}.npy", rows)
 
     def bench():
         folders = ["--features", str(features), "--out", str(out), "--other", "folder:other"]
@@ -86,15 +86,15 @@ def test_a_run_from_images_to_the_page(drawn, tmp_path, monkeypatch):
     assert np.load(folder / "query-grey.npy").shape == (12, 1280)
     runs = json.loads((folder / "robustness.json").read_text())
     own = runs["16 bits, trained on its own images"]["map"]
-    assert list(own) == ["hyperpq default", "itq_adc", "exact conditioned", "exact raw"]
-    assert all(list(kinds) == ["as it is", "grey", "middle 50 %"] for kinds in own.values())
-    assert own["exact raw"]["as it is"] > own["exact raw"]["middle 50 %"]
+    assert list(own) == ["hyperpq default", "itq_adc", "exact normalized", "exact raw"]
+    assert all(list(kinds) == ["original", "grey", "middle 50 %"] for kinds in own.values())
+    assert own["exact raw"]["original"] > own["exact raw"]["middle 50 %"]
     other = runs["16 bits, trained on Other"]["map"]
-    assert list(other) == ["hyperpq default", "hyperpq default, fitted here", *list(own)[1:]]
-    assert list(other["itq_adc"]) == ["as it is"]
+    assert list(other) == ["hyperpq default", "hyperpq default, codebooks fitted", *list(own)[1:]]
+    assert list(other["itq_adc"]) == ["original"]
     for kinds in own.values():
         for value in kinds.values():
             assert f"{value:.3f}".removeprefix("0") in page
-    # Features are kept: the images aren't read again.
+    # Features are cached, so the images are not read again.
     monkeypatch.setattr(featuresets, "extract_features", None)
     assert bench() == page

@@ -1,4 +1,4 @@
-"""`benchmarks.scan`: real searches of small collections, and the page that they make."""
+"""`benchmarks.scan` on small collections."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from benchmarks import scan as bench
+from hyperpq import scan
+
+pytest.importorskip("faiss")
+pytest.importorskip("matplotlib")
+
 
 @pytest.fixture
 def small(monkeypatch):
-    from benchmarks import scan as bench
-
-    pytest.importorskip("faiss")
-    pytest.importorskip("matplotlib")
-    asked = {
-        "Collections and lengths": [bench.Case("clustered", 2000, 2, batch) for batch in (1, 64)],
+    cases = {
+        bench.PLOTTED: [bench.Case("clustered", 2000, 2, batch) for batch in (1, 64)],
         "Data": [bench.Case("uniform", 2000, 2, 64), bench.Case("real", 2000, 2, 64)],
     }
-    monkeypatch.setattr(bench, "questions", lambda quick: asked)
-    return bench
+    monkeypatch.setattr(bench, "cases_by_section", lambda quick: cases)
 
 
 def test_the_page(small, tmp_path, capsys):
-    small.main(["--rounds", "2", "--out", str(tmp_path)])
+    bench.main(["--rounds", "2", "--out", str(tmp_path)])
     page = (tmp_path / "scan.md").read_text()
     assert "| clustered, 2,000 x 2 bytes, batch 64, k 10, 1 thread |" in page
     assert "| uniform, 2,000 x 2 bytes" in page
-    assert "| real" not in page  # its features are nowhere
+    assert "| real" not in page  # there is no cache of features
     assert "over IndexPQ" in page
     assert ElementTree.parse(tmp_path / "scan.svg").getroot().tag.endswith("svg")
     assert "portable" in capsys.readouterr().out
 
 
-def test_all_contenders_answer_the_same_question(small):
-    case = small.Case("clustered", 3000, 4, 64)
-    held = small.contents(case, None)
+def test_all_methods_answer_the_same_question():
+    case = bench.Case("clustered", 3000, 4, 64)
+    held = bench.fill(case, None)
     D = held.pq.search(held.queries[:64], 10)[0]
-    rates = small.measure(case, held, small._compiled(), 1)
-    assert all(rate > 0 for rate, _ in rates.values())
-    from hyperpq import scan
-
+    rates = bench.measure(case, held, bench.compiled_levels(), 1)
+    assert all(rate.median > 0 for rate in rates.values())
     np.testing.assert_allclose(
-        scan.search(held.tables[:64], held.tiled, 10)[0], D, rtol=1e-3, atol=1e-4
+        scan.search(held.tables[:64], held.codes, 10)[0], D, rtol=1e-3, atol=1e-4
     )

@@ -1,4 +1,4 @@
-"""`benchmarks.store`: every step on a few thousand rows, and the page that they make."""
+"""`benchmarks.store` on a few thousand rows."""
 
 from __future__ import annotations
 
@@ -10,26 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import store as bench
+from benchmarks import store_steps
+from benchmarks.process import own_memory
+from hyperpq import HiHPQIndex
+
 ROWS = 2000
 
 
-@pytest.fixture
-def bench():
-    from benchmarks import store
-
-    return store
-
-
 def in_this_process(step, work):
-    """`store.measure` without the start of a process, which takes seconds."""
-    from benchmarks import store_steps
-
+    """Like `store.measure`, but without starting a process, which takes seconds."""
     own = []
     found = store_steps.run_step(step.name, work / step.folder, step.rows, own.append)
-    return found | {"own": store_steps.own_memory() - own[0]}
+    return found | {"own": own_memory() - own[0]}
 
 
-def test_the_page(bench, tmp_path, monkeypatch, capsys):
+def test_the_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench, "measure", in_this_process)
     work, out = tmp_path / "work", tmp_path / "out"
     bench.main(["--work", str(work), "--rows", str(ROWS), "--out", str(out)])
@@ -39,14 +35,14 @@ def test_the_page(bench, tmp_path, monkeypatch, capsys):
     for step in steps:
         assert f"| {step.title} | " in page
     assert len(re.findall(r"^\| .* m?s.* \|$", page, re.M)) == len(steps)
-    assert re.search(r"in a row, durability `fast` .*200 calls; \d+ shards before, \d+ after", page)
+    assert re.search(
+        r"calls in a row, durability `fast` .*200 calls; \d+ shards before, \d+ after", page
+    )
     assert re.search(r"`compact` .* \d,\d+ rows; \d+ shards before, 1 after", page)
     assert capsys.readouterr().out.endswith("store.md\n")
 
 
-def test_a_step_in_a_process_of_its_own(bench, tmp_path):
-    from hyperpq import HiHPQIndex
-
+def test_a_step_in_a_process_of_its_own(tmp_path):
     step = bench.Step("filling", "fill with paths", "index", ROWS, 1)
     found = bench.measure(step, tmp_path)
     assert len(found["seconds"]) == 1
@@ -56,12 +52,10 @@ def test_a_step_in_a_process_of_its_own(bench, tmp_path):
     np.testing.assert_array_equal(index.ids, 7 * np.arange(ROWS) + 3)
 
 
-def test_memory_of_a_step_is_its_own(bench, tmp_path):
-    """In a process of its own, as the benchmark does it: another test's may shrink meanwhile."""
-    from benchmarks import store_steps
-
-    if not store_steps.own_memory():
-        pytest.skip("Linux alone tells the memory of a process")
+def test_memory_of_a_step_is_its_own():
+    """The step runs in a process of its own, since the memory of other tests may shrink."""
+    if not own_memory():
+        pytest.skip("only Linux tells the memory of a process")
     taken = 50_000_000
     script = f"""
 import numpy as np
@@ -79,10 +73,10 @@ print(store_steps.run_step("take", None, 1, lambda own: None)["peak"])
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True
     )
-    # The kernel counts pages of a thread in bundles.
+    # The kernel updates the counts of a thread only every few pages.
     assert 0.95 * taken < int(done.stdout) < 1.5 * taken
 
 
-def test_a_step_that_fails_ends_the_benchmark(bench, tmp_path):
+def test_a_step_that_fails_ends_the_benchmark(tmp_path):
     with pytest.raises(SystemExit, match="search: the process failed"):
         bench.measure(bench.Step("", "search", "nowhere", ROWS), tmp_path)

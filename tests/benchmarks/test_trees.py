@@ -1,4 +1,4 @@
-"""The study of the true tree, on features with a tree of their own."""
+"""The benchmark of the true tree, on random features whose classes form a tree."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import featuresets, trees
-from benchmarks.results import RunLog
+from benchmarks.runlog import RunLog
 from hyperpq.datasets.protocols import Protocol, Split
 
 NAMES = [f"{k}/{k}{f}/{k}{f}{s}" for k in "ab" for f in "12" for s in "xyz"]
@@ -34,8 +34,8 @@ def cache(tmp_path):
     database = Split([b"%d" % i for i in range(300)], labels[:300])
     query = Split([b"q"] * 24, labels[300:])
     featuresets.save_protocol(folder, Protocol("Drawn", NAMES, database, query, database, 100))
-    for name, part in {"database": x[:300], "query": x[300:], "views-mild": x[None, :300]}.items():
-        np.save(folder / f"{name}.npy", part)
+    for name, rows in {"database": x[:300], "query": x[300:], "views-mild": x[None, :300]}.items():
+        np.save(folder / f"{name}.npy", rows)
     return tmp_path / "cache"
 
 
@@ -56,7 +56,7 @@ def test_a_run_and_its_page(cache, monkeypatch):
         return (out / "trees.md").read_text("utf-8")
 
     page = bench()
-    assert {recipe.levels for recipe in seen} == {(12, 4, 2)}
+    assert {recipe.hierarchy.levels for recipe in seen} == {(12, 4, 2)}
     runs = list(RunLog(cache / "drawn-lite0/trees.jsonl", trees.FIELDS).runs.values())
     assert len(runs) == len(seen) == 2 * len(trees.SPACES)
     for run in runs:

@@ -1,0 +1,57 @@
+"""Tables and plots of the pages that benchmarks write."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.errors import MissingDependencyError
+
+
+def spread_of(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Standard deviation (n - 1) over the first axis; NaN for a single run."""
+    if len(values) > 1:
+        return np.asarray(values.std(0, ddof=1))
+    return np.full(values.shape[1:], np.nan)
+
+
+def format_number(value: float) -> str:
+    """Three decimals without the leading zero, as in ``.553``."""
+    return f"{value:.3f}".removeprefix("0")
+
+
+def format_mean(mean: float, spread: float, bold: bool = False) -> str:
+    """Mean and spread, as in ``.553 ± .002``; a spread that is NaN is left out."""
+    text = format_number(mean)
+    text = f"**{text}**" if bold else text
+    return text if np.isnan(spread) else f"{text} ± {format_number(spread)}"
+
+
+def markdown_table(lines: list[list[str]]) -> str:
+    """A Markdown table; the first line is its header."""
+    rule = ["---"] * len(lines[0])
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+
+
+def import_pyplot() -> Any:
+    """Import `matplotlib.pyplot` with a backend that needs no screen.
+
+    Raises
+    ------
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingDependencyError(
+            "matplotlib is missing; install it with `pip install 'hyperpq[dev]'`."
+        ) from error
+    matplotlib.use("agg")
+    # The same figures give the same file.
+    matplotlib.rcParams["svg.hashsalt"] = "hyperpq"
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
