@@ -20,13 +20,13 @@ def command(index_path: Path, quiet: bool) -> None:
     from hyperpq.store import IndexStore
 
     store = IndexStore.open(index_path)
-    shards, removed = len(store.shards), store.removed
+    shards, removed = len(store.segments), store.n_deleted
     store.compact()
     if not quiet:
         common.emit(
             common.facts(
                 [
-                    ("shards", f"{len(store.shards):,} (before: {shards:,})"),
+                    ("shards", f"{len(store.segments):,} (before: {shards:,})"),
                     ("removed rows dropped", f"{removed:,}"),
                     ("rows", f"{store.ntotal:,}"),
                 ]

@@ -12,7 +12,7 @@ import click
 
 from hyperpq._version import __version__
 from hyperpq.cli.interrupts import hold_back_while_loading
-from hyperpq.errors import HyperPQError
+from hyperpq.errors import HyperPQError, InvalidInputError
 
 COMMANDS = (
     "build",
@@ -28,6 +28,8 @@ COMMANDS = (
     "draw",
     "completion",
 )
+# What the program exits with where it isn't 1, by the class of the error.
+EXIT_CODES: dict[type[HyperPQError], int] = {InvalidInputError: 2}
 # Modules that can't have the name of their command.
 MODULES = {"import": "import_vectors"}
 
@@ -53,7 +55,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except HyperPQError as error:
             _say(f"error: {error}")
-            ctx.exit(error.exit_code)
+            ctx.exit(exit_code(type(error)))
         except OSError as error:
             # The reader of a pipe that has seen enough is no error; click ends quietly then.
             if error.errno == errno.EPIPE:
@@ -63,6 +65,11 @@ class LazyGroup(click.Group):
         except KeyboardInterrupt as stop:
             _say(f"interrupted; {stop}" if str(stop) else "interrupted")
             ctx.exit(130)
+
+
+def exit_code(kind: type[HyperPQError]) -> int:
+    """What the program exits with after an error of this class."""
+    return next((code for base, code in EXIT_CODES.items() if issubclass(kind, base)), 1)
 
 
 def _say(message: str) -> None:

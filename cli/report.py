@@ -79,10 +79,10 @@ def describe_index(path: Path) -> dict[str, Any]:
     out: dict[str, Any] = {
         "path": str(path),
         "images" if images else "vectors": index.ntotal,
-        "removed rows": f"{store.removed} (hyperpq compact drops them)" if store.removed else 0,
-        "shards": len(store.shards),
+        "removed rows": f"{store.n_deleted} (hyperpq compact drops them)" if store.n_deleted else 0,
+        "shards": len(store.segments),
         "attributes": ", ".join(index.attribute_names) or "none",
-        "generation": store.generation,
+        "snapshot": store.snapshot_number,
         "bytes on disk": sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
         "code": f"{index.M} x {index.nbits} bits, {index.code_size} bytes",
         "feature width": index.d,

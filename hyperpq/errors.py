@@ -1,22 +1,20 @@
 """Every error that hyperpq raises on purpose.
 
-Each message is one sentence that names the file or the argument, what was found, what was expected
-and what to do. The command line prints it as one line and exits with ``exit_code``.
+Each message is one sentence: what was given (with the argument or the file), what is expected, and
+what to do. The command line prints it as one line.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class HyperPQError(Exception):
-    """Base of all errors of hyperpq; ``exit_code`` is what the command line exits with."""
-
-    exit_code = 1
+    """Base of all errors of hyperpq."""
 
 
 class InvalidInputError(HyperPQError, ValueError):
     """An argument has the wrong shape, dtype, range or content. Nothing was changed."""
-
-    exit_code = 2
 
 
 class NotTrainedError(HyperPQError, RuntimeError):
@@ -24,7 +22,7 @@ class NotTrainedError(HyperPQError, RuntimeError):
 
 
 class TrainingError(HyperPQError, RuntimeError):
-    """Training diverged, collapsed, or can't start from what it was given."""
+    """Training diverged, collapsed, or cannot start from what it was given."""
 
 
 class MissingDependencyError(HyperPQError, ImportError):
@@ -32,22 +30,32 @@ class MissingDependencyError(HyperPQError, ImportError):
 
 
 class BackboneError(HyperPQError):
-    """An image encoder can't be loaded or doesn't fit the index."""
+    """An image encoder cannot be loaded or does not fit the index."""
 
 
 class ImageError(HyperPQError):
-    """A file can't be used as an image; the message is the reason, without the path."""
+    """A file cannot be used as an image; the message is the reason, without the path."""
 
 
 class DatasetError(HyperPQError):
-    """A data set isn't where it should be or hasn't the layout it should have."""
+    """A data set is not where it should be or does not have the layout that it should have."""
 
 
-class StoreError(HyperPQError):
-    """An index directory can't be read or written."""
+class StoreError(HyperPQError, OSError):
+    """An index directory cannot be read or written.
+
+    Attributes
+    ----------
+    errno : int or None
+        The number of the system's error, such as `errno.ENOSPC`; None if the system did not refuse.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError alone would lose an errno that is not among the arguments.
+        return type(self), self.args, {**self.__dict__, "errno": self.errno}
 
 
-class IndexNotFoundError(StoreError):
+class IndexNotFoundError(StoreError, FileNotFoundError):
     """There is no index at the given path."""
 
 
@@ -56,7 +64,7 @@ class CorruptIndexError(StoreError):
 
 
 class FormatVersionError(StoreError):
-    """The index was written in a format that this version can't read."""
+    """The index was written in a format that this version cannot read."""
 
 
 class IndexLockedError(StoreError):

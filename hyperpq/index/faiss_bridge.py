@@ -17,7 +17,7 @@ from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.geometry.lorentz_chord import time_part
 from hyperpq.quantizers.flat_pq import FlatMetric
 from hyperpq.quantizers.kmeans import import_faiss
-from hyperpq.store import atomic_write
+from hyperpq.utils.files import atomic_write
 from hyperpq.utils.validation import as_codes, as_ids
 
 WAYS = ("auto", "chord", "tables")

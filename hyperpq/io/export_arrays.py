@@ -114,7 +114,7 @@ def write_hdf5(blocks: Source, path: Path, vectors: bool) -> int:
             file.write(data)
             return offset + len(data)
 
-        for offset, data in layout.pieces:
+        for offset, data in layout.blocks:
             put(data, offset)
         for name, array in labels.items():
             put(_bytes(array, array.dtype.newbyteorder("<")), places[name].offset)

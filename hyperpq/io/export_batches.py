@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.store import Column, Rows, live_blocks
+from hyperpq.store import Column, Rows, live_batches
 from hyperpq.store.columns import kind_of
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def blocks_of(index: HiHPQIndex, vectors: bool = False) -> Iterator[Block]:
     """
     columns = index.parts[0].attribute_names if index.parts else []
     rows: Rows | None = None
-    for rows in live_blocks(index.parts, _ROWS):
+    for rows in live_batches(index.parts, _ROWS):
         yield Block(
             rows.ids,
             rows.codes,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.io.vector_files import load_array
-from hyperpq.store import atomic_write
+from hyperpq.utils.files import atomic_write
 
 
 def load_views(path: Path) -> NDArray[Any]:

@@ -1,241 +1,233 @@
-"""`RowStore`: rows by their ids, whether they lie in memory or on disk; and `MemoryStore`."""
+"""What every segment and every store offers: the protocols `Segment` and `Store`."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.errors import InvalidInputError
-from hyperpq.store.columns import conform
+from hyperpq.codes import TiledCodes
+from hyperpq.store.columns import Column
 from hyperpq.store.rows import Rows
-from hyperpq.store.shard import Shard
+from hyperpq.store.segments import conform_rows, find_ids, plan_append, plan_compaction
+from hyperpq.store.strings import Strings
 
-Piece: TypeAlias = Rows | Shard
-"""Some rows of a store, in the order of their ids."""
-_Numbers: TypeAlias = NDArray[np.int64]
-Removal: TypeAlias = Mapping[int, _Numbers]
-"""Position of a piece to the numbers of its rows."""
-
-# Rows up to which appending joins what is there: a large piece is never written again by it.
-_JOINED = 1 << 18
-# Rows of the pieces that `compact` makes, which has one of them in memory.
-_COMPACT = 1 << 20
+Deletions: TypeAlias = Mapping[int, NDArray[np.int64]]
+"""Position of a segment in its store to the numbers of rows to delete."""
 
 
-class RowStore(ABC):
-    """Rows with distinct ids, in pieces.
+class Segment(Protocol):
+    """Rows of a store, in the order of their ids: `Rows` in memory, a `Shard` on disk.
 
-    `append` joins small pieces at the end, so that many small additions don't make many pieces:
-    each row is moved at most 18 times in its life, and a store of n rows that grew one by one has
-    about n / 262,144 + 18 pieces.
+    A segment never changes. To delete rows a store replaces it by another one, which still has the
+    deleted rows or has them no longer.
+    """
+
+    @property
+    def n(self) -> int:
+        """Number of rows, deleted ones included."""
+
+    @property
+    def n_live(self) -> int:
+        """Number of rows that are not deleted."""
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of one row of codes."""
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        """Codes, shape (n, code_size), uint8."""
+
+    @property
+    def tiled(self) -> TiledCodes:
+        """The codes in the layout that is stored and scanned."""
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids, shape (n,), int64, ascending."""
+
+    @property
+    def deleted_rows(self) -> NDArray[np.int64]:
+        """Numbers of the deleted rows, shape (n - n_live,), int64, ascending."""
+
+    @property
+    def deleted_mask(self) -> NDArray[np.bool_] | None:
+        """True where the row is deleted, shape (n,), bool; None if no row is."""
+
+    @property
+    def live_bits(self) -> NDArray[np.uint64] | None:
+        """Bits of the rows that are not deleted, see `codes.row_bits`; None if no row is."""
+
+    @property
+    def schema(self) -> dict[str, str]:
+        """Kind of each attribute column, see `columns.kind_of`; ``path`` too if there are paths."""
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """Names of the attribute columns, sorted."""
+
+    def attribute(self, name: str) -> Column:
+        """The column ``name``, shape (n,).
+
+        Raises
+        ------
+        InvalidInputError
+            There is no such column.
+        """
+
+    def attribute_at(self, name: str, rows: NDArray[np.int64]) -> Column:
+        """Values of some rows, by their numbers."""
+
+    @property
+    def path_strings(self) -> Strings | None:
+        """All paths as they are stored, or None."""
+
+    @property
+    def paths(self) -> list[bytes] | None:
+        """All paths, or None."""
+
+    def path(self, row: int) -> bytes:
+        """Path of one row.
+
+        Raises
+        ------
+        InvalidInputError
+            There are no paths, or there is no such row.
+        """
+
+    def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each id, shape (len(ids),), int64; -1 where there is none or it is deleted."""
+
+    def take(self, rows: NDArray[np.int64]) -> Rows:
+        """Some of the rows in memory, by their numbers."""
+
+
+class Store(Protocol):
+    """Rows with distinct ids, in segments.
+
+    A store implements `segments`, `next_id` and `commit`; the other members follow from these. They
+    work on the list of segments alone, see `hyperpq.store.segments`.
     """
 
     @property
     @abstractmethod
-    def pieces(self) -> Sequence[Piece]:
-        """The rows, removed ones included."""
+    def segments(self) -> Sequence[Segment]:
+        """The rows, deleted ones included, in the order in which they were added."""
 
     @property
     @abstractmethod
     def next_id(self) -> int:
-        """The next id to give to a row."""
+        """The next id to give to a row, as the last commit set it."""
 
     @abstractmethod
     def commit(
         self,
         *,
         append: Iterable[Rows] = (),
-        remove: Removal | None = None,
+        delete: Deletions | None = None,
         drop: Iterable[int] = (),
         next_id: int | None = None,
     ) -> None:
-        """Append pieces, remove rows and drop whole pieces, all or nothing.
+        """Append segments, delete rows and drop whole segments, all or nothing.
 
         Parameters
         ----------
         append : iterable of Rows
-            Each becomes a piece at the end. They have one code size and one schema.
-        remove : mapping of int to integer ndarray, optional
-            Position of a piece to numbers of rows to remove; rows that are removed already may be
-            among them. A piece without a row left goes.
+            Each becomes a segment at the end. All of a store have one code size and one schema.
+            One at a time is asked for and stored.
+        delete : mapping of int to integer ndarray, optional
+            Position of a segment to numbers of rows to delete; rows that are deleted already may be
+            among them. A segment without a row left goes.
         drop : iterable of int
-            Positions of pieces to leave out.
+            Positions of segments to leave out.
         next_id : int, optional
-            New value of `next_id`; kept unless given.
+            New value of `next_id`, which is kept unless given.
+
+        Raises
+        ------
+        InvalidInputError
+            An argument does not fit the store. Nothing was changed.
         """
 
     @property
     def ntotal(self) -> int:
-        """Number of rows that are not removed."""
-        return sum(piece.live for piece in self.pieces)
+        """Number of rows that are not deleted."""
+        return sum(segment.n_live for segment in self.segments)
 
     @property
-    def removed(self) -> int:
-        """Number of rows that are removed and still take room."""
-        return sum(piece.n for piece in self.pieces) - self.ntotal
+    def n_deleted(self) -> int:
+        """Number of rows that are deleted and still take space."""
+        return sum(segment.n for segment in self.segments) - self.ntotal
 
     @property
     def schema(self) -> dict[str, str] | None:
-        """Kind of each attribute column, ``path`` among them; None while there are no rows."""
-        return self.pieces[0].schema if self.pieces else None
+        """Kind of each attribute column, see `Segment.schema`; None while there is no segment."""
+        return self.segments[0].schema if self.segments else None
 
-    def find(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], Piece]]:
-        """Where rows with these ids lie, piece by piece.
+    def find(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], Segment]]:
+        """Where rows with these ids lie, segment by segment.
+
+        Parameters
+        ----------
+        ids : ndarray, shape (n,), int64
+            In any order.
 
         Yields
         ------
-        position, rows, piece : int, ndarray (n,) int64, Rows or Shard
-            Row of each id in the piece, -1 where it isn't in it. Pieces without any are left out.
+        position, rows, segment : int, ndarray (n,) int64, Segment
+            Row of each id in the segment, -1 where it is not in it. Segments without any of the ids
+            are left out.
         """
-        # A binary search for ascending ids stays where the last one ended, mostly in the cache.
-        order = np.argsort(ids)
-        ascending = ids[order]
-        for position, piece in enumerate(self.pieces):
-            found = piece.find(ascending)
-            if (found >= 0).any():
-                rows = np.empty_like(found)
-                rows[order] = found
-                yield position, rows, piece
-
-    def append(self, rows: Rows, remove: Removal | None = None, next_id: int | None = None) -> None:
-        """Append rows and remove others, all or nothing.
-
-        Raises
-        ------
-        InvalidInputError
-            The rows have other columns than those that are there.
-        """
-        remove = dict(remove or {})
-        if not rows.n:
-            return self.commit(remove=remove, next_id=next_id)
-        rows = self.conform(rows)
-        start = self._first_joined(rows.n)
-        joined = [
-            piece.take(_left(piece, 0, piece.n, remove.pop(position, None)))
-            for position, piece in enumerate(self.pieces[start:], start)
-        ]
-        self.commit(
-            append=[Rows.merge([*(part for part in joined if part.n), rows])],
-            remove=remove,
-            drop=range(start, len(self.pieces)),
-            next_id=next_id,
-        )
-
-    def _first_joined(self, total: int) -> int:
-        """Position from which pieces are joined with ``total`` new rows: none that is larger."""
-        start = len(self.pieces)
-        while start and self.pieces[start - 1].live <= min(total, _JOINED - total):
-            start -= 1
-            total += self.pieces[start].live
-        return start
+        return find_ids(self.segments, ids)
 
     def conform(self, rows: Rows) -> Rows:
-        """The rows with columns of the kinds that are there.
+        """Return the rows with columns of the kinds that the store has.
 
         Raises
         ------
         InvalidInputError
-            They have other columns, or values that don't fit.
+            They have other columns, or values that do not fit.
         """
-        schema = self.schema
-        if schema is None or rows.schema == schema:
-            return rows
-        missing, extra = schema.keys() - rows.schema.keys(), rows.schema.keys() - schema.keys()
-        if missing or extra:
-            raise InvalidInputError(
-                f"attributes are {', '.join(sorted(rows.schema)) or 'none'}; "
-                f"expected {', '.join(sorted(schema)) or 'none'}, as the index has them."
+        return conform_rows(rows, self.schema)
+
+    def append(
+        self, rows: Rows, delete: Deletions | None = None, next_id: int | None = None
+    ) -> None:
+        """Append rows and delete others, all or nothing.
+
+        Small segments at the end are joined with the new rows, so that many small additions do not
+        make many segments, see `segments.plan_append`.
+
+        Parameters
+        ----------
+        rows : Rows
+            Their ids are not among the live ones, or are deleted by the same call.
+        delete, next_id
+            See `commit`.
+
+        Raises
+        ------
+        InvalidInputError
+            The rows have other columns than the store. Nothing was changed.
+        """
+        if rows.n:
+            change = plan_append(self.segments, self.conform(rows), delete or {})
+            self.commit(
+                append=change.append, delete=change.delete, drop=change.drop, next_id=next_id
             )
-        columns = {
-            name: conform(name, column, schema[name]) for name, column in rows.attributes.items()
-        }
-        return Rows(rows.codes, rows.ids, columns, rows.path_strings)
+        else:
+            self.commit(delete=delete, next_id=next_id)
 
     def compact(self) -> bool:
-        """Join small pieces and drop removed rows; whether there was anything to do.
+        """Join small segments and leave out deleted rows; whether there was anything to do.
 
-        One piece of the result is in memory at a time. Ids, and so every answer, stay.
+        One segment of the result is in memory at a time. Ids, and so every answer, stay.
         """
-        groups = [group for group in self._groups() if self._is_loose(group)]
-        if not groups:
-            return False
-        # A generator here would hold on to a piece while it makes the next one.
-        merged = chain.from_iterable(map(self._merged, groups))
-        self.commit(append=merged, drop=[position for group in groups for position in group])
-        return True
-
-    def _merged(self, group: list[int]) -> Iterator[Rows]:
-        if len(group) == 1:
-            return live_blocks([self.pieces[group[0]]])
-        return iter([Rows.merge(list(live_blocks([self.pieces[p] for p in group])))])
-
-    def _groups(self) -> list[list[int]]:
-        """Neighbouring pieces that fit into one."""
-        groups: list[list[int]] = []
-        room = 0
-        for position, piece in enumerate(self.pieces):
-            if piece.live > room:
-                groups.append([])
-                room = _COMPACT
-            groups[-1].append(position)
-            room -= piece.live
-        return groups
-
-    def _is_loose(self, group: list[int]) -> bool:
-        return len(group) > 1 or self.pieces[group[0]].live < self.pieces[group[0]].n
-
-
-def _left(piece: Piece, start: int, stop: int, without: _Numbers | None = None) -> _Numbers:
-    """Numbers of the rows from start to stop that aren't removed, nor among ``without``."""
-    keep = np.ones(stop - start, bool)
-    for gone in (piece.dead_rows, without):
-        if gone is not None:
-            keep[gone[(gone >= start) & (gone < stop)] - start] = False
-    return np.flatnonzero(keep) + start
-
-
-def live_blocks(pieces: Iterable[Piece], size: int = _COMPACT) -> Iterator[Rows]:
-    """The rows that aren't removed, in memory, at most ``size`` at a time."""
-    for piece in pieces:
-        for start in range(0, piece.n, size):
-            rows = _left(piece, start, min(start + size, piece.n))
-            if len(rows):
-                yield piece.take(rows)
-
-
-class MemoryStore(RowStore):
-    """Rows in memory."""
-
-    def __init__(self) -> None:
-        self._pieces: list[Rows] = []
-        self._next_id = 0
-
-    @property
-    def pieces(self) -> list[Rows]:  # noqa: D102
-        return self._pieces
-
-    @property
-    def next_id(self) -> int:  # noqa: D102
-        return self._next_id
-
-    def commit(  # noqa: D102
-        self,
-        *,
-        append: Iterable[Rows] = (),
-        remove: Removal | None = None,
-        drop: Iterable[int] = (),
-        next_id: int | None = None,
-    ) -> None:
-        remove, dropped = remove or {}, set(drop)
-        kept = []
-        for position, piece in enumerate(self._pieces):
-            gone = remove.get(position)
-            if position not in dropped:
-                kept.append(piece if gone is None else piece.take(_left(piece, 0, piece.n, gone)))
-        self._pieces = [piece for piece in [*kept, *append] if piece.n]
-        self._next_id = self._next_id if next_id is None else next_id
+        change = plan_compaction(self.segments)
+        if change is not None:
+            self.commit(append=change.append, drop=change.drop)
+        return change is not None

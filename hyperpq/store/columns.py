@@ -1,4 +1,4 @@
-"""Attribute columns: numbers, times and categories; from what users pass in to what is stored."""
+"""Attribute columns: numbers, times and categories, from what users pass to what is stored."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from hyperpq.utils.validation import as_array
 ATTRIBUTE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 NUMBERS = ("int32", "int64", "float32", "float64")
 TIME = np.dtype("datetime64[ns]")
-"""Times are UTC, in nanoseconds since 1970; NaT is a missing one."""
+"""Times are UTC, in nanoseconds since 1970; NaT is a missing time."""
 _DTYPES = {"time": TIME, **{name: np.dtype(name) for name in NUMBERS}}
 GROUPS = {"category": "categories", "time": "times"}
-"""Groups of a shard by the kind of their columns; plain numbers are in ``attributes``."""
+"""HDF5 groups of a shard by the kind of their columns; plain numbers are in ``attributes``."""
 RESERVED_NAMES = frozenset(
     ("codes", "id", "ids", "path", "paths", "path_bytes", "path_offsets", "dead", "rows")
 )
-"""Names that no attribute may have, nor Python's keywords: columns of the store and of queries."""
-LONGEST_LABEL = 1000
-"""Bytes of a category in UTF-8."""
+"""Names that no attribute may have, as the store or a query uses them, like Python's keywords."""
+MAX_LABEL_BYTES = 1000
+"""Length of a category in UTF-8."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Categories:
     Attributes
     ----------
     codes : ndarray, shape (n,), int32
-        Position of each row's string in ``labels``; -1 where it has none.
+        Position of each row's string in ``labels``; -1 where the row has none.
     labels : tuple of str
         Distinct strings.
     """
@@ -55,9 +55,9 @@ class Categories:
     @classmethod
     def from_strings(cls, values: Iterable[str | None]) -> Categories:
         """Strings, or None where there is none; labels in order of first appearance."""
-        places: dict[str, int] = {}
-        codes = [-1 if v is None else places.setdefault(v, len(places)) for v in values]
-        return cls(np.array(codes, np.int32), tuple(places))
+        positions: dict[str, int] = {}
+        codes = [-1 if v is None else positions.setdefault(v, len(positions)) for v in values]
+        return cls(np.array(codes, np.int32), tuple(positions))
 
     def strings(self) -> list[str | None]:
         """The string of each row, None where it has none."""
@@ -69,13 +69,13 @@ class Categories:
         kept = np.unique(self.codes[self.codes >= 0])
         if len(kept) == len(self.labels):
             return self
-        places = np.full(len(self.labels) + 1, -1, np.int32)
-        places[kept] = np.arange(len(kept))
-        return Categories(places[self.codes], tuple(self.labels[i] for i in kept))
+        positions = np.full(len(self.labels) + 1, -1, np.int32)
+        positions[kept] = np.arange(len(kept))
+        return Categories(positions[self.codes], tuple(self.labels[i] for i in kept))
 
 
 Column: TypeAlias = NDArray[Any] | Categories
-"""Numbers of one of `NUMBERS`, times of `TIME`, or categories; one value a row."""
+"""Numbers of one of `NUMBERS`, times of `TIME`, or categories; one value for each row."""
 
 
 def kind_of(column: Column) -> str:
@@ -86,23 +86,29 @@ def kind_of(column: Column) -> str:
 
 
 def as_column(name: str, values: Any, n: int) -> Column:
-    """What a user passed in for an attribute, as a column of ``n`` rows.
+    """Return what a user passed for an attribute as a column of ``n`` rows.
 
     Parameters
     ----------
     name : str
-        For the messages.
+        What to call the attribute in an error.
     values : array_like, shape (n,)
-        Numbers: 32-bit floats and integers of up to 32 bits that fit stay as wide as they are,
-        others become 64 bits; booleans become 0 and 1. ``datetime64`` of any unit, or `datetime`
-        objects (with a time zone they are converted to UTC, without they are UTC). Strings, None
-        where there is none. `Categories` as they are.
+        Numbers, times or strings. Floats of up to 32 bits become float32, integers that fit into
+        32 bits int32, others 64 bits wide; booleans become 0 and 1. Times are ``datetime64`` of any
+        unit or `datetime` objects, which are converted to UTC if they have a time zone and else
+        are UTC. Strings may be None where there is none. `Categories` stay as they are.
+    n : int
+        Number of rows.
+
+    Returns
+    -------
+    ndarray or Categories, length n
 
     Raises
     ------
     InvalidInputError
         Another shape or kind, an integer beyond 64 bits, a time beyond nanoseconds' range (1677
-        to 2262), a string longer than `LONGEST_LABEL` bytes or one that isn't valid Unicode.
+        to 2262), a string longer than `MAX_LABEL_BYTES` bytes or one that is not valid Unicode.
     """
     if isinstance(values, Categories):
         _check_length(name, (len(values),), n)
@@ -117,7 +123,7 @@ def as_column(name: str, values: Any, n: int) -> Column:
     if kind in "iub":
         if kind == "u" and n and int(array.max()) > np.iinfo(np.int64).max:
             raise InvalidInputError(
-                f"attribute {name} goes up to {array.max()}; the largest integer is 2**63 - 1."
+                f"attribute {name} has {array.max()}; expected integers of at most 2**63 - 1."
             )
         small = np.can_cast(array.dtype, np.int32)
         return np.ascontiguousarray(array, np.int32 if small else np.int64)
@@ -131,12 +137,12 @@ def as_column(name: str, values: Any, n: int) -> Column:
 def _check_length(name: str, shape: tuple[int, ...], n: int) -> None:
     if shape != (n,):
         raise InvalidInputError(
-            f"attribute {name} has shape {shape}; expected ({n},), a value a row."
+            f"attribute {name} has shape {shape}; expected ({n},), one value for each row."
         )
 
 
 def _as_numpy_takes_them(name: str, values: Any) -> Any:
-    """Lists that numpy alone would read in another way: of `datetime` with a zone, among others."""
+    """Convert lists that NumPy alone would misread, such as `datetime` objects with a time zone."""
     import datetime
 
     if isinstance(values, (list, tuple)) and values:
@@ -152,7 +158,7 @@ def _as_numpy_takes_them(name: str, values: Any) -> Any:
         whole = [value for value in values if isinstance(value, int)]
         if whole and not -(2**63) <= min(whole) <= max(whole) < 2**63:
             raise InvalidInputError(
-                f"attribute {name} has {max(whole, key=abs)}; integers are stored in 64 bits."
+                f"attribute {name} has {max(whole, key=abs)}; expected integers of 64 bits."
             )
     return values
 
@@ -162,16 +168,17 @@ def _as_time(name: str, array: NDArray[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(array, TIME)
     try:
         out = np.ascontiguousarray(array, TIME)
-    except OverflowError:  # from NumPy 2.5 on
+    except OverflowError:  # NumPy 2.5 and later
         fits = False
     else:
-        # Before, NumPy wraps around where nanoseconds don't reach.
+        # Earlier ones wrap around where nanoseconds don't reach.
         back = out.astype(array.dtype)
         lost = np.isnat(array) != np.isnat(out)
         fits = not np.any(lost | ((back != array) & ~np.isnat(out)))
     if not fits:
         raise InvalidInputError(
-            f"attribute {name} has a time before 1677 or after 2262, beyond nanoseconds' range."
+            f"attribute {name} has a time before 1677 or after 2262; expected times that 64 bits "
+            "of nanoseconds can hold."
         )
     return out
 
@@ -180,20 +187,21 @@ def _as_categories(name: str, values: list[Any]) -> Categories:
     for value in values:
         if value is not None and not isinstance(value, str):
             raise InvalidInputError(
-                f"attribute {name} has {value!r} among its values; expected strings, or None."
+                f"attribute {name} has {value!r} among its values; expected strings or None."
             )
     column = Categories.from_strings(values)
     for label in column.labels:
         try:
-            long = len(label.encode()) > LONGEST_LABEL
+            long = len(label.encode()) > MAX_LABEL_BYTES
         except UnicodeEncodeError:
             raise InvalidInputError(
-                f"attribute {name} has {label!r}, which isn't valid Unicode."
+                f"attribute {name} has {label!r}, which is not valid Unicode; expected text that "
+                "UTF-8 can hold."
             ) from None
         if long:
             raise InvalidInputError(
                 f"attribute {name} has a string of {len(label.encode())} bytes; "
-                f"at most {LONGEST_LABEL} are stored."
+                f"expected at most {MAX_LABEL_BYTES}."
             )
     return column
 
@@ -203,20 +211,33 @@ def concatenate(columns: Sequence[Column]) -> Column:
     first = columns[0]
     if not isinstance(first, Categories):
         return np.concatenate([c for c in columns if not isinstance(c, Categories)])
-    places: dict[str, int] = {}
-    codes = [recoded(column, places) for column in columns if isinstance(column, Categories)]
-    return Categories(np.concatenate(codes), tuple(places))
+    positions: dict[str, int] = {}
+    codes = [recoded(column, positions) for column in columns if isinstance(column, Categories)]
+    return Categories(np.concatenate(codes), tuple(positions))
 
 
-def recoded(column: Categories, places: dict[str, int]) -> NDArray[np.int32]:
-    """Codes of a column as positions in ``places``, which gets the labels that it lacks."""
-    # The last one is for -1.
-    codes = [*(places.setdefault(label, len(places)) for label in column.labels), -1]
+def recoded(column: Categories, positions: dict[str, int]) -> NDArray[np.int32]:
+    """Codes of a column as positions in ``positions``, which gets the labels that it lacks."""
+    # The last entry is for -1.
+    codes = [*(positions.setdefault(label, len(positions)) for label in column.labels), -1]
     return np.array(codes, np.int32)[column.codes]
 
 
 def conform(name: str, column: Column, kind: str) -> Column:
-    """The column as one of the kind that an index has, if no value changes by it.
+    """Return the column as one of the kind that an index has, if that changes no value.
+
+    Parameters
+    ----------
+    name : str
+        What to call the attribute in an error.
+    column : ndarray or Categories
+        The values.
+    kind : str
+        See `kind_of`.
+
+    Returns
+    -------
+    ndarray or Categories
 
     Raises
     ------
@@ -237,12 +258,22 @@ def conform(name: str, column: Column, kind: str) -> Column:
             if np.array_equal(out.astype(own), column, equal_nan=own.startswith("float")):
                 return out
     raise InvalidInputError(
-        f"attribute {name} has {own} values; expected {kind}, as the index has them already."
+        f"attribute {name} has {own} values; expected {kind}, as the index has already."
     )
 
 
 def datasets_of(columns: Mapping[str, Column]) -> dict[str, NDArray[Any]]:
-    """The HDF5 datasets that hold attribute columns, by their path in a shard."""
+    """The HDF5 datasets that hold attribute columns, by their path in a shard.
+
+    Parameters
+    ----------
+    columns : mapping of str to ndarray or Categories
+        Attribute name to values.
+
+    Returns
+    -------
+    dict of str to ndarray
+    """
     out: dict[str, NDArray[Any]] = {}
     for name, column in columns.items():
         if isinstance(column, Categories):
@@ -275,13 +306,14 @@ def check_attribute_name(name: object) -> None:
     """Raise `InvalidInputError` unless ``name`` can be an attribute's."""
     if not isinstance(name, str) or not is_attribute_name(name):
         raise InvalidInputError(
-            f"attribute {name!r}: a name is a letter or _ and up to 63 letters, digits and _, "
-            "and neither a Python keyword nor one of " + ", ".join(sorted(RESERVED_NAMES))
+            f"attribute {name!r} cannot be called so; expected a letter or _ and up to 63 letters, "
+            "digits and _, and neither a Python keyword nor one of "
+            f"{', '.join(sorted(RESERVED_NAMES))}."
         )
 
 
 def unknown_attribute(name: str, known: Sequence[str]) -> InvalidInputError:
-    """The error for a column that isn't there."""
+    """The error for a column that is not there."""
     return InvalidInputError(
-        f"attribute {name!r}: there is no such column, only {', '.join(known) or 'none at all'}"
+        f"attribute {name!r} is no such column; expected {', '.join(known) or 'none at all'}."
     )

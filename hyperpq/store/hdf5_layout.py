@@ -1,7 +1,7 @@
-"""HDF5 files as the store writes them: contiguous datasets at offsets known before the data.
+"""HDF5 files as the store writes them: contiguous datasets whose offsets are known beforehand.
 
-HDF5 lays the file out in memory and the data are then written by plain system calls, so that a
-full disk is an ordinary error and the library never holds a half-written file open.
+HDF5 lays out a file in memory, and plain system calls then write the data. A full disk is thus an
+ordinary error, and the HDF5 library never holds a half-written file open.
 """
 
 from __future__ import annotations
@@ -12,18 +12,30 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hyperpq.store.manifest import FileEntry, Place
-from hyperpq.utils.files import write_synced
+from hyperpq.store.manifest import Extent, FileEntry
+from hyperpq.utils.files import open_regular, os_errors, read_checked, write_synced
 
 _ALIGNMENT = 64  # a cache line, and a multiple of every item size
+# A map holds a file descriptor for as long as it lives, and a process has about a thousand. A store
+# that grew by many small appends has small files: they are read, and checked, instead.
+_MIN_MAPPED_BYTES = 1 << 18
 
 
 class Layout(io.RawIOBase):
-    """A file that remembers what is written to it, however long it claims to be."""
+    """A file in memory that holds only what was written to it, however long it claims to be.
+
+    Attributes
+    ----------
+    blocks : list of (int, bytes)
+        Offset and content of each write.
+    size : int
+        Length of the file in bytes.
+    """
 
     def __init__(self) -> None:
-        self.pieces: list[tuple[int, bytes]] = []
+        self.blocks: list[tuple[int, bytes]] = []
         self.size = 0
         self._position = 0
 
@@ -36,7 +48,7 @@ class Layout(io.RawIOBase):
         return self._position
 
     def write(self, data: bytes) -> int:  # type: ignore[override]  # noqa: D102
-        self.pieces.append((self._position, bytes(data)))
+        self.blocks.append((self._position, bytes(data)))
         self._position += len(data)
         self.size = max(self.size, self._position)
         return len(data)
@@ -46,7 +58,7 @@ class Layout(io.RawIOBase):
         count = max(0, min(len(view), self.size - self._position))
         start = self._position
         view[:count] = bytes(count)
-        for offset, data in self.pieces:
+        for offset, data in self.blocks:
             low, high = max(offset, start), min(offset + len(data), start + count)
             if low < high:
                 view[low - start : high - start] = data[low - offset : high - offset]
@@ -60,7 +72,7 @@ class Layout(io.RawIOBase):
 
 def write_columns(
     path: Path, columns: Mapping[str, np.ndarray], *, sync: bool = True
-) -> tuple[FileEntry, dict[str, Place]]:
+) -> tuple[FileEntry, dict[str, Extent]]:
     """Write an HDF5 file with one contiguous dataset per column, and fsync it.
 
     Equal columns give bit-identical files: no times, a fixed format version, little-endian.
@@ -72,11 +84,11 @@ def write_columns(
     columns : mapping of str to ndarray
         Dataset name, such as ``attributes/width``, to its content.
     sync : bool
-        See `durable.write_synced`.
+        See `utils.files.write_synced`.
 
     Returns
     -------
-    FileEntry, dict of str to Place
+    FileEntry, dict of str to Extent
         Length and checksums of the file, and where each dataset lies in it.
 
     Raises
@@ -85,17 +97,30 @@ def write_columns(
         If the system refuses to write.
     """
     layout = Layout()
-    places = lay_out(layout, columns)
-    pieces: list[tuple[int, bytes | np.ndarray]] = list(layout.pieces)
+    extents = lay_out(layout, columns)
+    blocks: list[tuple[int, bytes | np.ndarray]] = list(layout.blocks)
     for name, values in columns.items():
         little = values.dtype.newbyteorder("<")
-        pieces.append((places[name].offset, values.astype(little, copy=False)))
-    digests = write_synced(path, pieces, layout.size, sync=sync)
-    return FileEntry(layout.size, digests), places
+        blocks.append((extents[name].offset, values.astype(little, copy=False)))
+    digests = write_synced(path, blocks, layout.size, sync=sync)
+    return FileEntry(layout.size, digests), extents
 
 
-def lay_out(layout: Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Place]:
-    """Let HDF5 write its headers and allocate the datasets, without data; where these lie."""
+def lay_out(layout: Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Extent]:
+    """Let HDF5 write its headers and allocate the datasets, without data.
+
+    Parameters
+    ----------
+    layout : Layout
+        Gets the headers.
+    columns : mapping of str to ndarray
+        Dataset name to an array of its dtype and shape.
+
+    Returns
+    -------
+    dict of str to Extent
+        Where each dataset lies.
+    """
     from h5py import h5d, h5f, h5fd, h5g, h5p, h5s, h5t
 
     def without_times(kind: int) -> Any:
@@ -113,7 +138,7 @@ def lay_out(layout: Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Plac
     creation.set_alloc_time(h5d.ALLOC_TIME_EARLY)
     creation.set_fill_time(h5d.FILL_TIME_NEVER)
     file = h5f.create(b"layout", h5f.ACC_TRUNC, without_times(h5p.FILE_CREATE), access)
-    places = {}
+    extents = {}
     for group in sorted({name.rpartition("/")[0] for name in columns} - {""}):
         h5g.create(file, group.encode(), gcpl=without_times(h5p.GROUP_CREATE))
     for name in sorted(columns):
@@ -121,26 +146,54 @@ def lay_out(layout: Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Plac
         dtype = h5t.py_create(values.dtype.newbyteorder("<"))
         space = h5s.create_simple(values.shape)
         dataset = h5d.create(file, name.encode(), dtype, space, creation)
-        places[name] = Place(values.dtype.name, values.shape, dataset.get_offset() or 0)
+        extents[name] = Extent(values.dtype.name, values.shape, dataset.get_offset() or 0)
         dataset.close()
     file.close()
-    return places
+    return extents
 
 
-def structure_problem(file: Path | BinaryIO, columns: Mapping[str, Place]) -> str | None:
-    """What differs between an HDF5 file and the columns it should have, or None.
+def map_file(path: Path, entry: FileEntry) -> NDArray[np.uint8]:
+    """Bytes of an HDF5 file: mapped, or read and checked if the file is below 256 KiB.
+
+    Raises
+    ------
+    CorruptIndexError
+        The file is missing, has another length, or is small and altered.
+    StoreError
+        The system refuses to read it.
+    """
+    if entry.size < _MIN_MAPPED_BYTES:
+        return np.frombuffer(read_checked(path, entry.size, entry.checksums), np.uint8)
+    with (
+        open_regular(path, entry.size) as handle,
+        os_errors("read", path),
+        open(handle, "rb", closefd=False) as file,
+    ):
+        return np.memmap(file, np.uint8, "r", shape=(entry.size,))
+
+
+def view_column(data: NDArray[np.uint8], extent: Extent) -> NDArray[Any]:
+    """The dataset at an extent of a file's bytes, as an array of its dtype and shape."""
+    if not extent.nbytes:
+        return np.empty(extent.shape, extent.dtype)
+    column = data[extent.offset : extent.end]
+    return column.view(np.dtype(extent.dtype).newbyteorder("<")).reshape(extent.shape)
+
+
+def structure_problem(file: Path | BinaryIO, columns: Mapping[str, Extent]) -> str | None:
+    """What differs between an HDF5 file and the columns that it should have.
 
     Parameters
     ----------
     file : Path or binary file
-        A file whose checksum has been found right: HDF5 parses nothing else.
-    columns : mapping of str to Place
+        A file whose checksum is right: HDF5 parses no other.
+    columns : mapping of str to Extent
         What the manifest says.
 
     Returns
     -------
     str or None
-        One sentence, for `verify`.
+        One sentence without its full stop, for `verify`; None if nothing differs.
     """
     import h5py
 
@@ -148,20 +201,20 @@ def structure_problem(file: Path | BinaryIO, columns: Mapping[str, Place]) -> st
         # HDF5's own locks fail on some network file systems; other objects take none.
         options = {"locking": False} if isinstance(file, Path) else {}
         with h5py.File(file, "r", **options) as opened:
-            found: dict[str, Place] = {}
+            found: dict[str, Extent] = {}
             opened.visititems(lambda name, item: _note_dataset(found, name, item))
     # What h5py raises depends on where in the file the damage is, and is not documented.
     except Exception as error:
-        return f"isn't a readable HDF5 file: {error}"
+        return f"the file is no readable HDF5 file: {error}"
     if found == dict(columns):
         return None
     for name in sorted(set(found) | set(columns)):
         if found.get(name) != columns.get(name):
-            return f"dataset /{name} is {found.get(name)}, the manifest says {columns.get(name)}"
+            return f"dataset /{name} is {found.get(name)}; the manifest says {columns.get(name)}"
     return None
 
 
-def _note_dataset(found: dict[str, Place], name: str, item: object) -> None:
+def _note_dataset(found: dict[str, Extent], name: str, item: object) -> None:
     import h5py
     from h5py import h5d
 
@@ -173,4 +226,4 @@ def _note_dataset(found: dict[str, Place], name: str, item: object) -> None:
     # A big-endian dataset is no column of the store: its name keeps the byte order.
     dtype = item.dtype
     little = dtype == dtype.newbyteorder("<")
-    found[name] = Place(dtype.name if little else dtype.str, item.shape, offset or 0)
+    found[name] = Extent(dtype.name if little else dtype.str, item.shape, offset or 0)

@@ -1,4 +1,4 @@
-"""`IndexStore`: an index directory, read in one generation and written one generation at a time."""
+"""`IndexStore`: rows in an index directory, read as one snapshot and changed by transactions."""
 
 from __future__ import annotations
 
@@ -8,64 +8,66 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any, Literal, TypeAlias
 
 from hyperpq.errors import CorruptIndexError, InvalidInputError, StoreError
-from hyperpq.store.base import Removal, RowStore
-from hyperpq.store.manifest import MANIFEST_NAME, MAX_INT, FileEntry, Manifest
-from hyperpq.store.manifest_parser import (
-    MAX_FILE_BYTES,
-    is_current,
-    is_file_name,
-)
+from hyperpq.store.base import Deletions, Store
+from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME, writer_lock
+from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME, FileEntry, Manifest
+from hyperpq.store.manifest_parser import MAX_FILE_BYTES, is_current, is_file_name
 from hyperpq.store.rows import Rows
-from hyperpq.store.shard import Shard, checked_read
-from hyperpq.store.snapshot import read_generation
+from hyperpq.store.segments import check_deletions, check_next_id, check_position
+from hyperpq.store.shard import Shard
+from hyperpq.store.snapshot import Snapshot, read_snapshot
 from hyperpq.store.swap import recover_directory
-from hyperpq.store.transaction import FOLDERS, Draft, make_folders, remove_leftovers, write_manifest
-from hyperpq.store.verify import Problem, is_report_name, verify_directory
+from hyperpq.store.transaction import Transaction, make_folders, remove_leftovers, write_manifest
+from hyperpq.store.verify import REPORT_ENDINGS, Problem, is_report_name, verify_directory
 from hyperpq.utils.files import (
-    HOLDER_NAME,
-    LOCK_NAME,
     atomic_write,
     checksums,
     fsync_folder,
     os_errors,
+    read_checked,
     read_regular,
-    writer_lock,
 )
 
-Durability = Literal["full", "fast"]
+Durability: TypeAlias = Literal["full", "fast"]
+"""``full``: a commit survives a kill and a power cut. ``fast``: every fsync is left out, so that a
+commit survives a kill, but a power cut may cost the index, which `IndexStore.verify` reports."""
 
 
-class IndexStore(RowStore):
-    """An index directory on disk: settings, checked files and shards of codes.
+class IndexStore(Store):
+    """A store in an index directory: settings, checked files, and shards of codes as segments.
 
-    An object shows one generation; another writer's commits don't change it, `refresh` moves on.
-    Reading needs no lock and no right to write. `docs/format.md` describes every file and the
-    order of a commit.
+    An object shows one snapshot. Commits of another writer do not change it until `refresh` is
+    called. Reading needs neither a lock nor the right to write. `docs/format.md` describes every
+    file and the order of a commit.
+
+    Parameters
+    ----------
+    path : Path
+        The directory.
+    snapshot : Snapshot
+        What is shown; see `open` and `create`.
 
     Attributes
     ----------
     path : Path
         The directory.
-    shards : list of Shard
-        The rows, in the order in which they were added.
     durability : {"full", "fast"}
-        ``full``: what was committed survives a kill and a power cut. ``fast`` leaves out every
-        fsync: it survives a kill; a power cut may cost the index, which `verify` tells.
+        What a commit survives, see `Durability`.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, shards: list[Shard]):
+    def __init__(self, path: Path, snapshot: Snapshot) -> None:
         self.path = path
-        self.shards = shards
         self.durability: Durability = "full"
-        self._manifest = manifest
+        self._snapshot = snapshot
 
     def __repr__(self) -> str:
-        return f"IndexStore({str(self.path)!r}, generation={self.generation}, ntotal={self.ntotal})"
+        return (
+            f"IndexStore({str(self.path)!r}, snapshot_number={self.snapshot_number}, "
+            f"ntotal={self.ntotal})"
+        )
 
     @classmethod
     def create(
@@ -84,21 +86,22 @@ class IndexStore(RowStore):
         settings : dict
             Anything that JSON can hold.
         files : mapping of str to bytes
-            Files beside the manifest, never changed again, such as the codec.
+            Files beside the manifest, such as those of the codec; they are never changed.
 
         Raises
         ------
         StoreError
             If the place is taken or the system refuses.
         InvalidInputError
-            If a file name or the settings can't be stored.
+            If a file name or the settings cannot be stored.
         """
         root = Path(os.path.abspath(path))
         manifest = Manifest(1, _json_copy(settings), 0, 0, {}, ())
         for name, data in files.items():
             if not is_file_name(name) or len(data) > MAX_FILE_BYTES:
                 raise InvalidInputError(
-                    f"files: {name!r} is not a name for a file of an index, or longer than 1 GiB"
+                    f"files have {name!r} of {len(data)} bytes; expected a name of letters, "
+                    f"digits, _, . and -, and at most {MAX_FILE_BYTES} bytes."
                 )
             manifest.files[name] = FileEntry(len(data), checksums(data))
         recover_directory(root)
@@ -114,15 +117,15 @@ class IndexStore(RowStore):
             write_manifest(root, manifest)
         for folder in made:
             fsync_folder(folder.parent)
-        return cls(root, manifest, [])
+        return cls(root, Snapshot(manifest))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = False) -> IndexStore:
         """Open an index directory for reading and writing.
 
-        The manifest, the lists of removed rows and shards below 256 KiB are read and checked; of
-        every other file only that it is there and has its length. Contents are checked by
-        `read_file` and `verify`.
+        The manifest, the tombstones and shards below 256 KiB are read and checked; of every other
+        file it is checked that it is there and has its length. `read_file` and `verify` check
+        contents.
 
         Parameters
         ----------
@@ -147,36 +150,40 @@ class IndexStore(RowStore):
         if verify:
             damage = [problem for problem in verify_directory(root) if problem.kind == "damage"]
             if damage:
-                more = f" ({len(damage) - 1} more problems)" if len(damage) > 1 else ""
+                more = f" There are {len(damage) - 1} more problems." if len(damage) > 1 else ""
                 raise CorruptIndexError(f"{root / damage[0].file}: {damage[0].what}{more}")
-        return cls(root, *read_generation(root))
+        return cls(root, read_snapshot(root))
 
     def refresh(self) -> bool:
-        """Show the generation that is on disk now; whether it is another one.
+        """Show the snapshot that is on disk now; whether it is another one.
 
         Raises
         ------
         StoreError
             If another index has taken the place of this one.
         CorruptIndexError, IndexNotFoundError
-            As `open`; this object then shows what it did.
+            As `open`; this object then shows the same snapshot as before.
         """
-        manifest, shards = read_generation(self.path, self.shards)
-        if manifest.files != self._manifest.files:
-            raise StoreError(f"{self.path}: another index is in this place now; open it again")
-        changed = manifest != self._manifest
-        self._manifest, self.shards = manifest, shards
+        snapshot = read_snapshot(self.path, self.segments)
+        if snapshot.manifest.files != self._manifest.files:
+            raise StoreError(f"{self.path}: another index is in this place now; open it again.")
+        changed = snapshot.manifest != self._manifest
+        self._snapshot = snapshot
         return changed
 
     @property
-    def pieces(self) -> list[Shard]:
-        """The shards."""
-        return self.shards
+    def _manifest(self) -> Manifest:
+        return self._snapshot.manifest
 
     @property
-    def generation(self) -> int:
-        """Number of the generation that this object shows."""
-        return self._manifest.generation
+    def segments(self) -> tuple[Shard, ...]:
+        """The rows in shards, in the order in which they were added."""
+        return self._snapshot.shards
+
+    @property
+    def snapshot_number(self) -> int:
+        """Number of the snapshot that this object shows: 1 for a new index, +1 a commit."""
+        return self._manifest.snapshot_number
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -203,11 +210,15 @@ class IndexStore(RowStore):
         Raises
         ------
         CorruptIndexError
-            If the manifest doesn't name it, or it is missing or altered.
+            If the manifest does not name it, or if it is missing or altered.
         """
-        if name not in self._manifest.files:
-            raise CorruptIndexError(f"{self.path / MANIFEST_NAME}: the index has no file {name!r}")
-        return checked_read(self.path / name, self._manifest.files[name])
+        entry = self._manifest.files.get(name)
+        if entry is None:
+            raise CorruptIndexError(
+                f"{self.path / MANIFEST_NAME}: the index has no file {name!r}; expected "
+                f"{', '.join(self.file_names) or 'none'}."
+            )
+        return read_checked(self.path / name, entry.size, entry.checksums)
 
     def write_report(self, name: str, data: bytes) -> None:
         """Write a file for people beside the index, whole or not at all, without a checksum.
@@ -215,8 +226,7 @@ class IndexStore(RowStore):
         Parameters
         ----------
         name : str
-            Letters, digits, ``_`` and ``-``, and one of the endings ``.csv``, ``.jsonl``,
-            ``.json``, ``.txt`` and ``.html``.
+            Letters, digits, ``_`` and ``-``, and an ending of `verify.REPORT_ENDINGS`.
         data : bytes
             The content.
 
@@ -237,8 +247,8 @@ class IndexStore(RowStore):
     def _report_path(self, name: str) -> Path:
         if not is_report_name(name) or name in self._manifest.files:
             raise InvalidInputError(
-                f"report {name!r}: expected letters, digits, _ and - and one of the endings "
-                ".csv, .jsonl, .json, .txt, .html, and no file of the index"
+                f"report is {name!r}; expected letters, digits, _ and - and an ending of "
+                f"{', '.join(REPORT_ENDINGS)}, and no file of the index."
             )
         return self.path / name
 
@@ -250,116 +260,93 @@ class IndexStore(RowStore):
         self,
         *,
         append: Iterable[Rows] = (),
-        remove: Removal | None = None,
+        delete: Deletions | None = None,
         drop: Iterable[int] = (),
         next_id: int | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
-        """Make one new generation, durable when this returns.
+        """Make the next snapshot, durable when this returns.
 
         Parameters
         ----------
-        append : iterable of Rows
-            Each becomes a shard; all of the index have one code size and one schema. One at a
-            time is asked for and written.
-        remove : mapping of int to integer ndarray, optional
-            Position of a shard to numbers of rows to remove; rows that are removed already may be
-            among them. A shard without a row left goes.
-        drop : iterable of int
-            Positions of shards to leave out.
-        next_id : int or None
-            New value of `next_id`; None keeps it.
-        settings : dict or None
-            New settings; None keeps them.
+        append, delete, drop, next_id
+            See `Store.commit`. Each of ``append`` becomes a shard.
+        settings : dict, optional
+            New settings; the old ones are kept unless given.
 
         Raises
         ------
         InvalidInputError
-            If the arguments don't fit the index.
+            If an argument does not fit the index.
         IndexLockedError
             If another process is writing.
         StoreError
             If another writer has committed since this object was opened, or the system refuses
-            (disk full, I/O error, read-only). The generation before is intact.
+            (disk full, I/O error, read-only). The snapshot before is intact.
         """
         old = self._manifest
-        manifest = replace(
+        new = replace(
             old,
-            generation=old.generation + 1,
+            snapshot_number=old.snapshot_number + 1,
             settings=old.settings if settings is None else _json_copy(settings),
-            next_id=old.next_id if next_id is None else _check_next_id(next_id),
+            next_id=old.next_id if next_id is None else check_next_id(next_id),
         )
-        removals, dropped = self._check_removals(remove or {}), set(drop)
+        deletions, dropped = check_deletions(self.segments, delete or {}), set(drop)
+        for position in dropped:
+            check_position(self.segments, position, "drop")
         with writer_lock(self.path):
             if not is_current(self.path, old):
                 raise StoreError(
-                    f"{self.path}: changed by another writer; refresh the index, then try again"
+                    f"{self.path}: the index was changed by another writer; refresh it, then try "
+                    "again."
                 )
             make_folders(self.path)
-            draft = Draft(self.path, old, manifest, sync=self.durability == "full")
+            transaction = Transaction(self.path, old, new, sync=self.durability == "full")
             try:
-                for position, shard in enumerate(self.shards):
+                for position, shard in enumerate(self.segments):
                     if position not in dropped:
-                        draft.keep(shard, removals.get(position))
+                        transaction.keep(shard, deletions.get(position))
                 for rows in append:
-                    draft.append(rows)
-                    # Before the next ones are made: only one piece is in memory.
+                    transaction.append(rows)
+                    # Before the next rows are made: only one segment is in memory.
                     del rows
-                draft.publish()
+                self._snapshot = transaction.publish()
             except BaseException:
-                draft.abandon()
+                transaction.abandon()
                 raise
-            self._manifest, self.shards = draft.manifest, draft.shards
             remove_leftovers(self.path, self._manifest)
 
-    def compact(self) -> bool:  # noqa: D102
+    def compact(self) -> bool:
+        """Join small shards and leave out deleted rows; whether there was anything to do.
+
+        Otherwise files that an interrupted commit has left are removed. See `Store.compact`.
+        """
         done = super().compact()
         if not done:
             self.remove_leftovers()
         return done
 
     def remove_leftovers(self) -> None:
-        """Remove files that an interrupted commit left; every commit does so at its end."""
+        """Remove files that an interrupted commit has left; every commit does so at its end."""
         with writer_lock(self.path):
             if is_current(self.path, self._manifest):
                 # An earlier attempt may have failed when it made its manifest durable.
                 fsync_folder(self.path, sync=self.durability == "full")
                 remove_leftovers(self.path, self._manifest)
 
-    def _check_removals(self, remove: Removal) -> dict[int, np.ndarray]:
-        out = {}
-        for position, given in remove.items():
-            if not 0 <= position < len(self.shards):
-                raise InvalidInputError(f"remove: there is no shard {position}")
-            rows, n = np.asarray(given), self.shards[position].n
-            if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
-                raise InvalidInputError(
-                    f"remove: rows of shard {position} must be a list of integers"
-                )
-            if rows.size and not 0 <= rows.min() <= rows.max() < n:
-                raise InvalidInputError(f"remove: shard {position} has rows 0 to {n - 1}")
-            out[position] = rows.astype(np.int64)
-        return out
-
 
 def _json_copy(settings: dict[str, Any]) -> dict[str, Any]:
     try:
         copied = json.loads(json.dumps(settings, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInputError(f"settings: JSON can't hold them: {error}") from error
+        raise InvalidInputError(f"settings cannot be stored as JSON: {error}.") from error
     if not isinstance(copied, dict):
-        raise InvalidInputError(f"settings: {type(settings).__name__}, expected a dict")
+        raise InvalidInputError(f"settings are of {type(settings)}; expected a dict.")
     return copied
 
 
-def _check_next_id(next_id: int) -> int:
-    if not 0 <= int(next_id) <= MAX_INT:
-        raise InvalidInputError(f"next_id: {next_id}, expected 0 to {MAX_INT}")
-    return int(next_id)
-
-
 def _check_free(root: Path, files: Mapping[str, bytes]) -> None:
-    """Refuse a folder that holds anything; what an interrupted `create` left is not anything."""
+    """Refuse a folder that holds anything but what an interrupted `create` has left."""
     with os_errors("list", root):
         names = set(os.listdir(root))
     if LOCK_NAME in names and MANIFEST_NAME not in names:
@@ -368,4 +355,4 @@ def _check_free(root: Path, files: Mapping[str, bytes]) -> None:
         names = {name for name in names if not (name[0] == "." and name.endswith(".tmp"))}
     if names - {LOCK_NAME, HOLDER_NAME}:
         what = "already an index" if MANIFEST_NAME in names else f"not empty ({min(names)})"
-        raise StoreError(f"{root}: the folder is {what}; choose another place or remove it first")
+        raise StoreError(f"{root}: the folder is {what}; choose another place or remove it first.")

@@ -1,4 +1,20 @@
-"""The manifest: what an index directory holds."""
+"""The manifest: the file of an index directory that says what a snapshot of it holds.
+
+The names that are stored are those of the first release. In the code they are called
+
+=================  ==========================================================================
+stored name        name in the code
+=================  ==========================================================================
+``generation``     `Manifest.snapshot_number`: 1 for a new index, one more with every commit
+``dead``           `ShardEntry.tombstones`: the file with the numbers of a shard's deleted rows
+``dead/``          the folder of these files, see `tombstone_path`
+``shards/``        the folder of the shards, which are the segments of an `IndexStore`
+``xxh3_128``       `FileEntry.checksums`
+``bytes``          `FileEntry.size`
+=================  ==========================================================================
+
+This module writes the stored names and `manifest_parser` reads them.
+"""
 
 from __future__ import annotations
 
@@ -11,29 +27,39 @@ from hyperpq.store.columns import GROUPS
 from hyperpq.utils.files import checksum
 
 MANIFEST_NAME = "manifest.json"
+SHARDS_FOLDER, TOMBSTONES_FOLDER = "shards", "dead"
+FOLDERS = (SHARDS_FOLDER, TOMBSTONES_FOLDER)
 FORMAT = "hyperpq-index"
 VERSION = 3
 MAX_INT = 2**63 - 1
 ITEM_SIZES = {"uint8": 1, "int32": 4, "int64": 8, "float32": 4, "float64": 8}
-# Groups of a shard whose columns aren't plain numbers, and what `columns.kind_of` calls them.
 KINDS = {group: kind for kind, group in GROUPS.items()}
+"""HDF5 groups of the columns that are not plain numbers, to what `columns.kind_of` calls them."""
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file whose content the manifest vouches for: length and XXH3-128 of each 16 MiB."""
+    """A file whose content the manifest vouches for.
 
-    bytes: int
-    xxh3_128: tuple[str, ...]
+    Attributes
+    ----------
+    size : int
+        Length in bytes.
+    checksums : tuple of str
+        XXH3-128 of each 16 MiB, see `utils.files.checksums`.
+    """
 
-    def content(self) -> dict[str, Any]:
-        """As the manifest has it."""
-        return {"bytes": self.bytes, "xxh3_128": list(self.xxh3_128)}
+    size: int
+    checksums: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry under its stored names."""
+        return {"bytes": self.size, "xxh3_128": list(self.checksums)}
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a contiguous HDF5 dataset lies in its file; little-endian, offset 0 if empty."""
+class Extent:
+    """Where a contiguous little-endian HDF5 dataset lies in its file; offset 0 if it is empty."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -46,13 +72,25 @@ class Place:
 
     @property
     def end(self) -> int:
-        """Offset of the first byte behind it."""
+        """Offset of the first byte behind the dataset."""
         return self.offset + self.nbytes
 
 
 @dataclass(frozen=True)
-class DeadEntry:
-    """The file of removed rows of one shard: sorted row numbers in ``/rows``."""
+class TombstonesEntry:
+    """The file with the numbers of a shard's deleted rows, ascending, in the dataset ``/rows``.
+
+    Attributes
+    ----------
+    file : str
+        Path in the index directory.
+    rows : int
+        How many rows are deleted.
+    offset : int
+        Where the dataset lies in the file.
+    content : FileEntry
+        Length and checksums of the file.
+    """
 
     file: str
     rows: int
@@ -60,56 +98,111 @@ class DeadEntry:
     content: FileEntry
 
     @property
-    def columns(self) -> dict[str, Place]:
+    def columns(self) -> dict[str, Extent]:
         """The file's only dataset."""
-        return {"rows": Place("int64", (self.rows,), self.offset)}
+        return {"rows": Extent("int64", (self.rows,), self.offset)}
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry under its stored names."""
+        own = {"file": self.file, "rows": self.rows, "offset": self.offset}
+        return own | self.content.to_json()
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """One shard file and where its columns lie."""
+    """A shard file.
+
+    Attributes
+    ----------
+    number : int
+        Shards are numbered in the order in which they were written; no number is given twice.
+    rows : int
+        Number of rows, deleted ones included.
+    code_size : int
+        Bytes of one row of codes.
+    columns : dict of str to Extent
+        The HDF5 datasets, by their path in the file.
+    ids : (int, int) or None
+        The least and the greatest id; None if there are no rows.
+    content : FileEntry
+        Length and checksums of the file.
+    tombstones : TombstonesEntry or None
+        The file of its deleted rows; None if none is deleted.
+    """
 
     number: int
     rows: int
     code_size: int
-    columns: dict[str, Place]
+    columns: dict[str, Extent]
     ids: tuple[int, int] | None
     content: FileEntry
-    dead: DeadEntry | None = None
+    tombstones: TombstonesEntry | None = None
 
     @property
     def name(self) -> str:
-        """The shard's name: its number, six digits or more."""
+        """The shard's name: its number, in six digits or more."""
         return f"{self.number:06d}"
 
     @property
     def file(self) -> str:
         """Path in the index directory."""
-        return f"shards/{self.name}.h5"
+        return shard_path(self.number)
 
     @property
-    def live(self) -> int:
-        """Number of rows that are not removed."""
-        return self.rows - (self.dead.rows if self.dead else 0)
+    def n_live(self) -> int:
+        """Number of rows that are not deleted."""
+        return self.rows - (self.tombstones.rows if self.tombstones else 0)
 
     @property
     def schema(self) -> dict[str, str]:
         """Kind of each attribute column, see `columns.kind_of`; ``path`` too if there are paths."""
         kinds = {"path": "path"} if "path_bytes" in self.columns else {}
-        for name, place in self.columns.items():
+        for name, extent in self.columns.items():
             group, _, attribute = name.rpartition("/")
             if group == "attributes":
-                kinds[attribute] = place.dtype
+                kinds[attribute] = extent.dtype
             elif group in KINDS:
                 kinds[attribute] = KINDS[group]
         return kinds
 
+    def to_json(self) -> dict[str, Any]:
+        """The entry under its stored names."""
+        columns = {
+            name: {"dtype": extent.dtype, "shape": list(extent.shape), "offset": extent.offset}
+            for name, extent in self.columns.items()
+        }
+        return {
+            "file": self.file,
+            "rows": self.rows,
+            "code_size": self.code_size,
+            "columns": columns,
+            "ids": self.ids and list(self.ids),
+            "dead": self.tombstones and self.tombstones.to_json(),
+            **self.content.to_json(),
+        }
+
 
 @dataclass(frozen=True)
 class Manifest:
-    """One generation of an index directory."""
+    """What a snapshot of an index directory holds.
 
-    generation: int
+    Attributes
+    ----------
+    snapshot_number : int
+        1 for a new index, one more with every commit.
+    settings : dict
+        What the index stores about itself, as JSON holds it.
+    next_id : int
+        The next id to give to a row.
+    next_shard : int
+        The number of the next shard.
+    files : dict of str to FileEntry
+        Files beside the manifest, such as those of the codec.
+    shards : tuple of ShardEntry
+        The rows.
+    """
+
+    snapshot_number: int
     settings: dict[str, Any]
     next_id: int
     next_shard: int
@@ -118,20 +211,20 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The file's text: JSON with sorted keys, equal for equal manifests."""
-        content = self._content()
+        content = self._to_json()
         content["checksum"] = checksum(canonical(content))
         return canonical(content) + b"\n"
 
-    def _content(self) -> dict[str, Any]:
+    def _to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "generation": self.generation,
+            "generation": self.snapshot_number,
             "settings": self.settings,
             "next_id": self.next_id,
             "next_shard": self.next_shard,
-            "files": {name: entry.content() for name, entry in self.files.items()},
-            "shards": [_shard_content(entry) for entry in self.shards],
+            "files": {name: entry.to_json() for name, entry in self.files.items()},
+            "shards": [entry.to_json() for entry in self.shards],
         }
 
     @property
@@ -140,13 +233,13 @@ class Manifest:
         named = dict(self.files)
         for shard in self.shards:
             named[shard.file] = shard.content
-            if shard.dead:
-                named[shard.dead.file] = shard.dead.content
+            if shard.tombstones:
+                named[shard.tombstones.file] = shard.tombstones.content
         return named
 
     def fingerprint(self) -> str:
         """Hash of what the index holds, whatever its history and file names."""
-        content = self._content()
+        content = self._to_json()
         del content["generation"], content["next_shard"]
         for shard in content["shards"]:
             del shard["file"]
@@ -156,32 +249,15 @@ class Manifest:
 
 
 def canonical(value: object) -> bytes:
-    """JSON of ``value`` with sorted keys, no spaces and only ASCII."""
+    """JSON of ``value`` with sorted keys, without spaces and in ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _shard_content(entry: ShardEntry) -> dict[str, Any]:
-    dead = entry.dead and {
-        "file": entry.dead.file,
-        "rows": entry.dead.rows,
-        "offset": entry.dead.offset,
-        **entry.dead.content.content(),
-    }
-    columns = {
-        name: {"dtype": place.dtype, "shape": list(place.shape), "offset": place.offset}
-        for name, place in entry.columns.items()
-    }
-    return {
-        "file": entry.file,
-        "rows": entry.rows,
-        "code_size": entry.code_size,
-        "columns": columns,
-        "ids": entry.ids and list(entry.ids),
-        "dead": dead,
-        **entry.content.content(),
-    }
+def shard_path(number: int) -> str:
+    """Path in the index directory of a shard."""
+    return f"{SHARDS_FOLDER}/{number:06d}.h5"
 
 
-def dead_file(number: int, generation: int) -> str:
-    """Path in the index directory of a shard's removed rows as of a generation."""
-    return f"dead/{number:06d}-{generation:08d}.h5"
+def tombstone_path(number: int, snapshot_number: int) -> str:
+    """Path in the index directory of the tombstones of a shard as of a snapshot."""
+    return f"{TOMBSTONES_FOLDER}/{number:06d}-{snapshot_number:08d}.h5"

@@ -1,4 +1,7 @@
-"""Reading a manifest: every field is checked before anything uses it."""
+"""Reading a manifest: every field is checked before anything uses it.
+
+The stored names and those of the code are in the table of `manifest`.
+"""
 
 from __future__ import annotations
 
@@ -12,38 +15,39 @@ from typing import Any
 
 from hyperpq._version import __version__
 from hyperpq.codes import tiled_size
-from hyperpq.errors import CorruptIndexError, FormatVersionError, IndexNotFoundError
+from hyperpq.errors import FormatVersionError, IndexNotFoundError
 from hyperpq.store.columns import NUMBERS, is_attribute_name
 from hyperpq.store.manifest import (
+    FOLDERS,
     FORMAT,
     ITEM_SIZES,
     KINDS,
     MANIFEST_NAME,
     MAX_INT,
+    SHARDS_FOLDER,
+    TOMBSTONES_FOLDER,
     VERSION,
-    DeadEntry,
+    Extent,
     FileEntry,
     Manifest,
-    Place,
     ShardEntry,
+    TombstonesEntry,
     canonical,
-    dead_file,
+    tombstone_path,
 )
-from hyperpq.utils.files import CHECKED, checksum, read_regular
+from hyperpq.utils.files import CHECKSUM_BLOCK, checksum, read_regular, torn_file
 
-# Half a million shards; a longer manifest is no manifest.
-_MAX_BYTES = 1 << 28
-# Far more than any codec makes; it bounds the shapes that arrays are made with.
-_MAX_CODE_SIZE = 1 << 20
-# Files that are read whole: nobody should be able to ask for more memory than this.
 MAX_FILE_BYTES = 1 << 30
-# Characters of what is wrong with a manifest.
-_LONGEST = 500
+"""Length of a file that is read whole: nobody can ask for more memory than this."""
+_MAX_MANIFEST_BYTES = 1 << 28  # half a million shards; a longer file is no manifest
+_MAX_CODE_SIZE = 1 << 20  # far above any codec's; it bounds the shapes that arrays are made with
+_MAX_MESSAGE = 500  # characters of what is wrong with a manifest; a stranger's text may be in it
+_MAX_SHOWN = 60  # characters of one wrong value
 _HEX = re.compile(r"[0-9a-f]{32}")
-_SHARD_FILE = re.compile(r"shards/([0-9]{6,12})\.h5")
-_DEAD_FILE = re.compile(r"dead/([0-9]{6,12})-([0-9]{8,19})\.h5")
+_SHARD_FILE = re.compile(SHARDS_FOLDER + r"/([0-9]{6,12})\.h5")
+_TOMBSTONE_FILE = re.compile(TOMBSTONES_FOLDER + r"/([0-9]{6,12})-([0-9]{8,19})\.h5")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-_RESERVED_FILES = frozenset((MANIFEST_NAME, "shards", "dead"))
+_RESERVED_FILES = frozenset((MANIFEST_NAME, *FOLDERS))
 
 
 def is_file_name(name: object) -> bool:
@@ -66,23 +70,26 @@ def read_manifest(root: Path) -> Manifest:
     FormatVersionError
         If the format is another; the message names it.
     CorruptIndexError
-        If the manifest isn't exactly what this format allows.
+        If the manifest is not exactly what this format allows.
     StoreError
         If the system refuses to read it.
     """
     path = root / MANIFEST_NAME
     if not path.is_symlink() and not path.exists():
         what = f"the folder has no {MANIFEST_NAME}" if root.is_dir() else "no such folder"
-        advice = "make one with `hyperpq build`, or check the path"
-        raise IndexNotFoundError(f"{root}: no index here ({what}); {advice}")
-    return parse_manifest(read_regular(path, limit=_MAX_BYTES), path)
+        raise IndexNotFoundError(
+            f"{root}: there is no index here ({what}); make one with `hyperpq build`, or check the "
+            "path."
+        )
+    return parse_manifest(read_regular(path, limit=_MAX_MANIFEST_BYTES), path)
 
 
 def is_current(root: Path, manifest: Manifest) -> bool:
     """Whether ``root`` has this manifest; see `read_manifest` for errors."""
     path = root / MANIFEST_NAME
     # Equal manifests have equal bytes: mostly nothing has to be parsed.
-    if os.path.lexists(path) and read_regular(path, limit=_MAX_BYTES) == manifest.to_bytes():
+    is_there = os.path.lexists(path)
+    if is_there and read_regular(path, limit=_MAX_MANIFEST_BYTES) == manifest.to_bytes():
         return True
     return read_manifest(root) == manifest
 
@@ -96,9 +103,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
         raise FormatVersionError(f"{path}: {error}") from None
     # RecursionError: JSON nested too deep. UnicodeDecodeError and JSONDecodeError are ValueErrors.
     except (ValueError, RecursionError) as error:
-        # A stranger's text may be in it.
-        what = str(error)[:_LONGEST]
-        raise CorruptIndexError(f"{path}: {what}; the manifest is torn or altered") from error
+        raise torn_file(path, str(error)[:_MAX_MESSAGE]) from error
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -114,7 +119,7 @@ def _no_constant(name: str) -> None:
 
 def _manifest(content: Any, data: bytes) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"not a manifest of format {FORMAT!r}")
+        raise ValueError(f"this is not a manifest of format {FORMAT!r}")
     version = _count(content.get("version"), "version", low=1)
     if version != VERSION:
         advice = (
@@ -123,26 +128,26 @@ def _manifest(content: Any, data: bytes) -> Manifest:
             else "build the index again (no release wrote that version)"
         )
         raise FormatVersionError(
-            f"the index is in format version {version}, and hyperpq {__version__} reads "
-            f"version {VERSION}; {advice}"
+            f"the index has format version {version}; hyperpq {__version__} reads version "
+            f"{VERSION}; {advice}."
         )
     keys = "format version generation settings next_id next_shard files shards checksum"
     fields = _object(content, keys.split(), "manifest")
     digest = fields.pop("checksum")
     # Bytes, too: no flipped bit goes unnoticed, not even one that JSON doesn't mind.
     if checksum(canonical(fields)) != digest or canonical(content) + b"\n" != data:
-        raise ValueError("the checksum doesn't fit the content")
+        raise ValueError("the checksum does not fit the content")
     for key, kind in (("settings", dict), ("files", dict), ("shards", list)):
         if not isinstance(fields[key], kind):
-            raise ValueError(f"{key}: expected {kind.__name__}")
+            raise ValueError(f"{key} is no {kind.__name__}")
     files = {}
     for name, value in fields["files"].items():
         if not is_file_name(name):
-            raise ValueError(f"files: {name!r} is not a file name that an index may have")
+            raise ValueError(f"files has {name!r}, which is no file name of an index")
         entry = _object(value, ("bytes", "xxh3_128"), f"files: {name}")
         files[name] = _file_entry(entry, f"files: {name}", high=MAX_FILE_BYTES)
     manifest = Manifest(
-        generation=_count(fields["generation"], "generation", low=1),
+        snapshot_number=_count(fields["generation"], "generation", low=1),
         settings=fields["settings"],
         next_id=_count(fields["next_id"], "next_id"),
         next_shard=_count(fields["next_shard"], "next_shard"),
@@ -158,14 +163,20 @@ def _check_shards_fit(manifest: Manifest) -> None:
     if len(set(numbers)) != len(numbers):
         raise ValueError("a shard is named twice")
     if any(number >= manifest.next_shard for number in numbers):
-        raise ValueError("a shard's number isn't below next_shard")
+        raise ValueError("a shard has a number that is not below next_shard")
     if len({shard.code_size for shard in manifest.shards}) > 1:
         raise ValueError("shards differ in code_size")
     if any(shard.schema != manifest.shards[0].schema for shard in manifest.shards):
         raise ValueError("shards differ in their attributes")
     for shard in manifest.shards:
-        if shard.dead and int(_match(_DEAD_FILE, shard.dead.file)[2]) > manifest.generation:
-            raise ValueError(f"{shard.dead.file} is of a generation that isn't yet")
+        tombstones = shard.tombstones
+        if tombstones and _snapshot_of(tombstones) > manifest.snapshot_number:
+            raise ValueError(f"{tombstones.file} has the number of a later snapshot")
+
+
+def _snapshot_of(entry: TombstonesEntry) -> int:
+    """Number of the snapshot that wrote a file of tombstones, from its name."""
+    return int(_match(_TOMBSTONE_FILE, entry.file)[2])
 
 
 def _shard_entry(value: Any) -> ShardEntry:
@@ -180,52 +191,52 @@ def _shard_entry(value: Any) -> ShardEntry:
         number=number,
         rows=rows,
         code_size=code_size,
-        columns=_columns(fields["columns"], rows, code_size, content.bytes, where),
+        columns=_columns(fields["columns"], rows, code_size, content.size, where),
         ids=_id_range(fields["ids"], rows, where),
         content=content,
     )
     if shard.file != fields["file"]:
-        raise ValueError(f"{where}: expected the name {shard.file}")
+        raise ValueError(f"{where} should have the name {shard.file}")
     if fields["dead"] is not None:
-        shard = replace(shard, dead=_dead_entry(fields["dead"], shard))
+        shard = replace(shard, tombstones=_tombstones_entry(fields["dead"], shard))
     return shard
 
 
-def _columns(value: Any, rows: int, code_size: int, size: int, where: str) -> dict[str, Place]:
+def _columns(value: Any, rows: int, code_size: int, size: int, where: str) -> dict[str, Extent]:
     if not isinstance(value, dict):
-        raise ValueError(f"{where}: columns must be an object")
-    columns: dict[str, Place] = {}
+        raise ValueError(f"{where}: columns is no object")
+    columns: dict[str, Extent] = {}
     for name, fields in value.items():
-        place = f"{where}: column {name!r}"
-        fields = _object(fields, ("dtype", "shape", "offset"), place)
-        dtype, shape = fields["dtype"], fields["shape"]
-        if not isinstance(dtype, str) or dtype not in ITEM_SIZES or not isinstance(shape, list):
-            raise ValueError(f"{place}: unknown dtype or shape")
-        extent = tuple(_count(length, f"{place}: shape") for length in shape)
-        if not _column_fits(name, dtype, extent, rows, code_size):
-            raise ValueError(f"{place}: {dtype} {extent} isn't a column of a shard of {rows} rows")
-        offset = _count(fields["offset"], f"{place}: offset")
-        columns[name] = _inside(Place(dtype, extent, offset), size, place)
+        which = f"{where}: column {name!r}"
+        fields = _object(fields, ("dtype", "shape", "offset"), which)
+        dtype, lengths = fields["dtype"], fields["shape"]
+        if not isinstance(dtype, str) or dtype not in ITEM_SIZES or not isinstance(lengths, list):
+            raise ValueError(f"{which} has an unknown dtype or shape")
+        shape = tuple(_count(length, f"{which}: shape") for length in lengths)
+        if not _column_fits(name, dtype, shape, rows, code_size):
+            raise ValueError(f"{which}: {dtype} {shape} is no column of a shard of {rows} rows")
+        offset = _count(fields["offset"], f"{which}: offset")
+        columns[name] = _inside(Extent(dtype, shape, offset), size, which)
     if "codes" not in columns or "ids" not in columns:
-        raise ValueError(f"{where}: columns codes and ids must be there")
+        raise ValueError(f"{where} lacks the column codes or ids")
     _check_together(columns, where)
     return columns
 
 
-def _check_together(columns: dict[str, Place], where: str) -> None:
-    """Columns of strings have two parts, and no two attributes one name."""
+def _check_together(columns: dict[str, Extent], where: str) -> None:
+    """Columns of strings have offsets and bytes, and no two attributes have one name."""
     if ("path_bytes" in columns) != ("path_offsets" in columns):
-        raise ValueError(f"{where}: path_bytes and path_offsets go together")
+        raise ValueError(f"{where} has only one of path_bytes and path_offsets")
     groups: dict[str, set[str]] = {}
     for column in columns:
         group, _, name = column.rpartition("/")
         groups.setdefault(group, set()).add(name)
     labelled = groups.get("categories", set())
     if not labelled == groups.get("label_offsets", set()) == groups.get("label_bytes", set()):
-        raise ValueError(f"{where}: categories, label_offsets and label_bytes go together")
+        raise ValueError(f"{where} has not the same categories, label_offsets and label_bytes")
     names = [name for group in ("attributes", *KINDS) for name in groups.get(group, ())]
     if len(set(names)) < len(names):
-        raise ValueError(f"{where}: two attributes have one name")
+        raise ValueError(f"{where} has two attributes of one name")
 
 
 def _column_fits(name: str, dtype: str, shape: tuple[int, ...], rows: int, code_size: int) -> bool:
@@ -247,23 +258,23 @@ def _column_fits(name: str, dtype: str, shape: tuple[int, ...], rows: int, code_
     )
 
 
-def _inside(place: Place, size: int, where: str) -> Place:
-    if place.offset % ITEM_SIZES[place.dtype] or place.end > size:
-        raise ValueError(f"{where}: lies outside the file of {size} bytes, or not aligned")
-    return place
+def _inside(extent: Extent, size: int, where: str) -> Extent:
+    if extent.offset % ITEM_SIZES[extent.dtype] or extent.end > size:
+        raise ValueError(f"{where} lies outside the file of {size} bytes, or is not aligned")
+    return extent
 
 
-def _dead_entry(value: Any, shard: ShardEntry) -> DeadEntry:
+def _tombstones_entry(value: Any, shard: ShardEntry) -> TombstonesEntry:
     fields = _object(value, ("file", "rows", "offset", "bytes", "xxh3_128"), shard.file)
-    match = _match(_DEAD_FILE, fields["file"])
+    match = _match(_TOMBSTONE_FILE, fields["file"])
     where = match[0]
-    if match[0] != dead_file(shard.number, int(match[2])):
-        raise ValueError(f"{where}: isn't the dead file of {shard.file}")
+    if match[0] != tombstone_path(shard.number, int(match[2])):
+        raise ValueError(f"{where} is not the file of deleted rows of {shard.file}")
     rows = _count(fields["rows"], f"{where}: rows", low=1, high=shard.rows)
     # The row numbers and what HDF5 puts around them: the file is read whole.
     content = _file_entry(fields, where, high=8 * rows + (1 << 16))
-    entry = DeadEntry(where, rows, _count(fields["offset"], f"{where}: offset"), content)
-    _inside(entry.columns["rows"], content.bytes, where)
+    entry = TombstonesEntry(where, rows, _count(fields["offset"], f"{where}: offset"), content)
+    _inside(entry.columns["rows"], content.size, where)
     return entry
 
 
@@ -271,37 +282,37 @@ def _id_range(value: Any, rows: int, where: str) -> tuple[int, int] | None:
     if rows == 0 and value is None:
         return None
     if rows == 0 or not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{where}: ids must be the least and the greatest id")
+        raise ValueError(f"{where}: ids is not the least and the greatest id")
     low = _count(value[0], f"{where}: ids", low=-(2**63))
     return low, _count(value[1], f"{where}: ids", low=low)
 
 
 def _file_entry(fields: dict[str, Any], where: str, high: int = MAX_INT) -> FileEntry:
     size, digests = _count(fields["bytes"], f"{where}: bytes", high=high), fields["xxh3_128"]
-    if not isinstance(digests, list) or len(digests) != max(1, -(-size // CHECKED)):
-        raise ValueError(f"{where}: xxh3_128 must have a checksum for each {CHECKED} bytes")
+    if not isinstance(digests, list) or len(digests) != max(1, -(-size // CHECKSUM_BLOCK)):
+        raise ValueError(f"{where}: xxh3_128 has not one checksum for each {CHECKSUM_BLOCK} bytes")
     return FileEntry(size, tuple(_match(_HEX, digest)[0] for digest in digests))
 
 
 def _object(value: Any, keys: Collection[str], where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or set(value) != set(keys):
-        raise ValueError(f"{where}: expected an object with the keys {', '.join(keys)}")
+        raise ValueError(f"{where} is no object with the keys {', '.join(keys)}")
     return dict(value)
 
 
 def _count(value: Any, where: str, low: int = 0, high: int = MAX_INT) -> int:
     # type(), not isinstance: JSON's true is not 1.
     if type(value) is not int or not low <= value <= high:
-        raise ValueError(f"{where}: {_short(value)}, expected an integer from {low} to {high}")
+        raise ValueError(f"{where} is {_short(value)}; expected an integer from {low} to {high}")
     return value
 
 
 def _match(pattern: re.Pattern[str], value: Any) -> re.Match[str]:
     match = pattern.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{_short(value)} doesn't match {pattern.pattern}")
+        raise ValueError(f"{_short(value)} does not match {pattern.pattern}")
     return match
 
 
 def _short(value: Any) -> str:
-    return ascii(value)[:60]
+    return ascii(value)[:_MAX_SHOWN]

@@ -1,4 +1,4 @@
-"""Rows in memory: codes with their ids, attribute columns and paths, checked when made."""
+"""`Rows`: a segment in memory, checked when it is made."""
 
 from __future__ import annotations
 
@@ -23,28 +23,24 @@ from hyperpq.store.strings import Strings
 
 
 class Rows:
-    """Rows to be appended to a store, or that are in memory; in the order of their ids.
+    """Rows in memory, in the order of their ids: a `Segment` of which no row is deleted.
 
     Parameters
     ----------
     codes : ndarray, shape (n, code_size), uint8
     ids : ndarray, shape (n,), int64
-        Distinct, in any order: rows are sorted by them.
+        Distinct, in any order: the rows are sorted by them.
     attributes : mapping of str to array_like, each shape (n,)
         See `columns.as_column`. Names match ``[A-Za-z_][A-Za-z0-9_]{0,63}`` and are neither in
         `columns.RESERVED_NAMES` nor Python keywords.
     paths : Strings or sequence of bytes, optional
-        One path per row as the file system gave it, in no particular encoding.
+        One path for each row as the file system gave it, in no particular encoding.
 
     Raises
     ------
     InvalidInputError
         A shape, dtype or name is another, or an id occurs twice.
     """
-
-    dead = None
-    dead_rows = np.empty(0, np.int64)
-    alive = None
 
     def __init__(
         self,
@@ -54,12 +50,12 @@ class Rows:
         paths: Strings | Sequence[bytes] | None = None,
     ) -> None:
         if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8 or codes.ndim != 2:
-            raise InvalidInputError(f"codes: {_describe(codes)}, expected uint8 (n, code_size)")
+            raise InvalidInputError(f"codes are {_describe(codes)}; expected uint8 (n, code_size).")
         if codes.shape[1] == 0:
-            raise InvalidInputError("codes: code_size is 0, expected at least one byte per row")
+            raise InvalidInputError("codes have a code_size of 0; expected at least one byte.")
         n = len(codes)
         if not isinstance(ids, np.ndarray) or ids.shape != (n,) or ids.dtype != np.int64:
-            raise InvalidInputError(f"ids: {_describe(ids)}, expected int64 ({n},)")
+            raise InvalidInputError(f"ids are {_describe(ids)}; expected int64 ({n},).")
         columns = {}
         if attributes is not None and not isinstance(attributes, Mapping):
             raise InvalidInputError(
@@ -68,112 +64,143 @@ class Rows:
         for name, values in (attributes or {}).items():
             check_attribute_name(name)
             columns[name] = as_column(name, values, n)
-        if paths is not None and not isinstance(paths, Strings):
-            if not all(isinstance(path, bytes) for path in paths):
-                raise InvalidInputError("paths: every path must be bytes; use os.fsencode")
-            paths = Strings.from_list(paths)
-        if paths is not None and len(paths) != n:
-            raise InvalidInputError(f"paths: {len(paths)} given for {n} rows")
-        self.codes, self.ids = np.ascontiguousarray(codes), np.ascontiguousarray(ids)
-        self.attributes, self.path_strings = columns, paths
-        if np.any(self.ids[1:] <= self.ids[:-1]):
+        self._codes, self._ids = np.ascontiguousarray(codes), np.ascontiguousarray(ids)
+        self._attributes, self._paths = columns, _as_paths(paths, n)
+        if np.any(self._ids[1:] <= self._ids[:-1]):
             self._sort()
 
     def _sort(self) -> None:
-        order = np.argsort(self.ids, kind="stable")
-        ids = self.ids[order]
+        order = np.argsort(self._ids, kind="stable")
+        ids = self._ids[order]
         repeated = ids[1:][ids[1:] == ids[:-1]]
         if repeated.size:
-            raise InvalidInputError(f"ids: {repeated[0]} occurs twice, expected distinct ids")
-        self.codes, self.ids = self.codes[order], ids
-        self.attributes = {name: column[order] for name, column in self.attributes.items()}
-        if self.path_strings is not None:
-            self.path_strings = self.path_strings.take(order)
+            raise InvalidInputError(f"ids have {repeated[0]} twice; expected distinct ids.")
+        self._codes, self._ids = self._codes[order], ids
+        self._attributes = {name: column[order] for name, column in self._attributes.items()}
+        if self._paths is not None:
+            self._paths = self._paths.take(order)
+
+    def __repr__(self) -> str:
+        return f"Rows(n={self.n}, code_size={self.code_size}, schema={self.schema})"
 
     @property
     def n(self) -> int:
         """Number of rows."""
-        return len(self.codes)
+        return len(self._codes)
 
     @property
-    def live(self) -> int:
-        """Number of rows that are not removed: all of them."""
+    def n_live(self) -> int:
+        """Number of rows that are not deleted: all of them."""
         return self.n
 
     @property
     def code_size(self) -> int:
-        """Bytes per code."""
-        return self.codes.shape[1]
+        """Bytes of one row of codes."""
+        return self._codes.shape[1]
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        """Codes, shape (n, code_size), uint8."""
+        return self._codes
 
     @cached_property
     def tiled(self) -> TiledCodes:
         """The codes in the layout that is stored and scanned."""
-        return TiledCodes.from_rows(self.codes)
+        return TiledCodes.from_rows(self._codes)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids, shape (n,), int64, ascending."""
+        return self._ids
+
+    @property
+    def deleted_rows(self) -> NDArray[np.int64]:
+        """Numbers of the deleted rows: none."""
+        return np.empty(0, np.int64)
+
+    @property
+    def deleted_mask(self) -> None:
+        """None, as no row is deleted."""
+        return None
+
+    @property
+    def live_bits(self) -> None:
+        """None, as every row takes part in a scan."""
+        return None
 
     @property
     def schema(self) -> dict[str, str]:
         """Kind of each attribute column, see `columns.kind_of`; ``path`` too if there are paths."""
-        kinds = {name: kind_of(column) for name, column in self.attributes.items()}
-        return kinds if self.path_strings is None else kinds | {"path": "path"}
+        kinds = {name: kind_of(column) for name, column in self._attributes.items()}
+        return kinds if self._paths is None else kinds | {"path": "path"}
+
+    @property
+    def attributes(self) -> dict[str, Column]:
+        """The attribute columns by their names."""
+        return self._attributes
 
     @property
     def attribute_names(self) -> list[str]:
         """Names of the attribute columns, sorted."""
-        return sorted(self.attributes)
+        return sorted(self._attributes)
 
     def attribute(self, name: str) -> Column:
         """The column ``name``, shape (n,)."""
-        if name not in self.attributes:
+        if name not in self._attributes:
             raise unknown_attribute(name, self.attribute_names)
-        return self.attributes[name]
+        return self._attributes[name]
 
     def attribute_at(self, name: str, rows: NDArray[np.int64]) -> Column:
         """Values of some rows, by their numbers."""
         return self.attribute(name)[rows]
 
-    def path(self, row: int) -> bytes:
-        """Path of one row."""
-        if self.path_strings is None:
-            raise InvalidInputError("these rows have no paths")
-        check_row(row, self.n)
-        return self.path_strings[row]
+    @property
+    def path_strings(self) -> Strings | None:
+        """All paths as they are stored, or None."""
+        return self._paths
 
     @property
     def paths(self) -> list[bytes] | None:
         """All paths, or None."""
-        return None if self.path_strings is None else self.path_strings.tolist()
+        return None if self._paths is None else self._paths.tolist()
+
+    def path(self, row: int) -> bytes:
+        """Path of one row."""
+        if self._paths is None:
+            raise InvalidInputError("these rows have no paths; give paths when they are made.")
+        check_row(row, self.n)
+        return self._paths[row]
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row of each id, -1 where there is none."""
-        return rows_of(ids, self.ids)
+        """Row of each id, shape (len(ids),), int64; -1 where there is none."""
+        return rows_of(ids, self._ids)
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
         """Some of the rows, by their numbers."""
-        strings = self.path_strings
         return Rows(
-            self.codes[rows],
-            self.ids[rows],
-            {name: column[rows] for name, column in self.attributes.items()},
-            None if strings is None else strings.take(rows),
+            self._codes[rows],
+            self._ids[rows],
+            {name: column[rows] for name, column in self._attributes.items()},
+            None if self._paths is None else self._paths.take(rows),
         )
 
     @classmethod
-    def merge(cls, parts: Sequence[Rows]) -> Rows:
-        """Rows of several, which have the same columns and no id in common."""
-        if len(parts) == 1:
-            return parts[0]
-        strings = [part.path_strings for part in parts if part.path_strings is not None]
-        columns = {name: [part.attributes[name] for part in parts] for name in parts[0].attributes}
+    def merge(cls, several: Sequence[Rows]) -> Rows:
+        """The rows of several, which have the same columns and no id in common."""
+        if len(several) == 1:
+            return several[0]
+        paths = [rows.path_strings for rows in several if rows.path_strings is not None]
+        names = several[0].attributes
         return cls(
-            np.concatenate([part.codes for part in parts]),
-            np.concatenate([part.ids for part in parts]),
-            {name: concatenate(pieces) for name, pieces in columns.items()},
-            Strings.concatenate(strings) if strings else None,
+            np.concatenate([rows.codes for rows in several]),
+            np.concatenate([rows.ids for rows in several]),
+            {name: concatenate([rows.attributes[name] for rows in several]) for name in names},
+            Strings.concatenate(paths) if paths else None,
         )
 
 
 def rows_of(ids: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where in ``ascending`` each of ``ids`` is, -1 where it isn't; by binary search."""
+    """Where in ``ascending`` each of ``ids`` is, -1 where it is not; by binary search."""
     if not len(ascending):
         return np.full(len(ids), -1, np.int64)
     rows = np.searchsorted(ascending, ids)
@@ -184,10 +211,22 @@ def rows_of(ids: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.
 def check_row(row: int, n: int) -> None:
     """Raise `InvalidInputError` unless ``row`` is one of ``n`` rows."""
     if not 0 <= row < n:
-        raise InvalidInputError(f"row {row}: expected 0 to {n - 1}")
+        raise InvalidInputError(f"row is {row}; expected 0 to {n - 1}.")
+
+
+def _as_paths(paths: Strings | Sequence[bytes] | None, n: int) -> Strings | None:
+    if paths is None:
+        return None
+    if not isinstance(paths, Strings):
+        if not all(isinstance(path, bytes) for path in paths):
+            raise InvalidInputError("paths have one that is not bytes; convert it by os.fsencode.")
+        paths = Strings.from_list(paths)
+    if len(paths) != n:
+        raise InvalidInputError(f"paths are {len(paths)}; expected {n}, one for each row.")
+    return paths
 
 
 def _describe(value: object) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype} {value.shape}"
-    return type(value).__name__
+    return f"a {type(value).__name__}"

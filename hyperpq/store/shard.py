@@ -1,4 +1,4 @@
-"""A stored shard: memory-mapped columns, read only where they are touched."""
+"""`Shard`: a segment on disk, whose columns are memory-mapped and read only where needed."""
 
 from __future__ import annotations
 
@@ -12,36 +12,35 @@ from numpy.typing import NDArray
 from hyperpq.codes import TiledCodes, row_bits
 from hyperpq.errors import CorruptIndexError, InvalidInputError
 from hyperpq.store.columns import TIME, Categories, Column, datasets_of, unknown_attribute
-from hyperpq.store.hdf5_layout import write_columns
-from hyperpq.store.manifest import DeadEntry, FileEntry, Place, ShardEntry
+from hyperpq.store.hdf5_layout import map_file, view_column, write_columns
+from hyperpq.store.manifest import ShardEntry
 from hyperpq.store.rows import Rows, check_row, rows_of
 from hyperpq.store.strings import Strings
-from hyperpq.utils.files import checksums, open_regular, os_errors, read_regular
-
-# A map holds a file descriptor for as long as it lives, and a process has about a thousand; a
-# store that grew by many small appends has small shards. Those are read, and checked, instead.
-_MAP_FROM = 1 << 18
+from hyperpq.utils.files import torn_file
 
 
 class Shard:
-    """One shard of a store, read-only, with the reading face of `Rows`.
+    """A shard of an index directory, read-only: a `Segment` of which rows may be deleted.
 
-    The file is opened at once and stays what it was, whatever a later writer does with its name.
-    Columns of a file of 256 KiB or more are numpy memmaps at the offset of the HDF5 dataset; a
-    smaller file is read whole, and its checksum is compared.
+    The file is opened at once, and the object shows its content of then, whatever a later writer
+    does with its name. Columns of a file of 256 KiB or more are NumPy memmaps at the offset of the
+    HDF5 dataset; a smaller file is read whole, and its checksum is compared.
+
+    Parameters
+    ----------
+    root : Path
+        The index directory.
+    entry : ShardEntry
+        What the manifest says.
+    deleted_rows : ndarray, shape (deleted,), int64
+        Ascending numbers of the deleted rows.
+    data : ndarray, shape (bytes,), uint8, optional
+        Content of the file, from `hdf5_layout.map_file`; opened unless given.
 
     Attributes
     ----------
-    name : str
-        Name in the store, such as ``"000000"``.
-    n : int
-        Number of rows, dead ones included.
-    code_size : int
-        Bytes per code.
-    entry : ShardEntry
-        What the manifest says.
-    dead_rows : ndarray (dead,), int64
-        Sorted numbers of the removed rows.
+    entry, deleted_rows
+        As given.
 
     Raises
     ------
@@ -55,37 +54,40 @@ class Shard:
         self,
         root: Path,
         entry: ShardEntry,
-        dead_rows: NDArray[np.int64],
+        deleted_rows: NDArray[np.int64],
         data: NDArray[np.uint8] | None = None,
     ) -> None:
         self.entry = entry
-        self.dead_rows = dead_rows
+        self.deleted_rows = deleted_rows
         self._path = root / entry.file
         self._bytes = map_file(self._path, entry.content) if data is None else data
 
     def __repr__(self) -> str:
-        return f"Shard({self.name!r}, n={self.n}, dead={len(self.dead_rows)})"
+        return f"Shard({self.name!r}, n={self.n}, n_live={self.n_live})"
 
     @property
-    def name(self) -> str:  # noqa: D102
+    def name(self) -> str:
+        """Name in the store, such as ``"000000"``."""
         return self.entry.name
 
     @property
-    def n(self) -> int:  # noqa: D102
+    def n(self) -> int:
+        """Number of rows, deleted ones included."""
         return self.entry.rows
 
     @property
-    def live(self) -> int:
-        """Number of rows that are not removed."""
-        return self.entry.live
+    def n_live(self) -> int:
+        """Number of rows that are not deleted."""
+        return self.entry.n_live
 
     @property
-    def code_size(self) -> int:  # noqa: D102
+    def code_size(self) -> int:
+        """Bytes of one row of codes."""
         return self.entry.code_size
 
     @property
     def codes(self) -> NDArray[np.uint8]:
-        """Codes, shape (n, code_size), uint8: a copy in rows of what `tiled` maps."""
+        """Codes, shape (n, code_size), uint8: a copy by rows of what `tiled` maps."""
         return self.tiled.rows()
 
     @property
@@ -120,16 +122,16 @@ class Shard:
         return self._column(f"attributes/{name}")
 
     def attribute_at(self, name: str, rows: NDArray[np.int64]) -> Column:
-        """Values of some rows, by their numbers; the others aren't read."""
+        """Values of some rows, by their numbers; the others are not read."""
         if self.schema.get(name) != "category":
             return self.attribute(name)[rows]
         codes = self._column(f"categories/{name}")[rows]
         labels = self._strings(f"label_offsets/{name}", f"label_bytes/{name}")
         self._check_categories(name, codes, labels)
         used = np.unique(codes[codes >= 0]).astype(np.int64)
-        places = np.full(len(labels) + 1, -1, np.int32)  # the last one is for -1
-        places[used] = np.arange(len(used))
-        return Categories(places[codes], self._texts(name, labels.take(used)))
+        positions = np.full(len(labels) + 1, -1, np.int32)  # the last entry is for -1
+        positions[used] = np.arange(len(used))
+        return Categories(positions[codes], self._texts(name, labels.take(used)))
 
     def _categories(self, name: str) -> Categories:
         codes = self._column(f"categories/{name}")
@@ -145,27 +147,27 @@ class Shard:
         try:
             texts = tuple(label.decode() for label in labels.tolist())
         except UnicodeDecodeError:
-            raise self._torn(f"/label_bytes/{name} isn't UTF-8") from None
+            raise self._torn(f"/label_bytes/{name} is not UTF-8") from None
         if len(set(texts)) < len(texts):
             raise self._torn(f"/label_bytes/{name} has a string twice")
         return texts
 
     @cached_property
-    def dead(self) -> NDArray[np.bool_] | None:
-        """True where the row is removed, shape (n,), bool; None if none is."""
-        if not len(self.dead_rows):
+    def deleted_mask(self) -> NDArray[np.bool_] | None:
+        """True where the row is deleted, shape (n,), bool; None if no row is."""
+        if not len(self.deleted_rows):
             return None
         mask = np.zeros(self.n, bool)
-        mask[self.dead_rows] = True
+        mask[self.deleted_rows] = True
         return mask
 
     @cached_property
-    def alive(self) -> NDArray[np.uint64] | None:
-        """Bits of the rows that aren't removed, see `codes.row_bits`; None if none is."""
-        if not len(self.dead_rows):
+    def live_bits(self) -> NDArray[np.uint64] | None:
+        """Bits of the rows that are not deleted, see `codes.row_bits`; None if no row is."""
+        if not len(self.deleted_rows):
             return None
         mask = np.ones(self.n, bool)
-        mask[self.dead_rows] = False
+        mask[self.deleted_rows] = False
         return row_bits(mask)
 
     @cached_property
@@ -181,30 +183,30 @@ class Shard:
         Raises
         ------
         CorruptIndexError
-            If the offsets of the row don't lie in the file's path bytes.
+            If the offsets of the row do not lie in the file's path bytes.
         """
         if "path_bytes" not in self.entry.columns:
-            raise InvalidInputError(f"{self._path}: this shard has no paths")
+            raise InvalidInputError(f"{self._path}: this shard has no paths; ask for none.")
         check_row(row, self.n)
         offsets, blob = self._column("path_offsets"), self._column("path_bytes")
         if not 0 <= offsets[row] <= offsets[row + 1] <= len(blob):
-            raise self._torn("/path_offsets don't fit /path_bytes")
+            raise self._torn("/path_offsets do not fit /path_bytes")
         return Strings(offsets, blob)[row]
 
     @property
     def paths(self) -> list[bytes] | None:
-        """All paths, or None; reads every one of them."""
+        """All paths, or None; every one of them is read."""
         return None if self.path_strings is None else self.path_strings.tolist()
 
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Row of each id, -1 where there is none or it is removed."""
+        """Row of each id, shape (len(ids),), int64; -1 where there is none or it is deleted."""
         out = np.full(len(ids), -1, np.int64)
         low, high = self.entry.ids or (1, 0)
         near = np.flatnonzero((ids >= low) & (ids <= high))
         # Most lookups end here, without a page of the file.
         if len(near):
             rows = rows_of(ids[near], self.ids)
-            out[near] = np.where(rows_of(rows, self.dead_rows) < 0, rows, -1)
+            out[near] = np.where(rows_of(rows, self.deleted_rows) < 0, rows, -1)
         return out
 
     def take(self, rows: NDArray[np.int64]) -> Rows:
@@ -217,9 +219,9 @@ class Shard:
             None if strings is None else strings.take(rows),
         )
 
-    def with_dead(self, entry: ShardEntry, dead_rows: NDArray[np.int64]) -> Shard:
-        """The same shard after a removal."""
-        return Shard(self._path.parent.parent, entry, dead_rows, self._bytes)
+    def replace_deleted(self, entry: ShardEntry, deleted_rows: NDArray[np.int64]) -> Shard:
+        """The same shard, mapped once, with other rows deleted."""
+        return Shard(self._path.parent.parent, entry, deleted_rows, self._bytes)
 
     def _column(self, name: str) -> NDArray[Any]:
         return view_column(self._bytes, self.entry.columns[name])
@@ -231,31 +233,26 @@ class Shard:
         return strings
 
     def _torn(self, what: str) -> CorruptIndexError:
-        return CorruptIndexError(f"{self._path}: {what}; the file is torn or altered")
-
-
-def map_file(path: Path, entry: FileEntry) -> NDArray[np.uint8]:
-    """Bytes of a file of the index: mapped, or read and checked if it is small."""
-    if entry.bytes < _MAP_FROM:
-        return np.frombuffer(checked_read(path, entry), np.uint8)
-    with (
-        open_regular(path, entry.bytes) as handle,
-        os_errors("read", path),
-        open(handle, "rb", closefd=False) as file,
-    ):
-        return np.memmap(file, np.uint8, "r", shape=(entry.bytes,))
-
-
-def view_column(data: NDArray[np.uint8], place: Place) -> NDArray[Any]:
-    """The part of a file's bytes that is a column, as an array of its dtype and shape."""
-    if not place.nbytes:
-        return np.empty(place.shape, place.dtype)
-    part = data[place.offset : place.end]
-    return part.view(np.dtype(place.dtype).newbyteorder("<")).reshape(place.shape)
+        return torn_file(self._path, what)
 
 
 def write_shard(path: Path, number: int, rows: Rows, *, sync: bool = True) -> ShardEntry:
-    """Write a shard file under the name ``path``, and fsync it unless told not to.
+    """Write a shard file.
+
+    Parameters
+    ----------
+    path : Path
+        Where to write, usually a temporary name.
+    number : int
+        The number of the shard.
+    rows : Rows
+        Its content.
+    sync : bool
+        See `utils.files.write_synced`.
+
+    Returns
+    -------
+    ShardEntry
 
     Raises
     ------
@@ -267,44 +264,6 @@ def write_shard(path: Path, number: int, rows: Rows, *, sync: bool = True) -> Sh
     if rows.path_strings is not None:
         columns["path_offsets"] = rows.path_strings.offsets
         columns["path_bytes"] = rows.path_strings.blob
-    content, places = write_columns(path, columns, sync=sync)
+    content, extents = write_columns(path, columns, sync=sync)
     ids = (int(rows.ids[0]), int(rows.ids[-1])) if rows.n else None
-    return ShardEntry(number, rows.n, rows.code_size, places, ids, content)
-
-
-def write_dead(path: Path, file: str, dead: NDArray[np.int64], *, sync: bool = True) -> DeadEntry:
-    """Write the sorted numbers of removed rows under the name ``path``."""
-    content, places = write_columns(path, {"rows": dead}, sync=sync)
-    return DeadEntry(file, len(dead), places["rows"].offset, content)
-
-
-def read_dead(root: Path, shard: ShardEntry) -> NDArray[np.int64]:
-    """Read the removed rows of a shard, checked against checksum and range.
-
-    Returns
-    -------
-    ndarray (dead,), int64
-        Sorted row numbers, each once; empty if none is removed.
-    """
-    if shard.dead is None:
-        return np.empty(0, np.int64)
-    return parse_dead(root, shard, checked_read(root / shard.dead.file, shard.dead.content))
-
-
-def parse_dead(root: Path, shard: ShardEntry, data: bytes | None) -> NDArray[np.int64]:
-    """The removed rows of a shard, from its dead-row file's content; see `read_dead`."""
-    if shard.dead is None or data is None:
-        return np.empty(0, np.int64)
-    rows = view_column(np.frombuffer(data, np.uint8), shard.dead.columns["rows"])
-    if rows[0] < 0 or rows[-1] >= shard.rows or np.any(rows[1:] <= rows[:-1]):
-        path = root / shard.dead.file
-        raise CorruptIndexError(f"{path}: not sorted row numbers of {shard.file}")
-    return rows
-
-
-def checked_read(path: Path, entry: FileEntry) -> bytes:
-    """Read a whole file of the index and check its length and checksums."""
-    data = read_regular(path, entry.bytes)
-    if checksums(data) != entry.xxh3_128:
-        raise CorruptIndexError(f"{path}: the checksum is wrong; the file is torn or altered")
-    return data
+    return ShardEntry(number, rows.n, rows.code_size, extents, ids, content)

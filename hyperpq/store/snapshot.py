@@ -1,40 +1,70 @@
-"""One generation of an index directory, read while a writer may be making the next."""
+"""`Snapshot`: one state of an index directory, read while a writer may be making the next."""
 
 from __future__ import annotations
 
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from hyperpq.errors import CorruptIndexError
-from hyperpq.store.manifest import FileEntry, Manifest
+from hyperpq.store.manifest import FOLDERS, FileEntry, Manifest
 from hyperpq.store.manifest_parser import read_manifest
-from hyperpq.store.shard import Shard, read_dead
-from hyperpq.store.transaction import FOLDERS
-from hyperpq.utils.files import os_errors
+from hyperpq.store.shard import Shard
+from hyperpq.store.tombstones import read_tombstones
+from hyperpq.utils.files import irregular_file, missing_file, os_errors, wrong_length
 
 
-def read_generation(root: Path, known: Iterable[Shard] = ()) -> tuple[Manifest, list[Shard]]:
-    """One generation as it is on disk; ``known`` shards of this directory are taken over."""
+@dataclass(frozen=True)
+class Snapshot:
+    """What one commit has left in an index directory.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        What the directory holds.
+    shards : tuple of Shard
+        The rows, opened.
+    """
+
+    manifest: Manifest
+    shards: tuple[Shard, ...] = ()
+
+
+def read_snapshot(root: Path, known: Iterable[Shard] = ()) -> Snapshot:
+    """Read the present snapshot of an index directory.
+
+    Parameters
+    ----------
+    root : Path
+        The index directory.
+    known : iterable of Shard
+        Shards of this directory that are open already, and are taken over.
+
+    Raises
+    ------
+    IndexNotFoundError, FormatVersionError, CorruptIndexError, StoreError
+        See `manifest_parser.read_manifest`, `Shard` and `tombstones.read_tombstones`.
+    """
     while True:
         folder = _identity(root)
         manifest = read_manifest(root)
         try:
-            shards = _load_shards(root, manifest, known)
+            shards = _open_shards(root, manifest, known)
         except CorruptIndexError:
-            # A writer that commits meanwhile removes what its generation no longer names.
+            # A writer that commits meanwhile removes what its snapshot no longer names.
             if read_manifest(root) == manifest:
                 raise
             continue
         # A name in an index is never given to another content, but the whole folder may have been
         # replaced by another index with a shard of the same name and length.
         if folder == _identity(root):
-            return manifest, shards
+            return Snapshot(manifest, shards)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
-    """What tells a folder from another that has its name later."""
+    """What tells a folder from another one that has its name later."""
     try:
         status = os.stat(folder)
     except OSError:
@@ -42,22 +72,22 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _load_shards(root: Path, manifest: Manifest, known: Iterable[Shard]) -> list[Shard]:
+def _open_shards(root: Path, manifest: Manifest, known: Iterable[Shard]) -> tuple[Shard, ...]:
     for name in FOLDERS:
         if (root / name).is_symlink():
-            raise CorruptIndexError(f"{root / name}: a link, and an index holds none")
+            raise irregular_file(root / name)
     for name, entry in manifest.files.items():
         _check_status(root / name, entry)
-    kept = {(shard.entry.file, shard.entry.content): shard for shard in known}
+    opened = {(shard.entry.file, shard.entry.content): shard for shard in known}
     shards = []
-    for shard in manifest.shards:
-        old = kept.get((shard.file, shard.content))
-        if old and old.entry == shard:
-            shards.append(old)
-            continue
-        dead = read_dead(root, shard)
-        shards.append(old.with_dead(shard, dead) if old else Shard(root, shard, dead))
-    return shards
+    for named in manifest.shards:
+        shard = opened.get((named.file, named.content))
+        if shard is None:
+            shard = Shard(root, named, read_tombstones(root, named))
+        elif shard.entry != named:
+            shard = shard.replace_deleted(named, read_tombstones(root, named))
+        shards.append(shard)
+    return tuple(shards)
 
 
 def _check_status(path: Path, entry: FileEntry) -> None:
@@ -65,11 +95,8 @@ def _check_status(path: Path, entry: FileEntry) -> None:
         try:
             status = os.lstat(path)
         except FileNotFoundError as error:
-            raise CorruptIndexError(f"{path}: this file of the index is missing") from error
+            raise missing_file(path) from error
     if not stat.S_ISREG(status.st_mode):
-        raise CorruptIndexError(f"{path}: not a regular file; an index holds no links or devices")
-    if status.st_size != entry.bytes:
-        raise CorruptIndexError(
-            f"{path}: {status.st_size} bytes long, the manifest says {entry.bytes}; "
-            "the file is torn or altered"
-        )
+        raise irregular_file(path)
+    if status.st_size != entry.size:
+        raise wrong_length(path, status.st_size, entry.size)

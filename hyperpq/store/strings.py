@@ -1,4 +1,4 @@
-"""`Strings`: a column of byte strings as one blob and the places where each begins and ends."""
+"""`Strings`: a column of byte strings as one blob and the offset where each string begins."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-# Rows that are gathered at once: the places of their bytes take eight times their length.
-_BLOCK = 1 << 16
+# Rows that are gathered at once: the positions of their bytes take eight times their length.
+_BATCH = 1 << 16
 
 
 class Strings:
@@ -28,7 +28,7 @@ class Strings:
 
     @classmethod
     def from_list(cls, strings: Iterable[bytes]) -> Strings:
-        """Put strings together."""
+        """Strings of Python as a column."""
         strings = list(strings)
         offsets = np.zeros(len(strings) + 1, np.int64)
         np.cumsum([len(s) for s in strings], out=offsets[1:])
@@ -38,11 +38,11 @@ class Strings:
         return len(self.offsets) - 1
 
     def __getitem__(self, row: int) -> bytes:
-        """One string, read without the others."""
+        """One string; the others are not read."""
         return self.blob[self.offsets[row] : self.offsets[row + 1]].tobytes()
 
     def tolist(self) -> list[bytes]:
-        """All of them."""
+        """All strings."""
         data = self.blob.tobytes()
         return [data[start:end] for start, end in pairwise(self.offsets.tolist())]
 
@@ -52,11 +52,11 @@ class Strings:
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         blob = np.empty(offsets[-1], np.uint8)
-        for start in range(0, len(rows), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            first, last = offsets[start], offsets[min(start + _BLOCK, len(rows))]
-            shift = self.offsets[rows[part]] - offsets[:-1][part]
-            blob[first:last] = self.blob[np.repeat(shift, lengths[part]) + np.arange(first, last)]
+        for start in range(0, len(rows), _BATCH):
+            batch = slice(start, start + _BATCH)
+            first, last = offsets[start], offsets[min(start + _BATCH, len(rows))]
+            shift = self.offsets[rows[batch]] - offsets[:-1][batch]
+            blob[first:last] = self.blob[np.repeat(shift, lengths[batch]) + np.arange(first, last)]
         return Strings(offsets, blob)
 
     @classmethod
@@ -69,8 +69,8 @@ class Strings:
 
     @property
     def problem(self) -> str | None:
-        """Why the offsets can't be those of the blob, or None."""
+        """Why the offsets cannot be those of the blob, or None."""
         offsets, size = self.offsets, len(self.blob)
         if offsets[0] != 0 or offsets[-1] != size or np.any(offsets[1:] < offsets[:-1]):
-            return f"offsets don't rise from 0 to the {size} bytes"
+            return f"the offsets do not rise from 0 to the {size} bytes"
         return None

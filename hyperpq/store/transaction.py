@@ -1,4 +1,4 @@
-"""The next generation of an index directory: written aside, then published in one step."""
+"""`Transaction`: the next snapshot of an index directory, written aside, then published at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.errors import InvalidInputError, StoreError
-from hyperpq.store.manifest import MANIFEST_NAME, Manifest, dead_file
+from hyperpq.errors import StoreError
+from hyperpq.store.hdf5_layout import map_file
+from hyperpq.store.manifest import (
+    FOLDERS,
+    MANIFEST_NAME,
+    Manifest,
+    shard_path,
+    tombstone_path,
+)
 from hyperpq.store.manifest_parser import parse_manifest, read_manifest
 from hyperpq.store.rows import Rows
-from hyperpq.store.shard import Shard, map_file, write_dead, write_shard
+from hyperpq.store.segments import check_appended
+from hyperpq.store.shard import Shard, write_shard
+from hyperpq.store.snapshot import Snapshot
+from hyperpq.store.tombstones import write_tombstones
 from hyperpq.utils.files import (
     atomic_write,
     fsync_folder,
@@ -24,49 +34,51 @@ from hyperpq.utils.files import (
     temporary_path,
 )
 
-FOLDERS = ("shards", "dead")
 
+class Transaction:
+    """A snapshot in the making; the writer lock must be held from first to last.
 
-class Draft:
-    """A generation in the making; the writer lock must be held from first to last.
-
-    Nothing that the old generation names is touched before `publish`, and `publish` changes it
-    by one rename of the manifest.
+    Nothing that the old snapshot names is touched before `publish`, and `publish` replaces the old
+    snapshot by one rename of the manifest.
 
     Parameters
     ----------
     root : Path
         The index directory.
     old : Manifest
-        The generation on disk.
-    manifest : Manifest
-        The next one, but for its shards.
+        What is on disk.
+    new : Manifest
+        What the next snapshot holds, but for its shards.
     sync : bool
-        See `durable.write_synced`.
+        See `utils.files.write_synced`.
     """
 
-    def __init__(self, root: Path, old: Manifest, manifest: Manifest, *, sync: bool = True):
-        self.manifest = manifest
-        self.shards: list[Shard] = []
-        self._root = root
-        self._old = old
-        self._sync = sync
+    def __init__(self, root: Path, old: Manifest, new: Manifest, *, sync: bool = True) -> None:
+        self._root, self._old, self._new, self._sync = root, old, new, sync
+        self._shards: list[Shard] = []
         self._next_shard = old.next_shard
-        self._files: list[Path] = []  # final names of what is written under temporary ones
+        # Final names of what is written under temporary ones.
+        self._files: list[Path] = []
 
-    def keep(self, shard: Shard, without: NDArray[np.int64] | None = None) -> None:
-        """Take over a shard, without the rows that ``without`` numbers."""
-        if without is not None:
-            dead = np.union1d(shard.dead_rows, without)
-            if len(dead) == shard.n:
+    def keep(self, shard: Shard, delete: NDArray[np.int64] | None = None) -> None:
+        """Take over a shard, without the rows that ``delete`` numbers.
+
+        A shard without a row left is left out.
+        """
+        if delete is not None:
+            deleted_rows = np.union1d(shard.deleted_rows, delete)
+            if len(deleted_rows) == shard.n:
                 return
-            if len(dead) > len(shard.dead_rows):
-                name = dead_file(shard.entry.number, self.manifest.generation)
-                self._files.append(self._root / name)
-                aside = temporary_path(self._files[-1])
-                entry = replace(shard.entry, dead=write_dead(aside, name, dead, sync=self._sync))
-                shard = shard.with_dead(entry, dead)
-        self.shards.append(shard)
+            if len(deleted_rows) > len(shard.deleted_rows):
+                shard = self._with_tombstones(shard, deleted_rows)
+        self._shards.append(shard)
+
+    def _with_tombstones(self, shard: Shard, deleted_rows: NDArray[np.int64]) -> Shard:
+        file = tombstone_path(shard.entry.number, self._new.snapshot_number)
+        self._files.append(self._root / file)
+        aside = temporary_path(self._files[-1])
+        tombstones = write_tombstones(aside, file, deleted_rows, sync=self._sync)
+        return shard.replace_deleted(replace(shard.entry, tombstones=tombstones), deleted_rows)
 
     def append(self, rows: Rows) -> None:
         """Write rows as a new shard.
@@ -75,34 +87,36 @@ class Draft:
         ------
         InvalidInputError
             If they have another code size or schema than the shards that are there.
+        StoreError
+            If the system refuses to write.
         """
-        if self.shards:
-            first = self.shards[0]
-            if (rows.code_size, rows.schema) != (first.code_size, first.schema):
-                raise InvalidInputError(
-                    f"append: code_size {rows.code_size} and columns {rows.schema}, expected "
-                    f"{first.code_size} and {first.schema} as in all shards"
-                )
-        target = self._root / f"shards/{self._next_shard:06d}.h5"
+        if self._shards:
+            check_appended(rows, self._shards[0])
+        target = self._root / shard_path(self._next_shard)
         self._files.append(target)
-        aside, no_dead = temporary_path(target), np.empty(0, np.int64)
+        aside = temporary_path(target)
         entry = write_shard(aside, self._next_shard, rows, sync=self._sync)
         self._next_shard += 1
         # Opened under its temporary name, it stays the same file under its final one.
         data = map_file(aside, entry.content)
-        self.shards.append(Shard(self._root, entry, no_dead, data))
+        self._shards.append(Shard(self._root, entry, np.empty(0, np.int64), data))
 
-    def publish(self) -> None:
+    def publish(self) -> Snapshot:
         """Give the new files their names, then name them in the manifest: the moment of commit.
+
+        Returns
+        -------
+        Snapshot
+            What is on disk now.
 
         Raises
         ------
         StoreError
-            If the system refuses. The old generation is then the one on disk, unless the
-            message says that it isn't known.
+            If the system refuses. The old snapshot is then the one on disk, unless the message says
+            that this is not known.
         """
-        entries = tuple(shard.entry for shard in self.shards)
-        self.manifest = replace(self.manifest, shards=entries, next_shard=self._next_shard)
+        entries = tuple(shard.entry for shard in self._shards)
+        manifest = replace(self._new, shards=entries, next_shard=self._next_shard)
         # An earlier attempt may have failed after its manifest was renamed and put back. Its
         # names are about to be used again, so what is in the folder now must be there for good.
         fsync_folder(self._root, sync=self._sync)
@@ -113,15 +127,16 @@ class Draft:
                 renamed.append(path)
             for folder in sorted({path.parent for path in self._files}):
                 fsync_folder(folder, sync=self._sync)
-            write_manifest(self._root, self.manifest, sync=self._sync)
+            write_manifest(self._root, manifest, sync=self._sync)
         except BaseException as cause:
             if self._is_still_old(cause):
                 for path in renamed:
                     remove_quietly(path)
             raise
+        return Snapshot(manifest, tuple(self._shards))
 
     def _is_still_old(self, cause: BaseException) -> bool:
-        """Put the old manifest back if the new one has its name but couldn't be made durable.
+        """Put the old manifest back if the new one has its name but could not be made durable.
 
         Returns whether the new manifest never had the name. Otherwise a power cut may bring it
         back, and the files that it names must stay.
@@ -131,9 +146,12 @@ class Draft:
                 return True
             write_manifest(self._root, self._old, sync=self._sync)
         except StoreError:
-            raise StoreError(
-                f"{cause}; whether the commit is stored isn't known, open the index again to see"
-            ) from cause
+            unknown = StoreError(
+                f"{str(cause).rstrip('.')}; it is not known whether the commit is stored; open the "
+                "index again to see."
+            )
+            unknown.errno = getattr(cause, "errno", None)
+            raise unknown from cause
         return False
 
     def abandon(self) -> None:
@@ -143,10 +161,10 @@ class Draft:
 
 
 def remove_leftovers(root: Path, manifest: Manifest) -> None:
-    """Remove what ``manifest`` doesn't name of an earlier generation or of an interrupted commit.
+    """Remove files of earlier snapshots and of interrupted commits that ``manifest`` does not name.
 
-    The writer lock must be held, and ``manifest`` be the one on disk for good. That something
-    can't be removed doesn't matter.
+    The writer lock must be held, and ``manifest`` must be durable. It does not matter if something
+    cannot be removed.
     """
     named = manifest.named_files
     for folder in ("", *FOLDERS):
@@ -166,7 +184,7 @@ def is_leftover(folder: str, name: str) -> bool:
 def write_manifest(root: Path, manifest: Manifest, *, sync: bool = True) -> None:
     """Replace the manifest of ``root``, durably and in one step; under the writer lock."""
     path, data = root / MANIFEST_NAME, manifest.to_bytes()
-    # What couldn't be read back must not become the index.
+    # What can't be read back must not become the index.
     parse_manifest(data, path)
     atomic_write(path, data, alone=True, sync=sync)
 

@@ -11,7 +11,7 @@ import torch
 
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.errors import CorruptIndexError, TrainingError
-from hyperpq.store import atomic_write
+from hyperpq.utils.files import atomic_write
 
 
 def save_checkpoint(

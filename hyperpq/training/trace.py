@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hyperpq.errors import TrainingError
-from hyperpq.quantizers.kmeans import LARGEST
-from hyperpq.store import atomic_write
+from hyperpq.quantizers.kmeans import MAX_VALUE
+from hyperpq.utils.files import atomic_write
 
 
 class Trace:
@@ -108,7 +108,7 @@ def check_values(values: Mapping[str, Tensor], epoch: int) -> None:
     """
     for name, value in values.items():
         largest = float(value.detach().abs().max())
-        if not largest < LARGEST:
+        if not largest < MAX_VALUE:
             raise TrainingError(
                 f"training diverged in epoch {epoch}: the {name} reach {largest:.2g}; "
                 "lower the learning rate or raise the temperature."

@@ -1,36 +1,52 @@
-"""Files that survive a crash: write aside, fsync, rename, fsync the folder; and checked reads."""
+"""Files that survive a crash, and files from strangers: durable writing and checked reading.
+
+A file is written under a temporary name, synced, renamed into place, and then its folder is synced.
+What is read must be a regular file of the expected length; checksums are XXH3-128.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-import platform
-import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
-from hyperpq.errors import CorruptIndexError, IndexLockedError, StoreError
+from hyperpq.errors import CorruptIndexError, StoreError
 
-LOCK_NAME, HOLDER_NAME = ".lock", ".lock-holder"
-_HOLDER = re.compile(r"process \d+ on [\w.-]* since [-: \d]+ UTC", re.ASCII)
-CHECKED = 1 << 24
+CHECKSUM_BLOCK = 1 << 24
 """Bytes of a file that one checksum covers, so that damage can be located."""
+_MAX_WRITE = 1 << 28  # bytes handed to the system at once
 
 
 @contextmanager
 def os_errors(action: str, path: Path) -> Iterator[None]:
-    """Turn an `OSError` of the block into a `StoreError` with the file and the system's reason."""
+    """Turn an `OSError` of the block into a `StoreError` with the file and the system's reason.
+
+    Parameters
+    ----------
+    action : str
+        What the block does, an infinitive such as ``"write"``.
+    path : Path
+        What it does that to.
+
+    Raises
+    ------
+    StoreError
+        With the ``errno`` of the system's error. A `StoreError` of the block stays as it is.
+    """
     try:
         yield
+    except StoreError:
+        raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise StoreError(f"{path}: can't {action}: {reason}") from error
+        refused = StoreError(f"{path}: cannot {action}: {error.strerror or error}.")
+        refused.errno = error.errno
+        raise refused from error
 
 
 def temporary_path(path: Path) -> Path:
@@ -56,26 +72,26 @@ def fsync_folder(folder: Path, *, sync: bool = True) -> None:
 
 def write_synced(
     path: Path,
-    pieces: Iterable[tuple[int, bytes | np.ndarray]],
+    blocks: Iterable[tuple[int, bytes | np.ndarray]],
     size: int,
     mode: int = 0o666,
     *,
     sync: bool = True,
 ) -> tuple[str, ...]:
-    """Write a new file and fsync it; whatever had its name before is removed first.
+    """Write a new file and fsync it; a file that had its name before is removed first.
 
     Parameters
     ----------
     path : Path
-        Usually a `temporary_path`, to be renamed once it is whole.
-    pieces : iterable of (int, bytes or ndarray)
-        Offset in the file and content. What no piece covers reads as zeros.
+        Usually a `temporary_path`, to be renamed once the file is whole.
+    blocks : iterable of (int, bytes or ndarray)
+        Offset in the file and content. Bytes that no block covers read as zeros.
     size : int
         Length of the file in bytes.
     mode : int
         Permissions of the new file, before the umask.
     sync : bool
-        False leaves out the fsync: what is written survives a kill, not a power cut.
+        False leaves out the fsync: the file then survives a kill, but not a power cut.
 
     Returns
     -------
@@ -96,7 +112,7 @@ def write_synced(
             handle = os.open(path, flags, mode)
             try:
                 os.ftruncate(handle, size)
-                for offset, data in pieces:
+                for offset, data in blocks:
                     _write_all(handle, data, offset)
                 if sync:
                     os.fsync(handle)
@@ -114,7 +130,7 @@ def _write_all(handle: int, data: bytes | np.ndarray, offset: int) -> None:
     else:
         view = memoryview(data)
     while len(view):
-        written = os.pwrite(handle, view[: 1 << 28], offset)
+        written = os.pwrite(handle, view[:_MAX_WRITE], offset)
         view, offset = view[written:], offset + written
 
 
@@ -125,7 +141,7 @@ def rename_over(source: Path, target: Path) -> None:
 
 
 def remove_quietly(path: Path) -> None:
-    """Remove a file that is only garbage; that it can't be removed doesn't matter."""
+    """Remove a file that is only garbage; it does not matter if that fails."""
     with suppress(OSError):
         os.unlink(path)
 
@@ -142,19 +158,19 @@ def atomic_write(
     data : bytes
         The new content.
     alone : bool
-        Whether the caller holds a lock that keeps other writers of ``path`` out. What a kill
-        leaves then has a fixed name, and the next write removes it.
+        Whether the caller holds a lock that keeps other writers of ``path`` out. The temporary
+        file then has a fixed name, so that the next write removes what a kill has left.
     sync : bool
         See `write_synced`.
 
     Raises
     ------
     StoreError
-        If the system refuses; ``path`` is as before, unless only the last step, making the
+        If the system refuses; ``path`` is then as before, unless only the last step, making the
         folder durable, failed.
     """
     path = Path(path)
-    # A name of its own: two writers at once each write a whole file, and the last one stays.
+    # With a name of its own, each of two writers writes a whole file, and the last one stays.
     own = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     aside = temporary_path(path) if alone else own
     write_synced(aside, [(0, data)], len(data), sync=sync)
@@ -167,62 +183,8 @@ def atomic_write(
 
 
 @contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
-    """Hold the writer lock of an index directory; the kernel frees it if the process dies.
-
-    Raises
-    ------
-    IndexLockedError
-        If another writer holds it; the message says who.
-    StoreError
-        If the lock file can't be made, as on a read-only file system.
-    """
-    import filelock
-
-    path, holder = folder / LOCK_NAME, folder / HOLDER_NAME
-    lock = filelock.FileLock(path, timeout=0)
-    with os_errors("lock", path):
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise IndexLockedError(
-                f"{folder}: another process is writing to this index{_holder(holder)}; try again "
-                "when it has finished. The lock ends with its process; if that has ended and a "
-                f"network file system still keeps the lock, remove {path}"
-            ) from error
-    try:
-        _name_holder(holder)
-        yield
-        remove_quietly(holder)
-    finally:
-        lock.release()
-
-
-def _name_holder(path: Path) -> None:
-    """Say who holds the lock. Only a message depends on it, so it may fail."""
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-    # The lock keeps others out, and a name beside it is never a way out of the folder.
-    remove_quietly(path)
-    with suppress(OSError):
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        handle = os.open(path, flags, 0o666)
-        try:
-            os.write(handle, f"process {os.getpid()} on {platform.node()} since {now} UTC".encode())
-        finally:
-            os.close(handle)
-
-
-def _holder(path: Path) -> str:
-    try:
-        text = read_regular(path, limit=1000).decode("ascii", "replace")
-    except StoreError:
-        return ""
-    return f" ({text})" if _HOLDER.fullmatch(text) else ""
-
-
-@contextmanager
 def open_regular(path: Path, size: int | None = None) -> Iterator[int]:
-    """Open a file of an index for reading and give its descriptor.
+    """Open a file of an index for reading and yield its descriptor.
 
     Links, pipes and devices are refused, because an index from a stranger may hold them.
 
@@ -231,12 +193,12 @@ def open_regular(path: Path, size: int | None = None) -> Iterator[int]:
     path : Path
         The file.
     size : int or None
-        Length in bytes that it must have, checked before anything is read.
+        Length in bytes that the file must have, checked before anything is read.
 
     Raises
     ------
     CorruptIndexError
-        If it is missing, isn't a regular file, or has another length.
+        If the file is missing, is not a regular file, or has another length.
     StoreError
         If the system refuses to open it.
     """
@@ -245,36 +207,104 @@ def open_regular(path: Path, size: int | None = None) -> Iterator[int]:
         try:
             handle = os.open(path, flags)
         except FileNotFoundError as error:
-            raise CorruptIndexError(f"{path}: this file of the index is missing") from error
+            raise missing_file(path) from error
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO):
-                raise _not_regular(path) from error
+                raise irregular_file(path) from error
             raise
         try:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
-                raise _not_regular(path)
+                raise irregular_file(path)
             if size is not None and status.st_size != size:
-                raise CorruptIndexError(
-                    f"{path}: {status.st_size} bytes long, the manifest says {size}; "
-                    "the file is torn or altered"
-                )
+                raise wrong_length(path, status.st_size, size)
             yield handle
         finally:
             os.close(handle)
 
 
-def _not_regular(path: Path) -> CorruptIndexError:
-    return CorruptIndexError(f"{path}: not a regular file; an index holds no links or devices")
+def missing_file(path: Path) -> CorruptIndexError:
+    """The error for a file that an index names and does not have."""
+    return CorruptIndexError(
+        f"{path}: this file of the index is missing; restore it from a copy or build the index "
+        "again."
+    )
+
+
+def irregular_file(path: Path) -> CorruptIndexError:
+    """The error for a link, a folder or a device in the place of a file."""
+    return CorruptIndexError(
+        f"{path}: this is not a regular file; an index holds no links or devices, so do not trust "
+        "its source."
+    )
+
+
+def wrong_length(path: Path, found: int, expected: int) -> CorruptIndexError:
+    """The error for a file with another length than the manifest says."""
+    return torn_file(path, f"the file has {found} bytes; the manifest says {expected}")
+
+
+def torn_file(path: Path, what: str) -> CorruptIndexError:
+    """The error for a file with other content than it was written with."""
+    return CorruptIndexError(
+        f"{path}: {what}; the file is torn or altered, so restore it from a copy or build the "
+        "index again."
+    )
 
 
 def read_regular(path: Path, size: int | None = None, limit: int | None = None) -> bytes:
-    """Read a whole file of an index; see `open_regular`. ``limit`` refuses a longer one."""
+    """Read a whole file of an index; see `open_regular`.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    size : int or None
+        Length in bytes that the file must have.
+    limit : int or None
+        Length in bytes above which the file is refused.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    CorruptIndexError, StoreError
+        As `open_regular`; a file above the limit is corrupt.
+    """
     with open_regular(path, size) as handle, os_errors("read", path):
         length = os.fstat(handle).st_size
         if limit is not None and length > limit:
-            raise CorruptIndexError(f"{path}: {length} bytes long, at most {limit} expected")
+            raise torn_file(path, f"the file has {length} bytes; expected at most {limit}")
         return read_handle(handle, length)
+
+
+def read_checked(path: Path, size: int, expected: tuple[str, ...]) -> bytes:
+    """Read a whole file of an index and compare its length and its checksums.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    size : int
+        Length in bytes that it must have.
+    expected : tuple of str
+        The `checksums` that it must have.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    CorruptIndexError, StoreError
+        As `open_regular`; a file with other checksums is corrupt.
+    """
+    data = read_regular(path, size)
+    if checksums(data) != expected:
+        raise torn_file(path, "the checksum is wrong")
+    return data
 
 
 def read_handle(handle: int, length: int) -> bytes:
@@ -294,9 +324,9 @@ def checksum(data: bytes) -> str:
 
 
 def checksums(data: bytes) -> tuple[str, ...]:
-    """XXH3-128 of each `CHECKED` bytes of ``data``, at least one."""
-    starts = range(0, max(len(data), 1), CHECKED)
-    return tuple(checksum(data[start : start + CHECKED]) for start in starts)
+    """XXH3-128 of each `CHECKSUM_BLOCK` bytes of ``data``, at least one."""
+    starts = range(0, max(len(data), 1), CHECKSUM_BLOCK)
+    return tuple(checksum(data[start : start + CHECKSUM_BLOCK]) for start in starts)
 
 
 def checksums_of_file(path: Path, size: int) -> tuple[str, ...]:
@@ -309,13 +339,13 @@ def _checksums_of_handle(handle: int) -> tuple[str, ...]:
     import xxhash
 
     out, offset, state = [], 0, xxhash.xxh3_128()
-    # Whole pieces are read in quarters, so that a file takes little memory.
-    while block := os.pread(handle, min(CHECKED // 4, CHECKED - offset % CHECKED), offset):
-        state.update(block)
-        offset += len(block)
-        if offset % CHECKED == 0:
+    quarter = CHECKSUM_BLOCK // 4  # so that a file takes little memory
+    while data := os.pread(handle, min(quarter, CHECKSUM_BLOCK - offset % CHECKSUM_BLOCK), offset):
+        state.update(data)
+        offset += len(data)
+        if offset % CHECKSUM_BLOCK == 0:
             out.append(state.hexdigest())
             state.reset()
-    if offset % CHECKED or not out:
+    if offset % CHECKSUM_BLOCK or not out:
         out.append(state.hexdigest())
     return tuple(out)

@@ -143,7 +143,7 @@ def test_paths_and_attributes_of_images(hyperpq, copy):
     want = {}
     for part in index.parts:
         for row, path in enumerate(part.paths):
-            if part.dead is None or not part.dead[row]:
+            if part.deleted_mask is None or not part.deleted_mask[row]:
                 want[path] = (str(part.ids[row]), part.codes[row].tobytes().hex())
     assert {path_bytes(row["path"]): (row["id"], row["code"]) for row in rows} == want
     assert odd in want

@@ -18,7 +18,7 @@ from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.store import verify_directory
-from hyperpq.utils.files import HOLDER_NAME
+from hyperpq.store.lock import HOLDER_NAME
 
 D, CODEWORDS, VECTORS = 8, 256, 997
 _RNG = np.random.default_rng(11)
@@ -172,7 +172,7 @@ def contents(index: HiHPQIndex) -> dict[int, int]:
     """Version of each live row by its id, after checking the whole row against both."""
     found: dict[int, int] = {}
     for part in index.parts:
-        alive = np.ones(part.n, bool) if part.dead is None else ~part.dead
+        alive = np.ones(part.n, bool) if part.deleted_mask is None else ~part.deleted_mask
         ids, versions = part.ids[alive], part.attribute("version")[alive]
         np.testing.assert_array_equal(part.tiled.rows()[alive], CODES[places(ids, versions)])
         expected = columns_of(ids, 0)

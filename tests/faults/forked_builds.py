@@ -28,7 +28,6 @@ for name in (
     "faiss",
     "geoopt",
     "h5py",
-    "filelock",
     "safetensors.torch",
     "PIL.Image",
 ):

@@ -28,7 +28,7 @@ def make_index(path: Path) -> HiHPQIndex:
 
 def commit(index: HiHPQIndex) -> None:
     index.store.commit(
-        append=[rows_of([60, 61]), rows_of([70])], remove={0: [5]}, drop=[2], next_id=71
+        append=[rows_of([60, 61]), rows_of([70])], delete={0: [5]}, drop=[2], next_id=71
     )
 
 

@@ -258,7 +258,7 @@ def paths_of(path):
     index = HiHPQIndex.load(path, device="cpu")
     alive = []
     for part in index.parts:
-        dead = part.dead if part.dead is not None else [False] * part.n
+        dead = part.deleted_mask if part.deleted_mask is not None else [False] * part.n
         alive += [p for p, is_dead in zip(part.paths, dead, strict=True) if not is_dead]
     assert len(alive) == index.ntotal
     return sorted(os.path.basename(p).decode() for p in alive)

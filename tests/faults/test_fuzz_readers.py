@@ -26,7 +26,8 @@ from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputEr
 from hyperpq.store.columns import Categories
 from hyperpq.store.hdf5_layout import structure_problem
 from hyperpq.store.manifest_parser import parse_manifest
-from hyperpq.store.shard import Shard, parse_dead
+from hyperpq.store.shard import Shard
+from hyperpq.store.tombstones import parse_tombstones
 
 PLACE = Path("an-index/manifest.json")
 REFUSED = (CorruptIndexError, FormatVersionError)
@@ -157,14 +158,15 @@ def fuzz_shards(files):
         entry = manifest.shards[number]
         held = data.draw(overwritten(files[name]))
         # That the length is another is found before anything is read.
-        if entry.content.bytes != len(held):
+        if entry.content.size != len(held):
             return
         assert isinstance(structure_problem(io.BytesIO(held), entry.columns), (str, type(None)))
-        if entry.dead and entry.dead.content.bytes == len(files[entry.dead.file]):
-            forged_dead = data.draw(overwritten(files[entry.dead.file]))
+        tombstones = entry.tombstones
+        if tombstones and tombstones.content.size == len(files[tombstones.file]):
+            forged_rows = data.draw(overwritten(files[tombstones.file]))
             with suppress(CorruptIndexError):
-                parse_dead(PLACE.parent, entry, forged_dead)
-            structure_problem(io.BytesIO(forged_dead), entry.dead.columns)
+                parse_tombstones(PLACE.parent, entry, forged_rows)
+            structure_problem(io.BytesIO(forged_rows), tombstones.columns)
         none = np.empty(0, np.int64)
         read_shard(Shard(PLACE.parent, entry, none, np.frombuffer(held, np.uint8)))
 

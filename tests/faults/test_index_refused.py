@@ -18,7 +18,7 @@ VARIANTS = [(code, stays) for code in (errno.ENOSPC, errno.EIO) for stays in (Fa
 
 
 def state(index):
-    return index.store.generation, index.store.fingerprint(), index.next_id, contents(index)
+    return index.store.snapshot_number, index.store.fingerprint(), index.next_id, contents(index)
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -64,7 +64,7 @@ def test_every_system_call_may_fail(tmp_path, monkeypatch, capsys, name, every):
                 index = load(root)
             else:
                 assert state(load(root, verify=True)) == before
-            if index.store.generation == before[0]:
+            if index.store.snapshot_number == before[0]:
                 operation(index)
                 assert contents(load(root, verify=True)) == contents(index) == new
         if not act.failed:

@@ -34,21 +34,21 @@ def rows_of(ids) -> Rows:
 def contents(store: IndexStore) -> list[int]:
     """Ids of the live rows, after checking every row against its id."""
     ids = []
-    for shard in store.shards:
+    for shard in store.segments:
         expected = rows_of(shard.ids)
         np.testing.assert_array_equal(shard.codes, expected.codes)
         np.testing.assert_array_equal(shard.attribute("half"), expected.attributes["half"])
         np.testing.assert_array_equal(shard.attribute("when"), expected.attributes["when"])
         assert shard.attribute("kind").strings() == expected.attributes["kind"].strings()
         assert shard.paths == expected.paths
-        ids += np.delete(shard.ids, shard.dead_rows).tolist()
+        ids += np.delete(shard.ids, shard.deleted_rows).tolist()
     return ids
 
 
 def make_store(path: Path) -> IndexStore:
     store = IndexStore.create(path, settings={"score": "l1"}, files={"codec.bin": b"codec" * 9})
     store.commit(append=[rows_of(range(5)), rows_of(range(5, 12))], next_id=12)
-    store.commit(remove={1: [6, 0]})
+    store.commit(delete={1: [6, 0]})
     return store
 
 
@@ -99,7 +99,7 @@ def test_a_full_disk_for_real(tmp_path):
     def child():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-        with pytest.raises(StoreError, match=r"shards/.*can't write: File too large"):
+        with pytest.raises(StoreError, match=r"shards/.*cannot write: File too large"):
             store.commit(append=[rows_of(range(100, 10_000))])
         assert not list((store.path / "shards").glob(".*"))
         store.commit(append=[rows_of([50])])
@@ -174,8 +174,8 @@ def read_everything(root: Path) -> None:
     store = IndexStore.open(root)
     for name in store.file_names:
         store.read_file(name)
-    for shard in store.shards:
-        shard.codes.sum(), shard.ids.sum(), shard.dead, shard.paths
+    for shard in store.segments:
+        shard.codes.sum(), shard.ids.sum(), shard.deleted_mask, shard.paths
         for name in shard.attribute_names:
             np.unique(getattr(shard.attribute(name), "codes", shard.attribute(name)))
 

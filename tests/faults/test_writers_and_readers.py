@@ -123,7 +123,7 @@ def test_two_writers_and_eight_readers(tmp_path, capsys, seconds):
     assert index.store.verify() == []
     check_answers(index, random.Random(0))
     # save and add made the first two generations.
-    assert index.store.generation == 2 + totals["commits"] + totals["compactions"]
+    assert index.store.snapshot_number == 2 + totals["commits"] + totals["compactions"]
     assert all(found[f"writer {i}"]["commits"] for i in range(WRITERS))
     assert all(found[f"reader {i}"]["answers"] for i in range(READERS))
     with capsys.disabled():

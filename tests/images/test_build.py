@@ -20,7 +20,7 @@ from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import BackboneError, DatasetError, IndexLockedError, InvalidInputError
 from hyperpq.images.build import build_index, update_index, working_directory
 from hyperpq.images.skipped import from_csv
-from hyperpq.utils.files import writer_lock
+from hyperpq.store.lock import writer_lock
 
 SIDE = 16
 

@@ -1,0 +1,132 @@
+"""Locks of index directories; the kernel frees them when their process ends, however it ends.
+
+Everything here is `fcntl.flock`: it works on folders too and leaves nothing behind after a kill.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from hyperpq.errors import IndexLockedError, StoreError
+from hyperpq.utils.files import os_errors, read_regular, remove_quietly
+
+LOCK_NAME, HOLDER_NAME = ".lock", ".lock-holder"
+_HOLDER = re.compile(r"process \d+ on [\w.-]* since [-: \d]+ UTC", re.ASCII)
+# Some file systems report EACCES where another process holds the lock.
+_TAKEN = frozenset((errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK))
+
+
+@contextmanager
+def writer_lock(folder: Path) -> Iterator[None]:
+    """Hold the writer lock of an index directory.
+
+    The lock belongs to the open file, so that two threads of one process keep each other out as
+    two processes do. A forked child shares the lock of its parent until it ends.
+
+    Parameters
+    ----------
+    folder : Path
+        The directory; the lock file in it is made if it is missing, and stays.
+
+    Raises
+    ------
+    IndexLockedError
+        If another writer holds the lock; the message says who.
+    StoreError
+        If the file system refuses: it is read-only, or has no locks, as some network file systems.
+    """
+    path, holder = folder / LOCK_NAME, folder / HOLDER_NAME
+    with os_errors("lock", path):
+        handle = _locked(path)
+    if handle is None:
+        raise IndexLockedError(
+            f"{folder}: another process is writing to this index{_holder(holder)}; try again when "
+            "it has finished, or, if that process has ended and a network file system still keeps "
+            f"its lock, remove {path}."
+        )
+    try:
+        _name_holder(holder)
+        try:
+            yield
+        finally:
+            remove_quietly(holder)
+    finally:
+        os.close(handle)
+
+
+def _locked(path: Path) -> int | None:
+    """Descriptor of the locked file, or None if another one holds the lock."""
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _has_name(handle, path):
+                return handle
+        except OSError as error:
+            os.close(handle)
+            if error.errno in _TAKEN:
+                return None
+            raise
+        # The file was removed after it had been opened: another writer may lock the next one.
+        os.close(handle)
+
+
+def _has_name(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False
+
+
+def _name_holder(path: Path) -> None:
+    """Say who holds the lock. Only a message depends on it, so it may fail."""
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    # The lock keeps others out, and a name beside it is never a way out of the folder.
+    remove_quietly(path)
+    with suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o666)
+        try:
+            os.write(handle, f"process {os.getpid()} on {platform.node()} since {now} UTC".encode())
+        finally:
+            os.close(handle)
+
+
+def _holder(path: Path) -> str:
+    """Who holds the lock, in parentheses; nothing if that is not known."""
+    try:
+        text = read_regular(path, limit=1000).decode("ascii", "replace")
+    except StoreError:
+        return ""
+    return f" ({text})" if _HOLDER.fullmatch(text) else ""
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Wait for the lock of a folder itself and hold it; no file is made for it.
+
+    Where the file system cannot lock a folder, as some network file systems, the block runs
+    without a lock.
+
+    Raises
+    ------
+    StoreError
+        If the folder cannot be opened.
+    """
+    with os_errors("open", folder):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,218 @@
+"""What can be done with a list of segments: finding rows, and planning how to join and compact.
+
+Nothing here changes a store. A plan is a `Change`, which the store commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.errors import InvalidInputError
+from hyperpq.store.columns import conform
+from hyperpq.store.rows import Rows
+
+if TYPE_CHECKING:
+    from hyperpq.store.base import Deletions, Segment
+
+MAX_JOINED_ROWS = 1 << 18
+"""Rows of a segment that appending makes from others: it never writes a large one again."""
+MAX_COMPACTED_ROWS = 1 << 20
+"""Rows of a segment that compaction makes from others, and that are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a commit does to the segments of a store; see `Store.commit`."""
+
+    append: Iterable[Rows]
+    drop: Sequence[int]
+    delete: Deletions = field(default_factory=dict)
+
+
+def find_ids(
+    segments: Iterable[Segment], ids: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.int64], Segment]]:
+    """Where rows with these ids lie; see `Store.find`."""
+    # A binary search for ascending ids stays where the last one ended, mostly in the cache.
+    order = np.argsort(ids)
+    ascending = ids[order]
+    for position, segment in enumerate(segments):
+        found = segment.find(ascending)
+        if (found >= 0).any():
+            rows = np.empty_like(found)
+            rows[order] = found
+            yield position, rows, segment
+
+
+def live_batches(segments: Iterable[Segment], max_rows: int = MAX_COMPACTED_ROWS) -> Iterator[Rows]:
+    """The rows that are not deleted, in memory, at most ``max_rows`` at a time."""
+    for segment in segments:
+        for start in range(0, segment.n, max_rows):
+            rows = live_rows(segment, start, min(start + max_rows, segment.n))
+            if len(rows):
+                yield segment.take(rows)
+
+
+def live_rows(
+    segment: Segment, start: int, stop: int, without: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Numbers of the rows from start to stop that are neither deleted nor among ``without``."""
+    keep = np.ones(stop - start, bool)
+    for deleted in (segment.deleted_rows, without):
+        if deleted is not None:
+            keep[deleted[(deleted >= start) & (deleted < stop)] - start] = False
+    return np.flatnonzero(keep) + start
+
+
+def plan_append(segments: Sequence[Segment], rows: Rows, delete: Deletions) -> Change:
+    """Append rows, joined with small segments at the end.
+
+    Each row is moved at most 18 times in its life, and a store of n rows that grew one by one has
+    about n / 262,144 + 18 segments.
+
+    Parameters
+    ----------
+    segments : sequence of Segment
+        What the store has.
+    rows : Rows
+        At least one, with the columns of the segments.
+    delete : mapping of int to integer ndarray
+        See `Store.commit`.
+
+    Returns
+    -------
+    Change
+    """
+    delete = dict(delete)
+    start = _first_joined(segments, rows.n)
+    joined = [
+        segment.take(live_rows(segment, 0, segment.n, delete.pop(position, None)))
+        for position, segment in enumerate(segments[start:], start)
+    ]
+    merged = Rows.merge([*(some for some in joined if some.n), rows])
+    return Change([merged], range(start, len(segments)), delete)
+
+
+def _first_joined(segments: Sequence[Segment], total: int) -> int:
+    """Position from which segments are joined with ``total`` new rows: none is larger."""
+    start = len(segments)
+    while start and segments[start - 1].n_live <= min(total, MAX_JOINED_ROWS - total):
+        start -= 1
+        total += segments[start].n_live
+    return start
+
+
+def plan_compaction(segments: Sequence[Segment]) -> Change | None:
+    """Join small neighbouring segments and leave out deleted rows; None if nothing is to be done.
+
+    Parameters
+    ----------
+    segments : sequence of Segment
+        What the store has.
+
+    Returns
+    -------
+    Change or None
+        The new segments are made while ``append`` is iterated.
+    """
+    runs = [run for run in _runs(segments) if len(run) > 1 or _has_deleted(segments[run[0]])]
+    if not runs:
+        return None
+
+    def merged(run: list[int]) -> Iterator[Rows]:
+        if len(run) == 1:
+            return live_batches([segments[run[0]]])
+        return iter([Rows.merge(list(live_batches([segments[p] for p in run])))])
+
+    # A generator here would hold on to a segment while it makes the next one.
+    append = chain.from_iterable(map(merged, runs))
+    return Change(append, [position for run in runs for position in run])
+
+
+def _runs(segments: Sequence[Segment]) -> list[list[int]]:
+    """Positions of neighbouring segments that fit into one."""
+    runs: list[list[int]] = []
+    free = 0
+    for position, segment in enumerate(segments):
+        if segment.n_live > free:
+            runs.append([])
+            free = MAX_COMPACTED_ROWS
+        runs[-1].append(position)
+        free -= segment.n_live
+    return runs
+
+
+def _has_deleted(segment: Segment) -> bool:
+    return segment.n_live < segment.n
+
+
+def conform_rows(rows: Rows, schema: Mapping[str, str] | None) -> Rows:
+    """Return rows with columns of the kinds of a schema; see `Store.conform`."""
+    if schema is None or rows.schema == schema:
+        return rows
+    if schema.keys() != rows.schema.keys():
+        raise InvalidInputError(
+            f"attributes are {', '.join(sorted(rows.schema)) or 'none'}; "
+            f"expected {', '.join(sorted(schema)) or 'none'}, as the index has them."
+        )
+    columns = {
+        name: conform(name, column, schema[name]) for name, column in rows.attributes.items()
+    }
+    return Rows(rows.codes, rows.ids, columns, rows.path_strings)
+
+
+def check_deletions(segments: Sequence[Segment], delete: Deletions) -> dict[int, NDArray[np.int64]]:
+    """The rows to delete as int64, after checking that the segments have them.
+
+    Raises
+    ------
+    InvalidInputError
+        A segment or a row is not there, or row numbers are no integers.
+    """
+    checked = {}
+    for position, given in delete.items():
+        check_position(segments, position, "delete")
+        rows, n = np.asarray(given), segments[position].n
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise InvalidInputError(
+                f"delete has {rows.dtype} {rows.shape} for segment {position}; expected integers "
+                "(r,)."
+            )
+        if rows.size and not 0 <= rows.min() <= rows.max() < n:
+            wrong = rows.min() if rows.min() < 0 else rows.max()
+            raise InvalidInputError(
+                f"delete has row {wrong} of segment {position}; expected 0 to {n - 1}."
+            )
+        checked[position] = rows.astype(np.int64)
+    return checked
+
+
+def check_position(segments: Sequence[Segment], position: int, name: str) -> None:
+    """Raise `InvalidInputError` unless a store has a segment at ``position``."""
+    if not 0 <= position < len(segments):
+        raise InvalidInputError(
+            f"{name} has segment {position}; expected a position below {len(segments)}."
+        )
+
+
+def check_appended(rows: Rows, first: Segment) -> None:
+    """Raise `InvalidInputError` unless rows can be in one store with a segment."""
+    if (rows.code_size, rows.schema) != (first.code_size, first.schema):
+        raise InvalidInputError(
+            f"append has code_size {rows.code_size} and columns {rows.schema}; expected "
+            f"{first.code_size} and {first.schema}, as the store has."
+        )
+
+
+def check_next_id(next_id: int) -> int:
+    """Return an id to count on from, or raise `InvalidInputError`."""
+    most = np.iinfo(np.int64).max
+    if not 0 <= int(next_id) <= most:
+        raise InvalidInputError(f"next_id is {next_id}; expected 0 to {most}.")
+    return int(next_id)
