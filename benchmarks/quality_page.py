@@ -105,9 +105,11 @@ def _section(folder: Path, runs: list[Run], out: Path) -> str:
     plot = out / f"quality-{folder.name}.svg"
     plot_quality(rows, protocol.top, plot)
     lengths = sorted({row.bits for row in rows if row.bits})
+    n, n_train = len(protocol.database.labels), len(train_rows)
+    trained = "which all" if n_train == n else f"and {n_train:,} of them"
     description = (
-        f"The database has {len(protocol.database.labels):,} images, and {len(train_rows):,} of "
-        f"them train without their labels. {len(protocol.query.labels):,} other images are queries."
+        f"The database has {n:,} images, {trained} train without their labels. "
+        f"{len(protocol.query.labels):,} other images are queries."
     )
     if protocol.missing:
         description += f" {protocol.missing} images of the published list are missing."
