@@ -7,13 +7,23 @@ distance" of Law et al., ICML 2019) carries every metric: the geodesic distance 
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from hyperpq.geometry.base import CHORD_FLOOR
 from hyperpq.geometry.registry import Metric
+
+
+class Context(Protocol):
+    """What torch hands from the forward to the backward pass of a function."""
+
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        """Keep tensors as ``saved_tensors``."""
 
 
 def time_part(x: Tensor, c: Tensor) -> Tensor:
@@ -50,7 +60,7 @@ class _SquaredChord(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+    def forward(ctx: Context, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
         s = x - y
         dot = (s * (x + y)).sum(-1)
         X, Y = x.norm(dim=-1), y.norm(dim=-1)
@@ -68,7 +78,7 @@ class _SquaredChord(torch.autograd.Function):
         return radial + angular
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, y, s, x0, y0, diff, c = ctx.saved_tensors
         g = grads[0].unsqueeze(-1)
         x0u, y0u, diffu = x0.unsqueeze(-1), y0.unsqueeze(-1), diff.unsqueeze(-1)
@@ -168,7 +178,7 @@ class _ChordToArc(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q2: Tensor, c: Tensor) -> Tensor:
+    def forward(ctx: Context, q2: Tensor, c: Tensor) -> Tensor:
         z2 = q2 * (c / 4)
         z, root = z2.sqrt(), (1 + z2).sqrt_()
         d = z.add_(z2.div_(root.add_(1))).log1p_().mul_(2 / c.sqrt())
@@ -176,7 +186,7 @@ class _ChordToArc(torch.autograd.Function):
         return d
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Context, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         q2, c, d = ctx.saved_tensors
         slope = grads[0] * torch.rsqrt(1 + q2 * (c / 4))
         q = q2.sqrt()

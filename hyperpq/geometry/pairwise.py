@@ -1,23 +1,23 @@
 """Hyperbolic distances of all pairs of points in a product space, as a contrastive loss needs them.
 
-Training spends most of its time here. A block of pairs at a time goes through all subspaces, so
-that what lies between the matrix product and the sum stays in the cache of a core; the backward
-pass works it out again instead of keeping it, and the gradients are closed forms.
+Training spends most of its time here. One block of pairs at a time is computed in all subspaces, so
+that the values between the matrix product and the sum stay in the cache of a core. The backward
+pass computes these values again instead of keeping them, and the gradients are closed forms.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from hyperpq.geometry.base import CHORD_FLOOR
-from hyperpq.geometry.lorentz_chord import time_part
+from hyperpq.geometry.lorentz_chord import Context, time_part
 from hyperpq.geometry.registry import Metric
 
-# Pairs of one subspace at once on a CPU, 256 KB of float32.
-_CACHED = 1 << 16
+# Pairs of one subspace in a block on a CPU: 256 KB of float32.
+_BLOCK_PAIRS = 1 << 16
 
 
 def pairwise_distances(x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tensor:
@@ -56,7 +56,7 @@ def _negated(x: Tensor) -> Tensor:
 
 
 def _blocks(n: int, m: int, device: torch.device) -> list[slice]:
-    step = n if device.type != "cpu" else max(1, _CACHED // max(m, 1))
+    step = n if device.type != "cpu" else max(1, _BLOCK_PAIRS // max(m, 1))
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
@@ -65,11 +65,15 @@ def _half_sinh(left: Tensor, right: Tensor, c: float) -> Tensor:
     return (left @ right).sub_(0.5).clamp_min_(c / 4 * CHORD_FLOOR)
 
 
+class _MetricContext(Context):
+    metric: Metric
+
+
 class _PairwiseDistances(torch.autograd.Function):
     """With ``a = asinh(z)`` the metrics are ``2 a / sqrt(c)``, ``4 a^2 / c`` and ``4 z^2 / c``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tensor:
+    def forward(ctx: _MetricContext, x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tensor:
         left, right = _with_time(x, c), _negated(_with_time(y, c)).transpose(1, 2)
         right = right * (c / 2)[:, None, None]
         out = x.new_zeros(len(x), len(y))
@@ -89,7 +93,7 @@ class _PairwiseDistances(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _MetricContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, y, c = ctx.saved_tensors
         metric, g = ctx.metric, grads[0]
         one, other = _with_time(x, c), _with_time(y, c)

@@ -1,9 +1,11 @@
-"""`AdditiveQuantizer`: a vector is the sum of M whole codewords, and so is its metric.
+"""`AdditiveQuantizer`: a vector is coded as a sum of M codewords, each as wide as the vector.
 
-For codes that keep exact neighbours. The space is flat and not cut into subspaces.
+It serves codes that keep exact neighbours. The space is flat and not cut into subspaces.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,26 +13,28 @@ from torch import Tensor, nn
 from hyperpq.codes import check_sizes
 from hyperpq.utils.exact_matmul import exact_matmul
 
-# The name of its metric, as `lorentz.METRICS` has those of the product quantizer.
-INNER = "inner"
-# What N counts in the metric: queries lie further out than what is left of a vector in its code.
-# Found on rows that weren't learned from (docs/method.md).
+AdditiveMetric = Literal["inner"]
+INNER: AdditiveMetric = "inner"
+# Factor of N in the distance: queries lie further out than the sums of codewords do. Chosen on rows
+# that the codebooks weren't learned from (docs/method.md).
 DISCOUNT = 0.9
-# Codes kept after each codebook; rows whose candidates are in memory at once.
-BEAM, _ROWS = 16, 256
-# Candidates are searched for the smallest by groups of this many.
-_GROUP = 16
+# Partial codes kept after each codebook.
+BEAM = 16
+# Rows whose candidates are in memory at once.
+_BATCH_ROWS = 256
+# Candidates in one bin when the smallest ones are looked for.
+_BIN = 16
 
 
 class AdditiveQuantizer(nn.Module):
-    """Codewords that add up, with a share of the metric of their own.
+    """Codewords that add up, each with a share of the distance.
 
-    A vector is (y, s): coordinates y and the squared length s of the whole vector that y is a part
-    of, s >= |y|^2. Its code has M codewords (c_m, n_m); their sum (z, N) scores a query (q, t) by
-    ``t - 2 <q, z> + DISCOUNT * N``. The squared distance has |z|^2 in place of N, which is no sum
-    over m. So codes are chosen for a small
-    ``|y - z|^2 + stress * (N - <y, z> - (s - |y|^2) / 2)^2``: near vectors
-    whose N is what it should be for queries near y.
+    A vector is (y, s): y are some coordinates of a longer vector in an orthonormal basis, and s is
+    the squared length of that vector, s >= |y|^2. Its code has M codewords (c_m, n_m). Their sum
+    (z, N) gives a query (q, t) the distance ``t - 2 <q, z> + DISCOUNT * N``. The squared distance
+    has |z|^2 in place of N, and |z|^2 is not a sum over m. Codes are therefore chosen for a small
+    ``|y - z|^2 + stress * (N - <y, z> - (s - |y|^2) / 2)^2``: z is near y, and N is what it should
+    be for queries near y.
 
     Parameters
     ----------
@@ -50,7 +54,7 @@ class AdditiveQuantizer(nn.Module):
     """
 
     spaces = 1
-    metric = INNER
+    metric: AdditiveMetric = INNER
 
     def __init__(self, M: int, D: int, nbits: int = 8) -> None:
         super().__init__()
@@ -61,7 +65,7 @@ class AdditiveQuantizer(nn.Module):
 
     @property
     def c(self) -> Tensor:
-        """Negated curvatures: none, shape (0,)."""
+        """Absolute curvatures: none, shape (0,)."""
         return self.stress.new_zeros(0)
 
     def clip(self, v: Tensor) -> Tensor:
@@ -74,22 +78,22 @@ class AdditiveQuantizer(nn.Module):
 
     @torch.no_grad()
     def codes(self, x: Tensor, beam: int = BEAM) -> Tensor:
-        """Codes by beam search: codebook after codebook, the best partial sums go on.
+        """Codes by beam search: after each codebook the best partial sums are kept.
 
         Parameters
         ----------
         x : Tensor, shape (n, 1, D)
             Vectors (y, s).
         beam : int
-            Partial sums of each vector that go on; K**M of them find the best code.
+            Partial sums that are kept for each vector; with K**M the best code is found.
 
         Returns
         -------
         Tensor, shape (n, M), uint8
         """
         out = torch.empty(len(x), self.M, dtype=torch.uint8, device=x.device)
-        for start in range(0, len(x), _ROWS):
-            rows = slice(start, start + _ROWS)
+        for start in range(0, len(x), _BATCH_ROWS):
+            rows = slice(start, start + _BATCH_ROWS)
             out[rows] = self._search(x[rows, 0], beam).to(torch.uint8)
         return out
 
@@ -118,7 +122,7 @@ class AdditiveQuantizer(nn.Module):
 
     @torch.no_grad()
     def tables(self, x: Tensor) -> Tensor:
-        """Shares of the metric of every codeword: the ADC tables.
+        """Share of every codeword in the distance: the ADC tables.
 
         Parameters
         ----------
@@ -128,7 +132,7 @@ class AdditiveQuantizer(nn.Module):
         Returns
         -------
         Tensor, shape (nq, M, K)
-            ``t / M - 2 <q, c> + DISCOUNT * n``: sums estimate squared distances.
+            ``t / M - 2 <q, c> + DISCOUNT * n``; sums over M estimate squared distances.
         """
         flat = x[:, 0]
         words = self.codebooks.flatten(0, 1).to(x.dtype)
@@ -154,15 +158,15 @@ class AdditiveQuantizer(nn.Module):
 def smallest(cost: Tensor, k: int) -> Tensor:
     """Positions (n, k) of the k smallest of each row (n, C), ascending; C a multiple of 16.
 
-    They lie in the k groups with the smallest minima, and minima of groups are cheap.
+    They lie in the k bins with the smallest minima, and the minimum of a bin is cheap.
     """
     n, C = cost.shape
-    groups = C // _GROUP
-    if k >= groups:
+    bins = C // _BIN
+    if k >= bins:
         return cost.topk(k, dim=1, largest=False)[1]
-    # Group g holds positions g, g + groups, ...: the minimum runs over rows of memory.
-    near = cost.view(n, _GROUP, groups).amin(1).topk(k, dim=1, largest=False, sorted=False)[1]
-    inside = near[:, None] + groups * torch.arange(_GROUP, device=cost.device)[:, None]
+    # Bin b holds the positions b, b + bins, ...: the minimum runs over rows of memory.
+    near = cost.view(n, _BIN, bins).amin(1).topk(k, dim=1, largest=False, sorted=False)[1]
+    inside = near[:, None] + bins * torch.arange(_BIN, device=cost.device)[:, None]
     inside = inside.flatten(1)
     best = cost.gather(1, inside).topk(k, dim=1, largest=False)[1]
     return inside.gather(1, best)

@@ -1,9 +1,9 @@
 """Codebooks of an `AdditiveQuantizer`: residual k-means, then gradient steps of a ranking loss.
 
-Residual quantization (Chen et al., Sensors 2010) of the vectors with the wanted N as a further
-coordinate is the start. Then codes are searched, and with these kept the codewords move: the
-softmax of the scores is to follow the softmax of the exact distances, and the codes' own cost is to
-fall. Codes are searched anew every few epochs.
+The codebooks start from residual quantization (Chen et al., Sensors 2010) of the vectors, with the
+wanted N as a further coordinate. Then two steps alternate. Codes are searched with the codewords
+kept. With the codes kept, gradient steps move the codewords, so that the softmax of the coded
+distances follows the softmax of the exact ones and the cost of the codes falls.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from hyperpq.progress import Progress, SilentProgress
 from hyperpq.quantizers.additive import AdditiveQuantizer
 from hyperpq.quantizers.kmeans import import_faiss
 
-# The weight of N's error is this over the mean squared length.
+# The weight of N's error, times the mean squared length.
 _STRESS = 1.5
-# Below this many rows the start is kept: too few pairs to learn an order from.
-SMALLEST = 1000
+# With fewer rows the start is kept: they have too few pairs to learn an order from.
+MIN_ROWS = 1000
+# Partial codes kept by residual quantization, and by the search of codes between the epochs.
 _START_BEAM, _BEAM = 8, 4
-# The wanted N beside y at the start: less of it spares bits for y, the search sees to N.
+# Factor of the wanted N beside y at the start. It leaves more bits to y; the search mends N.
 _SHARE = 0.25
+# Rows of a batch of queries, and those that they are compared with.
 _QUERIES, _DATABASE = 256, 1024
+# Step of Adam, and the epochs after which codes are searched again.
 _RATE, _SEARCH_EVERY = 5e-4, 4
-# A neighbour lies this much of the mean squared distance nearer.
+# Temperature of squared distances, as a share of their mean.
 _TEMPERATURE = 0.02
-# Weight of the ranking loss beside ten times the cost: with more, rows that weren't learned from
-# lose (docs/method.md).
+# Weights of the ranking loss and of the cost. A larger weight of the ranking loss ranks rows worse
+# that the codebooks weren't learned from (docs/method.md).
 _RANKING, _COST = 0.3, 10.0
 
 
@@ -46,7 +49,7 @@ def fit_additive(
     device: str | torch.device = "cpu",
     progress: Progress | None = None,
 ) -> AdditiveQuantizer:
-    """A quantizer for vectors (y, s).
+    """Fit a quantizer to vectors (y, s).
 
     Parameters
     ----------
@@ -59,11 +62,11 @@ def fit_additive(
     seed : int
         Same seed, same result on the same machine.
     epochs : int
-        Passes of the refinement; 0 leaves the start.
+        Passes of the refinement; 0 keeps the start.
     device : str or torch.device
-        Where the refinement runs.
+        Device of the refinement.
     progress : Progress, optional
-        Told about each epoch.
+        Is told about each epoch.
 
     Returns
     -------
@@ -81,7 +84,7 @@ def fit_additive(
     with torch.no_grad():
         quantizer.stress.fill_(_STRESS / max(float(v[:, -1].mean()), 1e-6))
         quantizer.codebooks.copy_(_start(v, M, quantizer.K, seed))
-    if len(v) >= SMALLEST and epochs:
+    if len(v) >= MIN_ROWS and epochs:
         _refine(quantizer.to(device), v.to(device), epochs, seed, progress or SilentProgress())
     return quantizer.cpu()
 
@@ -89,11 +92,11 @@ def fit_additive(
 def _start(v: Tensor, M: int, K: int, seed: int) -> Tensor:
     """Codebooks (M, K, D) by residual quantization."""
     y, n = v[:, :-1], len(v)
-    # What N should be where nothing is left of y.
+    # What N should be if z equals y.
     wanted = (y.square().sum(1) + v[:, -1]) / 2
     rows = torch.cat([y, wanted[:, None]], 1)
     if n <= K:
-        # Each row is a codeword of the first codebook; the others add nothing.
+        # Each row is a codeword of the first codebook; the other codebooks are zero.
         codebooks = torch.zeros(M, K, v.shape[1])
         codebooks[0] = rows[torch.arange(K) % n]
         return codebooks
@@ -116,7 +119,7 @@ def _start(v: Tensor, M: int, K: int, seed: int) -> Tensor:
 def _refine(
     quantizer: AdditiveQuantizer, v: Tensor, epochs: int, seed: int, progress: Progress
 ) -> None:
-    """Move the codewords, see the head of this file."""
+    """Move the codewords by gradient steps, see the docstring of this module."""
     n, device = len(v), v.device
     y, length = v[:, :-1], v[:, -1]
     spread = max(2 * float(length.mean()), 1e-6)

@@ -1,10 +1,4 @@
-"""Codebooks of any code length for a finished representation.
-
-A representation learned on a few wide subspaces serves every code length: its F coordinates are
-cut into as many subspaces as the code has bytes, and hyperbolic k-means gives each its codebook.
-Codebooks learned together with the representation end worse (docs/method.md). Afterwards they are
-refined, so that codes rank as the continuous vectors do.
-"""
+"""Codebooks of a `ProductQuantizer`: k-means in its geometry, and distillation."""
 
 from __future__ import annotations
 
@@ -18,11 +12,11 @@ from hyperpq.quantizers.kmeans import kmeans
 from hyperpq.quantizers.product import ProductQuantizer
 from hyperpq.utils.devices import single_thread
 
-_LLOYD = 10
-# Distillation: vectors a step, step of Adam, weight of the squared chord to the own codeword, and
-# the temperature of the continuous distances as a part of that of the codes.
+_LLOYD_STEPS = 10
+# Distillation: vectors of a batch, step of Adam, weight of the squared chord to the own codeword,
+# and the temperature of the continuous distances as a share of that of the codes.
 _BATCH, _LR, _KEEP, _SHARPER = 512, 1e-3, 3.0, 0.4
-# Fewer vectors than this say nothing beyond themselves.
+# What codebooks learn from fewer vectors does not hold for others.
 _MIN_ROWS = 1024
 # Distances in memory at once: 64 MB of float32.
 _MAX_DISTANCES = 1 << 24
@@ -37,7 +31,7 @@ def manifold_kmeans(
     *,
     geometry: Geometry,
     seed: int,
-    iterations: int = _LLOYD,
+    iterations: int = _LLOYD_STEPS,
 ) -> Tensor:
     """k-means in one curved space: nearest codeword by distance, centroid as the mean.
 
@@ -128,27 +122,27 @@ def distil_codebooks(
 ) -> None:
     """Move codewords so that distances to codes rank vectors as continuous distances do.
 
-    k-means makes each code near its vector. What a search needs is that the codes of near vectors
-    come before those of others, and with few bits the two differ. This is the contrast of
-    continuous with quantized points (paper, section 3.3), with the softmax of the continuous
-    distances in a batch as its target; it acts on the codewords alone.
+    k-means brings each code near its vector. A search needs something else: the codes of near
+    vectors must come before those of others. With few bits the two differ. The loss is the contrast
+    of continuous with quantized points (paper, section 3.3), with the softmax of the continuous
+    distances in a batch as its target; only the codewords are changed.
 
     Parameters
     ----------
     q : ProductQuantizer
-        Its codebooks, fitted already, are changed; nothing else.
+        Its codebooks, which are fitted already, are changed; nothing else is.
     v : Tensor, shape (n, M, D)
         Tangent vectors to code. Fewer than 1,024 leave the codebooks as they are.
     target : ProductQuantizer
-        Space that the representation was learned in, whose distances are the target.
+        Space that the representation was learned in; its distances are the target.
     learned : Tensor, shape (n, F)
-        The same vectors there.
+        The same vectors in that space.
     temperature : float
-        Of distances to codes.
+        Temperature of distances to codes.
     epochs : int
         Passes over the vectors.
     seed : int
-        Of the order of the vectors.
+        Seed of the order of the vectors.
     """
     if len(v) < _MIN_ROWS:
         return
@@ -167,7 +161,7 @@ def distil_codebooks(
             with torch.enable_grad():
                 coded = q.codewords()[subspaces, codes]
                 similarity = -q.pairwise_distances(points, coded) / temperature
-                # No vector competes with its own code; -inf times a target of 0 would be NaN.
+                # A vector's own code is left out; -inf times a target of 0 would be NaN.
                 ranks = cross_entropy(similarity.masked_fill(own, -1e9), wanted)
                 stay = q.geometry.sqchord(points, coded, q.c).sum(1).mean()
                 (ranks + _KEEP * stay).backward()

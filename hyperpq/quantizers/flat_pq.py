@@ -20,8 +20,8 @@ _MAX_ENTRIES = 1 << 20
 class FlatProductQuantizer(nn.Module):
     """Product quantizer on M Euclidean subspaces.
 
-    Distances are worked out in float64: norms of far vectors then cancel without a loss that a
-    float32 could show.
+    Distances are computed in float64, so that they are accurate to float32 although large norms
+    cancel in them.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class FlatProductQuantizer(nn.Module):
     nbits : {4, 8}
         Bits of one code; K = 2**nbits codewords a codebook.
     metric : {"l2", "ip"}
-        Squared Euclidean distance, or the negative of the inner product: smaller is nearer.
+        Squared Euclidean distance, or the negative of the inner product; smaller is nearer.
 
     Attributes
     ----------
@@ -54,15 +54,15 @@ class FlatProductQuantizer(nn.Module):
 
     @property
     def c(self) -> Tensor:
-        """Negated curvatures: none, shape (0,)."""
+        """Absolute curvatures: none, shape (0,)."""
         return self.codebooks.new_zeros(0)
 
     def clip(self, v: Tensor) -> Tensor:
-        """Vectors as they are: flat space has no edge."""
+        """Vectors as they are; none is too long for flat space."""
         return v
 
     def points(self, v: Tensor) -> Tensor:
-        """Vectors as they are: they are the points of flat space."""
+        """Vectors as they are; they are the points of flat space."""
         return v
 
     def _products(self, x: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -78,7 +78,7 @@ class FlatProductQuantizer(nn.Module):
         return self.codebooks.double().square().sum(-1)[:, None]
 
     def _first_of_equals(self) -> Tensor:
-        """For each codeword the first one that equals it, (M, K): sums of a BLAS may differ."""
+        """For each codeword the first one equal to it, (M, K); a BLAS may rank equal ones apart."""
         number = torch.arange(self.K, device=self.codebooks.device)
         out = []
         for book in self.codebooks:
@@ -88,7 +88,7 @@ class FlatProductQuantizer(nn.Module):
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
-        """Index of the codeword at the least distance in each subspace, with either metric.
+        """Index of the nearest codeword in each subspace, by l2 distance with either metric.
 
         Parameters
         ----------
@@ -112,7 +112,7 @@ class FlatProductQuantizer(nn.Module):
 
     @torch.no_grad()
     def tables(self, x: Tensor) -> Tensor:
-        """Shares of the metric of every codeword: queries (nq, M, D) -> (nq, M, K)."""
+        """Share of every codeword in the distance: queries (nq, M, D) -> (nq, M, K)."""
         lengths = self._lengths()
         out = torch.empty(len(x), self.M, self.K, dtype=x.dtype, device=x.device)
         for rows, product in self._products(x):

@@ -1,4 +1,4 @@
-"""k-means by faiss, for any number of points."""
+"""k-means by FAISS, for any number of points."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import MissingDependencyError, TrainingError
 
-# Above this, squares of distances leave float32, and faiss then ends the process.
-LARGEST = 1e16
+# With larger values squared distances overflow float32, and FAISS then ends the process.
+MAX_VALUE = 1e16
 
 
 def import_faiss() -> Any:
-    """The module faiss, or an error with the two commands that install it.
+    """Import faiss, or raise an error with the two commands that install it.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def kmeans(
     x : ndarray, shape (n, d), float32
         Points, n >= 1.
     k : int
-        Centroids. With n <= k each point is a centroid and they repeat in turn.
+        Number of centroids. With n <= k each point is a centroid and they repeat in turn.
     seed : int
         Same seed, same result.
     iterations : int
@@ -56,10 +56,10 @@ def kmeans(
     Raises
     ------
     TrainingError
-        Values that aren't finite or too large.
+        Values are not finite, or 1e16 or more.
     """
     n, d = x.shape
-    if not max(x.max(), -x.min()) < LARGEST:
+    if not max(x.max(), -x.min()) < MAX_VALUE:
         raise TrainingError(
             f"training diverged: the values to cluster reach from {x.min():g} to {x.max():g}; "
             "lower the learning rate or raise the temperature."

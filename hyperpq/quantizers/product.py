@@ -9,10 +9,10 @@ from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
 from hyperpq.geometry.registry import METRICS, Metric, get_geometry
 
-# sqrt(c) r stays under 5 for every clip radius r in use (docs/method.md), and c can't reach 0.
+# In it sqrt(c) r stays below 5 for every clip radius r in use (docs/method.md), and c above 0.
 CURVATURE_RANGE = (0.01, 10.0)
-# Entries of tables made, and of products that codes are read off, at a time: sizes for caches.
-_CACHED, _ENCODED = 1 << 16, 1 << 20
+# Entries that fit a cache: of tables, and of the products that codes are read from.
+_TABLE_ENTRIES, _CODE_ENTRIES = 1 << 16, 1 << 20
 
 
 class ProductQuantizer(nn.Module):
@@ -156,7 +156,7 @@ class ProductQuantizer(nn.Module):
         """
         words, c = self.codewords(torch.float64), self.log_c.double().exp()[:, None]
         out = torch.empty(x.shape[0], self.M, dtype=torch.uint8, device=x.device)
-        step = max(1, _ENCODED // (self.M * self.K))
+        step = max(1, _CODE_ENTRIES // (self.M * self.K))
         for start in range(0, x.shape[0], step):
             block = x[start : start + step].transpose(0, 1).double()
             nearest = self.geometry.nearest(block, words, c)
@@ -179,7 +179,7 @@ class ProductQuantizer(nn.Module):
         """
         words, c = self.codewords(x.dtype), self.log_c.to(x.dtype).exp()[:, None]
         out = torch.empty(x.shape[0], self.M, self.K, dtype=x.dtype, device=x.device)
-        step = max(1, _CACHED // (self.M * self.K))
+        step = max(1, _TABLE_ENTRIES // (self.M * self.K))
         for start in range(0, x.shape[0], step):
             q2 = self.geometry.sqchord_table(x[start : start + step].transpose(0, 1), words, c)
             distances = self.geometry.metric_from_sqchord(q2.transpose(0, 1), c, self.metric)

@@ -41,7 +41,7 @@ def test_values_are_those_of_single_pairs(n, m, M, D, metric, seed):
 def test_gradients_are_those_of_finite_differences_in_blocks_of_any_size(
     metric, pairs, monkeypatch
 ):
-    monkeypatch.setattr(pairwise, "_CACHED", pairs)
+    monkeypatch.setattr(pairwise, "_BLOCK_PAIRS", pairs)
     inputs = [value.requires_grad_() for value in drawn(6, 4, 3, 4, seed=1)]
     assert torch.autograd.gradcheck(
         lambda x, y, c: pairwise.pairwise_distances(x, y, c, metric), inputs

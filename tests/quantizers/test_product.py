@@ -127,8 +127,8 @@ def test_blocks_do_not_change_codes_or_tables(monkeypatch):
     q = make(nbits=8, dtype=torch.float32)
     x = points(q, 50)
     codes, tables = q.codes(x), q.tables(x)
-    monkeypatch.setattr("hyperpq.quantizers.product._CACHED", 7 * q.M * q.K)
-    monkeypatch.setattr("hyperpq.quantizers.product._ENCODED", 7 * q.M * q.K)
+    monkeypatch.setattr("hyperpq.quantizers.product._TABLE_ENTRIES", 7 * q.M * q.K)
+    monkeypatch.setattr("hyperpq.quantizers.product._CODE_ENTRIES", 7 * q.M * q.K)
     assert torch.equal(q.codes(x), codes)
     # The product's shape decides its last bits in float64: rounded to float32 one may tip over.
     torch.testing.assert_close(q.tables(x), tables, rtol=1.2e-7, atol=0)
