@@ -42,8 +42,7 @@ from benchmarks.pages import import_pyplot
 from benchmarks.quality_page import RUNS, write_page
 from benchmarks.runlog import Key, RunLog, restore_published
 from hyperpq import scan
-from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.codec.learned import SAMPLE_SIZE
+from hyperpq.codec.learned import SAMPLE_SIZE, LearnedCodec
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision, recall_at
 from hyperpq.quantizers.kmeans import import_faiss
@@ -147,14 +146,14 @@ def _recipe(preset: str, bits: int, dataset: str) -> Recipe:
 
 def _train_codecs(
     features: FeatureSet, preset: str, keys: Sequence[Key]
-) -> Iterator[tuple[Key, HiHPQCodec, float]]:
+) -> Iterator[tuple[Key, LearnedCodec, float]]:
     """Yield a codec for each key, and the seconds that it took.
 
     A recipe whose representation does not depend on the code length is trained once; the codebooks
     of the other lengths are fitted to it.
     """
     x = features.train
-    first: HiHPQCodec | None = None
+    first: LearnedCodec | None = None
     seconds = 0.0
     for key in keys:
         recipe = _recipe(preset, key.bits, features.dataset)

@@ -104,7 +104,7 @@ class RunLog:
 
 def _with_current_names(run: Run) -> Run:
     """The run with the names of today in place of those of earlier versions."""
-    out = {field: _FORMER.get(field, {}).get(value, value) for field, value in run.items()}
+    out: Run = {field: _FORMER.get(field, {}).get(value, value) for field, value in run.items()}
     if "command" in out:
         out["command"] = out["command"].replace(_FORMER_OPTION, _OPTION)
     return out

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -75,23 +76,28 @@ def used_ids(n: int, rows: int, seed: int = 0) -> NDArray[np.int64]:
     return numbers * ID_STEP + FIRST_ID
 
 
-def unused_ids(index: HiHPQIndex, n: int, rows: int) -> NDArray[np.int64]:
-    """Ids (n,) that the index does not have, between those that it has."""
-    rng = np.random.default_rng(index.store.snapshot_number if index.store else 0)
+def unused_ids(path: Path, n: int, rows: int) -> NDArray[np.int64]:
+    """Ids (n,) that the store does not have, between those that it has."""
+    store = IndexStore.open(path)
+    rng = np.random.default_rng(store.snapshot_number)
     ids = np.unique(ID_STEP * rng.integers(0, rows, 2 * n + 50) + rng.integers(4, 7, 2 * n + 50))
     free = np.ones(len(ids), bool)
-    for found, _ in index.find(ids):
+    for _, found, _ in store.find(ids):
         free &= found < 0
     return rng.permutation(ids[free])[:n]
+
+
+def append_last(store: IndexStore, batches: list[Rows]) -> None:
+    """Append the last of the batches to the store; its memory is free afterwards."""
+    store.append(batches.pop())
 
 
 def fill(path: Path, rows: int, paths: bool = False) -> Iterator[Call]:
     """Fill a store with random codes whose ids are in random order."""
     rng = np.random.default_rng(1)
-    index = HiHPQIndex.from_codec(
-        PQCodec.from_codebooks(rng.normal(size=(M, 256, D))), device="cpu"
-    )
-    index.save(path)
+    codec = PQCodec.from_codebooks(rng.normal(size=(M, 256, D)))
+    HiHPQIndex.from_codec(codec, device="cpu").save(path)
+    store = IndexStore.open(path)
     order = rng.permutation(rows) * ID_STEP + FIRST_ID
     for start in range(0, rows, APPENDED_ROWS):
         ids = order[start : start + APPENDED_ROWS]
@@ -100,27 +106,30 @@ def fill(path: Path, rows: int, paths: bool = False) -> Iterator[Call]:
         if paths:
             names = [b"/images/%03d/image-%09d.jpg" % (i % 1000, i) for i in ids.tolist()]
         batch = [Rows(codes, ids, columns(len(ids), rng), names)]
-        # `pop` frees the memory of the batch as soon as it is written.
-        yield lambda batch=batch: index.append(batch.pop())
+        yield partial(append_last, store, batch)
 
 
 def open_store(path: Path, rows: int) -> Iterator[Call]:
     """Open the store."""
     for _ in range(20):
-        yield lambda: IndexStore.open(path)
+        yield partial(IndexStore.open, path)
 
 
 def read_codec(path: Path, rows: int) -> Iterator[Call]:
     """Read the codec of an open store."""
     store = IndexStore.open(path)
+
+    def read() -> None:
+        from_files({name: store.read_file(name) for name in store.file_names})
+
     for _ in range(20):
-        yield lambda: from_files({name: store.read_file(name) for name in store.file_names})
+        yield read
 
 
 def load_index(path: Path, rows: int) -> Iterator[Call]:
     """Open the store and read the codec."""
     for _ in range(20):
-        yield lambda: load(path)
+        yield partial(load, path)
 
 
 def search(
@@ -134,7 +143,7 @@ def search(
     index, x = load(path), vectors(1)
     index.search(x, 10, where=where, params=params, threads=1)
     for _ in range(turns):
-        yield lambda: index.search(x, 10, where=where, params=params, threads=1)
+        yield partial(index.search, x, 10, where=where, params=params, threads=1)
 
 
 def first_query(path: Path, rows: int, where: str | None = None) -> Iterator[Call]:
@@ -143,7 +152,7 @@ def first_query(path: Path, rows: int, where: str | None = None) -> Iterator[Cal
     for _ in range(5):
         index = load(path)
         index.codec.tables(x)  # type: ignore[union-attr]
-        yield lambda index=index: index.search(x, 10, where=where, threads=1)
+        yield partial(index.search, x, 10, where=where, threads=1)
 
 
 def first_query_from_disk(path: Path, rows: int) -> Iterator[Call]:
@@ -154,7 +163,7 @@ def first_query_from_disk(path: Path, rows: int) -> Iterator[Call]:
         os.close(handle)
     index, x = load(path), vectors(1)
     index.codec.tables(x)  # type: ignore[union-attr]
-    yield lambda: index.search(x, 10, threads=1)
+    yield partial(index.search, x, 10, threads=1)
 
 
 def select_range(path: Path, rows: int) -> Iterator[Call]:
@@ -174,22 +183,22 @@ def reconstruct(path: Path, rows: int, n: int = 1) -> Iterator[Call]:
     """Reconstruct n vectors."""
     index = load(path)
     for ids in used_ids(100 * n, rows).reshape(100, n):
-        yield lambda ids=ids: index.reconstruct_batch(ids)
+        yield partial(index.reconstruct_batch, ids)
 
 
 def attributes_of(path: Path, rows: int, n: int = 1) -> Iterator[Call]:
     """Look up the attributes of n ids."""
     index = load(path)
     for ids in used_ids(30 * n, rows).reshape(30, n):
-        yield lambda ids=ids: index.attributes_of(ids)
+        yield partial(index.attributes_of, ids)
 
 
 def add(path: Path, rows: int, n: int = 1, turns: int = 40) -> Iterator[Call]:
     """Add n vectors."""
     index, x = load(path), vectors(n)
     given = columns(n, np.random.default_rng(2))
-    for ids in unused_ids(index, n * turns, rows).reshape(turns, n):
-        yield lambda ids=ids: index.add(x, ids, attributes=given)
+    for ids in unused_ids(path, n * turns, rows).reshape(turns, n):
+        yield partial(index.add, x, ids, attributes=given)
 
 
 def add_many(path: Path, rows: int) -> Iterator[Call]:
@@ -201,20 +210,20 @@ def encode_many(path: Path, rows: int) -> Iterator[Call]:
     """Encode a hundredth of the rows."""
     index, x = load(path), vectors(rows // 100)
     for _ in range(3):
-        yield lambda: index.encode(x)
+        yield partial(index.encode, x)
 
 
 def add_in_a_row(path: Path, rows: int, durability: Any = "full") -> Iterator[Call]:
     """Add up to 1,000 vectors, each by a call of its own."""
     index, n = load(path, durability=durability), min(1000, rows // 10)
-    x, given, ids = vectors(n), columns(n, np.random.default_rng(3)), unused_ids(index, n, rows)
+    x, given, ids = vectors(n), columns(n, np.random.default_rng(3)), unused_ids(path, n, rows)
 
     def run() -> str:
-        before = len(index.parts)
+        before = index.collection.n_segments
         for i in range(n):
             own = {name: values[i : i + 1] for name, values in given.items()}
             index.add(x[i : i + 1], ids[i : i + 1], attributes=own)
-        return f"{n:,} calls; {before} shards before, {len(index.parts)} after"
+        return f"{n:,} calls; {before} shards before, {index.collection.n_segments} after"
 
     yield run
 
@@ -224,15 +233,19 @@ def remove(path: Path, rows: int, share: int | None = None) -> Iterator[Call]:
     index = load(path)
     turns, n = (30, 1) if share is None else (3, rows // share)
     for ids in used_ids(turns * n, rows, seed=4 + n).reshape(turns, n):
-        yield lambda ids=ids: index.remove_ids(ids)
+        yield partial(index.remove_ids, ids)
 
 
 def remove_where(path: Path, rows: int) -> Iterator[Call]:
     """Remove the hundredth of the rows that a filter matches."""
     index, width = load(path), MAX_NUMBER // 100
+
+    def remove(where: str) -> str:
+        return f"{index.remove_ids(where=where):,} rows in the last call"
+
     for turn in range(3):
         where = f"{turn * width} <= number < {(turn + 1) * width}"
-        yield lambda where=where: f"{index.remove_ids(where=where):,} rows in the last"
+        yield partial(remove, where)
 
 
 def refresh(path: Path, rows: int) -> Iterator[Call]:
@@ -246,7 +259,7 @@ def refresh(path: Path, rows: int) -> Iterator[Call]:
         assert index.refresh()
 
     for index in indexes:
-        yield lambda index=index: run(index)
+        yield partial(run, index)
 
 
 def verify(path: Path, rows: int) -> Iterator[Call]:
@@ -264,9 +277,9 @@ def compact(path: Path, rows: int) -> Iterator[Call]:
     index = load(path)
 
     def run() -> str:
-        before = len(index.parts)
+        before = index.collection.n_segments
         assert index.compact()
-        return f"{index.ntotal:,} rows; {before} shards before, {len(index.parts)} after"
+        return f"{index.ntotal:,} rows; {before} shards before, {index.collection.n_segments} after"
 
     yield run
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-Task, Outcome = TypeVar("Task"), TypeVar("Outcome")
+Task = TypeVar("Task")
+Outcome = TypeVar("Outcome")
 
 
 def run_tasks(

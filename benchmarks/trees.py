@@ -33,7 +33,7 @@ from benchmarks.tasks import run_tasks
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
-from hyperpq.training.initialize import tangents
+from hyperpq.training.features import tangent_vectors
 from hyperpq.training.presets import get_recipe
 from hyperpq.training.train import train_codec
 
@@ -108,9 +108,11 @@ def describe(codec: HiHPQCodec, features: FeatureSet, labels: TreeLabels) -> dic
     """
     quantizer = codec.quantizer
     query, database = (
-        quantizer.points(tangents(codec, x)) for x in (features.query, features.database)
+        quantizer.points(tangent_vectors(codec, x)) for x in (features.query, features.database)
     )
-    distances = torch.cat([quantizer.product_score(rows, database) for rows in query.split(200)])
+    distances = torch.cat(
+        [quantizer.pairwise_distances(rows, database) for rows in query.split(200)]
+    )
     found = distances.topk(TOP, 1, largest=False)[1].numpy()
     maps = [
         mean_average_precision(labels.database[found, level] == labels.query[:, None, level], TOP)
@@ -159,6 +161,7 @@ def measure(features: FeatureSet, task: tuple[Space, int, int]) -> dict[str, Any
         smoothing_weight=0.0,
     )
     codec = train_codec(features.train, features.views("mild"), M=1, recipe=recipe, seed=seed)
+    assert isinstance(codec, HiHPQCodec)
     return describe(codec, features, labels)
 
 
