@@ -72,17 +72,18 @@ def describe_index(path: Path) -> dict[str, Any]:
     from hyperpq.index.hihpq_index import HiHPQIndex
 
     index = HiHPQIndex.load(path, device="cpu")
-    store, codec = index.store, index.codec
-    assert store is not None
+    collection, codec = index.collection, index.codec
     assert codec is not None
     images = index.metadata.get(METADATA_KEY) or {}
     out: dict[str, Any] = {
         "path": str(path),
         "images" if images else "vectors": index.ntotal,
-        "removed rows": f"{store.n_deleted} (hyperpq compact drops them)" if store.n_deleted else 0,
-        "shards": len(store.segments),
+        "removed rows": f"{collection.n_deleted} (hyperpq compact drops them)"
+        if collection.n_deleted
+        else 0,
+        "shards": collection.n_segments,
         "attributes": ", ".join(index.attribute_names) or "none",
-        "snapshot": store.snapshot_number,
+        "snapshot": collection.snapshot,
         "bytes on disk": sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
         "code": f"{index.M} x {index.nbits} bits, {index.code_size} bytes",
         "feature width": index.d,

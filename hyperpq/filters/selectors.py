@@ -216,6 +216,27 @@ class SearchParameters:
         object.__setattr__(self, "where", parsed)
 
 
+def as_parameters(
+    params: SearchParameters | None, where: str | Where | None
+) -> SearchParameters:
+    """The two filter arguments of a search as one object.
+
+    Raises
+    ------
+    InvalidInputError
+        If an argument is of another type, or both have a condition.
+    """
+    if params is not None and not isinstance(params, SearchParameters):
+        raise InvalidInputError(f"params is {params!r}; expected SearchParameters(sel=...).")
+    if params is None:
+        return SearchParameters(where=where)
+    if where is None:
+        return params
+    if params.where is not None:
+        raise InvalidInputError("where is given twice, in params too; expected one of them.")
+    return SearchParameters(params.sel, where)
+
+
 def _check(value: object, name: str) -> None:
     if not isinstance(value, IDSelector):
         raise InvalidInputError(f"{name} is {value!r}; expected an IDSelector of hyperpq.")

@@ -1,4 +1,9 @@
-"""Indexes in the manner of FAISS: train, add, search, save."""
+"""Indexes with the interface of FAISS: train, add, search, save.
+
+`HiHPQIndex` consists of a codec and a `Collection` of coded rows, which are read through a
+`RowView`. `index_factory`, `read_index` and `write_index` are FAISS's free functions.
+`hyperpq.index.faiss_bridge` converts codes and codebooks from FAISS and to it.
+"""
 
 import lazy_loader
 

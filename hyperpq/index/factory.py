@@ -18,16 +18,16 @@ _GRAMMAR = re.compile(
 
 
 def parse_factory(d: int, text: str) -> dict[str, Any]:
-    """Settings of the index that a string like ``HiHPQ8x8,chord`` names.
+    """Parse the name of an index such as ``HiHPQ8x8,chord``.
 
     Parameters
     ----------
     d : int
         Width of the vectors.
     text : str
-        ``HiHPQ{M}``, then ``x8`` or ``x4`` (bits of a code, 8 unless given), then ``,l1``,
-        ``,geodesic`` or ``,chord`` (``l1`` unless given). ``IDMap,`` or ``IDMap2,`` before it
-        changes nothing: vectors can always have ids of their own.
+        ``HiHPQ{M}``, then ``x8`` or ``x4`` (bits of a code, 8 by default), then ``,l1``,
+        ``,geodesic`` or ``,chord`` (``l1`` by default). A prefix ``IDMap,`` or ``IDMap2,`` is
+        accepted and has no effect, since vectors can always have ids of their own.
 
     Returns
     -------
@@ -37,7 +37,7 @@ def parse_factory(d: int, text: str) -> dict[str, Any]:
     Raises
     ------
     InvalidInputError
-        Another text; the message says what is expected.
+        If the text is another one.
     """
     d = as_count(d, "d")
     match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
@@ -55,7 +55,7 @@ def parse_factory(d: int, text: str) -> dict[str, Any]:
 
 
 def index_factory(d: int, text: str, *, device: str = "auto") -> HiHPQIndex:
-    """An untrained index by a string, see `parse_factory`.
+    """Make an untrained index by its name, see `parse_factory`.
 
     Examples
     --------
@@ -69,12 +69,24 @@ def index_factory(d: int, text: str, *, device: str = "auto") -> HiHPQIndex:
 
 
 def read_index(path: str | os.PathLike[str], *, device: str = "auto") -> HiHPQIndex:
-    """Open the index at ``path``, see `HiHPQIndex.load`."""
+    """Open the index directory at ``path``, see `HiHPQIndex.load`."""
     from hyperpq.index.hihpq_index import HiHPQIndex
 
     return HiHPQIndex.load(path, device=device)
 
 
 def write_index(index: HiHPQIndex, path: str | os.PathLike[str]) -> None:
-    """Write an index to ``path``, in the place of one that is there; see `HiHPQIndex.save`."""
-    index.save(path, overwrite=True)
+    """Write a copy of an index to a directory, replacing an index that is there.
+
+    The index itself stays as it is: an index in memory stays in memory, and later changes do not
+    reach the copy. `HiHPQIndex.save` moves an index in memory to its directory instead. If the
+    index already is in the directory ``path``, nothing is written, as all changes are stored.
+
+    Raises
+    ------
+    NotTrainedError
+        If the index has no codec.
+    StoreError
+        If other files are at ``path`` or the system refuses.
+    """
+    index._write(path, overwrite=True, move=False)

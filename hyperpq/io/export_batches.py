@@ -1,4 +1,4 @@
-"""Rows of an index in blocks, on their way out to other programs."""
+"""`ExportBatch`: some rows of an index, as they are exported to other programs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.store import Column, Rows, live_batches
+from hyperpq.store import Column, Rows
 from hyperpq.store.columns import kind_of
 
 if TYPE_CHECKING:
     from hyperpq.index.hihpq_index import HiHPQIndex
+    from hyperpq.index.view import RowView
 
-# Rows of a block: 32 MiB of decoded vectors at 256 coordinates.
-_ROWS = 1 << 15
+# Rows of a batch: with 256 coordinates, its decoded vectors take 32 MiB.
+_BATCH_SIZE = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
-    """Some rows with all that is known of them.
+class ExportBatch:
+    """Some rows with their ids, codes, paths and attributes.
 
     Attributes
     ----------
@@ -32,8 +33,9 @@ class Block:
     vectors : ndarray, shape (n, D), float32, or None
         Decoded tangent vectors, see `HiHPQIndex.decode`.
     paths : list of bytes, or None
-        Of the images, as the file system gave them.
-    attributes : mapping of str to Column, each of n values
+        Paths of the images, in the encoding of the file system.
+    attributes : mapping of str to Column
+        Columns of n values.
     """
 
     ids: NDArray[np.int64]
@@ -47,12 +49,12 @@ class Block:
         """Number of rows."""
         return len(self.ids)
 
-    def check_like(self, first: Block) -> None:
-        """Raise `InvalidInputError` unless this block has the columns of ``first``."""
+    def check_like(self, first: ExportBatch) -> None:
+        """Raise `InvalidInputError` unless this batch has the columns of ``first``."""
         if self._layout() != first._layout():
             raise InvalidInputError(
-                f"a block has the columns {self._layout()}, the first one {first._layout()}; "
-                "all blocks must have the same."
+                f"a batch has the columns {self._layout()}; expected those of the first batch, "
+                f"{first._layout()}."
             )
 
     def _layout(self) -> dict[str, str]:
@@ -64,50 +66,55 @@ class Block:
         return out | {name: kind_of(column) for name, column in self.attributes.items()}
 
 
-Source: TypeAlias = Callable[[bool], Iterator[Block]]
-"""Gives the blocks anew at each call; True asks for decoded vectors."""
+BatchSource: TypeAlias = Callable[[bool], Iterator[ExportBatch]]
+"""Gives an iterator over all batches at each call; with True they have decoded vectors."""
 
 
-def first_and_all(blocks: Iterator[Block]) -> tuple[Block, Iterator[Block]]:
-    """The first block, and all of them again, checked to have the same columns.
+def first_and_all(batches: Iterator[ExportBatch]) -> tuple[ExportBatch, Iterator[ExportBatch]]:
+    """The first batch, and an iterator over all, checked to have equal columns.
 
     Raises
     ------
     InvalidInputError
-        There is none, or (from the iterator) they differ.
+        If there is no batch; the iterator raises it if columns differ.
     """
-    first = next(blocks, None)
+    first = next(batches, None)
     if first is None:
-        raise InvalidInputError("there are no blocks; expected at least one, which may be empty.")
+        raise InvalidInputError("there are no batches; expected at least one, which may be empty.")
 
-    def checked() -> Iterator[Block]:
+    def checked() -> Iterator[ExportBatch]:
         yield first
-        for block in blocks:
-            block.check_like(first)
-            yield block
+        for batch in batches:
+            batch.check_like(first)
+            yield batch
 
     return first, checked()
 
 
-def blocks_of(index: HiHPQIndex, vectors: bool = False) -> Iterator[Block]:
-    """The rows of an index, without removed ones.
+def batches_of(
+    index: HiHPQIndex, vectors: bool = False, view: RowView | None = None
+) -> Iterator[ExportBatch]:
+    """The rows of an index, without deleted ones.
 
     Parameters
     ----------
     index : HiHPQIndex
-        Trained.
+        A trained index.
     vectors : bool
         Whether to decode the codes.
+    view : RowView, optional
+        A view of its rows; the rows as they are now by default.
 
     Yields
     ------
-    Block
-        At least one, which may be empty.
+    ExportBatch
+        At least one batch, which may be empty.
     """
-    columns = index.parts[0].attribute_names if index.parts else []
+    view = view or index.collection.view()
+    columns = view.attribute_names
     rows: Rows | None = None
-    for rows in live_batches(index.parts, _ROWS):
-        yield Block(
+    for rows in view.batches(_BATCH_SIZE):
+        yield ExportBatch(
             rows.ids,
             rows.codes,
             index.decode(rows.codes) if vectors else None,
@@ -116,13 +123,13 @@ def blocks_of(index: HiHPQIndex, vectors: bool = False) -> Iterator[Block]:
         )
     if rows is None:
         codes = np.empty((0, index.code_size), np.uint8)
-        yield Block(np.empty(0, np.int64), codes, index.decode(codes) if vectors else None)
+        yield ExportBatch(np.empty(0, np.int64), codes, index.decode(codes) if vectors else None)
 
 
 def path_text(path: bytes) -> str:
-    r"""A path as valid Unicode, from which `path_bytes` makes the path again.
+    r"""A path as valid Unicode, from which `path_bytes` restores the path.
 
-    It is read as UTF-8. A byte that isn't becomes ``\xNN``, and a backslash ``\\``.
+    The path is decoded as UTF-8; a byte that is not UTF-8 becomes ``\xNN``, a backslash ``\\``.
     """
     return path.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
 

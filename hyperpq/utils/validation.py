@@ -152,6 +152,29 @@ def as_rows(rows: Any, name: str, n: int) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
+def as_views(views: Any, n: int, d: int) -> NDArray[Any]:
+    """Return ``views`` as an array of shape (V, n, d), V >= 1, with finite values.
+
+    Parameters
+    ----------
+    views : array_like
+        Features of V augmented views of n images.
+    n, d : int
+        How many images, and the width of their features.
+
+    Raises
+    ------
+    InvalidInputError
+        Another shape or dtype, or a value that is not a finite float32.
+    """
+    array = as_array(views, "views")
+    if array.ndim != 3 or array.shape[1:] != (n, d) or not len(array):
+        raise InvalidInputError(f"views have shape {array.shape}; expected (V, {n}, {d}), V >= 1.")
+    for v, view in enumerate(array):
+        as_features(view, d, f"views[{v}]")
+    return array
+
+
 def as_count(value: Any, name: str, low: int = 1, high: int = np.iinfo(np.int64).max) -> int:
     """Return ``value`` as an int from ``low`` to ``high``.
 

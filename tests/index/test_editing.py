@@ -16,7 +16,7 @@ from hyperpq.filters.selectors import (
     IDSelectorRange,
     SearchParameters,
 )
-from hyperpq.store import Rows
+from hyperpq.store import verify_directory
 from hyperpq.training.recipe import Recipe
 
 D_IN = 6
@@ -145,7 +145,7 @@ def test_any_sequence_of_changes(data, on_disk, trained, tmp_path_factory):
             model.rows |= {first + i: (r, r, "merged") for i, r in enumerate(rows)}
         elif step == "compact":
             index.compact()
-            assert len(index.parts) <= 1
+            assert index.collection.n_segments <= 1
         else:
             index.reset()
             assert index.next_id == 0
@@ -155,7 +155,7 @@ def test_any_sequence_of_changes(data, on_disk, trained, tmp_path_factory):
     others = [index, index.clone()]
     if on_disk:
         others.append(HiHPQIndex.load(index.path, device="cpu", verify=True))
-        assert index.store.verify() == []
+        assert verify_directory(index.path) == []
     for one in others:
         check(one, model)
         check(one, model, lambda id, row: row[1] >= 100, where="number >= 100")
@@ -205,7 +205,7 @@ def test_one_row_in_a_million_and_all_of_them(trained):
     n = 1_000_000
     codes = RNG.integers(0, 256, (n, 2), np.uint8)
     index = empty_like(trained)
-    index.append(Rows(codes, np.arange(n), {"number": np.arange(n)}))
+    index.collection.add(codes, attributes={"number": np.arange(n)})
     tables = trained.codec.tables(QUERIES).astype(np.float64)
     scores = tables[:, 0, codes[:, 0]] + tables[:, 1, codes[:, 1]]
     for low, high in ((0, n), (1, n), (777, 778), (5, 5), (n - 1, n), (64, 128), (100, 999_000)):
@@ -222,7 +222,7 @@ def test_merging_other_codecs_says_why_not(trained):
     index = filled(trained)
     other = HiHPQIndex(D_IN, 1, device="cpu")
     other.train(X, recipe=SMALL)
-    with pytest.raises(InvalidInputError, match=r"other can't be merged: M is 2 here and 1 there"):
+    with pytest.raises(InvalidInputError, match=r"other cannot be merged: M is 2 here and 1 there"):
         index.merge_from(other)
     apart = HiHPQIndex(D_IN, 2, device="cpu")
     apart.train(X * 2 + 1, recipe=SMALL)
@@ -319,5 +319,5 @@ def test_many_small_additions_are_joined(trained, tmp_path):
     index = empty_like(trained)
     for i in range(20):
         index.add(X[i : i + 1])
-    assert [part.n for part in index.parts] == [16, 4]
+    assert [s.codes.n for s in index.collection.view().code_segments()] == [16, 4]
     np.testing.assert_array_equal(index.reconstruct_n(), trained.decode(trained.encode(X[:20])))

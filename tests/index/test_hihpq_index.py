@@ -610,7 +610,7 @@ def test_add_after_load_is_durable_and_rewrites_nothing(make, tmp_path):
     assert again.next_id == 1040
     # A large shard stays, small ones behind it are joined.
     assert (tmp_path / "i/shards/000000.h5").read_bytes() == first
-    assert [part.n for part in again.parts] == [200, 60, 40]
+    assert [s.codes.n for s in again.collection.view().code_segments()] == [200, 60, 40]
 
 
 def test_add_is_stored_when_the_process_is_killed(make, tmp_path):

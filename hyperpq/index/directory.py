@@ -1,0 +1,116 @@
+"""Index directories: a codec, settings and rows as one directory, written and opened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperpq.errors import CorruptIndexError
+from hyperpq.store import IndexStore, replace_directory
+from hyperpq.utils.validation import as_choice
+
+if TYPE_CHECKING:
+    from hyperpq.codec.base import Codec
+    from hyperpq.index.view import RowView
+    from hyperpq.store import Durability
+
+DURABILITIES: tuple[Durability, ...] = ("full", "fast")
+
+
+def write_directory(
+    path: str | os.PathLike[str],
+    codec: Codec,
+    rows: RowView,
+    metadata: dict[str, Any],
+    *,
+    overwrite: bool,
+) -> IndexStore:
+    """Write an index directory, whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        A place that does not exist or is an empty folder.
+    codec : Codec
+        Trained.
+    rows : RowView
+        Rows with codes of that codec.
+    metadata : dict
+        JSON values, see `metadata.as_metadata`.
+    overwrite : bool
+        Whether to replace an index that is at ``path``. It stays whole until the new one is.
+
+    Returns
+    -------
+    IndexStore
+        The opened directory.
+
+    Raises
+    ------
+    StoreError
+        If the place is taken or the system refuses.
+    """
+    from hyperpq.codec.serialization import to_files
+
+    target = Path(os.path.abspath(path))
+    work = target
+    if overwrite and target.is_dir() and any(target.iterdir()):
+        IndexStore.open(target)
+        # Beside what a link points to, so that a rename can put it there.
+        place = Path(os.path.realpath(target))
+        work = place.with_name(place.name + ".saving-hyperpq")
+        shutil.rmtree(work, ignore_errors=True)
+    settings = {**_settings(codec), "metadata": metadata}
+    store = IndexStore.create(work, settings=settings, files=to_files(codec))
+    try:
+        if rows.n_segments:
+            store.commit(append=rows.batches(), next_id=rows.next_id)
+        if work != target:
+            replace_directory(work, target)
+    except BaseException:
+        # Without its rows it would look like an empty index.
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return IndexStore.open(target)
+
+
+def open_directory(
+    path: str | os.PathLike[str], *, verify: bool, durability: Durability
+) -> tuple[Codec, IndexStore]:
+    """Open an index directory, see `HiHPQIndex.load`.
+
+    Returns
+    -------
+    codec : Codec
+        On the CPU.
+    store : IndexStore
+        The rows, and settings that agree with the codec.
+    """
+    as_choice(durability, "durability", DURABILITIES)
+    store = IndexStore.open(path, verify=verify)
+    store.durability = durability
+    # After the opening, so that a missing index is reported without loading torch.
+    from hyperpq.codec.serialization import from_files
+
+    codec = from_files({name: store.read_file(name) for name in store.file_names})
+    settings, own = store.settings, _settings(codec)
+    if any(settings.get(name) != value for name, value in own.items()):
+        raise CorruptIndexError(
+            f"{store.path}: manifest.json and codec.json disagree; expected {own}."
+        )
+    if not isinstance(settings.get("metadata", {}), dict):
+        raise CorruptIndexError(
+            f"{store.path}: metadata in manifest.json is not an object; expected one."
+        )
+    if any(shard.code_size != codec.code_size for shard in store.segments):
+        raise CorruptIndexError(
+            f"{store.path}: a shard has codes of another size than {codec.code_size} bytes."
+        )
+    return codec, store
+
+
+def _settings(codec: Codec) -> dict[str, Any]:
+    """The settings of a codec that a manifest repeats; ``score`` is the metric."""
+    return {"d": codec.d, "M": codec.M, "nbits": codec.nbits, "score": codec.metric}
