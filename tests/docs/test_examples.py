@@ -4,81 +4,257 @@ from __future__ import annotations
 
 import configparser
 import doctest
+import itertools
 import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from hyperpq.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", ".github/**/*.md")
+    for page in ROOT.glob(pattern)
+)
+CODE = {"sh", "python", "pycon"}
+TEXT = {"bibtex", "json", "math", "text"}
+# Why a block may be shown and not run.
+REASONS = {"needs CIFAR-10", "needs a GPU", "downloads weights", "needs a file of your own"}
+BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<reason>.+) -->\n)?^```(?P<language>\w*)\n(?P<content>.*?)^```$",
+    flags=re.MULTILINE | re.DOTALL,
+)
 
 
-def blocks(page: str, *languages: str) -> list[tuple[str, str]]:
-    """Fenced blocks (language, content) of a page, in order."""
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page; ``reason`` says why it isn't run."""
+
+    language: str
+    content: str
+    reason: str | None
+
+
+def blocks(page: str) -> list[Block]:
     text = (ROOT / page).read_text("utf-8")
-    found = re.findall(r"^```(\w+)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return [(language, content) for language, content in found if language in languages]
+    return [Block(m["language"], m["content"], m["reason"]) for m in BLOCK.finditer(text)]
 
 
-def test_readme_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYPERPQ_INDEX", raising=False)
-    commands, names, ran = [], {}, 0
-    for language, content in blocks("README.md", "sh", "pycon"):
-        if language == "pycon":
-            test = doctest.DocTestParser().get_doctest(content, names, "README.md", None, 0)
-            result = doctest.DocTestRunner().run(test, clear_globs=False)
-            names.update(test.globs)
-            assert result.failed == 0
-            ran += result.attempted
-        else:
-            for line in content.splitlines():
-                commands.append(command := shlex.split(line))
-                if command[0] == "hyperpq":
-                    result = CliRunner().invoke(cli, command[1:], prog_name="hyperpq")
-                    assert result.exit_code == 0, f"{command}: {result.output}"
-                    assert result.stdout
-    assert ran >= 12
-    used = [command[1] for command in commands if command[0] == "hyperpq"]
-    assert used == ["draw", "build", "query", "query", "info", "verify", "build"]
-    [pip] = [command for command in commands if command[0] == "pip"]
-    assert pip[:4] == ["pip", "install", "-c", "constraints.txt"]
-    assert (ROOT / pip[3]).read_text().count("torch==") == 1
+def predecessor(page: str) -> str | None:
+    """The page whose files a page takes over."""
+    text = (ROOT / page).read_text("utf-8")
+    marks = re.findall(r"^<!-- continues: (.+) -->$", text, flags=re.MULTILINE)
+    assert len(marks) <= 1
+    return f"docs/{marks[0]}" if marks else None
 
 
-def test_extras_of_the_readme_are_those_of_the_package():
+RUNNING = [page for page in PAGES if any(b.language in CODE and not b.reason for b in blocks(page))]
+
+
+class Run:
+    """Runs the blocks of one page from top to bottom; counts what ran."""
+
+    def __init__(self, page: str) -> None:
+        self.page, self.names, self.examples = page, {}, 0
+        self.commands: list[list[str]] = []
+
+    def __call__(self) -> Run:
+        for block in blocks(self.page):
+            if block.language in CODE and block.reason is None:
+                getattr(self, block.language)(block.content)
+        return self
+
+    def pycon(self, content: str) -> None:
+        test = doctest.DocTestParser().get_doctest(content, self.names, self.page, None, 0)
+        result = doctest.DocTestRunner().run(test, clear_globs=False)
+        self.names.update(test.globs)
+        assert result.failed == 0
+        self.examples += result.attempted
+
+    def python(self, content: str) -> None:
+        exec(compile(content, self.page, "exec"), self.names)
+        self.examples += 1
+
+    def sh(self, content: str) -> None:
+        for line in content.splitlines():
+            self.commands.append(words := shlex.split(line, comments=True))
+            if words[0] == "hyperpq":
+                result = CliRunner().invoke(cli, words[1:], prog_name="hyperpq")
+                assert result.exit_code == 0, f"{line}: {result.output}"
+                assert result.stdout
+            elif words[0] == "pip":
+                check_pip(words)
+            elif words[0] == "./run":
+                check_run(words)
+            else:
+                subprocess.run(["bash", "-ec", line], check=True)
+
+
+def check_pip(words: list[str]) -> None:
+    """Its own work isn't done here: that the requirements exist is checked."""
+    assert words[:2] == ["pip", "install"]
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    section = (ROOT / "README.md").read_text("utf-8").partition("\n## Install\n")[2]
-    table = re.findall(r"^\| (`.+?) \|", section.partition("\n## ")[0], flags=re.MULTILINE)
+    for name, value in itertools.pairwise(words):
+        if name == "-c":
+            assert (ROOT / value).read_text().count("torch==") == 1
+    [extras] = re.fullmatch(r"\.\[(.+)\]", words[-1]).groups()
+    assert set(extras.split(",")) <= set(setup["options.extras_require"])
+    assert len({"cpu", "gpu"} & set(extras.split(","))) == 1
+
+
+def check_run(words: list[str]) -> None:
+    """Its own work isn't done here: that would run these tests again."""
+    script = (ROOT / "run").read_text()
+    assert re.search(rf"^#   \./run {words[1]}\b", script, flags=re.MULTILINE)
+    assert re.search(rf"^ *{words[1]}\) ", script, flags=re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Where pages run, and where the files that a page left are kept for those that continue it.
+
+    An index of images holds absolute paths, so every page runs in the same folder.
+    """
+    return tmp_path_factory.mktemp("examples"), {}
+
+
+@pytest.fixture
+def run_page(place, monkeypatch):
+    """Run a page in a folder of its own, or with the files of the page that it continues."""
+    top, left = place
+    work = top / "work"
+    monkeypatch.delenv("HYPERPQ_INDEX", raising=False)
+
+    def run(page: str) -> Run:
+        before = predecessor(page)
+        if before and before not in left:
+            run(before)
+        shutil.rmtree(work, ignore_errors=True)
+        if before:
+            shutil.copytree(left[before], work)
+        else:
+            work.mkdir()
+        monkeypatch.chdir(work)
+        done = Run(page)()
+        if page not in left and any(predecessor(other) == page for other in RUNNING):
+            left[page] = shutil.copytree(work, top / f"left-{len(left)}")
+        return done
+
+    return run
+
+
+@pytest.mark.parametrize("page", RUNNING)
+def test_page_runs_from_top_to_bottom(page, run_page):
+    done = run_page(page)
+    assert done.examples + len(done.commands) > 0
+
+
+def test_readme_shows_the_main_commands(run_page):
+    done = run_page("README.md")
+    assert done.examples >= 12
+    used = [command[1] for command in done.commands if command[0] == "hyperpq"]
+    assert used == ["draw", "build", "query", "query", "info", "verify", "build"]
+    [pip] = [command for command in done.commands if command[0] == "pip"]
+    assert pip[:4] == ["pip", "install", "-c", "constraints.txt"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_has_a_known_language(page):
+    text = (ROOT / page).read_text("utf-8")
+    found = blocks(page)
+    assert len(re.findall(r"^```", text, flags=re.MULTILINE)) == 2 * len(found)
+    for block in found:
+        assert block.language in CODE | TEXT, block
+        assert block.reason is None or block.language in CODE
+    assert text.count("<!-- not run") == sum(block.reason is not None for block in found)
+
+
+SHOWN = [(page, block) for page in PAGES for block in blocks(page) if block.reason]
+
+
+@pytest.mark.parametrize(("page", "block"), SHOWN, ids=[page for page, _ in SHOWN])
+def test_what_is_not_run_is_right_as_far_as_can_be_told(page, block):
+    assert block.reason in REASONS
+    if block.language == "python":
+        compile(block.content, page, "exec")
+    elif block.language == "sh":
+        for line in block.content.splitlines():
+            words = shlex.split(line)
+            if words[0] == "hyperpq":
+                command = cli.get_command(click.Context(cli), words[1])
+                command.make_context(words[1], words[2:])
+            else:
+                assert words in benchmark_commands()
+
+
+def test_extras_of_the_installation_page_are_those_of_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    page = (ROOT / "docs/start/installation.md").read_text("utf-8")
+    section = page.partition("\n## Extras\n")[2].partition("\n## ")[0]
+    table = re.findall(r"^\| (`.+?) \|", section, flags=re.MULTILINE)
     assert sorted(re.findall(r"`(\w+)`", " ".join(table))) == sorted(
         setup["options.extras_require"]
     )
 
 
-def test_python_versions_of_the_readme_are_those_of_the_package():
+def test_python_versions_of_the_documentation_are_those_of_the_package():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     versions = re.findall(r":: (3\.\d+)$", setup["metadata"]["classifiers"], flags=re.MULTILINE)
     assert setup["options"]["python_requires"] == f">={versions[0]}"
     want = f"Python {versions[0]} to {versions[-1]}"
-    assert want in (ROOT / "README.md").read_text("utf-8")
-    assert want in (ROOT / "run").read_text("utf-8")
+    for file in ("README.md", "run", "docs/start/installation.md"):
+        assert want in (ROOT / file).read_text("utf-8"), file
 
 
-def test_readme_begins_with_two_commands_of_run():
+def test_readme_begins_with_what_a_reader_decides_by():
+    """Its first screen: a sentence, a figure, the comparison of four rows, the two commands."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    title, sentence, block, *_ = readme.split("\n\n")
+    title, sentence, figure, caption, table, lead, block, *_ = readme.split("\n\n")
     assert title == "# hyperpq"
     assert sentence.count(". ") == 0
-    assert [line.strip() for line in block.splitlines()] == ["./run demo [DIR]", "./run test"]
+    assert sentence.endswith(".")
+    [image] = re.fullmatch(r"!\[.{20,}\]\((docs/img/[\w.-]+)\)", figure.replace("\n", " ")).groups()
+    assert (ROOT / image).stat().st_size < 300_000
+    assert "docs/make_figure.py" in caption
+    rows = table.splitlines()
+    assert rows[1] == "| --- | --- |"
+    assert len(rows) == 2 + 4
+    assert ["hyperpq" in rows[2], "FAISS" in rows[3], "CLIP" in rows[4]] == [True] * 3
+    assert lead.endswith(":")
+    fence, *commands, end = block.splitlines()
+    assert [fence, end] == ["```sh", "```"]
+    assert [shlex.split(line, comments=True) for line in commands] == [
+        ["./run", "demo", "[DIR]"],
+        ["./run", "test"],
+    ]
+
+
+def test_readme_says_where_codes_lose():
+    """The comparison by the first ten results, as it was measured, stands before the examples."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    measured = readme.partition("\n## What was measured\n")[2].partition("\n## ")[0]
+    quality = (ROOT / "docs/results/quality.md").read_text("utf-8")
+    for bits in (16, 32, 64):
+        section = quality.partition(f"### cifar10-ii-lite0, {bits} bits\n")[2].partition("\n#")[0]
+        for row in ("hyperpq default", r"rq \(conditioned\)"):
+            line = re.search(rf"^\| {row} \| (.+) \|$", section, flags=re.MULTILINE).group(1)
+            cells = [re.sub(r"\*| ±.*", "", cell) for cell in line.split(" | ")]
+            for figure in (cells[0], cells[2], cells[3]):  # mAP@1000, mAP@10, recall@10
+                assert figure in measured, (bits, row, figure)
 
 
 def test_run_says_how_it_is_used():
@@ -90,7 +266,7 @@ def test_run_says_how_it_is_used():
     assert shown.returncode == 2
     pages = "".join((ROOT / page).read_text("utf-8") for page in ("README.md", "CONTRIBUTING.md"))
     used = set(re.findall(r"\./run (\w+)", pages))
-    assert used == {"demo", "test", "setup"}
+    assert used == {"demo", "test", "setup", "docs"}
     for word in used:
         assert re.search(rf"^ *\./run {word}\b", shown.stdout, flags=re.MULTILINE)
         assert re.search(rf"^ *{word}\) ", script.read_text(), flags=re.MULTILINE)
