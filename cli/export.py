@@ -29,7 +29,7 @@ from hyperpq.cli import common
 def command(out: Path, index_path: Path, style: str, vectors: bool, quiet: bool) -> None:
     """Write ids, paths, codes and attributes of an index to the file OUT.
 
-    For faiss it is an index that faiss reads. Layouts: docs/export.md.
+    For faiss it is an index that faiss reads. Layouts: docs/how-to/export.md.
     """
     from hyperpq.index.hihpq_index import HiHPQIndex
     from hyperpq.io.export import export_index

@@ -28,7 +28,7 @@ from hyperpq.cli import common, formats
     "--where",
     metavar="CONDITION",
     help="Search only images that fulfil it, such as \"folder == 'cats' and width >= 512\"; "
-    "also height, size, mtime, path and id. See docs/filters.md.",
+    "also height, size, mtime, path and id. See docs/how-to/filters.md.",
 )
 @click.option("--exclude-self", is_flag=True, help="Leave the query image itself out.")
 @click.option(

@@ -1,7 +1,8 @@
 """Codecs as files: weights in safetensors, settings in JSON beside them, all checked on loading.
 
-The file format (docs/format.md) has names of its own, which released versions wrote and read. They
-occur in this module alone: `Codec.settings` and `Codec.recipe` have the names of the code.
+The file format (docs/reference/format.md) has names of its own, which released versions wrote and
+read. They occur in this module alone: `Codec.settings` and `Codec.recipe` have the names of the
+code.
 """
 
 from __future__ import annotations

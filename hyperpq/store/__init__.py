@@ -4,7 +4,7 @@
 whole or not at all. `Segment` is what `Rows` in memory and a `Shard` on disk offer. Columns are
 NumPy arrays, `Categories` or `Strings`; `live_batches` reads rows batch by batch.
 `replace_directory`, `recover_directory` and `verify_directory` work on whole index directories,
-whose files `docs/format.md` describes.
+whose files `docs/reference/format.md` describes.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class IndexStore(Store):
     """A store in an index directory: settings, checked files, and shards of codes as segments.
 
     An object shows one snapshot. Commits of another writer do not change it until `refresh` is
-    called. Reading needs neither a lock nor the right to write. `docs/format.md` describes every
-    file and the order of a commit.
+    called. Reading needs neither a lock nor the right to write. `docs/reference/format.md`
+    describes every file and the order of a commit.
 
     Parameters
     ----------

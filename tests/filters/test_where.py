@@ -720,7 +720,7 @@ def test_memory_is_that_of_the_mask_and_of_a_block():
 
 
 def test_examples_of_the_documentation_are_in_the_language():
-    page = (Path(__file__).parents[2] / "docs/filters.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs/how-to/filters.md").read_text("utf-8")
     examples = re.findall(r"^\| `([^`]+)` \|", page, flags=re.MULTILINE)
     assert len(examples) > 8
     for text in examples:
