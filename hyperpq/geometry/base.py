@@ -12,7 +12,7 @@ All methods are pure functions of tensors, in float32 and float64, on any device
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -44,11 +44,14 @@ class Geometry(Protocol):
     ----------
     name : str
         By which `get_geometry` finds it, and which codecs store.
+    sign : {-1, 0, 1}
+        Sign of the curvature: -1 for hyperbolic, 0 for flat and 1 for spherical space.
     max_radius : float
         Largest useful ``sqrt(c) |v|`` of a tangent vector v at the origin.
     """
 
     name: ClassVar[str]
+    sign: ClassVar[Literal[-1, 0, 1]]
     max_radius: ClassVar[float]
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ class Euclidean(Geometry):
     """Euclidean space: points are tangent vectors, and a chord is the distance."""
 
     name: ClassVar[str] = "euclidean"
+    sign: ClassVar[Literal[-1, 0, 1]] = 0
     max_radius: ClassVar[float] = math.inf
 
     @override

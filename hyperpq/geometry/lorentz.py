@@ -8,7 +8,7 @@ are in `lorentz_chord`, those of all pairs for training in `pairwise`.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -119,6 +119,7 @@ class Lorentz(Geometry):
     """
 
     name: ClassVar[str] = "lorentz"
+    sign: ClassVar[Literal[-1, 0, 1]] = -1
     max_radius: ClassVar[float] = 5.0
 
     @override

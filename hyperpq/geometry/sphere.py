@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class Sphere(Geometry):
     """
 
     name: ClassVar[str] = "sphere"
+    sign: ClassVar[Literal[-1, 0, 1]] = 1
     max_radius: ClassVar[float] = math.pi / 2
 
     @override

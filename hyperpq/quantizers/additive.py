@@ -64,8 +64,8 @@ class AdditiveQuantizer(nn.Module):
         self.stress = nn.Buffer(torch.ones(()))
 
     @property
-    def c(self) -> Tensor:
-        """Absolute curvatures: none, shape (0,)."""
+    def curvatures(self) -> Tensor:
+        """None, as space is flat: shape (0,)."""
         return self.stress.new_zeros(0)
 
     def clip(self, v: Tensor) -> Tensor:

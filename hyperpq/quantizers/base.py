@@ -43,8 +43,8 @@ class Quantizer(Protocol):
         """Codewords, shape (M, K, D)."""
 
     @property
-    def c(self) -> Tensor:
-        """Absolute curvatures, shape (M,); (0,) where the quantizer knows only flat space."""
+    def curvatures(self) -> Tensor:
+        """Curvatures with their signs, shape (M,); (0,) where none was learned."""
 
     def clip(self, v: Tensor) -> Tensor:
         """Vectors (n, spaces, D) -> those that codewords can reach."""

@@ -53,8 +53,8 @@ class FlatProductQuantizer(nn.Module):
         return self.M
 
     @property
-    def c(self) -> Tensor:
-        """Absolute curvatures: none, shape (0,)."""
+    def curvatures(self) -> Tensor:
+        """None, as space is flat: shape (0,)."""
         return self.codebooks.new_zeros(0)
 
     def clip(self, v: Tensor) -> Tensor:

@@ -84,6 +84,11 @@ class ProductQuantizer(nn.Module):
         """Absolute curvatures, shape (M,)."""
         return self.log_c.exp()
 
+    @property
+    def curvatures(self) -> Tensor:
+        """Curvatures with their signs, shape (M,), without a gradient."""
+        return self.geometry.sign * self.c.detach()
+
     def clamp_(self) -> None:
         """Bring curvatures back into `CURVATURE_RANGE`; called after each optimiser step."""
         low, high = CURVATURE_RANGE

@@ -325,6 +325,7 @@ def test_flat_space_is_the_limit_of_both_curvatures():
     c = torch.tensor(1e-8, dtype=torch.float64)
     for name, side in (("lorentz", 1), ("sphere", -1)):
         bent = get_geometry(name)
+        assert (flat.sign, bent.sign) == (0, -side)
         got = bent.distance(bent.expmap0(v, c), bent.expmap0(w, c), c)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=0)
         # Points on rays from the origin part faster in hyperbolic space and slower on the sphere.
@@ -346,7 +347,7 @@ class Plain(Geometry):
     """Only the abstract methods, those of `Lorentz`: what a new geometry must define."""
 
     name = "plain"
-    max_radius = Lorentz.max_radius
+    sign, max_radius = Lorentz.sign, Lorentz.max_radius
     expmap0, logmap0, lift, dual = Lorentz.expmap0, Lorentz.logmap0, Lorentz.lift, Lorentz.dual
     project, sqchord = Lorentz.project, Lorentz.sqchord
     sqchord_matrix = Lorentz.sqchord_matrix
@@ -386,7 +387,7 @@ def test_what_is_derived_agrees_with_the_faster_ways_of_lorentz(metric):
 
 def test_an_incomplete_geometry_cannot_be_made():
     class Incomplete(Geometry):
-        name, max_radius = "incomplete", 1.0
+        name, sign, max_radius = "incomplete", 0, 1.0
 
     with pytest.raises(TypeError, match="abstract"):
         Incomplete()

@@ -44,10 +44,10 @@ def vectors(q: Quantizer, n: int) -> torch.Tensor:
 def test_sizes(quantizer):
     q = quantizer
     assert [q.M, q.D] == [3, 5]
-    assert q.K == {4: 16, 8: 256}[q.nbits]
+    assert {4: 16, 8: 256}[q.nbits] == q.K
     assert q.codebooks.shape == (q.M, q.K, q.D)
     assert q.spaces in (1, q.M)
-    assert len(q.c) in (0, q.M)
+    assert len(q.curvatures) in (0, q.M)
     assert isinstance(q.metric, str)
     assert isinstance(q, torch.nn.Module)
     assert f"nbits={q.nbits}" in repr(q)

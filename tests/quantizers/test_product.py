@@ -209,6 +209,7 @@ def test_the_public_name_is_the_quantizer_of_hyperbolic_space():
     import hyperpq
 
     q = hyperpq.LorentzProductQuantizer(2, 3)
+    assert q.curvatures.tolist() == [-1, -1]
     assert isinstance(q, ProductQuantizer)
     assert q.geometry.name == "lorentz"
     assert "geometry='lorentz'" in repr(q)
