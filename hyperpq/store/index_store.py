@@ -297,8 +297,8 @@ class IndexStore(Store):
         with writer_lock(self.path):
             if not is_current(self.path, old):
                 raise StoreError(
-                    f"{self.path}: the index was changed by another writer; refresh it, then try "
-                    "again."
+                    f"{self.path}: the index was changed by another writer; refresh the index, "
+                    "then try again."
                 )
             make_folders(self.path)
             transaction = Transaction(self.path, old, new, sync=self.durability == "full")

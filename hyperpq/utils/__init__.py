@@ -1,1 +1,6 @@
-"""Small helpers that know nothing of retrieval: validation, devices, files, optional packages."""
+"""Helpers that know nothing of retrieval.
+
+`validation` checks arguments, `devices` chooses a device, `files` writes durably and reads with
+checks, `imports` loads optional packages, and `exact_matmul` multiplies matrices independently of
+the batch and the processor.
+"""

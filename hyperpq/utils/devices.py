@@ -1,4 +1,4 @@
-"""Which device a computation runs on."""
+"""The device and the number of threads that a computation runs on."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hyperpq.errors import InvalidInputError
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; only Linux tells, elsewhere all."""
+    """Number of cores that this process may use; where that is not known, of all cores."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def resolve_device(device: str) -> str:
-    """Turn what a user wrote into a device that is there.
+    """Return an available device for what a user wrote.
 
     Parameters
     ----------
@@ -35,11 +35,13 @@ def resolve_device(device: str) -> str:
     Raises
     ------
     InvalidInputError
-        If the name is another one, or that GPU isn't there.
+        If the name is another one, or there is no such GPU.
     """
     found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device) if isinstance(device, str) else None
     if found is None:
-        raise InvalidInputError(f"device is {device!r}; give 'auto', 'cpu', 'cuda' or 'cuda:N'")
+        raise InvalidInputError(
+            f"device is {device!r}; expected 'auto', 'cpu', 'cuda' or 'cuda:N'."
+        )
     if device == "cpu" or (device == "auto" and not _cuda_possible()):
         return "cpu"
 
@@ -53,24 +55,24 @@ def resolve_device(device: str) -> str:
         return f"cuda:{number}"
     if count:
         raise InvalidInputError(
-            f"device is {device!r}, but only {count} GPU(s) are there; give 'cuda:0' to "
-            f"'cuda:{count - 1}' or 'cpu'"
+            f"device is {device!r}, but there are only {count} GPU(s); expected 'cuda:0' to "
+            f"'cuda:{count - 1}' or 'cpu'."
         )
     why = "finds no usable GPU" if torch.version.cuda or torch.version.hip else "has no GPU support"
     raise InvalidInputError(
         f"device is {device!r}, but PyTorch {torch.__version__} {why}; give 'cpu', or install a "
-        "CUDA build of PyTorch and its driver"
+        "CUDA build of PyTorch and its driver."
     )
 
 
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
-    """PyTorch on one thread; a context or a decorator.
+    """Run PyTorch on one thread, as a context or a decorator.
 
-    For many small operations: threads gain little on them, and where another process keeps a core
-    busy they wait for each other by spinning. Measured on 2 cores with one of them busy, training
-    took four times as long on two threads as on one. It also makes results independent of the
-    number of cores.
+    This is for many small operations. Several threads gain little on them, and they wait for each
+    other by spinning where another process keeps a core busy: on two cores, one of them busy,
+    training took four times as long with two threads as with one. Results also become independent
+    of the number of cores.
     """
     import torch
 
@@ -83,7 +85,7 @@ def single_thread() -> Iterator[None]:
 
 
 def _cuda_possible() -> bool:
-    """Whether asking PyTorch is worth its import (over a second on a machine without a GPU)."""
+    """Whether asking PyTorch is worth its import, over a second on a machine without a GPU."""
     if "torch" in sys.modules:
         return True
     build = importlib.metadata.version("torch").partition("+")[2]

@@ -1,4 +1,4 @@
-"""Matrix products that don't depend on the batch, the number of threads or the processor."""
+"""Matrix products that do not depend on the batch, the number of threads or the processor."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-# Bits of a float64 significand: integers up to 2**53 and their sums are exact.
-_SIGNIFICAND = 53
-# Columns summed at once: with 2,048, factors have 21 bits, nearly those of float32.
-_MAX_TERMS = 2048
+_SIGNIFICAND_BITS = 53  # of a float64: integers up to 2**53 and their sums are exact
+_MAX_TERMS = 2048  # columns summed at once; factors then have 21 bits, nearly those of float32
 
 
 def exact_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Product of two matrices whose entries depend on one row and one column alone.
+    """Product of two matrices of which each entry depends on one row and one column alone.
 
     A BLAS sums in an order that depends on the shapes of both matrices, the number of threads and
-    the instruction set, so that the same row gives other last bits in another batch. Here each row
+    the instruction set, so that the same row has other last bits in another batch. Here each row
     of ``a`` and each column of ``b`` is first rounded to integers of p bits times a power of two,
-    with ``2 p + log2(terms) <= 53``. Then every partial sum is an integer that float64 holds
-    exactly, and the order doesn't matter (the error-free splitting of Ozaki et al., Numerical
-    Algorithms 59, 2012, with one slice).
+    with ``2 p + log2(terms) <= 53``. Every partial sum is then an integer that float64 holds
+    exactly, and the order does not matter. This is the error-free splitting of Ozaki et al.
+    (Numerical Algorithms 59, 2012) with one slice.
 
     Parameters
     ----------
@@ -33,8 +31,8 @@ def exact_matmul(a: Tensor, b: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (..., n, m), float64
-        With an error of about ``2**-p sqrt(k)`` of the largest factors of the row and the column;
-        p is 21 or more.
+        The error is about ``2**-p sqrt(k)`` of the largest factors of the row and the column,
+        with p of 21 or more.
     """
     total = _exact_block(a[..., :_MAX_TERMS], b[..., :_MAX_TERMS, :])
     for start in range(_MAX_TERMS, a.shape[-1], _MAX_TERMS):
@@ -44,7 +42,7 @@ def exact_matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _exact_block(a: Tensor, b: Tensor) -> Tensor:
-    bits = (_SIGNIFICAND - math.ceil(math.log2(max(a.shape[-1], 1)))) // 2
+    bits = (_SIGNIFICAND_BITS - math.ceil(math.log2(max(a.shape[-1], 1)))) // 2
     rows, row_unit = _fixed_point(a, bits, -1)
     columns, column_unit = _fixed_point(b, bits, -2)
     return (rows @ columns).mul_(row_unit).mul_(column_unit)

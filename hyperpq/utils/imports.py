@@ -1,4 +1,4 @@
-"""Packages that an extra brings: imported when they are needed, with the command if they aren't."""
+"""Optional packages, imported when they are needed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from hyperpq.errors import MissingDependencyError
 
 
 def need(module: str, extra: str, what: str) -> ModuleType:
-    """The module of an optional package.
+    """Import a module of an optional package.
 
     Parameters
     ----------
     module : str
-        Its name.
+        Name of the module.
     extra : str
-        The extra of hyperpq that brings it.
+        The extra of hyperpq that installs the package.
     what : str
-        What needs it, to begin the message with; in the plural.
+        What needs the package, in the plural, to begin an error with.
+
+    Returns
+    -------
+    module
 
     Raises
     ------
     MissingDependencyError
-        It can't be imported.
+        The module cannot be imported; the message has the command that installs it.
     """
     try:
         return importlib.import_module(module)

@@ -1,4 +1,7 @@
-"""Checks of what callers pass in: one clear error each, before anything changes."""
+"""Checks of arguments, each with one clear error before anything changes.
+
+Every message is one sentence: what was given; what is expected; what to do.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,32 @@ from numpy.typing import NDArray
 from hyperpq.errors import InvalidInputError
 
 C = TypeVar("C", bound=str)
+_BATCH = 1 << 16  # rows that are checked at once, so that the mask of a large array stays small
 
 
 def as_array(x: Any, name: str) -> NDArray[Any]:
-    """Return ``x`` as the array that numpy makes of it.
+    """Return ``x`` as the array that NumPy makes of it.
+
+    Parameters
+    ----------
+    x : array_like
+        What was given.
+    name : str
+        What to call it in an error.
 
     Raises
     ------
     InvalidInputError
-        numpy can't, or values are masked: numpy alone would take what lies beneath the mask.
+        NumPy cannot convert it, or values are masked (NumPy alone would ignore the mask).
     """
     if np.ma.is_masked(x):
-        raise InvalidInputError(f"{name} has masked values; fill them or leave these rows out.")
+        raise InvalidInputError(f"{name} has masked values; fill them or leave their rows out.")
     try:
         return np.asarray(x)
     # An object that converts itself may raise anything.
     except Exception as error:
-        raise InvalidInputError(f"{name} can't be read as an array: {error}") from error
+        reason = str(error).rstrip(".")
+        raise InvalidInputError(f"{name} cannot be read as an array: {reason}.") from error
 
 
 def as_features(x: Any, d: int | None, name: str = "x", first_row: int = 0) -> NDArray[np.float32]:
@@ -35,18 +47,18 @@ def as_features(x: Any, d: int | None, name: str = "x", first_row: int = 0) -> N
     Parameters
     ----------
     x : array_like
-        Anything numpy takes as (n, d): lists, tensors, any float or integer dtype, any order.
+        Anything that NumPy takes as (n, d): lists, tensors, any float or integer dtype, any order.
     d : int or None
         Expected width; None takes any width above 0.
     name : str
         What to call it in an error.
     first_row : int
-        Number that its first row has there, where ``x`` is a block of something larger.
+        Number of its first row in an error, where ``x`` is a batch of something larger.
 
     Raises
     ------
     InvalidInputError
-        Wrong ndim, width or dtype, or a value that isn't a finite float32.
+        Wrong ndim, width or dtype, or a value that is not a finite float32.
     """
     array = as_array(x, name)
     if array.dtype.kind not in "fiub":
@@ -54,17 +66,16 @@ def as_features(x: Any, d: int | None, name: str = "x", first_row: int = 0) -> N
             f"{name} has dtype {array.dtype}; expected numbers (any float or integer dtype)."
         )
     if array.ndim != 2:
-        hint = " For one vector pass x[None]." if array.ndim == 1 else ""
+        hint = "; for one vector pass x[None]" if array.ndim == 1 else ""
         raise InvalidInputError(
-            f"{name} has shape {array.shape}; expected two dimensions, (n, {d or 'd'}).{hint}"
+            f"{name} has shape {array.shape}; expected two dimensions, (n, {d or 'd'}){hint}."
         )
     if array.shape[1] == 0 or (d is not None and array.shape[1] != d):
         raise InvalidInputError(f"{name} has width {array.shape[1]}; expected {d or 'at least 1'}.")
     with np.errstate(over="ignore"):
         out = np.ascontiguousarray(array, dtype=np.float32)
-    # In blocks, so that the mask of a large or memory-mapped array stays small.
-    for start in range(0, len(out), 1 << 16):
-        finite = np.isfinite(out[start : start + (1 << 16)]).all(axis=1)
+    for start in range(0, len(out), _BATCH):
+        finite = np.isfinite(out[start : start + _BATCH]).all(axis=1)
         if not finite.all():
             row = start + int(np.argmin(finite))
             raise InvalidInputError(
@@ -76,6 +87,13 @@ def as_features(x: Any, d: int | None, name: str = "x", first_row: int = 0) -> N
 
 def as_codes(codes: Any, size: int) -> NDArray[np.uint8]:
     """Return ``codes`` as an array of rows of bytes, shape (n, size).
+
+    Parameters
+    ----------
+    codes : array_like
+        What was given.
+    size : int
+        Bytes of a row.
 
     Raises
     ------
@@ -114,25 +132,34 @@ def as_ids(ids: Any, n: int | None, *, distinct: bool = True) -> NDArray[np.int6
     if n is None and array.ndim != 1:
         raise InvalidInputError(f"ids have shape {array.shape}; expected one dimension, (n,).")
     if n is not None and array.shape != (n,):
-        raise InvalidInputError(f"ids have shape {array.shape}; expected ({n},), one a row of x.")
+        raise InvalidInputError(f"ids have shape {array.shape}; expected ({n},), one for each row.")
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
-        raise InvalidInputError(f"ids go up to {array.max()}; the largest id is 2**63 - 1.")
+        raise InvalidInputError(f"ids contain {array.max()}; expected at most 2**63 - 1.")
     out = array.astype(np.int64)
     if out.size and out.min() < 0:
         raise InvalidInputError(
-            f"ids contain {out.min()}; expected numbers from 0 (-1 pads results)."
+            f"ids contain {out.min()}; expected numbers from 0 on, as -1 pads results."
         )
     if not distinct:
         return out
     ordered = np.sort(out)
     repeated = ordered[1:][ordered[1:] == ordered[:-1]]
     if repeated.size:
-        raise InvalidInputError(f"ids contain {repeated[0]} twice; each id must be unique.")
+        raise InvalidInputError(f"ids contain {repeated[0]} twice; expected distinct ids.")
     return out
 
 
 def as_rows(rows: Any, name: str, n: int) -> NDArray[np.int64]:
     """Return ``rows`` as int64 positions from 0 to n - 1, at least one and none twice.
+
+    Parameters
+    ----------
+    rows : array_like
+        What was given.
+    name : str
+        What to call it in an error.
+    n : int
+        Rows that there are.
 
     Raises
     ------
@@ -142,13 +169,13 @@ def as_rows(rows: Any, name: str, n: int) -> NDArray[np.int64]:
     array = as_array(rows, name)
     if array.dtype.kind not in "iu" or array.ndim != 1 or not array.size:
         raise InvalidInputError(
-            f"{name} has shape {array.shape} and dtype {array.dtype}; expected some integers (v,)."
+            f"{name} has shape {array.shape} and dtype {array.dtype}; expected integers (v,)."
         )
     if array.min() < 0 or array.max() >= n:
         wrong = array.min() if array.min() < 0 else array.max()
         raise InvalidInputError(f"{name} contains {wrong}; expected rows of x, 0 to {n - 1}.")
     if len(np.unique(array)) < len(array):
-        raise InvalidInputError(f"{name} contains a row twice; each row must be unique.")
+        raise InvalidInputError(f"{name} contains a row twice; expected distinct rows.")
     return array.astype(np.int64)
 
 
@@ -183,7 +210,7 @@ def as_count(value: Any, name: str, low: int = 1, high: int = np.iinfo(np.int64)
     InvalidInputError
         Not an integer, too small or too large.
     """
-    # numpy's time differences are integers to it, and no counts.
+    # NumPy's time differences are integers to it, but no counts.
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
     if not whole or value < low:
         raise InvalidInputError(f"{name} is {value!r}; expected an integer of at least {low}.")
@@ -198,7 +225,7 @@ def as_number(value: Any, name: str) -> float:
     Raises
     ------
     InvalidInputError
-        Not a real number, NaN, or an integer beyond floats.
+        Not a real number, NaN, or an integer that no float can hold.
     """
     real = isinstance(value, (int, float, np.integer, np.floating))
     if not real or isinstance(value, (bool, np.timedelta64)):
@@ -206,7 +233,9 @@ def as_number(value: Any, name: str) -> float:
     try:
         number = float(value)
     except OverflowError:
-        raise InvalidInputError(f"{name} is an integer beyond floats; expected less.") from None
+        raise InvalidInputError(
+            f"{name} is an integer that no float can hold; expected less."
+        ) from None
     if np.isnan(number):
         raise InvalidInputError(f"{name} is NaN; expected a number.")
     return number

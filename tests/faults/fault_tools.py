@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import signal
 import traceback
@@ -11,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import xxhash
 
 from hyperpq import HiHPQIndex
 from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
-from hyperpq.store import verify_directory
+from hyperpq.store import Store, verify_directory
 from hyperpq.store.lock import HOLDER_NAME
 
 D, CODEWORDS, VECTORS = 8, 256, 997
@@ -114,25 +112,6 @@ def damage(root: Path) -> list[str]:
     return [problem.file for problem in verify_directory(root) if problem.kind == "damage"]
 
 
-def canonical(value) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def forged(content: dict) -> bytes:
-    """The bytes of a manifest with a right checksum."""
-    content = {key: value for key, value in content.items() if key != "checksum"}
-    content["checksum"] = xxhash.xxh3_128_hexdigest(canonical(content))
-    return canonical(content) + b"\n"
-
-
-def rewrite_manifest(root: Path, change) -> None:
-    """Change the manifest's content and give it a right checksum, as a forger would."""
-    path = root / "manifest.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_bytes(forged(content))
-
-
 def learned_codec() -> HiHPQCodec:
     """A `HiHPQCodec` with random weights, all parts of it in use."""
     codec = HiHPQCodec(CodecConfig(D, 2, D=4, hidden=3))
@@ -168,17 +147,23 @@ def load(root: Path, *, verify: bool = False) -> HiHPQIndex:
     return HiHPQIndex.load(root, device="cpu", verify=verify)
 
 
+def store_of(index: HiHPQIndex) -> Store:
+    """The store beneath an index, which the index itself doesn't show."""
+    return index.collection._store
+
+
 def contents(index: HiHPQIndex) -> dict[int, int]:
     """Version of each live row by its id, after checking the whole row against both."""
     found: dict[int, int] = {}
-    for part in index.parts:
-        alive = np.ones(part.n, bool) if part.deleted_mask is None else ~part.deleted_mask
-        ids, versions = part.ids[alive], part.attribute("version")[alive]
-        np.testing.assert_array_equal(part.tiled.rows()[alive], CODES[places(ids, versions)])
+    for segment in store_of(index).segments:
+        deleted = segment.deleted_mask
+        live = np.ones(segment.n, bool) if deleted is None else ~deleted
+        ids, versions = segment.ids[live], segment.attribute("version")[live]
+        np.testing.assert_array_equal(segment.tiled.rows()[live], CODES[places(ids, versions)])
         expected = columns_of(ids, 0)
-        np.testing.assert_array_equal(part.attribute("half")[alive], expected["half"])
-        np.testing.assert_array_equal(part.attribute("when")[alive], expected["when"])
-        assert part.attribute("kind")[alive].strings() == expected["kind"]
+        np.testing.assert_array_equal(segment.attribute("half")[live], expected["half"])
+        np.testing.assert_array_equal(segment.attribute("when")[live], expected["when"])
+        assert segment.attribute("kind")[live].strings() == expected["kind"]
         one = dict(zip(ids.tolist(), versions.tolist(), strict=True))
         assert not found.keys() & one.keys()
         found |= one

@@ -9,7 +9,7 @@ import struct
 from copy import deepcopy
 from pathlib import Path
 
-from fault_tools import canonical, forged
+from store_tools import canonical, forged
 
 from hyperpq.utils.files import checksums
 
@@ -191,7 +191,7 @@ class Forger:
         name = self._other("shards/", rng)
         self._put(name, edit_bytes(self.original[name], rng))
 
-    def forge_dead(self, rng: random.Random) -> None:
+    def forge_tombstones(self, rng: random.Random) -> None:
         name = self._other("dead/", rng)
         self._put(name, edit_bytes(self.original[name], rng))
 
@@ -229,6 +229,6 @@ WITH_CHECKSUMS = (
     Forger.forge_weights_header,
     Forger.forge_weights,
     Forger.forge_shard,
-    Forger.forge_dead,
+    Forger.forge_tombstones,
     Forger.forge_swap,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fault_tools import CODES, add, columns_of, new_index, places, update
+from fault_tools import CODES, add, columns_of, new_index, places, store_of, update
 
 from hyperpq import HiHPQIndex
 from hyperpq.store import Rows
@@ -16,10 +16,10 @@ def rows_of(ids, version: int = 0) -> Rows:
 
 
 def make_index(path: Path) -> HiHPQIndex:
-    """Three pieces of 40, 12 and 5 rows, two of them with removed rows."""
+    """Three segments of 40, 12 and 5 rows, two of them with removed rows."""
     index = new_index()
     index.save(path)
-    index.store.commit(
+    store_of(index).commit(
         append=[rows_of(range(40)), rows_of(range(40, 52)), rows_of(range(52, 57))], next_id=57
     )
     index.remove_ids([3, 39, 45])
@@ -27,7 +27,7 @@ def make_index(path: Path) -> HiHPQIndex:
 
 
 def commit(index: HiHPQIndex) -> None:
-    index.store.commit(
+    store_of(index).commit(
         append=[rows_of([60, 61]), rows_of([70])], delete={0: [5]}, drop=[2], next_id=71
     )
 
@@ -38,7 +38,7 @@ def joining_add(index: HiHPQIndex) -> None:
 
 OPERATIONS = {
     "commit": commit,
-    "add that joins pieces": joining_add,
+    "add that joins segments": joining_add,
     "remove_ids": lambda index: index.remove_ids([0, 1, 44, *range(52, 57)]),
     "update": lambda index: update(index, [2, 41, 53], 9),
     "compact": lambda index: index.compact(),

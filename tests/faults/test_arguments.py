@@ -56,7 +56,13 @@ def index(tmp_path):
 
 def state(index):
     store = index.store
-    return index.ntotal, index.next_id, store.snapshot_number, store.fingerprint(), len(contents(index))
+    return (
+        index.ntotal,
+        index.next_id,
+        store.snapshot_number,
+        store.fingerprint(),
+        len(contents(index)),
+    )
 
 
 WITH_X = {

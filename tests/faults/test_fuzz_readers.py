@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_tools import add, canonical, forged, in_child, learned_codec, new_index
+from fault_tools import add, in_child, learned_codec, new_index
 from forgeries import HOSTILE, spots
 from hypothesis import example, given, seed, settings
 from hypothesis import strategies as st
+from store_tools import canonical, forged
 
 from hyperpq.codec.serialization import SETTINGS_FILE, WEIGHTS_FILE, from_files, to_files
 from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError
@@ -84,10 +85,10 @@ def overwritten(draw, data: bytes):
     """Bytes with a few others in some places, of the same length."""
     out = bytearray(data)
     for _ in range(draw(st.integers(1, 4))):
-        piece = draw(st.binary(min_size=1, max_size=8) | st.sampled_from((b"\xff" * 8, bytes(8))))
+        block = draw(st.binary(min_size=1, max_size=8) | st.sampled_from((b"\xff" * 8, bytes(8))))
         # Hypothesis likes small numbers, and headers are in front.
         start = draw(st.integers(0, len(data) - 1) | st.integers(0, min(len(data) - 1, 2000)))
-        out[start : start + len(piece)] = piece[: len(data) - start]
+        out[start : start + len(block)] = block[: len(data) - start]
     return bytes(out)
 
 

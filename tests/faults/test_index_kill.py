@@ -22,6 +22,7 @@ from fault_tools import (
     new_index,
     places,
     start_child,
+    store_of,
     update,
 )
 from index_operations import OPERATIONS, make_index
@@ -130,7 +131,7 @@ def test_kill_between_each_two_system_calls(tmp_path, monkeypatch, capsys, name,
     original = make_index(tmp_path / "original").path
     outcomes, number, status = [], 0, signal.SIGKILL
     index = load(shutil.copytree(original, tmp_path / "undisturbed"))
-    old, before = contents(index), index.store.snapshot_number
+    old, before = contents(index), store_of(index).snapshot_number
     operation(index)
     new = contents(index)
     while status == signal.SIGKILL:
@@ -139,7 +140,7 @@ def test_kill_between_each_two_system_calls(tmp_path, monkeypatch, capsys, name,
         index = load(root)
         status = kill_before_call(monkeypatch, number, lambda: operation(index))  # noqa: B023
         opened = load(root, verify=True)
-        outcomes.append(opened.store.snapshot_number)
+        outcomes.append(store_of(opened).snapshot_number)
         assert contents(opened) == {before: old, before + 1: new}[outcomes[-1]]
         if outcomes[-1] == before:
             operation(opened)

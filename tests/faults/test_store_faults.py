@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
-from fault_tools import damage, in_child, kill_before_call, rewrite_manifest
+from fault_tools import damage, in_child, kill_before_call
+from store_tools import rewrite_manifest
 
 from hyperpq.errors import CorruptIndexError, HyperPQError, IndexNotFoundError, StoreError
 from hyperpq.store import IndexStore, Rows, recover_directory, replace_directory

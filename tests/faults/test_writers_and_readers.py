@@ -10,15 +10,27 @@ import time
 
 import numpy as np
 import pytest
-from fault_tools import CODEC, QUERIES, X, add, columns_of, load, new_index, places, start_child
+from fault_tools import (
+    CODEC,
+    QUERIES,
+    X,
+    add,
+    columns_of,
+    load,
+    new_index,
+    places,
+    start_child,
+    store_of,
+)
 from index_operations import rows_of
 
 from hyperpq.codes import unpack
 from hyperpq.errors import IndexLockedError, StoreError
+from hyperpq.store import verify_directory
 
 WRITERS, READERS = 2, 8
-# In every generation the live ids are a window of this many, one after another, and each commit
-# moves it on: an answer from two generations would have a gap or another length.
+# In every snapshot the live ids are a window of this many, one after another, and each commit
+# moves it on: an answer from two snapshots would have a gap or another length.
 WINDOW = 200
 TABLES = CODEC.tables(QUERIES).astype(np.float64)
 
@@ -28,7 +40,8 @@ def move_on(index, rng: random.Random) -> None:
     count = rng.choice((1, 3, 30, WINDOW))
     ids = index.ids
     new = range(int(ids[-1]) + 1, int(ids[-1]) + 1 + count)
-    index.append(rows_of(new), remove=ids[:count])
+    rows = rows_of(new)
+    index.collection.add(rows.codes, rows.ids, attributes=rows.attributes, remove=ids[:count])
 
 
 def write(root, report, seed: int, seconds: float) -> None:
@@ -45,26 +58,26 @@ def write(root, report, seed: int, seconds: float) -> None:
             found["locked"] += 1
             time.sleep(rng.uniform(0, 0.01))
         except StoreError as error:
-            assert "changed by another writer; refresh the index, then try again" in str(error)
+            assert "changed by another writer; refresh the index, then try again." in str(error)
             found["refreshed"] += 1
             assert index.refresh()
     report.write_text(json.dumps(found))
 
 
 def check_answers(index, rng: random.Random) -> int:
-    """Whether all answers are those of one generation; the first id of it."""
+    """Check that all answers are those of one snapshot; the first id of it."""
     D, I = index.search(QUERIES, WINDOW + 50, threads=1)  # noqa: E741
     assert (I[:, WINDOW:] == -1).all()
     first = int(I[0, :WINDOW].min())
     ids = np.arange(first, first + WINDOW)
     codes = unpack(CODEC.encode(X[places(ids, 0)]), CODEC.M, 8)
-    scores = TABLES[:, np.arange(CODEC.M), codes].sum(-1)
-    order = np.lexsort((np.broadcast_to(ids, scores.shape), scores))
+    distances = TABLES[:, np.arange(CODEC.M), codes].sum(-1)
+    order = np.lexsort((np.broadcast_to(ids, distances.shape), distances))
     np.testing.assert_array_equal(I[:, :WINDOW], ids[order])
     np.testing.assert_array_equal(
-        D[:, :WINDOW], np.take_along_axis(scores, order, 1).astype(np.float32)
+        D[:, :WINDOW], np.take_along_axis(distances, order, 1).astype(np.float32)
     )
-    # The same object goes on to show the same generation.
+    # The same object still shows the same snapshot.
     assert index.ntotal == WINDOW
     np.testing.assert_array_equal(index.ids, ids)
     some = rng.sample(ids.tolist(), 9)
@@ -105,9 +118,9 @@ def test_two_writers_and_eight_readers(tmp_path, capsys, seconds):
     work |= {f"reader {i}": read for i in range(READERS)}
     pids, reports = {}, {name: tmp_path / name for name in work}
     try:
-        for seed, (name, part) in enumerate(work.items()):
+        for seed, (name, task) in enumerate(work.items()):
             args = root, reports[name], seed, seconds
-            pids[name] = start_child(lambda: part(*args))  # noqa: B023
+            pids[name] = start_child(lambda: task(*args))  # noqa: B023
         statuses = {name: os.waitpid(pids.pop(name), 0)[1] for name in work}
     finally:
         for pid in pids.values():
@@ -120,10 +133,10 @@ def test_two_writers_and_eight_readers(tmp_path, capsys, seconds):
         for what, count in counts.items():
             totals[what] = totals.get(what, 0) + count
     index = load(root, verify=True)
-    assert index.store.verify() == []
+    assert verify_directory(index.path) == []
     check_answers(index, random.Random(0))
-    # save and add made the first two generations.
-    assert index.store.snapshot_number == 2 + totals["commits"] + totals["compactions"]
+    # `save` and `add` made the first two snapshots.
+    assert store_of(index).snapshot_number == 2 + totals["commits"] + totals["compactions"]
     assert all(found[f"writer {i}"]["commits"] for i in range(WRITERS))
     assert all(found[f"reader {i}"]["answers"] for i in range(READERS))
     with capsys.disabled():

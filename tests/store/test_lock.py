@@ -1,0 +1,132 @@
+"""The locks: who is kept out, who holds them, and file systems without them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from store_tools import make_store
+
+from hyperpq.errors import IndexLockedError, StoreError
+from hyperpq.store import IndexStore
+from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME, folder_lock, writer_lock
+
+
+def test_one_writer_at_a_time(tmp_path):
+    store = make_store(tmp_path / "index")
+    code = (
+        "import sys; from pathlib import Path; from hyperpq.store.lock import writer_lock\n"
+        "with writer_lock(Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(store.path)], **pipes) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        who = rf"another process is writing.*\(process {holder.pid} on .* since .* UTC\)"
+        with pytest.raises(IndexLockedError, match=who):
+            store.commit(next_id=50)
+        assert IndexStore.open(store.path, verify=True).ntotal == 10
+        holder.kill()
+        holder.wait()
+    store.commit(next_id=50)
+    with writer_lock(store.path), pytest.raises(IndexLockedError):
+        store.commit(next_id=51)
+
+
+def test_threads_keep_each_other_out(tmp_path):
+    refused = []
+
+    def write():
+        try:
+            with writer_lock(tmp_path):
+                pass
+        except IndexLockedError as error:
+            refused.append(str(error))
+
+    with writer_lock(tmp_path):
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1
+    assert f"process {os.getpid()} on " in refused[0]
+    write()
+    assert len(refused) == 1
+
+
+def test_the_holder_is_named_only_while_there_is_one(tmp_path):
+    with pytest.raises(ZeroDivisionError), writer_lock(tmp_path):
+        assert (tmp_path / HOLDER_NAME).exists()
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == [LOCK_NAME]
+    # Whatever else its file says isn't repeated.
+    with writer_lock(tmp_path):
+        (tmp_path / HOLDER_NAME).write_text("process 1 on \033[31m since 1 UTC")
+        with (
+            pytest.raises(IndexLockedError, match="to this index; try again"),
+            writer_lock(tmp_path),
+        ):
+            pass
+
+
+def test_a_lock_file_that_was_removed_keeps_nobody_in(tmp_path):
+    """As the message advises; the next writer makes another file."""
+    with writer_lock(tmp_path):
+        (tmp_path / LOCK_NAME).unlink()
+        with writer_lock(tmp_path), pytest.raises(IndexLockedError), writer_lock(tmp_path):
+            pass
+
+
+def test_a_lock_on_a_file_without_a_name_is_none(tmp_path, monkeypatch):
+    """The file is removed between its opening and its locking: another one is made and locked."""
+    real, tries = fcntl.flock, []
+
+    def flock(handle, operation):
+        if not tries:
+            (tmp_path / LOCK_NAME).unlink()
+        tries.append(os.fstat(handle).st_ino)
+        real(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with writer_lock(tmp_path):
+        assert os.stat(tmp_path / LOCK_NAME).st_ino == tries[-1]
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
+def test_file_systems_without_locks_are_named(tmp_path, monkeypatch, code):
+    store = make_store(tmp_path / "index")
+
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    message = rf"{LOCK_NAME}: cannot lock: {os.strerror(code)}\."
+    with pytest.raises(StoreError, match=message) as caught:
+        store.commit(next_id=50)
+    assert caught.value.errno == code
+    assert not isinstance(caught.value, IndexLockedError)
+    # A folder is locked where that is possible, and a replacement can be recovered without.
+    with folder_lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.EACCES])
+def test_a_lock_that_is_taken(tmp_path, monkeypatch, code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(IndexLockedError, match="another process"), writer_lock(tmp_path):
+        pass
+
+
+def test_a_link_is_no_lock(tmp_path):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / LOCK_NAME).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="cannot lock"), writer_lock(tmp_path / "index"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
