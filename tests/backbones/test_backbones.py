@@ -226,7 +226,7 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [resolve_device(d) for d in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
-    with pytest.raises(InvalidInputError, match=r"only 2 GPU\(s\)"):
+    with pytest.raises(InvalidInputError, match=r"there are only 2 GPU\(s\); expected 'cuda:0' to 'cuda:1'"):
         resolve_device("cuda:2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == "cpu"

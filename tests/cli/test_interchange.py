@@ -185,7 +185,7 @@ def test_a_full_disk_leaves_the_old_file(made, tmp_path, style):
     options = ("--index", made / "index", "--format", style, "--vectors")
     done = limited("export", "out", *options, cwd=tmp_path, limit=100_000)
     (line,) = done.stderr.decode().splitlines()
-    assert line.startswith("hyperpq: error: out: can't write: ")
+    assert line.startswith("hyperpq: error: out: cannot write: ")
     assert done.returncode == 1
     assert os.listdir(tmp_path) == ["out"]
     assert (tmp_path / "out").read_text() == "old"

@@ -181,7 +181,7 @@ def test_the_index_of_the_environment_and_of_the_option(hyperpq, place, photos, 
     assert len(found.stdout.splitlines()) == 24
     env = {"HYPERPQ_INDEX": str(tmp_path / "none")}
     lost = query(hyperpq, place, photos[0], env=env, code=1)
-    assert f"{tmp_path / 'none'}: no index here" in lost.stderr.decode()
+    assert f"{tmp_path / 'none'}: there is no index here" in lost.stderr.decode()
     option = ("--index", "hyperpq-index", "-k", "1")
     assert len(query(hyperpq, place, photos[0], *option, env=env).stdout.splitlines()) == 2
 

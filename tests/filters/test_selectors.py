@@ -126,7 +126,7 @@ ALL = selectors.IDSelectorAll()
         (lambda: selectors.IDSelectorArray([[1]]), r"ids have shape \(1, 1\) and dtype int64"),
         (lambda: selectors.IDSelectorArray([1.0]), "dtype float64; expected integers"),
         (lambda: selectors.IDSelectorBatch(["a"]), "expected integers"),
-        (lambda: selectors.IDSelectorBatch([[1], [2, 3]]), "ids can't be read as an array"),
+        (lambda: selectors.IDSelectorBatch([[1], [2, 3]]), "ids cannot be read as an array"),
         (lambda: selectors.IDSelectorBatch(5), r"ids have shape \(\)"),
         (lambda: selectors.IDSelectorBatch(np.array([2**63], np.uint64)), "largest id is 2"),
         (lambda: selectors.IDSelectorBitmap([1, 0]), "dtype int64; expected uint8"),

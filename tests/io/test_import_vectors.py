@@ -104,11 +104,11 @@ WRONG = {
     ),
     "number of ids": (
         {"files": ["few.npy"], "ids": "ids.npy"},
-        "ids have shape (300,); expected (3,), one a row of x.",
+        "ids have shape (300,); expected (3,), one for each row.",
     ),
     "id twice": (
         {"files": ["few.npy"], "ids": "twice.npy"},
-        "ids contain 1 twice; each id must be unique.",
+        "ids contain 1 twice; expected distinct ids.",
     ),
     "ids of a matrix": (
         {"files": ["few.npy"], "ids": "few.npy"},
