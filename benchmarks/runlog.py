@@ -104,7 +104,10 @@ class RunLog:
 
 def _with_current_names(run: Run) -> Run:
     """The run with the names of today in place of those of earlier versions."""
-    out: Run = {field: _FORMER.get(field, {}).get(value, value) for field, value in run.items()}
+    out = dict(run)
+    for field, names in _FORMER.items():
+        if field in out:
+            out[field] = names.get(out[field], out[field])
     if "command" in out:
         out["command"] = out["command"].replace(_FORMER_OPTION, _OPTION)
     return out

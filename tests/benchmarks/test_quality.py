@@ -14,12 +14,14 @@ from benchmarks.baselines import power_normalize
 from benchmarks.quality_page import summarize
 from benchmarks.runlog import Key, RunLog
 from hyperpq.backbones import load_backbone
+from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.datasets.protocols import Split
 from hyperpq.errors import DatasetError
 from hyperpq.images.extract import ReadOptions, extract_features
 from hyperpq.training import train as trainer
-from hyperpq.training.initialize import conditioned, fit_conditioning
+from hyperpq.training.features import normalized_features
+from hyperpq.training.initialize import fit_normalization
 from hyperpq.training.recipe import Recipe
 
 D = 64
@@ -147,11 +149,11 @@ def test_other_lengths_are_as_good_as_with_a_training_of_their_own(cache, short)
     assert runs(cache)[Key("hyperpq", "default", 16, 0)]["map"] == pytest.approx(want, abs=1e-3)
 
 
-def test_conditioning_is_that_of_the_codec():
+def test_power_normalization_is_that_of_the_codec():
     x = np.random.default_rng(1).standard_normal((50, 12)).astype(np.float32)
-    codec = HiHPQCodec(12)
-    fit_conditioning(codec, x[:30])
-    want = np.asarray(conditioned(codec, x))
+    codec = HiHPQCodec(CodecConfig(12))
+    fit_normalization(codec, x[:30])
+    want = normalized_features(codec, x)
     np.testing.assert_allclose(power_normalize(x, x[:30]), want, atol=1e-6)
 
 
@@ -260,7 +262,7 @@ def test_an_unreadable_image_is_named(drawn, tmp_path):
         (["--dataset", "cifar10-ii", "--data", "{tmp}"], "train/CLASS"),
         (["--dataset", "flickr25k", "--data", "{tmp}"], "mirflickr"),
         (["--dataset", "nuswide"], "--data"),
-        (["--dataset", "folder:{tmp}/none"], "no such file or folder"),
+        (["--dataset", "folder:{tmp}/none"], "none does not exist"),
         (["--dataset", "mnist"], "cifar10-ii"),
     ],
 )
