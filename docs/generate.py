@@ -1,6 +1,7 @@
-"""Write what the documentation takes from the code: `cli.md`, and the recipe tables of `method.md`.
+"""Write the parts of the documentation that come from the code.
 
-Run it after a change of the command line or of a recipe; tests/docs fail until then.
+These are `reference/cli.md` and the tables of the recipes in `method.md`. Run it after a change of
+the command line or of a recipe; tests/docs fail until then.
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from hyperpq.training.presets import PAPER_SETTINGS, PRESETS, get_recipe
 
 DOCS = Path(__file__).parent
 BITS = (16, 32, 64)
+# click keeps the lines of a paragraph that begins so.
+_VERBATIM = "\b\n"
 
 
 def cli_page() -> str:
-    """The whole of `cli.md`."""
+    """The whole of `reference/cli.md`."""
     context = click.Context(cli, info_name="hyperpq", **cli.context_settings)
     commands = [(name, cli.get_command(context, name)) for name in cli.list_commands(context)]
     parts = [
-        "# The command line\n\nMade by `docs/generate.py` from the program's own help.\n\n"
-        "Results go to stdout; progress, warnings and errors to stderr. Exit codes: 0 done, 1 the "
-        "work\nor a part of it failed, 2 wrong usage or input. See [errors](errors.md).\n",
+        "# The command line\n\n`docs/generate.py` makes this page from the help of the program.\n\n"
+        "Results go to stdout; progress, warnings and errors go to stderr. "
+        "[Errors and exit codes](errors.md)\nlists the exit codes.\n",
         "\n".join(f"- [`hyperpq {name}`](#hyperpq-{name})" for name, _ in commands) + "\n",
         _section("hyperpq", cli, context),
     ]
@@ -46,16 +49,15 @@ def _section(title: str, command: click.Command, context: click.Context) -> str:
     ]
     rows = "".join(f"| `{_cell(names)}` | {_cell(text)} |\n" for names, text in records)
     table = f"\n| option | |\n| --- | --- |\n{rows}" if rows else ""
-    return f"## {title}\n\n    {usage}\n\n{_prose(command.help or '')}{table}"
+    return f"## {title}\n\n```text\n{usage}\n```\n\n{_prose(command.help or '')}{table}"
 
 
 def _prose(text: str) -> str:
     r"""Help as Markdown: a paragraph after \b keeps its lines, as click prints it."""
     out = []
     for paragraph in inspect.cleandoc(text).split("\n\n"):
-        if paragraph.startswith("\b\n"):
-            lines = paragraph.removeprefix("\b\n").splitlines()
-            out.append("".join(f"    {line}\n" for line in lines))
+        if paragraph.startswith(_VERBATIM):
+            out.append(f"```text\n{paragraph.removeprefix(_VERBATIM)}\n```\n")
         else:
             out.append(" ".join(paragraph.split()) + "\n")
     return "\n".join(out)
@@ -66,7 +68,7 @@ def _cell(text: str) -> str:
 
 
 def preset_table() -> str:
-    """Every field of the presets; three values where the code length decides."""
+    """Every field of the presets, with three values where the code length decides."""
     columns = [[get_recipe(name, bits).to_dict() for bits in BITS] for name in PRESETS]
     lines = ["| field | " + " | ".join(f"`{name}`" for name in PRESETS) + " |"]
     lines.append("| --- |" + " --- |" * len(PRESETS))
@@ -103,7 +105,7 @@ def _value(value: object) -> str:
 
 
 def with_tables(page: str) -> str:
-    """A page with what stands between its marks made anew."""
+    """A page with the tables between its marks written anew."""
     for name, table in (("presets", preset_table()), ("settings", settings_table())):
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         page = re.sub(
@@ -116,9 +118,12 @@ def with_tables(page: str) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """File -> what it should say."""
+    """File -> its text."""
     method = DOCS / "method.md"
-    return {DOCS / "cli.md": cli_page(), method: with_tables(method.read_text("utf-8"))}
+    return {
+        DOCS / "reference/cli.md": cli_page(),
+        method: with_tables(method.read_text("utf-8")),
+    }
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python docs/make_figure.py [--work DIR]
 
 The script draws 1,080 images of 36 species (30 of each), builds an index of 64-bit codes from them
-without labels, and searches it with the first image of every seventh species. The choice of the
+without labels, and searches it with the first image of every ninth species. The choice of the
 queries doesn't look at the results. Each query image is left out of its own results. Building takes
 about two minutes on two cores.
 """
@@ -21,7 +21,7 @@ from hyperpq import ImageIndex, build_index
 from hyperpq.datasets.drawn import draw_dataset, species
 
 OUT = Path(__file__).parent / "img" / "results.png"
-IMAGES, BITS, K, EVERY = 1080, 64, 5, 7
+IMAGES, BITS, K, EVERY = 1080, 64, 5, 9
 SIDE, MARGIN, GAP, CAPTION, HEADER = 104, 16, 10, 18, 30
 QUERY_GAP = 26
 BACKGROUND, INK, PALE = "#ffffff", "#222222", "#666666"
@@ -53,7 +53,12 @@ def compose(index: ImageIndex, images: Path) -> Image.Image:
     sheet = Image.new("RGB", (width, HEADER + MARGIN + len(queries) * row_height), BACKGROUND)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     pen.text((MARGIN, MARGIN // 2), "query", INK, font)
-    pen.text((MARGIN + step + QUERY_GAP, MARGIN // 2), f"nearest of {len(index)} images", INK, font)
+    pen.text(
+        (MARGIN + step + QUERY_GAP, MARGIN // 2),
+        f"the nearest of {len(index) - 1:,} other images",
+        INK,
+        font,
+    )
     for row, (query, answer) in enumerate(zip(queries, answers, strict=True)):
         top = HEADER + row * row_height
         _place(sheet, query, MARGIN, top, None, font)
@@ -62,7 +67,7 @@ def compose(index: ImageIndex, images: Path) -> Image.Image:
             left = MARGIN + QUERY_GAP + result.rank * step
             _place(sheet, path, left, top, _frame(query, path), font)
     # A palette keeps the file small; the grain of the drawn images doesn't compress.
-    return sheet.quantize(128, dither=Image.Dither.NONE)
+    return sheet.quantize(256, dither=Image.Dither.NONE)
 
 
 def _frame(query: Path, found: Path) -> str:

@@ -17,7 +17,7 @@ from hyperpq.cli.main import COMMANDS, MODULES, cli, exit_code
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     str(page.relative_to(ROOT))
-    for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/**/*.md", ".github/**/*.md")
     for page in ROOT.glob(pattern)
 )
 
@@ -29,7 +29,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("page", ["cli.md", "method.md"])
+@pytest.mark.parametrize("page", ["reference/cli.md", "method.md"])
 def test_generated_pages_are_up_to_date(page):
     path = ROOT / "docs" / page
     assert path.read_text("utf-8") == generator().pages()[path], "run: python docs/generate.py"
@@ -47,7 +47,7 @@ def test_recipes_stand_in_the_method():
 def test_every_command_and_option_has_help(name):
     command = cli.get_command(click.Context(cli), name)
     assert len(command.help or "") > 20
-    page = (ROOT / "docs/cli.md").read_text("utf-8")
+    page = (ROOT / "docs/reference/cli.md").read_text("utf-8")
     section = page.partition(f"\n## hyperpq {name}\n")[2].partition("\n## ")[0]
     assert section
     for parameter in command.params:
@@ -58,14 +58,14 @@ def test_every_command_and_option_has_help(name):
 
 
 def test_every_file_of_the_command_line_is_a_command():
-    helpers = {"__init__", "main", "common", "formats"}
+    helpers = {"__init__", "main", "common", "formats", "interrupts", "report"}
     assert {file.stem for file in (ROOT / "cli").glob("*.py")} - helpers == {
         MODULES.get(name, name) for name in COMMANDS
     }
 
 
 def test_every_error_is_in_the_table():
-    text = (ROOT / "docs/errors.md").read_text("utf-8")
+    text = (ROOT / "docs/reference/errors.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d) \| (.+) \|$", text, flags=re.MULTILINE)
     classes = {
         name: kind
@@ -78,6 +78,36 @@ def test_every_error_is_in_the_table():
         assert also in [base.__name__ for base in kind.__mro__[1:]]
         assert int(code) == exit_code(kind)
         assert len(when) > 10
+
+
+def test_every_package_is_in_the_table_of_the_architecture():
+    """In the order of the layers, with one line each."""
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    layers = re.search(
+        r"^layers = \[\n(.*?)\n\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    names = re.findall(r"hyperpq\.(\w+)", layers.group(1))
+    section = text.partition("\n## Packages\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+) \|$", section, flags=re.MULTILINE)
+    assert [row[0] for row in rows] == names
+    for name, what, files in rows:
+        assert len(what) > 10
+        folder = next(p for p in (ROOT / "hyperpq" / name, ROOT / name, ROOT / "hyperpq"))
+        for file in re.findall(r"`([\w/]+)`", files):
+            places = [ROOT / "hyperpq", ROOT, folder]
+            assert any((p / f"{file}{end}").exists() for p in places for end in (".py", "")), file
+
+
+def test_functions_of_the_architecture_exist():
+    """Each ``path/file.py``: `function` of the walks is defined in that file."""
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    steps = re.findall(r"^\d+\. `([\w/]+\.py)`: `([\w.]+)`", text, flags=re.MULTILINE)
+    assert len(steps) > 15
+    for file, name in steps:
+        [path] = [p for p in (ROOT / "hyperpq" / file, ROOT / file) if p.exists()]
+        source = path.read_text("utf-8")
+        for part in name.split("."):
+            assert re.search(rf"^ *(def|class) {part}\b", source, re.MULTILINE), f"{file}: {name}"
 
 
 def slugs(text: str) -> set[str]:
@@ -103,9 +133,9 @@ def test_relative_links_resolve(page):
 
 def repository_files() -> list[Path]:
     """Text files that belong to the repository, not what tools leave in it."""
-    kinds = ("py", "md", "cfg", "toml", "txt", "yaml", "yml", "svg", "h", "cpp")
+    kinds = ("py", "pyi", "md", "cfg", "toml", "txt", "yaml", "yml", "svg", "css", "h", "cpp")
     files = [p for p in ROOT.iterdir() if p.is_file()]
-    for folder in ("hyperpq", "cli", "datasets", "tests", "docs", "benchmarks"):
+    for folder in ("hyperpq", "cli", "datasets", "tests", "docs", "benchmarks", ".github"):
         files += [p for kind in kinds for p in (ROOT / folder).rglob(f"*.{kind}")]
     return files + [p for p in (ROOT / ".ci").glob("*") if p.is_file()]
 

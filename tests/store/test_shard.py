@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from pathlib import Path
 
 import h5py
@@ -40,10 +39,10 @@ def as_documented(file, rows):
     """The codes by the lines of the documented format."""
     (page,) = (Path(__file__).parents[2] / "docs").rglob("format.md")
     text = page.read_text("utf-8")
-    (lines,) = re.findall(r"In Python all of them.*?\n\n((?:    .*\n)+)", text)
+    (lines,) = re.findall(r"In Python, all codes .*?```python\n(.*?)```", text, flags=re.DOTALL)
     names = {"np": np, "file": file, "rows": rows}
     names["code_size"] = file["codes"].size // (64 * -(-rows // 64)) if rows else 1
-    exec(textwrap.dedent(lines), names)
+    exec(lines, names)
     return names["codes"]
 
 
