@@ -31,13 +31,13 @@ class Codec(nn.Module, ABC):
     ----------
     config : CodecConfig, AdditiveConfig or PQConfig
         Settings.
-    quantizer : Quantizer
-        Quantizer of the vectors.
 
     Attributes
     ----------
-    config, quantizer
+    config
         As given.
+    quantizer : Quantizer
+        Quantizer of the vectors, which a subclass makes.
     is_trained : bool
         Whether the codec can be used.
     recipe : dict
