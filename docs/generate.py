@@ -47,8 +47,8 @@ def _section(title: str, command: click.Command, context: click.Context) -> str:
         if isinstance(parameter, click.Option)
         and (record := parameter.get_help_record(context)) is not None
     ]
-    rows = "".join(f"| `{_cell(names)}` | {_cell(text)} |\n" for names, text in records)
-    table = f"\n| option | |\n| --- | --- |\n{rows}" if rows else ""
+    rows = "".join(f"| `{_cell(names)}` | {_escaped(_cell(text))} |\n" for names, text in records)
+    table = f"\n| option | meaning |\n| --- | --- |\n{rows}" if rows else ""
     return f"## {title}\n\n```text\n{usage}\n```\n\n{_prose(command.help or '')}{table}"
 
 
@@ -65,6 +65,11 @@ def _prose(text: str) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _escaped(text: str) -> str:
+    """Text in which a bracket begins no link."""
+    return re.sub(r"([\[\]])", r"\\\1", text)
 
 
 def preset_table() -> str:

@@ -25,6 +25,7 @@ from markdown.extensions import Extension
 from markdown.inlinepatterns import InlineProcessor
 from markdown.preprocessors import Preprocessor
 from math_core import LatexToMathML
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _sources = ""
 
 
+@event_priority(100)  # Before the plugin mkdocstrings, which reads its settings there.
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the formulas to the Markdown, and tell the API reference where the sources are."""
     global _sources
@@ -84,6 +86,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     uri = page.file.src_uri
     if uri in OUTSIDE_PAGES.values():
         return markdown
+    if uri.startswith("results/"):
+        # A figure and its deviation stay on one line in narrow columns.
+        markdown = markdown.replace(" ± ", "\u00a0±\u00a0")
     return rewrite_links(markdown, f"docs/{uri}", uri)
 
 
@@ -114,7 +119,7 @@ def rewrite_links(text: str, source: str, page: str) -> str:
         file = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         if file in OUTSIDE_PAGES:
             other = OUTSIDE_PAGES[file]
-        elif file.startswith("docs/"):
+        elif file.startswith("docs/") and not file.endswith(".py"):
             other = file.removeprefix("docs/")
         else:
             return str(label)
