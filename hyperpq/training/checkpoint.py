@@ -33,7 +33,7 @@ def save_checkpoint(
     epoch : int
         Epochs done.
     fingerprint : str
-        Of data, recipe and seed: only the same training may go on from here.
+        Of data, recipe and seed: only the same training may be resumed from the file.
     """
     from safetensors.torch import save
 
@@ -60,12 +60,12 @@ def load_checkpoint(
     generator: torch.Generator,
     fingerprint: str,
 ) -> int:
-    """Restore what `save_checkpoint` wrote.
+    """Restore what `save_checkpoint` wrote; the parameters are the same.
 
     Returns
     -------
     int
-        Epochs done; 0 when there is no checkpoint.
+        Epochs done; 0 if there is no checkpoint.
 
     Raises
     ------

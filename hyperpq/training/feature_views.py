@@ -1,4 +1,4 @@
-"""Views of features, for those who train on vectors and have no augmented images."""
+"""Views that are made in feature space, for training on vectors without augmented images."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def feature_views(
 
     Each view is ``x + strength (a - b) / sqrt 2`` with a and b two random rows of ``x``, with a
     share of its entries set to the mean. The difference of two random rows has the covariance of
-    the data: the noise is large where the data vary and nil where they don't, whatever their scale,
-    which isotropic noise is not. Dropped entries keep single dimensions from deciding.
+    the data: the noise is large where the data vary and 0 where they don't, whatever their scale.
+    Dropped entries keep single dimensions from deciding.
 
     Parameters
     ----------
@@ -23,11 +23,11 @@ def feature_views(
     n_views : int
         V.
     seed : int
-        Same seed, same views.
+        Of the noise: the same seed gives the same views.
     strength : float
-        Standard deviation of the noise relative to the data's own.
+        Standard deviation of the noise, relative to that of the data.
     dropout : float
-        Share of entries replaced by the mean.
+        Share of entries that are replaced by the mean, 0 to 1.
 
     Returns
     -------

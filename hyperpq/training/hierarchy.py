@@ -1,20 +1,67 @@
 """The hierarchy of the training features: micro-clusters, then size-weighted Ward.
 
-Plain Ward needs O(n^2) memory, 10 GB at 50 thousand. k-means first reduces the features to some
-thousand micro-clusters, and Ward that knows their sizes gives the same tree (ARI 0.97 to 1.00
-against full Ward, docs/method.md) in seconds.
+Plain Ward needs O(n^2) memory, 10 GB for 50 thousand features. k-means first reduces the features
+to some thousand micro-clusters. Where there are clusters, Ward that knows the sizes of the
+micro-clusters gives the same tree in seconds (adjusted Rand index 0.97 to 1.00 against full Ward,
+docs/method.md, section 7).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hyperpq.quantizers.kmeans import kmeans
 
-MICRO_CLUSTERS = 1000
+# Fewest micro-clusters, and how many there are at least for each cluster of the finest level.
+MIN_MICRO_CLUSTERS, _MICRO_FOR_EACH = 1000, 5
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Clusters of the training features at each level, with their prototypes.
+
+    Attributes
+    ----------
+    labels : tuple of Tensor, each (n,), int64
+        Cluster of each feature, one tensor a level.
+    prototypes : tuple of Tensor, each (L, M, D)
+        Mean tangent vectors of the L clusters of a level.
+    """
+
+    labels: tuple[Tensor, ...] = ()
+    prototypes: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def from_tangents(
+        cls, v: Tensor, levels: Sequence[int], *, seed: int, device: torch.device
+    ) -> Hierarchy:
+        """Cluster tangent vectors.
+
+        Parameters
+        ----------
+        v : Tensor, shape (n, M, D)
+            Tangent vectors on the CPU.
+        levels : sequence of int
+            Clusters of each level.
+        seed : int
+            Of the micro-clusters.
+        device : device
+            Where the prototypes go.
+        """
+        flat = v.flatten(1)
+        labels = tuple(map(torch.from_numpy, cluster_levels(flat.numpy(), levels, seed=seed)))
+        prototypes = []
+        for own, level in zip(labels, levels, strict=True):
+            sums = torch.zeros(level, flat.shape[1]).index_add_(0, own, flat)
+            means = sums / torch.bincount(own, minlength=level).clamp_min(1)[:, None]
+            prototypes.append(means.view(level, *v.shape[1:]).to(device))
+        return cls(labels, tuple(prototypes))
 
 
 def weighted_ward(
@@ -94,7 +141,7 @@ def usable_levels(levels: Sequence[int], n: int) -> tuple[int, ...]:
     return tuple(level for level in levels if 2 * level <= n)
 
 
-def build_hierarchy(
+def cluster_levels(
     x: NDArray[np.float32], levels: Sequence[int], *, seed: int, micro: int | None = None
 ) -> list[NDArray[np.int64]]:
     """Nested cluster labels of features.
@@ -108,15 +155,15 @@ def build_hierarchy(
     seed : int
         Of the micro-clusters.
     micro : int, optional
-        Micro-clusters; max(1000, 5 x the finest level) unless given. With n below it Ward runs on
-        the features themselves.
+        Micro-clusters; the larger of 1,000 and 5 times the finest level unless given. With fewer
+        features Ward runs on the features themselves.
 
     Returns
     -------
     list of ndarray, each (n,), int64
         Labels of each level, in the order of ``levels``.
     """
-    m = micro or max(MICRO_CLUSTERS, 5 * max(levels))
+    m = micro or max(MIN_MICRO_CLUSTERS, _MICRO_FOR_EACH * max(levels))
     if len(x) <= m:
         centers, labels = x, np.arange(len(x), dtype=np.int64)
     else:

@@ -1,4 +1,10 @@
-"""Whether learning helped: a criterion without labels, on features that learning didn't see."""
+"""The held-out acceptance check: whether learning helped images that it did not see.
+
+The criterion needs no labels. What belongs to a held-out image is what a walk of several steps on a
+neighbour graph reaches, a graph of its own that has the held-out images in it. The *agreement* of a
+codec is the share of that affinity that lies on its search results, of the most that as many
+results can have.
+"""
 
 from __future__ import annotations
 
@@ -10,48 +16,39 @@ from numpy.typing import NDArray
 
 from hyperpq import scan
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.training.graph import build_graph, graph_features, image_weight, reach
-from hyperpq.training.initialize import conditioned
+from hyperpq.training.features import normalized_features
+from hyperpq.training.graph import build_graph, graph_features, image_weight, walk_support
 
 log = logging.getLogger(__name__)
 
-# Held-out images: a tenth, at most this many; of fewer images than this there is no verdict.
-MOST, FEWEST = 256, 160
-# Share of what the start misses that learning must gain: noise gives .03 at most, photos .17 to .22
-# (docs/method.md).
-MARGIN = 0.05
-# Rows that are searched, and the share of them that a list of results has.
-_SEARCHED, _SHARE, _LONGEST = 2500, 20, 50
-# In small sets its walks reach twice as far as those that teach, which end among the nearest
-# images: these exact distances know best (docs/method.md).
-_NEIGHBOURS, _STEPS, _ONE_OF = 20, 8, 12
+# Share that learning must gain of the agreement that the start lacks. It gains .03 at most of noise
+# and .17 to .22 of photographs (docs/method.md, section 8).
+MIN_GAIN = 0.05
+# Most images that are searched. A list of results has one image in so many, and at most so many.
+_MAX_SEARCHED, _RESULTS_ONE_OF, _MAX_RESULTS = 2500, 20, 50
+# The graph. In small sets the support of its walks is twice that of the walks that learning
+# imitates: shorter ones end among the nearest images, which exact distances know best
+# (docs/method.md, section 8).
+_GRAPH_NEIGHBOURS, _GRAPH_STEPS, _SUPPORT_ONE_OF = 20, 8, 12
 
 
-def hold_out(n: int, seed: int) -> NDArray[np.int64]:
-    """Sorted positions, of n images, that learning doesn't see; none of too few."""
-    order = np.random.default_rng(seed).permutation(n)
-    return np.sort(order[: min(n // 10, MOST) if n >= FEWEST else 0])
+class HoldoutCheck:
+    """Compares a learned codec with its start by the agreement of their search results.
 
-
-class Guard:
-    """How much of what belongs to a held-out image is found with it and with a view of it.
-
-    What belongs to it is what a walk of several steps on the neighbour graph reaches, a graph of
-    its own that has the held-out images in it. The criterion is the share of that affinity that
-    lies on the results, of the most that as many results can have.
+    Each held-out image is searched for with its own feature and with that of one view of it.
 
     Parameters
     ----------
     codec : HiHPQCodec
-        Conditions the features.
+        Normalizes features.
     x : ndarray, shape (n, d), float32
-        Features.
+        Features of the images that the held-out ones belong to.
     views : ndarray, shape (V, n, d)
-        Features of views; the first one asks.
-    held : ndarray, shape (h,), int64
-        Rows that ask.
-    are_images : bool
-        Whether the views are images' own, and so take part in the graph.
+        Features of their views; the first one is searched with.
+    held_out : ndarray, shape (h,), int64
+        Held-out rows of ``x``.
+    has_image_views : bool
+        Whether the views are those of augmented images, and so take part in the graph.
     """
 
     def __init__(
@@ -59,38 +56,45 @@ class Guard:
         codec: HiHPQCodec,
         x: NDArray[np.float32],
         views: NDArray[Any],
-        held: NDArray[np.int64],
+        held_out: NDArray[np.int64],
         *,
-        are_images: bool,
+        has_image_views: bool,
     ) -> None:
-        # The held-out rows first, so that row i of the asked is row i of the searched.
-        others = np.setdiff1d(np.arange(len(x)), held)[: _SEARCHED - len(held)]
-        rows, h = np.concatenate([held, others]), len(held)
+        # The held-out rows first, so that query i is row i of the searched ones.
+        h = len(held_out)
+        others = np.setdiff1d(np.arange(len(x)), held_out)[: _MAX_SEARCHED - h]
+        rows = np.concatenate([held_out, others])
         self._searched = np.ascontiguousarray(x[rows], np.float32)
-        self._asked = self._searched[:h], np.ascontiguousarray(views[0, held], np.float32)
-        own = conditioned(codec, self._searched)
-        mixed = [conditioned(codec, view[rows]) for view in views] if are_images else []
-        z = graph_features(own, mixed, weight=image_weight(own, mixed))
-        half = build_graph(z, _NEIGHBOURS, _STEPS, places=reach(len(z), _ONE_OF)).half
-        self._affinity = (half[:h] @ half.T).toarray()
+        self._queries = (
+            self._searched[:h],
+            np.ascontiguousarray(views[0, held_out], np.float32),
+        )
+        own = normalized_features(codec, self._searched)
+        graph_views = (
+            [normalized_features(codec, view[rows]) for view in views] if has_image_views else []
+        )
+        z = graph_features(own, graph_views, weight=image_weight(own, graph_views))
+        support = walk_support(len(z), _SUPPORT_ONE_OF)
+        factor = build_graph(z, _GRAPH_NEIGHBOURS, _GRAPH_STEPS, support=support).factor
+        self._affinity = (factor[:h] @ factor.T).toarray()
         np.fill_diagonal(self._affinity, 0)
-        self._k = int(np.clip(len(rows) // _SHARE, 1, _LONGEST))
-        most = np.partition(self._affinity, -self._k, axis=1)[:, -self._k :].sum(1)
-        self._most = np.maximum(most, 1e-30)
+        self._k = int(np.clip(len(rows) // _RESULTS_ONE_OF, 1, _MAX_RESULTS))
+        best = np.partition(self._affinity, -self._k, axis=1)[:, -self._k :].sum(1)
+        self._best = np.maximum(best, 1e-30)
 
-    def approves(self, start: HiHPQCodec, learned: HiHPQCodec) -> bool:
-        """Whether learning gained enough; said in the log.
+    def accepts(self, start: HiHPQCodec, learned: HiHPQCodec) -> bool:
+        """Whether learning gained enough; the log says how much.
 
-        The verdict is on what was learned: give it codecs with codebooks of the learned subspaces,
-        so that it is one for all lengths of a code, and without averaging, which draws noise
-        together, too.
+        The verdict is about the representation. So it should be given codecs with codebooks of the
+        learned subspaces, which makes it the same for all code lengths, and without smoothing,
+        which draws noise together, too.
         """
         before, after = self.agreement(start), self.agreement(learned)
         verdict = (
-            f"agreement of {len(self._most)} held-out images {after:.3f}, {before:.3f} at the start"
+            f"agreement of {len(self._best)} held-out images {after:.3f}, {before:.3f} at the start"
         )
         log.info("%s.", verdict)
-        if after - before >= MARGIN * (1 - before):
+        if after - before >= MIN_GAIN * (1 - before):
             return True
         log.warning("learning didn't help (%s): the codec is PCA and k-means.", verdict)
         return False
@@ -99,16 +103,16 @@ class Guard:
         """The criterion of a trained codec, 0 to 1."""
         codes = codec.encode(self._searched)
         shares = []
-        for asked in self._asked:
-            found = _others(codec, asked, codes, self._k)
-            shares.append(np.take_along_axis(self._affinity, found, 1).sum(1) / self._most)
+        for queries in self._queries:
+            found = _others(codec, queries, codes, self._k)
+            shares.append(np.take_along_axis(self._affinity, found, 1).sum(1) / self._best)
         return float(np.mean(shares))
 
 
 def _others(
     codec: HiHPQCodec, queries: NDArray[np.float32], codes: NDArray[np.uint8], k: int
 ) -> NDArray[np.int64]:
-    """The k nearest codes of each query, without the image that asks (query i is row i)."""
+    """The k nearest codes of each query, without the image of the query (query i is row i)."""
     _, found = scan.search(codec.tables(queries), codes, k + 1)
     others = found != np.arange(len(queries))[:, None]
     others[others.all(1), -1] = False

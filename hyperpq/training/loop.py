@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,95 +19,140 @@ from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.training import losses
 from hyperpq.training.checkpoint import load_checkpoint, save_checkpoint
-from hyperpq.training.hierarchy import build_hierarchy, usable_levels
-from hyperpq.training.initialize import move_unused, tangents
-from hyperpq.training.optimizers import make_optimizers, rate
+from hyperpq.training.features import tangent_vectors
+from hyperpq.training.hierarchy import Hierarchy, usable_levels
+from hyperpq.training.optimizers import learning_rate, make_optimizers
 from hyperpq.training.recipe import Recipe
-from hyperpq.training.sampling import Batches
+from hyperpq.training.repair import move_unused_codewords
+from hyperpq.training.sampling import Batch, BatchSampler
 from hyperpq.training.trace import Trace, check_loss, check_values, code_statistics
 
 log = logging.getLogger(__name__)
 
+# Codewords are only repaired with so many features for each: with fewer, unused ones are normal.
+_MIN_ROWS_PER_CODEWORD = 4
+# The global random generator is seeded with ``seed * _SEED_STRIDE + epoch``.
+_SEED_STRIDE = 100_003
 
-@dataclass
-class Hierarchy:
-    """Clusters of the training features at each level, with their prototypes.
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How the epochs are run; nothing here changes what is learned but ``seed``.
 
     Attributes
     ----------
-    labels : list of Tensor, each (n,), int64
-    prototypes : list of Tensor, each (L, M, D)
-        Mean tangent vectors.
+    seed : int
+        Of every random choice.
+    trace_path : Path, optional
+        JSON-lines file with the statistics of each epoch.
+    checkpoint : Path, optional
+        File that is replaced after each epoch.
+    resume : bool
+        Whether to go on from the checkpoint if it exists.
+    fingerprint : str
+        Of all that the training depends on: a checkpoint with another one is refused.
+    progress : Progress
+        Told about each epoch.
     """
 
-    labels: list[Tensor] = field(default_factory=list)
-    prototypes: list[Tensor] = field(default_factory=list)
+    seed: int
+    trace_path: Path | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+    fingerprint: str = ""
+    progress: Progress = field(default_factory=SilentProgress)
 
 
-def _build(codec: HiHPQCodec, v: Tensor, levels: Sequence[int], seed: int) -> Hierarchy:
-    out = Hierarchy()
-    flat = v.flatten(1)
-    for own, level in zip(build_hierarchy(flat.numpy(), levels, seed=seed), levels, strict=True):
-        labels = torch.from_numpy(own)
-        sums = torch.zeros(level, flat.shape[1]).index_add_(0, labels, flat)
-        means = sums / torch.bincount(labels, minlength=level).clamp_min(1)[:, None]
-        out.labels.append(labels)
-        out.prototypes.append(means.view(level, *v.shape[1:]).to(codec.device))
-    return out
+def learn(
+    codec: HiHPQCodec,
+    x: NDArray[np.float32],
+    sampler: BatchSampler,
+    recipe: Recipe,
+    options: LoopOptions,
+) -> None:
+    """Run the epochs.
+
+    Parameters
+    ----------
+    codec : HiHPQCodec
+        At its start; changed in place.
+    x : ndarray, shape (m, d), float32
+        Features of the images that are learned from, in the order of the sampler.
+    sampler : BatchSampler
+        Draws batches of them.
+    recipe : Recipe
+        With a settled number of epochs.
+    options : LoopOptions
+        Seed, files and progress.
+
+    Raises
+    ------
+    TrainingError
+        The training diverged, or the checkpoint or the trace belongs to another training.
+    CorruptIndexError
+        The checkpoint can't be read.
+    """
+    TrainingLoop(codec, x, sampler, recipe, options).run()
 
 
-def _step_loss(
+def step_loss(
     codec: HiHPQCodec,
     recipe: Recipe,
-    views: Tensor,
-    rows: Tensor,
-    targets: Tensor,
+    batch: Batch,
     hierarchy: Hierarchy,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """The losses of one batch; see `Batches.draw` for the shapes."""
-    q, half, T = codec.quantizer, len(views) // 2, recipe.contrast.temperature
-    points = q.points(codec.tangent(views))
-    soft = q.attend(points)[0] if recipe.contrast.quantizes else points
-    contrasts = (
-        (recipe.contrast.continuous_weight, points, points),
-        (recipe.contrast.cross_weight, points, soft),
-        (recipe.contrast.quantized_weight, soft, soft),
-    )
-    out: dict[str, Tensor] = {"contrastive": views.new_zeros(())}
-    for weight, one, other in contrasts:
+    """The losses of one batch, each without its weight.
+
+    Parameters
+    ----------
+    codec : HiHPQCodec
+        Maps views to points, and quantizes these.
+    recipe : Recipe
+        Of the training.
+    batch : Batch
+        On the device of the codec.
+    hierarchy : Hierarchy
+        Of the training features; without levels there is only the contrastive loss.
+    generator : Generator
+        Draws the neighbours of the neighbour loss.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Scalars by name: ``contrastive``, ``prototype`` and ``neighbour``.
+    """
+    contrast, T = recipe.contrast, recipe.contrast.temperature
+    q, first_half = codec.quantizer, len(batch.views) // 2
+    points = q.points(codec.tangent(batch.views))
+    quantized = points
+    if contrast.quantizes:
+        quantized = q.straight_through(points) if contrast.straight_through else q.attend(points)[0]
+    out: dict[str, Tensor] = {"contrastive": batch.views.new_zeros(())}
+    for weight, one, other in (
+        (contrast.continuous_weight, points, points),
+        (contrast.cross_weight, points, quantized),
+        (contrast.quantized_weight, quantized, quantized),
+    ):
         if weight:
             distances = q.pairwise_distances(one, other)
             out["contrastive"] = out["contrastive"] + weight * losses.contrastive_loss(
-                distances, targets, T
+                distances, batch.targets, T
             )
     if hierarchy.labels:
-        labels = [own[rows[:half]].to(codec.device) for own in hierarchy.labels]
-        to_prototypes = [
-            q.pairwise_distances(soft[:half], q.points(v)) for v in hierarchy.prototypes
-        ]
+        # First views alone, whose images are those that the batch was drawn for.
+        own = quantized[:first_half]
+        images = batch.sources[:first_half]
+        labels = [labels[images].to(codec.device) for labels in hierarchy.labels]
+        to_prototypes = [q.pairwise_distances(own, q.points(v)) for v in hierarchy.prototypes]
         out["prototype"] = losses.prototype_loss(to_prototypes, labels, T)
-        inside = q.pairwise_distances(soft[:half], soft[:half])
-        out["neighbour"] = losses.neighbour_loss(inside, labels, T, generator)
+        among_views = q.pairwise_distances(own, own)
+        out["neighbour"] = losses.neighbour_loss(among_views, labels, T, generator)
     return out
 
 
-def _drawn(
-    batches: Batches, order: Tensor, size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """All whole batches of an order, each drawn by another thread during the step before."""
-    with ThreadPoolExecutor(1) as thread:
-        ahead = None
-        for rows in order[: len(order) // size * size].split(size):
-            following = thread.submit(batches.draw, rows, generator)
-            if ahead is not None:
-                yield ahead.result()
-            ahead = following
-        if ahead is not None:
-            yield ahead.result()
-
-
-def _total(parts: dict[str, Tensor], recipe: Recipe) -> Tensor:
+def total_loss(parts: dict[str, Tensor], recipe: Recipe) -> Tensor:
+    """The weighted sum of what `step_loss` returned."""
     weights = {
         "contrastive": 1.0,
         "prototype": recipe.hierarchy.prototype_weight,
@@ -116,140 +161,174 @@ def _total(parts: dict[str, Tensor], recipe: Recipe) -> Tensor:
     return torch.stack([weights[name] * value for name, value in parts.items()]).sum()
 
 
-def learn(
-    codec: HiHPQCodec,
-    x: NDArray[np.float32],
-    batches: Batches,
-    recipe: Recipe,
-    *,
-    seed: int,
-    trace_path: Path | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    fingerprint: str = "",
-    progress: Progress | None = None,
-) -> None:
-    """The epochs.
-
-    Parameters
-    ----------
-    codec : HiHPQCodec
-        At its start; changed in place.
-    x : ndarray, shape (n, d), float32
-        Features to learn from, as ``batches`` counts them.
-    batches : Batches
-        Draws from them.
-    recipe : Recipe
-        With ``epochs`` settled.
-    fingerprint : str
-        Of all that the training depends on: a checkpoint with another one is refused.
-    seed, trace_path, checkpoint, resume, progress
-        See `trainer.train_codec`.
-    """
-    assert recipe.optimiser.epochs is not None
-    n, batch = len(x), min(recipe.optimiser.batch, len(x))
-    steps = n // batch
-    levels = _levels(recipe, n)
-    optimizers = make_optimizers(codec, recipe)
-    generator = torch.Generator().manual_seed(seed)
-    first = 0
-    if checkpoint and resume:
-        first = load_checkpoint(checkpoint, codec, optimizers, generator, fingerprint)
-    trace = Trace(trace_path, first)
-    first_loss = math.nan
-    with (progress or SilentProgress()).phase("train", recipe.optimiser.epochs, "epochs") as phase:
-        phase.advance(first)
-        for epoch in range(first, recipe.optimiser.epochs):
-            hierarchy = Hierarchy()
-            if levels and epoch >= recipe.hierarchy.warmup_epochs:
-                hierarchy = _build(codec, tangents(codec, x), levels, seed + epoch)
-            sums: dict[str, float] = {}
-            order = torch.randperm(n, generator=generator)
-            # Dropout draws from the global generator; seeded here, a resumed run draws the same.
-            torch.manual_seed(seed * 100_003 + epoch)
-            codec.train()
-            # Its own source of chance, as steps and draws go on side by side.
-            draws = int(torch.randint(2**62, (), generator=generator))
-            drawn = _drawn(batches, order, batch, torch.Generator().manual_seed(draws))
-            for step, (pair, whose, targets) in enumerate(drawn):
-                now = rate(recipe, epoch + (step + 1) / steps)
-                for optimizer in optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = now
-                    optimizer.zero_grad(set_to_none=True)
-                parts = _step_loss(
-                    codec,
-                    recipe,
-                    pair.to(codec.device),
-                    whose,
-                    targets.to(codec.device),
-                    hierarchy,
-                    generator,
-                )
-                total = _total(parts, recipe)
-                total.backward()
-                for optimizer in optimizers:
-                    optimizer.step()
-                codec.quantizer.clamp_()
-                for name, value in {"total": total, **parts}.items():
-                    sums[name] = sums.get(name, 0.0) + float(value.detach()) / steps
-                if math.isnan(first_loss):
-                    first_loss = float(parts["contrastive"].detach())
-            codec.eval()
-            check_loss(sums, batch, epoch, first_loss)
-            facts = _epoch_facts(codec, x, recipe, optimizers, generator, sums, epoch)
-            trace.add(epoch=epoch, **facts)
-            if checkpoint:
-                save_checkpoint(checkpoint, codec, optimizers, generator, epoch + 1, fingerprint)
-            phase.advance(1, loss=sums["total"])
-
-
-def _levels(recipe: Recipe, n: int) -> tuple[int, ...]:
+def filled_levels(recipe: Recipe, n: int) -> tuple[int, ...]:
     """Levels of the hierarchy that n images fill; none if its losses have no weight."""
-    if not recipe.hierarchy.prototype_weight + recipe.hierarchy.neighbour_weight:
+    settings = recipe.hierarchy
+    if not settings.prototype_weight + settings.neighbour_weight:
         return ()
-    levels = usable_levels(recipe.hierarchy.levels, n)
-    if len(levels) < len(recipe.hierarchy.levels):
+    levels = usable_levels(settings.levels, n)
+    if len(levels) < len(settings.levels):
         log.warning(
             "%d training images don't fill %s of the hierarchy's levels of %s clusters; "
-            "the training goes on without.",
+            "the training goes on without them.",
             n,
             "some" if levels else "any",
-            ", ".join(map(str, recipe.hierarchy.levels)),
+            ", ".join(map(str, settings.levels)),
         )
     return levels
 
 
-def _epoch_facts(
-    codec: HiHPQCodec,
-    x: NDArray[np.float32],
-    recipe: Recipe,
-    optimizers: Sequence[torch.optim.Optimizer],
-    generator: torch.Generator,
-    sums: dict[str, float],
-    epoch: int,
-) -> dict[str, Any]:
-    """Statistics for the trace; unused codewords are moved on the way if the recipe says so."""
-    q = codec.quantizer
-    v = tangents(codec, x)
-    check_values({"tangent vectors": v, "codebooks": q.codebooks, "log curvatures": q.log_c}, epoch)
-    facts = {
-        "losses": {name: round(value, 6) for name, value in sums.items()},
-        "lr": optimizers[0].param_groups[0]["lr"],
-        "curvature": [round(float(value), 6) for value in q.c.detach()],
-        "radius": round(float(v.norm(dim=2).median()), 6),
-    }
-    if not recipe.learns_codebooks:
-        return facts
-    codes = q.codes(q.points(v.to(codec.device))).cpu()
-    moved = 0
-    if recipe.codebooks.repair and len(x) >= 4 * q.K:
-        for m, index in enumerate(move_unused(codec, v, codes, generator)):
+class TrainingLoop:
+    """The state of the epochs; the parameters are those of `learn`."""
+
+    def __init__(
+        self,
+        codec: HiHPQCodec,
+        x: NDArray[np.float32],
+        sampler: BatchSampler,
+        recipe: Recipe,
+        options: LoopOptions,
+    ) -> None:
+        self.codec, self.recipe = codec, recipe
+        self._x, self._sampler, self._options = x, sampler, options
+        self._batch_size = min(recipe.optimiser.batch, len(x))
+        self._levels = filled_levels(recipe, len(x))
+        self.optimizers = make_optimizers(codec, recipe)
+        self._generator = torch.Generator().manual_seed(options.seed)
+        self._first_loss = math.nan
+
+    def run(self) -> None:
+        """Run the epochs that are left."""
+        options, epochs = self._options, self.recipe.optimiser.epochs
+        assert epochs is not None
+        first = 0
+        if options.checkpoint and options.resume:
+            first = load_checkpoint(
+                options.checkpoint,
+                self.codec,
+                self.optimizers,
+                self._generator,
+                options.fingerprint,
+            )
+        trace = Trace(options.trace_path, first)
+        with options.progress.phase("train", epochs, "epochs") as phase:
+            phase.advance(first)
+            for epoch in range(first, epochs):
+                means = self._run_epoch(epoch)
+                check_loss(means, self._batch_size, epoch, self._first_loss)
+                trace.add(epoch=epoch, **self.statistics(means, epoch))
+                if options.checkpoint:
+                    save_checkpoint(
+                        options.checkpoint,
+                        self.codec,
+                        self.optimizers,
+                        self._generator,
+                        epoch + 1,
+                        options.fingerprint,
+                    )
+                phase.advance(1, loss=means["total"])
+
+    def _run_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the features; the mean of each loss."""
+        codec, n, seed = self.codec, len(self._x), self._options.seed
+        steps = n // self._batch_size
+        hierarchy = Hierarchy()
+        if self._levels and epoch >= self.recipe.hierarchy.warmup_epochs:
+            v = tangent_vectors(codec, self._x)
+            hierarchy = Hierarchy.from_tangents(
+                v, self._levels, seed=seed + epoch, device=codec.device
+            )
+        means: dict[str, float] = {}
+        order = torch.randperm(n, generator=self._generator)
+        # Dropout draws from the global generator; seeded here, a resumed run draws the same.
+        torch.manual_seed(seed * _SEED_STRIDE + epoch)
+        codec.train()
+        for step, batch in enumerate(self._batches(order)):
+            parts = self._step(batch, hierarchy, epoch + (step + 1) / steps)
+            for name, value in parts.items():
+                means[name] = means.get(name, 0.0) + float(value.detach()) / steps
+            if math.isnan(self._first_loss):
+                self._first_loss = float(parts["contrastive"].detach())
+        codec.eval()
+        return means
+
+    def _batches(self, order: Tensor) -> Iterator[Batch]:
+        """All whole batches of an order, each drawn by another thread during the step before."""
+        # With a generator of its own, since steps and draws go on side by side.
+        seed = int(torch.randint(2**62, (), generator=self._generator))
+        generator = torch.Generator().manual_seed(seed)
+        size = self._batch_size
+        with ThreadPoolExecutor(1) as thread:
+            ahead = None
+            for positions in order[: len(order) // size * size].split(size):
+                following = thread.submit(self._sampler.draw, positions, generator)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = following
+            if ahead is not None:
+                yield ahead.result()
+
+    def _step(self, batch: Batch, hierarchy: Hierarchy, progress: float) -> dict[str, Tensor]:
+        """One step of the optimisers, after ``progress`` epochs; the losses and their total."""
+        rate = learning_rate(self.recipe.optimiser, progress)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+        parts = step_loss(
+            self.codec, self.recipe, batch.to(self.codec.device), hierarchy, self._generator
+        )
+        total = total_loss(parts, self.recipe)
+        total.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.codec.quantizer.clamp_()
+        return {"total": total, **parts}
+
+    def statistics(self, means: dict[str, float], epoch: int) -> dict[str, Any]:
+        """What the trace says about an epoch; unused codewords are moved if the recipe says so.
+
+        Parameters
+        ----------
+        means : dict of str to float
+            Mean of each loss.
+        epoch : int
+            For the message of an error.
+
+        Raises
+        ------
+        TrainingError
+            Values are beyond what float32 can go on with.
+        """
+        q = self.codec.quantizer
+        v = tangent_vectors(self.codec, self._x)
+        check_values(
+            {"tangent vectors": v, "codebooks": q.codebooks, "log curvatures": q.log_c}, epoch
+        )
+        facts = {
+            "losses": {name: round(value, 6) for name, value in means.items()},
+            "lr": self.optimizers[0].param_groups[0]["lr"],
+            "curvature": [round(float(value), 6) for value in q.c.detach()],
+            "radius": round(float(v.norm(dim=2).median()), 6),
+        }
+        if not self.recipe.learns_codebooks:
+            return facts
+        codes = q.codes(q.points(v.to(self.codec.device))).cpu()
+        moved = 0
+        if self.recipe.codebooks.repair and len(self._x) >= _MIN_ROWS_PER_CODEWORD * q.K:
+            moved = self._repair(v, codes)
+        return {**facts, **code_statistics(codes, q.K), "moved": moved}
+
+    def _repair(self, v: Tensor, codes: Tensor) -> int:
+        """Move unused codewords, and clear their optimiser state; how many."""
+        codebooks = self.codec.quantizer.codebooks
+        moved = 0
+        for m, index in enumerate(move_unused_codewords(self.codec, v, codes, self._generator)):
             moved += len(index)
-            for state in (o.state.get(q.codebooks, {}) for o in optimizers):
+            for state in (o.state.get(codebooks, {}) for o in self.optimizers):
                 for value in state.values():
-                    if isinstance(value, Tensor) and value.shape == q.codebooks.shape:
+                    if isinstance(value, Tensor) and value.shape == codebooks.shape:
                         value[m, index.to(value.device)] = 0
         if moved:
             log.info("moved %d unused codewords to crowded places.", moved)
-    return {**facts, **code_statistics(codes, q.K), "moved": moved}
+        return moved

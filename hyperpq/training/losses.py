@@ -10,28 +10,28 @@ from torch.nn.functional import cross_entropy
 
 
 def _without_self(logits: Tensor) -> Tensor:
-    """Similarities (n, n) with the diagonal out of the race."""
+    """Similarities (n, n) with -inf on the diagonal: no point competes with itself."""
     eye = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     return logits.masked_fill(eye, float("-inf"))
 
 
-def partner_targets(n: int) -> Tensor:
-    """Targets (n, n) of NT-Xent: all on the other view, ``n / 2`` rows further."""
+def positive_targets(n: int) -> Tensor:
+    """Targets (n, n) of NT-Xent: all on the positive, ``n / 2`` rows further."""
     return torch.eye(n).roll(n // 2, dims=1)
 
 
 def contrastive_loss(distances: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Cross-entropy between target affinities and the softmax of similarities.
 
-    With `partner_targets` it is NT-Xent (paper, equation 8); with the affinities of a neighbour
-    graph every image of the batch that belongs to the row draws it by its share, and none of them
+    With `positive_targets` it is NT-Xent (paper, equation 8). With the affinities of a neighbour
+    graph, every image of the batch that belongs to a row attracts it by its share, and none of them
     counts as a negative.
 
     Parameters
     ----------
     distances : Tensor, shape (n, n)
-        Product distances; row i and column i are the same view, quantized or not, and out of the
-        race.
+        Product distances. Row i and column i are the same view, quantized or not, and are not
+        compared.
     targets : Tensor, shape (n, n)
         Each row sums to 1, with 0 on the diagonal.
     temperature : float
@@ -73,8 +73,8 @@ def neighbour_loss(
 ) -> Tensor:
     """Cross-entropy to one other image of the same cluster in the batch, mean over the levels.
 
-    The self pair is masked (the official code leaves it in). Images without a partner in the
-    batch don't count.
+    The self pair is masked (the official code leaves it in). Images that are alone in their
+    cluster in the batch don't count.
 
     Parameters
     ----------
@@ -85,12 +85,12 @@ def neighbour_loss(
     temperature : float
         T.
     generator : Generator
-        On the CPU; draws the partners.
+        On the CPU; draws the other images.
 
     Returns
     -------
     Tensor, scalar
-        0 when no image has a partner.
+        0 if every image is alone.
     """
     logits = _without_self(-distances / temperature)
     terms = []
@@ -98,8 +98,8 @@ def neighbour_loss(
         same = own[:, None] == own[None, :]
         same.fill_diagonal_(False)
         draw = torch.rand(same.shape, generator=generator).to(same.device) + 1e-6
-        partner = (draw * same).argmax(1)
+        positive = (draw * same).argmax(1)
         rows = same.any(1)
         if bool(rows.any()):
-            terms.append(cross_entropy(logits[rows], partner[rows]))
+            terms.append(cross_entropy(logits[rows], positive[rows]))
     return torch.stack(terms).mean() if terms else distances.new_zeros(())

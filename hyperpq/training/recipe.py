@@ -356,28 +356,3 @@ GROUPS: dict[str, type[CheckedSettings]] = {
 GROUP_OF: dict[str, str] = {
     one.name: "" for one in dataclasses.fields(Recipe) if one.name not in GROUPS
 } | {one.name: group for group, kind in GROUPS.items() for one in dataclasses.fields(kind)}
-
-# Names and values in codec.json, where they differ; fields that are left out at their default.
-_STORED = {
-    "smoothing_weight": "average_weight",
-    "smoothing_neighbours": "average_neighbours",
-    "normalization": "conditioning",
-    "image_weight": "picture_weight",
-    "walk_steps": "walk",
-    "positive_weight": "partner_weight",
-    "holdout_check": "guard",
-    "augmentation": "views",
-}
-_NEWER = {"geometry": "lorentz", "straight_through": False}
-
-
-def to_stored(recipe: Recipe) -> dict[str, Any]:
-    """Fields of a recipe by the names that they have in codec.json."""
-    out = {
-        _STORED.get(name, name): value
-        for name, value in recipe.to_dict().items()
-        if name not in _NEWER or value != _NEWER[name]
-    }
-    if out["conditioning"] == "power":
-        out["conditioning"] = "root"
-    return out

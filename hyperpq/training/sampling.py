@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,25 +11,49 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperpq.training.graph import NeighbourGraph
-from hyperpq.training.losses import partner_targets
+from hyperpq.training.losses import positive_targets
 from hyperpq.training.recipe import Recipe
+from hyperpq.training.split import TrainingSplit
 
 
-class Batches:
-    """Draws views and targets.
+@dataclass(frozen=True)
+class Batch:
+    """The views of one step.
+
+    Attributes
+    ----------
+    views : Tensor, shape (2 B, d), float32
+        A view of each of B images, then a view of the positive of each.
+    sources : Tensor, shape (2 B,), int64
+        Source index of each view: position in ``learning_rows`` of the image that it is of.
+    targets : Tensor, shape (2 B, 2 B), float32
+        Target affinities, see `losses.contrastive_loss`.
+    """
+
+    views: Tensor
+    sources: Tensor
+    targets: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device; the source index stays on the CPU."""
+        return Batch(self.views.to(device), self.sources, self.targets.to(device))
+
+
+class BatchSampler:
+    """Draws batches.
 
     Parameters
     ----------
     x : ndarray, shape (n, d), float32
-        Features.
+        All training features.
     views : ndarray, shape (V, v, d)
-        Features of views of some of them.
-    view_rows : ndarray, shape (v,), int64
-        Which. The others are the views of themselves.
-    kept : ndarray, shape (m,), int64
-        Rows to draw from; everything below counts in these.
+        Features of V views of the rows ``split.view_rows``. The other images are the only views of
+        themselves.
+    split : TrainingSplit
+        Says which rows are learned from.
     graph : NeighbourGraph or None
-        None pairs two views of one image.
+        Of the rows that are learned from. Without it, the positive of a view is another view of the
+        same image.
     recipe : Recipe
         Of the training.
     """
@@ -37,62 +62,61 @@ class Batches:
         self,
         x: NDArray[np.float32],
         views: NDArray[Any],
-        view_rows: NDArray[np.int64],
-        kept: NDArray[np.int64],
+        split: TrainingSplit,
         graph: NeighbourGraph | None,
         recipe: Recipe,
     ) -> None:
-        self._x, self._views, self._kept = x, views, kept
-        self._graph, self._recipe = graph, recipe
-        self._view_of = np.full(len(x), -1)
-        self._view_of[view_rows] = np.arange(len(view_rows))
-        # On the graph an image is a view of itself; without it, only where it has just one.
-        self._with_plain = graph is not None or len(views) == 1
+        self._x, self._views, self._rows = x, views, split.learning_rows
+        self._graph, self._walk_steps = graph, recipe.graph.walk_steps
+        self._has_affinities = graph is not None and recipe.graph.graph_steps > 0
+        self._positive_weight = recipe.contrast.positive_weight
+        # Of each row of x its column in the views, -1 without any.
+        self._view_column = np.full(len(x), -1)
+        self._view_column[split.view_rows] = np.arange(len(split.view_rows))
+        # With a graph, an image is a view of itself, too; without it, only beside a single view.
+        self._image_is_view = graph is not None or len(views) == 1
 
-    def _take(self, which: Tensor, rows: Tensor) -> NDArray[np.float32]:
-        """Feature of view ``which`` of each row; with plain features, view 0 is the feature."""
-        index, number = self._kept[rows.numpy()], which.numpy() - int(self._with_plain)
-        out = self._x[index]
-        column = self._view_of[index]
-        made = (number >= 0) & (column >= 0)
-        out[made] = self._views[number[made], column[made]]
-        return out
-
-    def draw(self, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch.
+    def draw(self, positions: Tensor, generator: torch.Generator) -> Batch:
+        """Draw a batch.
 
         Parameters
         ----------
-        rows : Tensor, shape (B,), int64
-            Positions in ``kept``.
+        positions : Tensor, shape (B,), int64
+            Images, as positions in ``learning_rows``.
         generator : Generator
             Of every choice.
 
         Returns
         -------
-        views : Tensor, shape (2 B, d), float32
-            A view of each, then a view of each one's partner.
-        whose : Tensor, shape (2 B,), int64
-            The positions they are of.
-        targets : Tensor, shape (2 B, 2 B)
-            For `losses.contrastive_loss`.
+        Batch
+            On the CPU.
         """
-        count = len(self._views) + int(self._with_plain)
-        first = torch.randint(count, rows.shape, generator=generator)
+        count = len(self._views) + int(self._image_is_view)
+        first = torch.randint(count, positions.shape, generator=generator)
         if self._graph is None:
-            second = (first + torch.randint(1, count, rows.shape, generator=generator)) % count
-            partners = rows
+            shift = torch.randint(1, count, positions.shape, generator=generator)
+            second = (first + shift) % count
+            positives = positions
         else:
-            second = torch.randint(count, rows.shape, generator=generator)
-            partners = self._graph.walk(rows, self._recipe.graph.walk_steps, generator)
-        views = np.concatenate([self._take(first, rows), self._take(second, partners)])
-        whose = torch.cat([rows, partners])
-        return torch.from_numpy(views), whose, self._targets(whose)
+            second = torch.randint(count, positions.shape, generator=generator)
+            positives = self._graph.walk(positions, self._walk_steps, generator)
+        views = np.concatenate([self._take(first, positions), self._take(second, positives)])
+        sources = torch.cat([positions, positives])
+        return Batch(torch.from_numpy(views), sources, self._targets(sources))
 
-    def _targets(self, whose: Tensor) -> Tensor:
-        partner = partner_targets(len(whose))
-        if self._graph is None or not self._recipe.graph.graph_steps:
-            return partner
-        shared = self._graph.affinities(whose) * (1 - self._recipe.contrast.positive_weight)
-        # What the affinities leave (all, where they are 0) is on the partner.
-        return shared + partner * (1 - shared.sum(1, keepdim=True))
+    def _take(self, which: Tensor, positions: Tensor) -> NDArray[np.float32]:
+        """View number ``which`` of each image; number 0 is the image, if it is a view of itself."""
+        rows, number = self._rows[positions.numpy()], which.numpy() - int(self._image_is_view)
+        out = self._x[rows]
+        column = self._view_column[rows]
+        augmented = (number >= 0) & (column >= 0)
+        out[augmented] = self._views[number[augmented], column[augmented]]
+        return out
+
+    def _targets(self, sources: Tensor) -> Tensor:
+        positive = positive_targets(len(sources))
+        if self._graph is None or not self._has_affinities:
+            return positive
+        shared = self._graph.affinities(sources) * (1 - self._positive_weight)
+        # The positive has what the affinities leave: all, where they are 0.
+        return shared + positive * (1 - shared.sum(1, keepdim=True))

@@ -1,4 +1,4 @@
-"""What a training says about itself, epoch by epoch, and when it is ill."""
+"""The trace of a training, epoch by epoch, and checks for divergence and collapse."""
 
 from __future__ import annotations
 
@@ -15,16 +15,26 @@ from hyperpq.errors import TrainingError
 from hyperpq.quantizers.kmeans import MAX_VALUE
 from hyperpq.utils.files import atomic_write
 
+# A contrastive loss this much above chance and above the first one is divergence.
+_DIVERGED_ABOVE = 2
+# Codes with less than this share of the possible entropy in every subspace have collapsed.
+_COLLAPSED_BELOW = 0.1
+
 
 class Trace:
-    """One JSON object a line, one line an epoch; a resumed training goes on where it was.
+    """JSON lines with the statistics of each epoch; a resumed training adds to them.
 
     Parameters
     ----------
     path : Path or None
         File to write; None keeps the lines in memory only.
     epoch : int
-        Lines of epochs from this one on are dropped (they will be run again).
+        First epoch that will be run. Lines of this epoch and later ones are dropped.
+
+    Raises
+    ------
+    TrainingError
+        The file is not a trace.
     """
 
     def __init__(self, path: Path | None, epoch: int = 0) -> None:
@@ -42,7 +52,7 @@ class Trace:
         self._write()
 
     def add(self, **facts: Any) -> None:
-        """Append a line."""
+        """Append a line with the statistics of one epoch."""
         self.lines.append(facts)
         self._write()
 
@@ -53,7 +63,7 @@ class Trace:
 
 
 def code_statistics(codes: Tensor, K: int) -> dict[str, list[Any]]:
-    """Codewords in use and entropy (bits) of each subspace's codes; ``codes`` is (n, M)."""
+    """Codewords in use, and entropy in bits, of each subspace of codes (n, M)."""
     used, entropy = [], []
     for column in codes.long().T:
         p = torch.bincount(column, minlength=K).double() / len(column)
@@ -64,7 +74,7 @@ def code_statistics(codes: Tensor, K: int) -> dict[str, list[Any]]:
 
 
 def check_loss(losses: dict[str, float], batch: int, epoch: int, first: float) -> None:
-    """Raise if an epoch's losses are not finite or far above chance and where they began.
+    """Raise if the losses of an epoch are not finite, or far above chance and above the first one.
 
     Parameters
     ----------
@@ -75,13 +85,13 @@ def check_loss(losses: dict[str, float], batch: int, epoch: int, first: float) -
     epoch : int
         For the message.
     first : float
-        Contrastive loss of the first batch. Among copies of one image it is far above chance
-        from the beginning, as which copy a view is of can't be told.
+        Contrastive loss of the first batch. Among copies of one image it is far above chance from
+        the beginning, since nothing tells of which copy a view is.
 
     Raises
     ------
     TrainingError
-        With the loss and what to change.
+        The training diverged; the message says what to change.
     """
     bad = [name for name, value in losses.items() if not math.isfinite(value)]
     if bad:
@@ -90,7 +100,7 @@ def check_loss(losses: dict[str, float], batch: int, epoch: int, first: float) -
             "lower the learning rate or raise the temperature."
         )
     chance = math.log(max(2 * batch - 1, 2))
-    if losses["contrastive"] > max(chance, first) + 2:
+    if losses["contrastive"] > max(chance, first) + _DIVERGED_ABOVE:
         raise TrainingError(
             f"training diverged in epoch {epoch}: the contrastive loss is "
             f"{losses['contrastive']:.2f}, chance is {chance:.2f}; lower the learning rate, "
@@ -101,10 +111,17 @@ def check_loss(losses: dict[str, float], batch: int, epoch: int, first: float) -
 def check_values(values: Mapping[str, Tensor], epoch: int) -> None:
     """Raise if the last step of an epoch left values that float32 can't go on with.
 
+    Parameters
+    ----------
+    values : mapping of str to Tensor
+        Values by their names in the message.
+    epoch : int
+        For the message.
+
     Raises
     ------
     TrainingError
-        With what they are and what to change.
+        The training diverged; the message says what to change.
     """
     for name, value in values.items():
         largest = float(value.detach().abs().max())
@@ -116,6 +133,6 @@ def check_values(values: Mapping[str, Tensor], epoch: int) -> None:
 
 
 def is_collapsed(codes: Tensor, K: int) -> bool:
-    """Whether every subspace has under a tenth of the entropy that it could have."""
+    """Whether codes (n, M) have under a tenth of the possible entropy in every subspace."""
     entropy = code_statistics(codes, K)["entropy"]
-    return max(entropy) < 0.1 * math.log2(min(K, max(len(codes), 2)))
+    return max(entropy) < _COLLAPSED_BELOW * math.log2(min(K, max(len(codes), 2)))

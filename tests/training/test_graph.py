@@ -8,12 +8,12 @@ import torch
 from scipy.sparse import csr_matrix
 
 from hyperpq.training.graph import (
-    _step_and_cut,
+    _truncated_step,
     build_graph,
     graph_features,
     image_weight,
     nearest_others,
-    reach,
+    walk_support,
 )
 
 
@@ -35,7 +35,7 @@ def test_neighbours_are_those_of_brute_force(z):
     np.testing.assert_allclose(squared, np.sort(distances, 1)[:, :7], atol=1e-5)
 
 
-def test_a_image_is_never_its_own_neighbour_among_copies():
+def test_an_image_is_never_its_own_neighbour_among_copies():
     z = unit(np.ones((30, 4)))
     found, squared = nearest_others(z, 5)
     assert found.shape == (30, 5)
@@ -45,7 +45,7 @@ def test_a_image_is_never_its_own_neighbour_among_copies():
 
 @pytest.mark.parametrize("steps", [2, 4, 8])
 def test_affinity_is_the_walk_divided_by_the_degree(z, steps):
-    graph = build_graph(z, 6, steps, places=90)
+    graph = build_graph(z, 6, steps, support=90)
     n = len(z)
     found, squared = nearest_others(z, 6)
     scale = np.sqrt(squared[:, 5]).astype(np.float64)
@@ -56,14 +56,16 @@ def test_affinity_is_the_walk_divided_by_the_degree(z, steps):
     weights += weights.T
     degree = weights.sum(1)
     want = np.linalg.matrix_power(weights / degree[:, None], steps) / degree
-    np.testing.assert_allclose((graph.half @ graph.half.T).toarray(), want, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(
+        (graph.factor @ graph.factor.T).toarray(), want, rtol=1e-3, atol=1e-7
+    )
 
 
 def test_affinities_of_a_batch_are_rows_of_shares(z):
     graph = build_graph(z, 6, 4)
     rows = torch.tensor([3, 8, 3, 50, 89])
     shares = graph.affinities(rows)
-    full = (graph.half @ graph.half.T).toarray()
+    full = (graph.factor @ graph.factor.T).toarray()
     want = full[np.ix_(rows, rows)]
     want[rows[:, None] == rows[None]] = 0
     want /= np.maximum(want.sum(1, keepdims=True), 1e-30)
@@ -71,37 +73,37 @@ def test_affinities_of_a_batch_are_rows_of_shares(z):
     assert shares[0, 2] == shares[2, 0] == 0
 
 
-def test_cut_keeps_the_most_probable_places(z):
+def test_truncation_keeps_the_most_probable_ends(z):
     short = build_graph(z, 6, 8)
-    assert (np.diff(short.half.indptr) <= reach(90)).all()
-    whole = build_graph(z, 6, 8, places=90)
-    assert short.half.nnz < whole.half.nnz / 2
-    a, b = ((g.half @ g.half.T).toarray() for g in (whole, short))
+    assert (np.diff(short.factor.indptr) <= walk_support(90)).all()
+    whole = build_graph(z, 6, 8, support=90)
+    assert short.factor.nnz < whole.factor.nnz / 2
+    a, b = ((g.factor @ g.factor.T).toarray() for g in (whole, short))
     assert np.mean([np.corrcoef(p, q)[0, 1] for p, q in zip(a, b, strict=True)]) > 0.7
 
 
-def test_reach_grows_with_the_images():
-    found = [reach(n) for n in range(1, 10_000)]
+def test_support_grows_with_the_images():
+    found = [walk_support(n) for n in range(1, 10_000)]
     assert found == sorted(found)
     assert 1 < found[0] < found[999] < found[-1]
     assert found[-1] == found[4999]
-    assert all(reach(n, 12) >= reach(n) for n in (100, 500, 5000))
-    assert reach(500, 12) > reach(500)
+    assert all(walk_support(n, 12) >= walk_support(n) for n in (100, 500, 5000))
+    assert walk_support(500, 12) > walk_support(500)
 
 
 def test_walks_of_a_small_set_stay_among_what_belongs_together():
-    """15 overlapping classes of 20: walks of full reach would end anywhere."""
+    """15 overlapping classes of 20: walks of full support would end anywhere."""
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(15), 20)
     z = unit(rng.normal(size=(15, 24))[label] + rng.normal(size=(300, 24)))
 
-    def purity(**places):
-        half = build_graph(z, 20, 8, **places).half
-        affinity = (half @ half.T).toarray()
+    def purity(**support):
+        factor = build_graph(z, 20, 8, **support).factor
+        affinity = (factor @ factor.T).toarray()
         np.fill_diagonal(affinity, 0)
         return affinity[label[:, None] == label[None]].sum() / affinity.sum()
 
-    assert purity() > purity(places=128) + 0.2
+    assert purity() > purity(support=128) + 0.2
 
 
 def test_walks_stay_on_edges(z):
@@ -123,8 +125,8 @@ def test_diffusion_finds_clusters_better_than_distance():
     # On a sphere, so that inner products are distances.
     z = unit(np.concatenate([moons, np.full((400, 1), 4.0)], 1))
     similar = z @ z.T
-    graph = build_graph(z, 8, 32, places=400)
-    diffused = (graph.half @ graph.half.T).toarray()
+    graph = build_graph(z, 8, 32, support=400)
+    diffused = (graph.factor @ graph.factor.T).toarray()
 
     def purity(scores):
         np.fill_diagonal(scores, -1)
@@ -173,7 +175,7 @@ def test_image_weight_against_lists_in_plain_python():
     assert expected > 5
 
 
-def test_a_image_weighs_more_where_its_views_are_worse():
+def test_an_image_weighs_more_where_its_views_are_worse():
     rng = np.random.default_rng(0)
     truth = unit(rng.normal(size=(600, 16)))
     # Images and views alike are noisy witnesses of the same truth.
@@ -200,19 +202,19 @@ def test_views_of_some_leave_the_others_alone():
     )
 
 
-def test_cut_rows_are_the_most_probable_places():
-    """Against whole rows, sorted; more places than are kept."""
+def test_truncated_rows_are_the_most_probable_ends():
+    """Against whole rows, sorted; more ends than are kept."""
     rng = np.random.default_rng(0)
     walk = rng.random((30, 600)) * (rng.random((30, 600)) < 0.5)
     walk[3:] *= rng.random((27, 600)) < 0.15
     step = np.eye(600) + 0.1 * np.eye(600, k=1)
-    places = 128
+    support = 128
     pair = (csr_matrix(matrix.astype(np.float32)) for matrix in (walk, step))
-    cut = _step_and_cut(*pair, places)
+    cut = _truncated_step(*pair, support)
     whole = walk @ step
-    assert (whole > 0).sum(1).max() > places > (whole > 0).sum(1).min()
+    assert (whole > 0).sum(1).max() > support > (whole > 0).sum(1).min()
     for row, full in zip(cut.toarray(), whole, strict=True):
-        expected = np.where(full >= np.sort(full)[-places], full, 0)
+        expected = np.where(full >= np.sort(full)[-support], full, 0)
         np.testing.assert_allclose(row, expected, rtol=1e-5)
 
 

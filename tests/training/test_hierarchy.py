@@ -6,12 +6,20 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
 from hyperpq.quantizers.kmeans import kmeans
-from hyperpq.training.hierarchy import build_hierarchy, cut, usable_levels, weighted_ward
+from hyperpq.training.features import tangent_vectors
+from hyperpq.training.hierarchy import (
+    Hierarchy,
+    cluster_levels,
+    cut,
+    usable_levels,
+    weighted_ward,
+)
 
 
 def rand_index(a, b):
@@ -131,7 +139,7 @@ def features():
 
 def test_micro_clusters_give_the_tree_of_full_ward(features):
     levels = (100, 50, 20)
-    ours = build_hierarchy(features, levels, seed=0)
+    ours = cluster_levels(features, levels, seed=0)
     tree = linkage(features, "ward")
     for labels, level in zip(ours, levels, strict=True):
         assert labels.dtype == np.int64
@@ -142,33 +150,33 @@ def test_micro_clusters_give_the_tree_of_full_ward(features):
 
 
 def test_levels_are_nested(features):
-    levels = build_hierarchy(features, (200, 90, 40, 7), seed=1, micro=400)
+    levels = cluster_levels(features, (200, 90, 40, 7), seed=1, micro=400)
     for fine, coarse in pairwise(levels):
         parents = {(int(f), int(c)) for f, c in zip(fine, coarse, strict=True)}
         assert len(parents) == len(np.unique(fine))
 
 
 def test_same_seed_same_tree(features):
-    one, two = (build_hierarchy(features, (50,), seed=5, micro=300)[0] for _ in range(2))
+    one, two = (cluster_levels(features, (50,), seed=5, micro=300)[0] for _ in range(2))
     np.testing.assert_array_equal(one, two)
 
 
 def test_few_features_take_no_micro_clusters():
     x = np.random.default_rng(4).normal(size=(300, 8)).astype(np.float32)
-    for labels, level in zip(build_hierarchy(x, (30, 10), seed=0), (30, 10), strict=True):
+    for labels, level in zip(cluster_levels(x, (30, 10), seed=0), (30, 10), strict=True):
         assert same_partition(labels, scipy_labels(x.astype(np.float64), level))
 
 
 def test_order_of_levels_is_kept():
     x = np.random.default_rng(5).normal(size=(100, 4)).astype(np.float32)
-    sizes = [len(np.unique(labels)) for labels in build_hierarchy(x, (5, 20, 10), seed=0)]
+    sizes = [len(np.unique(labels)) for labels in cluster_levels(x, (5, 20, 10), seed=0)]
     assert sizes == [5, 20, 10]
 
 
 def test_many_equal_features_with_micro_clusters():
     """Fewer different features than clusters: labels still number from 0, equal stay together."""
     x = np.repeat(np.eye(12, dtype=np.float32), 50, 0)
-    labels = build_hierarchy(x, (20, 4), seed=0, micro=100)
+    labels = cluster_levels(x, (20, 4), seed=0, micro=100)
     for own, level in zip(labels, (20, 4), strict=True):
         assert own.min() == 0
         assert own.max() == len(np.unique(own)) - 1 < level
@@ -206,3 +214,15 @@ def test_kmeans_for_any_number_of_points(n, k, d, seed):
         np.testing.assert_allclose(chosen, 0, atol=1e-12)
     again, _ = kmeans(x, k, seed=seed)
     np.testing.assert_array_equal(again, centroids)
+
+
+def test_prototypes_are_the_mean_tangents_of_their_clusters(x, small, train):
+    codec = train(x, small.replace(epochs=0))
+    v = tangent_vectors(codec, x)
+    hierarchy = Hierarchy.from_tangents(v, (12, 4), seed=0, device=codec.device)
+    for labels, prototypes, level in zip(
+        hierarchy.labels, hierarchy.prototypes, (12, 4), strict=True
+    ):
+        assert prototypes.shape == (level, 2, 4)
+        for j in range(level):
+            torch.testing.assert_close(prototypes[j], v[labels == j].mean(0), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The guard: learning that doesn't help is not kept, and learning that does is."""
+"""The acceptance check: learning that doesn't help is not kept, and learning that does is."""
 
 from __future__ import annotations
 
@@ -10,22 +10,14 @@ import pytest
 from hyperpq.codec.serialization import to_files
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.scan import search
-from hyperpq.training import holdout_check as guard
+from hyperpq.training.holdout_check import HoldoutCheck
 from hyperpq.training.recipe import Recipe
+from hyperpq.training.split import hold_out
 from hyperpq.training.train import train_codec
 
 QUICK = Recipe().replace(
     width=32, subspaces=4, hidden=64, epochs=12, batch=128, graph_neighbours=10
 )
-
-
-def test_rows_are_held_out_once():
-    for n in (1, 159, 160, 300, 100_000):
-        held = guard.hold_out(n, 0)
-        assert (np.diff(held) > 0).all()
-        assert len(held) == 0 or 0 <= held[0] <= held[-1] < n
-        assert len(held) == (0 if n < 160 else min(n // 10, 256))
-    assert (guard.hold_out(300, 0) != guard.hold_out(300, 1)).any()
 
 
 def noise(n=900):
@@ -115,16 +107,16 @@ def test_few_views_of_many_images_are_no_reason_to_refuse(caplog):
 def test_agreement_of_a_collapsed_codec_is_low():
     x, _ = structured()
     codec = train_codec(x, M=2, recipe=QUICK.replace(epochs=0))
-    held = guard.hold_out(len(x), 0)
-    judge = guard.Guard(codec, x, x[None], held, are_images=False)
-    good = judge.agreement(codec)
+    held = hold_out(len(x), 0)
+    check = HoldoutCheck(codec, x, x[None], held, has_image_views=False)
+    good = check.agreement(codec)
     codec.weight.data.zero_()
-    bad = judge.agreement(codec)
+    bad = check.agreement(codec)
     assert 0 <= bad < good / 2
     assert good <= 1
 
 
-def test_too_few_to_judge(caplog):
+def test_too_few_to_check(caplog):
     x = noise(159)
     with caplog.at_level(logging.WARNING):
         codec = train_codec(x, M=2, recipe=QUICK)

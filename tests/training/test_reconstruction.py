@@ -9,7 +9,7 @@ import torch
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.evaluation import recall_at
-from hyperpq.training import reconstruction as fidelity
+from hyperpq.training import reconstruction
 from hyperpq.training.reconstruction import FidelityState, fit_fidelity
 
 
@@ -105,7 +105,7 @@ def test_same_seed_same_bytes(nbits):
 
 
 def test_long_sets_are_sampled(monkeypatch):
-    monkeypatch.setattr(fidelity, "SAMPLE", 1000)
+    monkeypatch.setattr(reconstruction, "MAX_ROWS", 1000)
     x = anisotropic(2999, 1)
     whole, part = fit_fidelity(x, 2, seed=0, epochs=1), fit_fidelity(x[::3], 2, seed=0, epochs=1)
     assert torch.equal(whole.quantizer.codebooks, part.quantizer.codebooks)

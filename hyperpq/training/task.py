@@ -1,0 +1,50 @@
+"""`TrainingTask`: the data of a training, its recipe and the codes that it is for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.geometry.registry import Metric
+from hyperpq.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """What a training starts from and what it is to give.
+
+    Attributes
+    ----------
+    x : ndarray, shape (n, d), float32
+        Features of the training images, without augmentation; n >= 1.
+    recipe : Recipe
+        All settings; the number of epochs is settled.
+    M : int
+        Codes of one image: subspaces, or codebooks that add up.
+    nbits : {4, 8}
+        Bits of each.
+    metric : {"l1", "geodesic", "chord"}
+        How the distances of the subspaces add up. Without effect on the objective ``fidelity``.
+    seed : int
+        Of every random choice.
+    device : str
+        Torch device.
+    """
+
+    x: NDArray[np.float32]
+    recipe: Recipe
+    M: int
+    nbits: int
+    metric: Metric
+    seed: int
+    device: str
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training set."""
+        epochs = self.recipe.optimiser.epochs
+        if epochs is None:
+            raise ValueError("epochs are left open; settle them with Recipe.for_size.")
+        return epochs

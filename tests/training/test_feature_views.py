@@ -1,0 +1,31 @@
+"""Views in feature space: their shape, seed and noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperpq.training.feature_views import feature_views
+
+
+@given(n=st.integers(1, 40), V=st.integers(1, 4), seed=st.integers(0, 2**31))
+@settings(max_examples=15)
+def test_feature_views_shape_and_seed(n, V, seed):
+    x = np.random.default_rng(seed).normal(size=(n, 6)).astype(np.float32)
+    views = feature_views(x, V, seed=seed)
+    assert views.shape == (V, n, 6)
+    assert views.dtype == np.float32
+    np.testing.assert_array_equal(views, feature_views(x, V, seed=seed))
+    assert n < 2 or (views != feature_views(x, V, seed=seed + 1)).any()
+
+
+def test_feature_views_have_the_noise_of_the_data():
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(4000, 3)) * [5, 1, 0] + [0, 2, 7]).astype(np.float32)
+    noise = feature_views(x, 2, seed=0, strength=0.3, dropout=0.0) - x
+    np.testing.assert_allclose(noise.std(1), [[1.5, 0.3, 0]] * 2, rtol=0.1)
+    np.testing.assert_array_equal(noise[..., 2], 0)
+    dropped = feature_views(x, 1, seed=0, strength=0.0, dropout=0.25)[0] == x.mean(0)
+    assert dropped[:, 0].mean() == pytest.approx(0.25, abs=0.03)
