@@ -1,1 +1,6 @@
-"""The command line: each command parses, calls the library and prints."""
+"""The command line `hyperpq`: each command parses its arguments, calls the library and prints.
+
+`main` holds the group of commands and turns errors into one line and an exit code. Every other file
+is one command, except `options` and `output` (which commands share), `formats` (answers of a query
+as text) and `interrupts` (Ctrl-C). Commands are imported only when they run.
+"""

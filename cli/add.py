@@ -1,4 +1,4 @@
-"""`hyperpq add`: more images, or vectors, for an index."""
+"""`hyperpq add`: add images or vectors to an index."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
 
 
 @click.command("add")
-@click.argument("inputs", nargs=-1, required=True, type=common.PATH, metavar="DIR...")
-@common.index_option
-@common.backbone_option
-@common.device_option
-@common.workers_option
-@common.exclude_option
-@common.hidden_option
-@common.quiet_option
+@click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="DIR...")
+@options.index_option
+@options.backbone_option
+@options.device_option
+@options.workers_option
+@options.exclude_option
+@options.hidden_option
+@options.quiet_option
 def command(
     inputs: tuple[Path, ...],
     index_path: Path,
@@ -28,40 +28,38 @@ def command(
     include_hidden: bool,
     quiet: bool,
 ) -> None:
-    """Add the images below DIR to an index; nothing is forgotten.
+    """Add the images in the folders DIR to an index, and remove none.
 
-    For an index of vectors give files of them, as to `hyperpq import`.
+    For an index of vectors, give files of vectors instead of folders, as for `hyperpq import`.
     """
     from hyperpq.io.vector_files import is_vector_file
 
+    facts: output.Facts
     if all(map(is_vector_file, inputs)):
         from hyperpq.io.import_vectors import import_vectors
 
         done = import_vectors(
-            inputs, index_path, create=False, device=device, progress=common.progress(quiet)
+            inputs, index_path, create=False, device=device, progress=output.progress(quiet)
         )
-        lines: list[tuple[str, object]] = [
-            ("added", f"{done.added:,}"),
-            ("vectors", f"{done.index.ntotal:,}"),
-        ]
+        facts = [("added", f"{done.added:,}"), ("vectors", f"{done.index.ntotal:,}")]
     else:
         from hyperpq.images.build import update_index
 
         images, report = update_index(
             inputs,
             index_path,
-            forget=False,
-            device=device,
+            remove_missing=False,
             backbone=backbone,
+            device=device,
             workers=workers,
-            progress=common.progress(quiet),
-            **common.given(exclude=exclude, include_hidden=include_hidden),
+            progress=output.progress(quiet),
+            **options.given(exclude=exclude, include_hidden=include_hidden),
         )
-        lines = [
+        facts = [
             ("added", f"{report.added:,}"),
             ("images", f"{len(images):,}"),
-            ("skipped", common.skipped_summary(report.skipped, index_path)),
-            ("seconds", common.seconds(report.seconds)),
+            ("skipped", output.skipped_summary(report.skipped, index_path)),
+            ("seconds", output.seconds(report.seconds)),
         ]
     if not quiet:
-        common.emit(common.facts(lines))
+        output.emit(output.table(facts))

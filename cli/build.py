@@ -1,50 +1,65 @@
-"""`hyperpq build`: an index from folders of images."""
+"""`hyperpq build`: build an index from folders of images, or bring it up to date."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
+
+if TYPE_CHECKING:
+    from hyperpq.images import ImageIndex
 
 
 @click.command("build")
-@click.argument("more", nargs=-1, type=common.PATH, metavar="[DIR]...")
+@click.argument("more", nargs=-1, type=options.PATH, metavar="[DIR]...")
 @click.option(
     "--images",
     multiple=True,
     required=True,
-    type=common.PATH,
+    type=options.PATH,
     metavar="DIR",
-    help="Folder of images; more may follow it.",
+    help="Folder of images. More folders can follow it.",
 )
-@common.index_option
-@common.training_options
-@click.option("--backbone", metavar="NAME", help="Image encoder, see `hyperpq info`. [lite0]")
-@click.option("--train-size", type=click.IntRange(min=1), help="Images to train on. [25000]")
+@options.index_option
+@options.training_options
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Image encoder; `hyperpq info` lists the names. [default: lite0]",
+)
+@click.option(
+    "--train-size",
+    type=click.IntRange(min=1),
+    help="Largest number of images to train on. [default: 25000]",
+)
 @click.option(
     "--view-size",
     type=click.IntRange(min=0),
-    help="Those of them that augmented views are made of. [5000]",
+    help="Largest number of training images that augmented views are made of. [default: 5000]",
 )
 @click.option(
     "--codec",
-    type=common.PATH,
+    type=options.PATH,
     metavar="INDEX",
-    help="A new index takes the codec of this one, at the length of --bits; it should have learned "
-    "from images of the same kind.",
+    help="Use the codec of another index, at the length --bits, instead of training one. It should "
+    "have been trained on images of the same kind.",
 )
-@click.option("--max-megapixels", type=float, help="Skip larger images. [200]")
-@common.device_option
-@common.workers_option
-@common.exclude_option
-@common.hidden_option
-@click.option("--resume", is_flag=True, help="Go on with an interrupted build.")
-@click.option("--overwrite", is_flag=True, help="Replace the index that is there.")
-@common.quiet_option
+@click.option(
+    "--max-megapixels",
+    type=float,
+    help="Skip images with more megapixels. [default: 200]",
+)
+@options.device_option
+@options.workers_option
+@options.exclude_option
+@options.hidden_option
+@click.option("--resume", is_flag=True, help="Continue an interrupted build.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing index.")
+@options.quiet_option
 def command(
     more: tuple[Path, ...],
     images: tuple[Path, ...],
@@ -54,12 +69,12 @@ def command(
     resume: bool,
     overwrite: bool,
     quiet: bool,
-    **options: Any,
+    **chosen: Any,
 ) -> None:
-    """Build an index of all images below DIR, or bring it up to date.
+    """Build an index of all images in the folders DIR, or bring it up to date.
 
-    Built again over the same folders, it adds what is new, forgets what is gone and encodes nothing
-    twice.
+    If the index exists, the command adds new and changed images, removes images that no longer
+    exist, and encodes no image twice.
     """
     from hyperpq.images.build import build_index, working_directory
 
@@ -71,30 +86,35 @@ def command(
             workers=workers,
             resume=resume,
             overwrite=overwrite,
-            progress=common.progress(quiet),
-            **common.given(**options),
+            progress=output.progress(quiet),
+            **options.given(**chosen),
         )
     except KeyboardInterrupt:
         begun = working_directory(index_path).exists()
-        how = " and --resume" if begun and not resume else ""
-        raise KeyboardInterrupt(f"go on with the same command{how}") from None
+        how = " with --resume" if begun and not resume else " again"
+        raise KeyboardInterrupt(f"run the same command{how} to continue") from None
     if quiet:
         return
-    lines: list[tuple[str, object]] = [("images", f"{report.images:,}")]
-    if report.added != report.images or report.forgotten:
-        lines += [("added", f"{report.added:,}"), ("forgotten", f"{report.forgotten:,}")]
-    bits = index.index.M * index.index.nbits
-    place = (
-        "" if index_path == Path("hyperpq-index") else f" --index {shlex.quote(str(index_path))}"
-    )
-    name = index.backbone_identity["name"]
-    if name.startswith("torchscript:"):
-        place += f" --backbone {shlex.quote(name)}"
-    lines += [
-        ("skipped", common.skipped_summary(report.skipped, index_path)),
-        ("code", f"{bits} bits, {index.index.code_size} bytes an image"),
-        ("seconds", common.seconds(report.seconds)),
+    codes = index.index
+    facts: output.Facts = [("images", f"{report.images:,}")]
+    if report.added != report.images or report.removed:
+        facts += [("added", f"{report.added:,}"), ("removed", f"{report.removed:,}")]
+    facts += [
+        ("skipped", output.skipped_summary(report.skipped, index_path)),
+        ("code", f"{codes.M * codes.nbits} bits, {codes.code_size} bytes per image"),
+        ("seconds", output.seconds(report.seconds)),
         ("index", index_path),
-        ("next", f"hyperpq query IMG -k 10{place}"),
+        ("next", _query_command(index, index_path)),
     ]
-    common.emit(common.facts(lines))
+    output.emit(output.table(facts))
+
+
+def _query_command(index: ImageIndex, index_path: Path) -> str:
+    """The command that searches an index."""
+    words = ["hyperpq", "query", "IMG", "-k", "10"]
+    if index_path != Path("hyperpq-index"):
+        words += ["--index", str(index_path)]
+    backbone = index.backbone_identity["name"]
+    if backbone.startswith("torchscript:"):
+        words += ["--backbone", backbone]
+    return shlex.join(words)

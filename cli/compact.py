@@ -1,4 +1,4 @@
-"""`hyperpq compact`: fewer, larger files without removed rows."""
+"""`hyperpq compact`: join small shards and drop removed rows."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
 
 
 @click.command("compact")
-@common.index_option
-@common.quiet_option
+@options.index_option
+@options.quiet_option
 def command(index_path: Path, quiet: bool) -> None:
-    """Join the small shards of an index and drop removed rows.
+    """Join small shards of an index and drop removed rows.
 
-    Answers stay as they are; whoever reads the index meanwhile isn't disturbed.
+    Search results stay the same, and programs that read the index meanwhile are not disturbed.
     """
     from hyperpq.store import IndexStore
 
     store = IndexStore.open(index_path)
-    shards, removed = len(store.segments), store.n_deleted
+    shards, deleted = len(store.segments), store.n_deleted
     store.compact()
     if not quiet:
-        common.emit(
-            common.facts(
+        output.emit(
+            output.table(
                 [
                     ("shards", f"{len(store.segments):,} (before: {shards:,})"),
-                    ("removed rows dropped", f"{removed:,}"),
+                    ("removed rows dropped", f"{deleted:,}"),
                     ("rows", f"{store.ntotal:,}"),
                 ]
             )

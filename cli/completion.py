@@ -1,4 +1,4 @@
-"""`hyperpq completion`: completion of commands and options in a shell."""
+"""`hyperpq completion`: shell completion of commands and options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print the script that completes commands and options in a shell.
 
     \b
     bash   eval "$(hyperpq completion bash)"            in ~/.bashrc
@@ -21,5 +21,5 @@ def command(shell: str) -> None:
 
     complete = get_completion_class(shell)
     if complete is None:
-        raise click.UsageError(f"no completion for {shell}")
+        raise click.UsageError(f"the installed click has no completion for {shell}.")
     click.echo(complete(cli, {}, "hyperpq", "_HYPERPQ_COMPLETE").source())

@@ -1,4 +1,4 @@
-"""`hyperpq draw`: a small set of images to try things on."""
+"""`hyperpq draw`: draw a synthetic set of images."""
 
 from __future__ import annotations
 
@@ -6,23 +6,39 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
 
 
 @click.command("draw")
-@click.argument("folder", type=common.PATH, metavar="DIR")
+@click.argument("folder", type=options.PATH, metavar="DIR")
 @click.option(
-    "-n", "count", type=click.IntRange(min=1), default=360, show_default=True, help="Images."
+    "-n",
+    "count",
+    type=click.IntRange(min=1),
+    default=360,
+    show_default=True,
+    help="Number of images.",
 )
 @click.option(
-    "--size", type=click.IntRange(16, 1024), default=96, show_default=True, help="Pixels a side."
+    "--size",
+    type=click.IntRange(16, 1024),
+    default=96,
+    show_default=True,
+    help="Width and height of an image in pixels.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another set."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of all random choices.",
 )
 def command(folder: Path, count: int, size: int, seed: int) -> None:
-    """Draw a set of images in folders kingdom/family/species, to try hyperpq on."""
+    """Draw a synthetic set of images in the folders DIR/kingdom/family/species.
+
+    The set lets you try hyperpq without images of your own.
+    """
     from hyperpq.datasets.drawn import draw_dataset, species
 
     draw_dataset(folder, count, size=size, seed=seed)
-    common.emit(f"{count} images of {len(species())} species in {folder}\n")
+    output.emit(f"{count} images of {len(species())} species in {folder}\n")

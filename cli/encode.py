@@ -1,29 +1,30 @@
-"""`hyperpq encode`: codes of images or vectors, without adding them."""
+"""`hyperpq encode`: codes of images or vectors, without adding them to the index."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
 
 
 @click.command("encode")
-@click.argument("inputs", nargs=-1, required=True, metavar="IMG|X...")
+@click.argument("inputs", nargs=-1, required=True, metavar="IMG|FILE...")
 @click.option(
     "-o",
     "--out",
     required=True,
-    type=common.PATH,
+    type=options.PATH,
     metavar="CODES.npy",
-    help="Where to write the codes, uint8 of shape (n, code_size).",
+    help="File to write the codes to, an array of uint8 of shape (n, code_size).",
 )
-@common.index_option
-@common.backbone_option
-@common.device_option
-@common.workers_option
-@common.quiet_option
+@options.index_option
+@options.backbone_option
+@options.device_option
+@options.workers_option
+@options.quiet_option
 def command(
     inputs: tuple[str, ...],
     out: Path,
@@ -33,23 +34,20 @@ def command(
     workers: int,
     quiet: bool,
 ) -> None:
-    """Write the codes of images, or of files of vectors, under the codec of an index.
+    """Write the codes of images, or of the vectors in files, by the codec of an index.
 
-    The names of the images, in the order of the codes, go to stdout.
+    IMG is an image, a folder of images, @FILE for a file with one name per line, or - for names on
+    stdin. FILE is a file of vectors, as for `hyperpq import`. The names of the images are printed
+    in the order of their codes.
     """
-    import sys
-
-    from hyperpq.io.npy_files import check_writable, save_codes
-    from hyperpq.io.vector_files import is_vector_file, open_vectors
+    from hyperpq.io.output_files import check_writable, save_codes
+    from hyperpq.io.vector_files import is_vector_file
 
     check_writable(out)
-
     if all(is_vector_file(Path(name)) for name in inputs):
-        from hyperpq.index.hihpq_index import HiHPQIndex
+        from hyperpq.io.encode_vectors import encode_vectors
 
-        index = HiHPQIndex.load(index_path, device=device)
-        files = [open_vectors(name, d=index.d) for name in inputs]
-        save_codes(out, [index.encode(block) for file in files for block in file.blocks()])
+        save_codes(out, encode_vectors(inputs, index_path, device=device))
         return
 
     from hyperpq.images.image_index import ImageIndex
@@ -57,11 +55,11 @@ def command(
 
     images = ImageIndex.open(index_path, device=device, backbone=backbone)
     encoded = images.encode(
-        query_paths(inputs, sys.stdin.buffer), workers=workers, progress=common.progress(quiet)
+        query_paths(inputs, sys.stdin.buffer), workers=workers, progress=output.progress(quiet)
     )
     save_codes(out, [encoded.codes])
-    common.emit("".join(f"{common.name(path)}\n" for path in encoded.paths))
+    output.emit("".join(f"{output.name(path)}\n" for path in encoded.paths))
     for path, reason in encoded.skipped.items():
-        click.echo(f"hyperpq: {common.name(path)}: {reason}", err=True)
+        output.warn(path, reason)
     if encoded.skipped:
         raise click.exceptions.Exit(1)

@@ -1,4 +1,4 @@
-"""`hyperpq export`: what an index holds, for other programs."""
+"""`hyperpq export`: write the rows of an index to a file for other programs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
 
 
 @click.command("export")
-@click.argument("out", type=common.PATH)
-@common.index_option
+@click.argument("out", type=options.PATH)
+@options.index_option
 @click.option(
     "--format",
     "style",
     required=True,
     type=click.Choice(["npz", "parquet", "csv", "faiss", "hdf5"]),
-    help="Of the file.",
+    help="Format of the file.",
 )
 @click.option(
     "--vectors/--no-vectors",
@@ -25,17 +25,19 @@ from hyperpq.cli import common
     show_default=True,
     help="Whether to write the decoded vectors beside the codes.",
 )
-@common.quiet_option
+@options.quiet_option
 def command(out: Path, index_path: Path, style: str, vectors: bool, quiet: bool) -> None:
     """Write ids, paths, codes and attributes of an index to the file OUT.
 
-    For faiss it is an index that faiss reads. Layouts: docs/how-to/export.md.
+    With the format faiss, the file is an index that FAISS reads. docs/how-to/export.md describes
+    the content of the files.
     """
     from hyperpq.index.hihpq_index import HiHPQIndex
     from hyperpq.io.export import export_index
 
     index = HiHPQIndex.load(index_path, device="cpu")
-    written = export_index(index, out, style, vectors=vectors, progress=common.progress(quiet))
+    written = export_index(index, out, style, vectors=vectors, progress=output.progress(quiet))
     if not quiet:
-        lines = [("written", f"{written:,} rows"), ("bytes", f"{out.stat().st_size:,}")]
-        common.emit(common.facts([*lines, ("file", out)]))
+        size = out.stat().st_size
+        facts: output.Facts = [("written", f"{written:,} rows"), ("bytes", f"{size:,}")]
+        output.emit(output.table([*facts, ("file", out)]))

@@ -1,4 +1,7 @@
-"""Answers of a query as text: table, paths, JSON, CSV, NDJSON. Unreadable queries are left out."""
+"""Answers of a query as text: table, paths, JSON, NDJSON and CSV.
+
+Queries that could not be read are left out.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hyperpq.cli.common import name
+from hyperpq.cli.output import name
 
 if TYPE_CHECKING:
     from hyperpq.images.image_index import Answer

@@ -1,4 +1,4 @@
-"""`hyperpq import`: files of vectors into an index."""
+"""`hyperpq import`: add the vectors of files to an index, which is trained first if it is new."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import Any
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
 
 
 @click.command("import")
-@click.argument("inputs", nargs=-1, required=True, type=common.PATH, metavar="FILE...")
-@common.index_option
+@click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="FILE...")
+@options.index_option
 @click.option(
     "--dataset",
     metavar="NAME",
-    help="Of the HDF5 dataset or the Parquet column, if a file has several.",
+    help="Name of the HDF5 dataset or the Parquet column, if a file has several.",
 )
 @click.option(
     "--ids",
-    type=common.PATH,
+    type=options.PATH,
     metavar="IDS.npy",
-    help="Ids of all vectors, in the order of the files; counted on unless given.",
+    help="File with the ids of all vectors, in the order of the files. By default ids continue "
+    "from the highest id of the index.",
 )
-@common.training_options
-@common.device_option
-@common.quiet_option
+@options.training_options
+@options.device_option
+@options.quiet_option
 def command(
     inputs: tuple[Path, ...],
     index_path: Path,
@@ -34,35 +35,35 @@ def command(
     ids: Path | None,
     device: str,
     quiet: bool,
-    **options: Any,
+    **chosen: Any,
 ) -> None:
-    """Add the vectors of files to an index; where there is none, learn one from a sample first.
+    """Add the vectors in files to an index; if there is no index, train one on them first.
 
-    FILE is .npy, .fvecs, .bvecs or .ivecs, HDF5 (.h5, .hdf5) or Parquet (.parquet). A new index
-    learns from up to 25,000 of the vectors.
+    FILE is a .npy, .fvecs, .bvecs, .ivecs, HDF5 (.h5, .hdf5) or Parquet (.parquet) file. A new
+    index is trained on up to 25,000 of the vectors.
     """
     from hyperpq.io.import_vectors import import_vectors
 
-    shown = common.progress(quiet)
+    progress = output.progress(quiet)
     done = import_vectors(
         inputs,
         index_path,
         dataset=dataset,
         ids=ids,
         device=device,
-        progress=shown,
-        **common.given(**options),
+        progress=progress,
+        **options.given(**chosen),
     )
     if quiet:
         return
     index = done.index
-    lines: list[tuple[str, object]] = [
+    facts: output.Facts = [
         ("added", f"{done.added:,}"),
         ("vectors", f"{index.ntotal:,}"),
-        ("code", f"{index.M * index.nbits} bits, {index.code_size} bytes a vector"),
-        ("seconds", common.seconds(getattr(shown, "seconds", {}))),
+        ("code", f"{index.M * index.nbits} bits, {index.code_size} bytes per vector"),
+        ("seconds", output.seconds(progress.seconds)),
         ("index", index_path),
     ]
     if done.trained_on:
-        lines.insert(0, ("trained on", f"{done.trained_on:,} vectors of width {index.d}"))
-    common.emit(common.facts(lines))
+        facts.insert(0, ("trained on", f"{done.trained_on:,} vectors of width {index.d}"))
+    output.emit(output.table(facts))

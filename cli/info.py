@@ -1,4 +1,4 @@
-"""`hyperpq info`: what is installed, what this machine has, what an index holds."""
+"""`hyperpq info`: what is installed, what the machine has, and what an index contains."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
 
 
 @click.command("info")
-@common.index_option
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@options.index_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(index_path: Path, as_json: bool) -> None:
-    """Show versions, devices, kernels, backbones and, if there is one, the index."""
-    from hyperpq.cli.report import describe
+    """Show versions, devices, kernels and backbones, and the index if there is one."""
+    from hyperpq.diagnostics import describe
 
     sections = describe(index_path)
     if as_json:
-        common.emit(json.dumps(sections, indent=1) + "\n")
+        output.emit(json.dumps(sections, indent=1) + "\n")
         return
     for title, content in sections.items():
-        common.emit(f"{title}\n")
-        common.emit(common.facts((f"  {key}", value) for key, value in content.items()))
+        output.emit(f"{title}\n")
+        output.emit(output.table((f"  {key}", value) for key, value in content.items()))

@@ -1,20 +1,20 @@
-"""Ctrl-C that isn't lost while modules load."""
+"""Ctrl-C that is not lost while modules are loaded."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
-# Seconds until a held-back interrupt is tried again.
-_AGAIN = 0.05
+# Seconds until a delayed interrupt is tried again.
+_DELAY = 0.05
 
 
-def hold_back_while_loading() -> None:
-    """From now on Ctrl-C waits until no module is being loaded.
+def delay_interrupts_while_loading() -> None:
+    """Delay Ctrl-C, from now on, until no module is being loaded.
 
-    Compiled modules clear whatever is raised while they load (Cython's do, in their
-    registration with `collections.abc`; numpy.random is one): the interrupt would be lost, and
-    the command go on. Where Ctrl-C is ignored or timers are missing, all stays as it is.
+    Compiled modules discard exceptions that are raised while they load (those of Cython do, when
+    they register with `collections.abc`; numpy.random is one): the interrupt would be lost, and the
+    command would continue. If Ctrl-C is ignored or there are no timers, nothing changes.
     """
     default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if default and hasattr(signal, "setitimer"):
@@ -26,7 +26,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     at = frame
     while at is not None:
         if at.f_code.co_filename.startswith("<frozen importlib"):
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            signal.setitimer(signal.ITIMER_REAL, _DELAY)
             return
         at = at.f_back
     signal.default_int_handler(number, frame)

@@ -1,4 +1,4 @@
-"""`hyperpq`: the group of commands, each loaded when it is asked for."""
+"""`hyperpq`: the group of commands, each of which is imported when it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from hyperpq._version import __version__
-from hyperpq.cli.interrupts import hold_back_while_loading
+from hyperpq.cli.interrupts import delay_interrupts_while_loading
 from hyperpq.errors import HyperPQError, InvalidInputError
 
 COMMANDS = (
@@ -28,17 +28,17 @@ COMMANDS = (
     "draw",
     "completion",
 )
-# What the program exits with where it isn't 1, by the class of the error.
+# Exit codes by the class of the error; that of all other errors is 1.
 EXIT_CODES: dict[type[HyperPQError], int] = {InvalidInputError: 2}
-# Modules that can't have the name of their command.
+# Modules that cannot have the name of their command.
 MODULES = {"import": "import_vectors"}
 
 
 class LazyGroup(click.Group):
-    """Imports the module of a command only when that command is needed."""
+    """A group that imports the module of a command only when that command is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names, in the order in which a newcomer needs them."""
+        """Names of the commands, in the order of a typical use."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -50,25 +50,26 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run; an error of hyperpq becomes one line and its exit code."""
+        """Run a command; an error of hyperpq becomes one line and an exit code."""
         try:
             return super().invoke(ctx)
         except HyperPQError as error:
             _say(f"error: {error}")
             ctx.exit(exit_code(type(error)))
         except OSError as error:
-            # The reader of a pipe that has seen enough is no error; click ends quietly then.
+            # The reader of a pipe may stop early: that is no error, and click exits silently.
             if error.errno == errno.EPIPE:
                 raise
-            _say(f"error: {error.filename or 'the system'}: {error.strerror or error}")
+            where = error.filename or "a file"
+            _say(f"error: {where} cannot be used: {error.strerror or error}.")
             ctx.exit(1)
         except KeyboardInterrupt as stop:
-            _say(f"interrupted; {stop}" if str(stop) else "interrupted")
+            _say(f"interrupted; {stop}." if str(stop) else "interrupted.")
             ctx.exit(130)
 
 
 def exit_code(kind: type[HyperPQError]) -> int:
-    """What the program exits with after an error of this class."""
+    """Exit code of the program after an error of this class."""
     return next((code for base, code in EXIT_CODES.items() if issubclass(kind, base)), 1)
 
 
@@ -79,24 +80,24 @@ def _say(message: str) -> None:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="hyperpq")
 def cli() -> None:
-    """Find similar images by compact learned codes.
+    """Find similar images with compact learned codes.
 
     \b
-    hyperpq build --images ./imgs      make an index of a folder of images
-    hyperpq query img.jpg -k 50        find the 50 most similar ones
+    hyperpq build --images ./imgs      build an index of the images in a folder
+    hyperpq query img.jpg -k 50        find the 50 most similar images
     """
 
 
 def main() -> None:
     """Entry point of the console script."""
-    # File names may hold any bytes; they must not break an error message.
+    # File names may contain any bytes, which an error message must be able to print.
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="surrogateescape")
-    # Threads that wait by spinning slow a machine down many times where a core is busy; read when
-    # PyTorch and faiss load.
+    # Threads that spin while they wait slow down everything else on a busy core. The variable is
+    # read when PyTorch and FAISS are loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    hold_back_while_loading()
+    delay_interrupts_while_loading()
     cli(prog_name="hyperpq")
 
 

@@ -1,4 +1,4 @@
-"""`hyperpq query`: the most similar images of an index."""
+"""`hyperpq query`: find the most similar images of an index."""
 
 from __future__ import annotations
 
@@ -7,37 +7,45 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import common, formats
+from hyperpq.cli import formats, options, output
 
 
 @click.command("query")
 @click.argument("images", nargs=-1, required=True, metavar="IMG...")
 @click.option(
-    "-k", type=click.IntRange(min=1), default=50, show_default=True, help="Results a query."
+    "-k",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Number of results for each query.",
 )
-@common.index_option
+@options.index_option
 @click.option(
     "--format",
     "style",
     type=click.Choice(sorted(formats.WRITERS)),
     default="table",
     show_default=True,
-    help="Of the results on stdout.",
+    help="Format of the results.",
 )
 @click.option(
     "--where",
     metavar="CONDITION",
-    help="Search only images that fulfil it, such as \"folder == 'cats' and width >= 512\"; "
-    "also height, size, mtime, path and id. See docs/how-to/filters.md.",
+    help="Search only images that fulfil a condition, such as "
+    "\"folder == 'cats' and width >= 512\". Other attributes are height, size, mtime, path and id; "
+    "see docs/how-to/filters.md.",
 )
-@click.option("--exclude-self", is_flag=True, help="Leave the query image itself out.")
+@click.option("--exclude-self", is_flag=True, help="Exclude the query image itself.")
 @click.option(
-    "--threads", type=click.IntRange(min=1), show_default="one a core", help="Of the search."
+    "--threads",
+    type=click.IntRange(min=1),
+    show_default="one per core",
+    help="Number of threads of the search.",
 )
-@common.backbone_option
-@common.device_option
-@common.workers_option
-@common.quiet_option
+@options.backbone_option
+@options.device_option
+@options.workers_option
+@options.quiet_option
 def command(
     images: tuple[str, ...],
     k: int,
@@ -53,7 +61,8 @@ def command(
 ) -> None:
     """Find the images most similar to each IMG.
 
-    IMG is an image, a folder of images, @FILE with one name a line, or - for names on stdin.
+    IMG is an image, a folder of images, @FILE for a file with one name per line, or - for names on
+    stdin.
     """
     from hyperpq.images.image_index import ImageIndex
     from hyperpq.images.listing import query_paths
@@ -67,11 +76,11 @@ def command(
         exclude_self=exclude_self,
         threads=threads,
         workers=workers,
-        progress=common.progress(quiet, bars=len(paths) >= 10),
+        progress=output.progress(quiet, bars=len(paths) >= 10),
     )
-    common.emit(formats.WRITERS[style](answers))
-    bad = [answer for answer in answers if answer.error]
-    for answer in bad:
-        click.echo(f"hyperpq: {common.name(answer.query)}: {answer.error}", err=True)
-    if bad:
+    output.emit(formats.WRITERS[style](answers))
+    failed = [answer for answer in answers if answer.error]
+    for answer in failed:
+        output.warn(answer.query, answer.error or "")
+    if failed:
         raise click.exceptions.Exit(1)

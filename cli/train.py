@@ -1,4 +1,4 @@
-"""`hyperpq train`: a codec from vectors of your own."""
+"""`hyperpq train`: train a codec on the vectors of a file."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
 
 
 @click.command("train")
-@click.argument("features", type=common.PATH, metavar="FEATURES")
+@click.argument("features", type=options.PATH, metavar="FEATURES")
 @click.option(
     "--views",
-    type=common.PATH,
+    type=options.PATH,
     metavar="VIEWS.npy",
-    help="Features of augmented views of the same items, shape (V, n, d).",
+    help="File with features of augmented views of the same items, of shape (V, n, d).",
 )
-@common.index_option
-@common.training_options
-@common.device_option
+@options.index_option
+@options.training_options
+@options.device_option
 @click.option(
     "--checkpoint",
-    type=common.PATH,
-    help="File written after each epoch; an interrupted training goes on from it.",
+    type=options.PATH,
+    help="File that is written after each epoch. If it exists, the training continues from it.",
 )
-@common.quiet_option
+@options.quiet_option
 def command(
     features: Path,
     views: Path | None,
@@ -34,42 +34,35 @@ def command(
     device: str,
     checkpoint: Path | None,
     quiet: bool,
-    bits: int | None,
-    **options: Any,
+    **chosen: Any,
 ) -> None:
-    """Train a codec on all vectors of a file and write an empty index.
+    """Train a codec on all vectors of the file FEATURES and write an empty index.
 
-    FEATURES is a file as `hyperpq import` takes it. Fill the index with `hyperpq add` or
+    FEATURES has one of the formats of `hyperpq import`. Fill the index with `hyperpq add` or with
     `HiHPQIndex.add`.
     """
-    from hyperpq.images.build.options import M_of_bits
-    from hyperpq.index.hihpq_index import HiHPQIndex
-    from hyperpq.io.npy_files import load_views
-    from hyperpq.io.vector_files import open_vectors
+    from hyperpq.io.train_vectors import train_vectors
 
-    x = open_vectors(features).read()
-    chosen = common.given(**options)
-    metric = chosen.pop("metric", "l1")
-    index = HiHPQIndex(x.shape[1], M_of_bits(bits or 64), metric=metric, device=device)
-    shown = common.progress(quiet)
-    index.train(
-        x,
-        load_views(views) if views else None,
-        progress=shown,
+    progress = output.progress(quiet)
+    index, n = train_vectors(
+        features,
+        index_path,
+        views=views,
         checkpoint=checkpoint,
-        resume=checkpoint is not None,
-        **chosen,
+        device=device,
+        progress=progress,
+        **options.given(**chosen),
     )
-    index.save(index_path)
-    if not quiet:
-        common.emit(
-            common.facts(
-                [
-                    ("trained on", f"{len(x):,} vectors of width {index.d}"),
-                    ("code", f"{index.M * index.nbits} bits, {index.code_size} bytes a vector"),
-                    ("seconds", common.seconds(getattr(shown, "seconds", {}))),
-                    ("index", index_path),
-                    ("next", f"hyperpq add VECTORS.npy --index {index_path}"),
-                ]
-            )
+    if quiet:
+        return
+    output.emit(
+        output.table(
+            [
+                ("trained on", f"{n:,} vectors of width {index.d}"),
+                ("code", f"{index.M * index.nbits} bits, {index.code_size} bytes per vector"),
+                ("seconds", output.seconds(progress.seconds)),
+                ("index", index_path),
+                ("next", f"hyperpq add VECTORS.npy --index {index_path}"),
+            ]
         )
+    )

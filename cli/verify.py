@@ -1,4 +1,4 @@
-"""`hyperpq verify`: every checksum of an index."""
+"""`hyperpq verify`: check all files of an index."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import common
+from hyperpq.cli import options, output
 
 
 @click.command("verify")
-@common.index_option
-@common.quiet_option
+@options.index_option
+@options.quiet_option
 def command(index_path: Path, quiet: bool) -> None:
-    """Check every file of an index and name what is wrong.
+    """Check all files of an index and list those that are damaged.
 
-    Exit code 1 if something is damaged. Files that the index doesn't name are listed, as they may
-    be removed, but are no damage.
+    The exit code is 1 if a file is damaged. Files that do not belong to the index are listed too,
+    as they can be deleted, but they are no damage.
     """
     from hyperpq.store import verify_directory
 
     problems = verify_directory(index_path)
-    damaged = [problem for problem in problems if problem.kind == "damage"]
     for problem in problems:
-        common.emit(f"{problem.kind}  {problem.file}: {problem.what}\n")
-    if damaged:
+        output.emit(f"{problem.kind}  {problem.file}: {problem.what}\n")
+    if any(problem.kind == "damage" for problem in problems):
         raise click.exceptions.Exit(1)
     if not quiet:
-        common.emit(f"{index_path}: all files are as they were written.\n")
+        output.emit(f"{index_path}: all files are as they were written.\n")

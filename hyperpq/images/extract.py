@@ -1,8 +1,8 @@
-"""Images to features: decoding in threads beside the network.
+"""From image files to features: threads decode images while the network encodes others.
 
-Decoding runs ahead of the network by a few batches, so that the network never waits while a core is
-free. Batches are consecutive pieces of the list of files: the same list gives the same features bit
-for bit, whatever the number of threads.
+Decoding is a few batches ahead of the network, so that the network does not wait while a core is
+free. Batches are consecutive parts of the list of files, so that the same list gives the same
+features bit for bit with any number of threads.
 """
 
 from __future__ import annotations
@@ -12,43 +12,45 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.backbones.base import BATCH_SIZE
 from hyperpq.errors import ImageError
+from hyperpq.images.metadata import MAX_MEGAPIXELS
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
     from hyperpq.datasets.augment import Augmentation
+    from hyperpq.progress import Phase
 
-# Batches being decoded while the network works on another.
-_AHEAD = 3
+# Batches that are decoded while the network encodes another.
+_BATCHES_AHEAD = 3
 
 
 @dataclass(frozen=True)
-class Reader:
+class ReadOptions:
     """How images are read.
 
     Attributes
     ----------
     workers : int
-        Decoding threads; 0 takes one a core.
+        Number of decoding threads; 0 means one per core.
     max_megapixels : float
         Larger images are skipped before they are decoded.
     augmentation : Augmentation, optional
-        Strength of the views.
+        Strength of the augmented views; without it there are none.
     n_views : int
-        V, views made of each image beside the image itself.
+        Number V of augmented views of each image.
     seed : int
-        Of the views.
+        Seed of the views.
     """
 
     workers: int = 0
-    max_megapixels: float = 200.0
+    max_megapixels: float = MAX_MEGAPIXELS
     augmentation: Augmentation | None = None
     n_views: int = 0
     seed: int = 0
@@ -59,20 +61,20 @@ class Reader:
 
 @dataclass
 class Features:
-    """Features of a list of files.
+    """Features of the images in a list of files.
 
     Attributes
     ----------
     rows : ndarray, shape (n,), int64
-        Position in the list of each file that could be read.
+        Positions in the list of the files that could be read.
     plain : ndarray, shape (n, d), float32
-        Their features.
+        Features of these images.
     views : ndarray, shape (V, n, d), float32
-        Features of their views.
+        Features of their augmented views.
     sizes : ndarray, shape (n, 2), int32
-        Width and height of the images, upright.
+        Width and height of the upright images.
     skipped : list of (int, str)
-        Position and reason of the others.
+        Position and reason of each file that could not be read.
     """
 
     rows: NDArray[np.int64]
@@ -81,54 +83,71 @@ class Features:
     sizes: NDArray[np.int32]
     skipped: list[tuple[int, str]] = field(default_factory=list)
 
+    @classmethod
+    def empty(cls, d: int, n_views: int = 0) -> Features:
+        """Features of no files, of width ``d``."""
+        features = np.empty((1 + n_views, 0, d), np.float32)
+        return cls(np.empty(0, np.int64), features[0], features[1:], np.empty((0, 2), np.int32))
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Features]) -> Features:
+        """Features of several batches, at least one, in their order; all have as many views."""
+        return cls(
+            np.concatenate([batch.rows for batch in batches]),
+            np.concatenate([batch.plain for batch in batches]),
+            np.concatenate([batch.views for batch in batches], axis=1),
+            np.concatenate([batch.sizes for batch in batches]),
+            [pair for batch in batches for pair in batch.skipped],
+        )
+
 
 def _read(
-    path: bytes, pixels: NDArray[np.uint8], backbone: Backbone, reader: Reader
+    path: bytes, pixels: NDArray[np.uint8], backbone: Backbone, options: ReadOptions
 ) -> tuple[int, int] | str:
     """Fill ``pixels`` (1 + V, S, S, 3) with an image and its views.
 
-    Returns width and height of the image, or the reason why it can't be read.
+    Returns width and height of the image, or the reason why it cannot be read.
     """
     from hyperpq.datasets.augment import make_view, view_rng
     from hyperpq.datasets.decode import full_size, open_image, to_pixels
 
     prep = backbone.preprocessing
     try:
-        image = open_image(path, max_megapixels=reader.max_megapixels, shrink_to=prep.decode_side)
+        image = open_image(path, max_megapixels=options.max_megapixels, shrink_to=prep.decode_side)
     except ImageError as error:
         return str(error)
     to_pixels(image, prep, out=pixels[0])
-    if reader.augmentation is not None:
-        # A view is named by its file's name, so that a folder can move.
+    if options.augmentation is not None:
+        # Views depend on the name of the file only, so that a folder can move.
         key = os.path.basename(path)
-        for view in range(reader.n_views):
-            rng = view_rng(reader.seed, key, view)
-            pixels[1 + view] = make_view(image, reader.augmentation, prep.size, rng)
+        for view in range(options.n_views):
+            rng = view_rng(options.seed, key, view)
+            pixels[1 + view] = make_view(image, options.augmentation, prep.size, rng)
     return full_size(image)
 
 
 def stream_features(
-    paths: Sequence[bytes], backbone: Backbone, reader: Reader
+    paths: Sequence[bytes], backbone: Backbone, options: ReadOptions
 ) -> Iterator[Features]:
     """Encode images batch by batch, in order.
 
     Parameters
     ----------
     paths : sequence of bytes
-        Files.
+        Image files.
     backbone : Backbone
         The network.
-    reader : Reader
-        How to read and augment.
+    options : ReadOptions
+        How to read and augment the images.
 
     Yields
     ------
     Features
-        Of up to `BATCH_SIZE` files; rows count through the whole list.
+        Of up to `BATCH_SIZE` files; ``rows`` and ``skipped`` are positions in the whole list.
     """
     side = backbone.preprocessing.size
-    passes = 1 + (reader.n_views if reader.augmentation is not None else 0)
-    workers = reader.workers or os.cpu_count() or 1
+    passes = 1 + (options.n_views if options.augmentation is not None else 0)
+    workers = options.workers or os.cpu_count() or 1
     waiting: deque[tuple[int, NDArray[np.uint8], list[Future[tuple[int, int] | str]]]] = deque()
     starts = iter(range(0, len(paths), BATCH_SIZE))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -139,22 +158,22 @@ def stream_features(
             batch = paths[start : start + BATCH_SIZE]
             pixels = np.empty((passes, len(batch), side, side, 3), np.uint8)
             futures = [
-                pool.submit(_read, path, pixels[:, i], backbone, reader)
+                pool.submit(_read, path, pixels[:, i], backbone, options)
                 for i, path in enumerate(batch)
             ]
             waiting.append((start, pixels, futures))
 
     try:
-        for _ in range(_AHEAD):
+        for _ in range(_BATCHES_AHEAD):
             submit()
         while waiting:
             start, pixels, futures = waiting.popleft()
-            answers = [future.result() for future in futures]
+            outcomes = [future.result() for future in futures]
             submit()
-            sizes = {i: size for i, size in enumerate(answers) if not isinstance(size, str)}
-            reasons = [(start + i, why) for i, why in enumerate(answers) if isinstance(why, str)]
+            sizes = {i: size for i, size in enumerate(outcomes) if not isinstance(size, str)}
+            skipped = [(start + i, why) for i, why in enumerate(outcomes) if isinstance(why, str)]
             good = list(sizes)
-            if len(good) < len(answers):
+            if len(good) < len(outcomes):
                 pixels = pixels[:, good]
             features = np.empty((passes, len(good), backbone.d), np.float32)
             if good:
@@ -165,28 +184,35 @@ def stream_features(
                 features[0],
                 features[1:],
                 np.array([*sizes.values()], np.int32).reshape(-1, 2),
-                reasons,
+                skipped,
             )
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def extract_features(
-    paths: Sequence[bytes], backbone: Backbone, reader: Reader, phase: Any | None = None
+    paths: Sequence[bytes],
+    backbone: Backbone,
+    options: ReadOptions,
+    phase: Phase | None = None,
 ) -> Features:
-    """All of `stream_features` in one; ``phase`` is a `progress.Phase` that counts files."""
+    """Encode images; the concatenation of `stream_features`.
+
+    Parameters
+    ----------
+    paths, backbone, options
+        See `stream_features`.
+    phase : Phase, optional
+        Where to report the number of files that are done.
+
+    Returns
+    -------
+    Features
+        Of all files.
+    """
     batches = []
-    for batch in stream_features(paths, backbone, reader):
+    for batch in stream_features(paths, backbone, options):
         batches.append(batch)
         if phase is not None:
             phase.advance(len(batch.rows) + len(batch.skipped))
-    if not batches:
-        empty = np.empty((1 + reader.n_views, 0, backbone.d), np.float32)
-        return Features(np.empty(0, np.int64), empty[0], empty[1:], np.empty((0, 2), np.int32))
-    return Features(
-        np.concatenate([b.rows for b in batches]),
-        np.concatenate([b.plain for b in batches]),
-        np.concatenate([b.views for b in batches], axis=1),
-        np.concatenate([b.sizes for b in batches]),
-        [pair for b in batches for pair in b.skipped],
-    )
+    return Features.concatenate(batches) if batches else Features.empty(backbone.d, options.n_views)

@@ -1,9 +1,9 @@
-"""`ImageIndex`: a backbone, a `HiHPQIndex` and the paths of images behind one face."""
+"""`ImageIndex`: search by images, with a backbone, a `HiHPQIndex` and the paths of its images."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from hyperpq.errors import BackboneError, CorruptIndexError, InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images import skipped as skipped_files
-from hyperpq.images.build.options import METADATA_KEY
-from hyperpq.images.extract import Reader, extract_features
+from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike, as_paths
+from hyperpq.images.metadata import ImageMetadata
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import Progress, SilentProgress
-from hyperpq.store import Categories, Rows
+from hyperpq.store import Categories
 from hyperpq.store.columns import TIME
 from hyperpq.utils.validation import as_count
 
@@ -26,23 +26,24 @@ if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
     from hyperpq.datasets.folder import ImageFile
 
-# Images of one shard and one commit: at 160 images a second a kill loses half a minute.
-GROUP = 4096
+SEGMENT_SIZE = 4096
+"""Images of one segment and one commit: at 160 images a second, a kill loses half a minute."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """One image found.
+    """One image that a query found.
 
     Attributes
     ----------
     rank : int
-        From 1.
+        Counted from 1.
     distance : float
-        Score of the index, smaller is nearer.
+        Distance of the index metric; smaller is nearer.
     id : int
+        Id of the image in the index.
     path : bytes
-        As the file system has it.
+        Path of the image, in the encoding of the file system.
     """
 
     rank: int
@@ -53,7 +54,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a query gave: results, or the reason why the query image can't be read."""
+    """The answer to a query: its results, or the reason why the query image cannot be read."""
 
     query: bytes
     results: list[Result] = field(default_factory=list)
@@ -62,7 +63,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Codes (n, code_size) uint8 with their paths, and the reasons of images without one."""
+    """Codes (n, code_size) uint8 with their paths, and the reasons why other images have none."""
 
     codes: NDArray[np.uint8]
     paths: list[bytes]
@@ -70,25 +71,41 @@ class Encoded:
 
 
 @dataclass
-class Update:
+class UpdateReport:
     """What an update changed.
 
     Attributes
     ----------
-    added, forgotten, unchanged : int
-        Images; a changed image counts as forgotten and added.
+    added, removed, unchanged : int
+        Numbers of images; a changed image counts as removed and added.
     skipped : dict of bytes to str
-        Path and reason of the files that could not be used.
+        Path and reason of each file that could not be used.
     """
 
     added: int = 0
-    forgotten: int = 0
+    removed: int = 0
     unchanged: int = 0
     skipped: dict[bytes, str] = field(default_factory=dict)
 
 
+@dataclass
+class _Changes:
+    """How an index differs from a listing: paths that are equal, and ids of the others."""
+
+    unchanged: set[bytes] = field(default_factory=set)
+    outdated: dict[bytes, int] = field(default_factory=dict)
+    missing: list[int] = field(default_factory=list)
+
+
 class ImageIndex:
-    """An index of images, opened from the directory that `build.build_index` made.
+    """An index of images, opened from the directory that `build_index` wrote.
+
+    Parameters
+    ----------
+    index : HiHPQIndex
+        An index of images.
+    backbone : Backbone, optional
+        The network that the index was built with; loaded when it is first needed by default.
 
     Attributes
     ----------
@@ -96,18 +113,28 @@ class ImageIndex:
         Codes and codec.
     backbone_identity : dict
         Network, weights and preprocessing that the features come from.
+    max_megapixels : float
+        Larger images are skipped.
+
+    Raises
+    ------
+    InvalidInputError
+        If the index is not one of images.
+    BackboneError
+        If the index was built with another network.
     """
 
     def __init__(self, index: HiHPQIndex, backbone: Backbone | None = None) -> None:
-        images = index.metadata.get(METADATA_KEY)
-        if not isinstance(images, dict) or not isinstance(images.get("backbone"), dict):
+        metadata = ImageMetadata.from_index(index.metadata)
+        if metadata is None:
             raise InvalidInputError(
-                f"{index.path} is an index of vectors, not of images; "
-                "open it with HiHPQIndex.load or build one with `hyperpq build`."
+                f"{index.path} is an index of vectors; expected an index of images; open it with "
+                "HiHPQIndex.load, or build an index of images with `hyperpq build`."
             )
         self.index = index
-        self.backbone_identity: dict[str, Any] = images["backbone"]
-        self.max_megapixels = float(images.get("max_megapixels", 200.0))
+        self.metadata = metadata
+        self.backbone_identity: dict[str, Any] = metadata.backbone
+        self.max_megapixels = metadata.max_megapixels
         self._backbone = backbone
         if backbone is not None:
             backbone.check_matches(self.backbone_identity)
@@ -126,13 +153,13 @@ class ImageIndex:
         Parameters
         ----------
         path : path-like
-            What `hyperpq build` wrote.
+            Directory that `hyperpq build` or `build_index` wrote.
         device : str
-            For the network and the codec.
+            Device of the network and of the codec.
         backbone : Backbone or str, optional
-            A loaded network, or the name of one; it must be the one that made the index.
+            The network that the index was built with, or its name.
         verify : bool
-            Check every checksum first.
+            Whether to check all checksums first.
 
         Raises
         ------
@@ -153,19 +180,15 @@ class ImageIndex:
 
     @property
     def backbone(self) -> Backbone:
-        """The network, loaded when it is first needed and checked against the recorded one."""
+        """The network; it is loaded when first needed and checked against the recorded one."""
         if self._backbone is None:
             from hyperpq.backbones import load_backbone
 
-            name = self.backbone_identity.get("name")
-            if not isinstance(name, str):
-                raise BackboneError(
-                    f"{self.index.path} doesn't say which backbone it was made with."
-                )
+            name = self.backbone_identity["name"]
             if name.startswith("torchscript:"):
                 # A TorchScript file is a program, and an index may come from a stranger.
                 raise BackboneError(
-                    f"{self.index.path} was made with {name!r}, a file that can run code; "
+                    f"{self.index.path} was built with {name!r}, a file that can run code; "
                     "if you trust it, name it yourself: --backbone torchscript:FILE."
                 )
             loaded = load_backbone(name, device=self.index.device)
@@ -175,7 +198,7 @@ class ImageIndex:
 
     def query(
         self,
-        images: Sequence[PathLike],
+        images: PathLike | Sequence[PathLike],
         k: int = 50,
         *,
         exclude_self: bool = False,
@@ -189,20 +212,21 @@ class ImageIndex:
         Parameters
         ----------
         images : sequence of path-like
-            Query images; a bad one gets an `Answer` with an ``error``, the others are answered.
+            Query images. An image that cannot be read gets an `Answer` with an ``error``; the
+            other images are answered.
         k : int
-            Results a query; fewer when the index has fewer.
+            Number of results for each query; fewer if the index has fewer images.
         exclude_self : bool
-            Leave the query image itself out, recognised by its path.
+            Whether to exclude the query image itself, identified by its path.
         where : str or Where, optional
-            Which images are searched, by ``folder``, ``size``, ``mtime``, ``width``, ``height``,
-            ``path`` and ``id``, such as ``"folder == 'cats' and width >= 512"``.
+            Condition that the results fulfil, on ``folder``, ``size``, ``mtime``, ``width``,
+            ``height``, ``path`` and ``id``, such as ``"folder == 'cats' and width >= 512"``.
         threads : int, optional
-            Of the search.
+            Number of threads of the search; all cores by default.
         workers : int
-            Decoding threads; 0 takes one a core.
+            Number of decoding threads; 0 means one per core.
         progress : Progress, optional
-            Where to report.
+            Where to report progress.
 
         Returns
         -------
@@ -211,15 +235,12 @@ class ImageIndex:
         """
         k = as_count(k, "k")
         paths = as_paths(images)
-        reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
         where = Where(where) if isinstance(where, str) else where
-        progress = progress or SilentProgress()
-        with progress.phase("query", len(paths)) as phase:
-            features = extract_features(paths, self.backbone, reader, phase)
+        features = self._features(paths, "query", workers, progress)
         D, I = self.index.search(  # noqa: E741
             features.plain, k + exclude_self, where=where, threads=threads
         )
-        known = self._paths_of(np.unique(I))
+        known = self._paths_of(np.unique(I[I >= 0]))
         answers = {row: Answer(paths[row], error=reason) for row, reason in features.skipped}
         for row, distances, ids in zip(features.rows.tolist(), D, I, strict=True):
             own = os.path.abspath(paths[row]) if exclude_self else None
@@ -236,152 +257,167 @@ class ImageIndex:
         return [answers[row] for row in range(len(paths))]
 
     def encode(
-        self, images: Sequence[PathLike], *, workers: int = 0, progress: Progress | None = None
+        self,
+        images: PathLike | Sequence[PathLike],
+        *,
+        workers: int = 0,
+        progress: Progress | None = None,
     ) -> Encoded:
-        """Codes of images, without adding them."""
+        """Encode images without adding them; parameters as in `query`."""
         paths = as_paths(images)
-        reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
-        with (progress or SilentProgress()).phase("encode", len(paths)) as phase:
-            features = extract_features(paths, self.backbone, reader, phase)
+        features = self._features(paths, "encode", workers, progress)
         return Encoded(
             self.index.encode(features.plain),
             [paths[row] for row in features.rows],
             {paths[row]: reason for row, reason in features.skipped},
         )
 
-    def _paths_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
-        """Paths of ids."""
-        out = {}
-        for rows, piece in self.index.find(ids):
-            here = rows >= 0
-            for id, row in zip(ids[here].tolist(), rows[here].tolist(), strict=True):
-                out[id] = piece.path(row)
-        return out
-
-    def _listed(self) -> Iterator[tuple[bytes, tuple[int, int], int]]:
-        """Path, (size, mtime) and id of every image in the index."""
-        for piece in self.index.parts:
-            sizes, times = piece.attribute("size"), piece.attribute("mtime")
-            if isinstance(sizes, Categories) or isinstance(times, Categories):
-                raise CorruptIndexError(f"{self.index.path}: size or mtime isn't a number.")
-            columns = sizes.tolist(), times.view(np.int64).tolist(), piece.ids.tolist()
-            for row, (path, *values) in enumerate(zip(piece.paths or [], *columns, strict=True)):
-                if piece.dead is None or not piece.dead[row]:
-                    yield path, (values[0], values[1]), values[2]
+    def paths(self) -> list[bytes]:
+        """Paths of all images in the index, sorted."""
+        return sorted(path for path, *_ in self._entries())
 
     def update(
         self,
         files: Sequence[ImageFile],
         *,
-        forget_below: Sequence[PathLike] = (),
+        remove_below: Sequence[PathLike] = (),
         skipped: dict[bytes, str] | None = None,
         workers: int = 0,
         progress: Progress | None = None,
-    ) -> Update:
-        """Bring the index in line with a listing: add what is new or changed, forget what is gone.
+    ) -> UpdateReport:
+        """Bring the index in line with a listing: add new and changed images, remove missing ones.
 
         Parameters
         ----------
         files : sequence of ImageFile
-            The images that are there. One with the size and mtime that the index has is not
-            read again.
-        forget_below : sequence of path-like
-            Folders that the listing covers: images of the index below them that it lacks are
-            removed.
+            The images that exist. An image with the size and mtime that the index has recorded is
+            not read again.
+        remove_below : sequence of path-like
+            Folders that the listing covers: images of the index that are below one of them and
+            not in the listing are removed.
         skipped : dict, optional
-            Paths that the listing left out, with reasons, for ``skipped.csv``.
+            Paths that the listing skipped, with the reasons, for ``skipped.csv``.
         workers : int
-            Decoding threads; 0 takes one a core.
+            Number of decoding threads; 0 means one per core.
         progress : Progress, optional
-            Where to report.
+            Where to report progress.
 
         Returns
         -------
-        Update
+        UpdateReport
         """
-        progress = progress or SilentProgress()
         listed = {file.path: file for file in files}
-        below = tuple(os.path.join(os.path.abspath(os.fsencode(r)), b"") for r in forget_below)
-        report, known, gone = Update(skipped=dict(skipped or {})), set(), []
-        stale: dict[bytes, int] = {}
-        for path, state, id in self._listed():
-            file = listed.get(path)
-            if file is None:
-                if path.startswith(below) or path + b"/" in below:
-                    gone.append(id)
-            elif (file.size, file.mtime_ns) == state:
-                known.add(path)
-            else:
-                stale[path] = id
-        report.unchanged = len(known)
-        new = [file for path, file in sorted(listed.items()) if path not in known]
-        if gone:
-            self.index.remove_ids(gone)
-            report.forgotten = len(gone)
-        reader = Reader(workers=workers, max_megapixels=self.max_megapixels)
-        with progress.phase("encode", len(new)) as phase:
-            for start in range(0, len(new), GROUP):
-                group = new[start : start + GROUP]
-                features = extract_features([f.path for f in group], self.backbone, reader, phase)
-                old = [stale[f.path] for f in group if f.path in stale]
-                new_files = [group[r] for r in features.rows]
-                rows = self.code_rows(new_files, features.plain, features.sizes)
-                if rows.n or old:
-                    self.index.append(rows, remove=np.array(old, np.int64))
-                report.added += rows.n
-                report.forgotten += len(old)
-                report.skipped |= {group[r].path: reason for r, reason in features.skipped}
-        self._write_skipped(report.skipped, listed, below)
+        folders = tuple(os.path.join(os.path.abspath(os.fsencode(r)), b"") for r in remove_below)
+        changes = self._compare(listed, folders)
+        report = UpdateReport(unchanged=len(changes.unchanged), skipped=dict(skipped or {}))
+        new = [file for path, file in sorted(listed.items()) if path not in changes.unchanged]
+        if changes.missing:
+            self.index.remove_ids(changes.missing)
+            report.removed = len(changes.missing)
+        options = ReadOptions(workers, self.max_megapixels)
+        with (progress or SilentProgress()).phase("encode", len(new)) as phase:
+            for start in range(0, len(new), SEGMENT_SIZE):
+                batch = new[start : start + SEGMENT_SIZE]
+                features = extract_features([f.path for f in batch], self.backbone, options, phase)
+                old = [changes.outdated[f.path] for f in batch if f.path in changes.outdated]
+                readable = [batch[row] for row in features.rows]
+                if readable or old:
+                    self.add_features(readable, features.plain, features.sizes, remove=old)
+                report.added += len(readable)
+                report.removed += len(old)
+                report.skipped |= {batch[row].path: why for row, why in features.skipped}
+        self._write_skipped(report.skipped, listed.keys(), folders)
         return report
 
-    def code_rows(
+    def add_features(
         self,
         files: Sequence[ImageFile],
         features: NDArray[np.float32],
         sizes: NDArray[np.int32],
-    ) -> Rows:
-        """Codes, ids, paths and attributes of images, ready for `HiHPQIndex.append`.
+        *,
+        remove: Sequence[int] = (),
+    ) -> None:
+        """Encode features of images and add them in one commit, which may be without images.
 
         Parameters
         ----------
         files : sequence of ImageFile
+            The n images.
         features : ndarray, shape (n, d), float32
+            Their features.
         sizes : ndarray, shape (n, 2), int32
-            Width and height.
+            Their width and height.
+        remove : sequence of int
+            Ids of images to remove in the same commit.
         """
-        first = self.index.next_id
-        return Rows(
+        self.index.collection.add(
             self.index.encode(features),
-            np.arange(first, first + len(files), dtype=np.int64),
-            {
-                "folder": _folders(file.path for file in files),
+            attributes={
+                "folder": _folder_names(file.path for file in files),
                 "size": np.array([file.size for file in files], np.int64),
                 "mtime": np.array([file.mtime_ns for file in files], np.int64).view(TIME),
                 "width": sizes[:, 0],
                 "height": sizes[:, 1],
             },
-            [file.path for file in files],
+            paths=[file.path for file in files],
+            remove=np.array(remove, np.int64),
         )
 
+    def _features(
+        self, paths: list[bytes], phase_name: str, workers: int, progress: Progress | None
+    ) -> Features:
+        options = ReadOptions(workers, self.max_megapixels)
+        with (progress or SilentProgress()).phase(phase_name, len(paths)) as phase:
+            return extract_features(paths, self.backbone, options, phase)
+
+    def _paths_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
+        """Paths of ids."""
+        paths = self.index.collection.view().paths_of(ids)
+        return dict(zip(ids.tolist(), paths, strict=True))
+
+    def _entries(self) -> Iterator[tuple[bytes, tuple[int, int], int]]:
+        """Path, (size, mtime) and id of every image in the index."""
+        for rows in self.index.collection.view().batches():
+            sizes, times = rows.attribute("size"), rows.attribute("mtime")
+            if isinstance(sizes, Categories) or isinstance(times, Categories):
+                raise CorruptIndexError(f"{self.index.path}: size or mtime is not a number.")
+            columns = sizes.tolist(), times.view(np.int64).tolist(), rows.ids.tolist()
+            for path, size, time, id in zip(rows.paths or [], *columns, strict=True):
+                yield path, (size, time), id
+
+    def _compare(self, listed: dict[bytes, ImageFile], folders: tuple[bytes, ...]) -> _Changes:
+        """How the index differs from a listing of some folders (with a slash at their end)."""
+        changes = _Changes()
+        for path, state, id in self._entries():
+            file = listed.get(path)
+            if file is None:
+                # A root may also be a single image.
+                if path.startswith(folders) or path + b"/" in folders:
+                    changes.missing.append(id)
+            elif (file.size, file.mtime_ns) == state:
+                changes.unchanged.add(path)
+            else:
+                changes.outdated[path] = id
+        return changes
+
     def _write_skipped(
-        self, skipped: dict[bytes, str], listed: dict[bytes, Any], below: tuple[bytes, ...]
+        self, skipped: dict[bytes, str], listed: Collection[bytes], folders: tuple[bytes, ...]
     ) -> None:
-        """Renew the lines of ``skipped.csv`` that this update has looked at."""
-        store = self.index.store
-        if store is None:
+        """Replace the lines of ``skipped.csv`` about files that this update has examined."""
+        collection = self.index.collection
+        if collection.path is None:
             return
-        old = skipped_files.from_csv(store.read_report(skipped_files.NAME))
+        old = skipped_files.from_csv(collection.read_report(skipped_files.NAME))
         kept = {
             path: reason
             for path, reason in old.items()
-            if path not in listed and not path.startswith(below)
+            if path not in listed and not path.startswith(folders)
         }
-        store.write_report(skipped_files.NAME, skipped_files.to_csv(kept | skipped))
+        collection.write_report(skipped_files.NAME, skipped_files.to_csv(kept | skipped))
 
 
-def _folders(paths: Iterable[bytes]) -> Categories:
-    """Names of the folders that images lie in."""
+def _folder_names(paths: Iterable[bytes]) -> Categories:
+    """Names of the folders that contain images."""
     names = (os.path.basename(os.path.dirname(path)) for path in paths)
-    # Bytes that aren't UTF-8 stand as \\xNN: a filter is text.
-    texts = (name.decode("utf-8", "backslashreplace") for name in names)
-    return Categories.from_strings(texts)
+    # A filter is text, so bytes that are not UTF-8 are written as \\xNN.
+    return Categories.from_strings(name.decode("utf-8", "backslashreplace") for name in names)

@@ -1,16 +1,16 @@
-"""Which files are meant: images below folders, and those that a command line names."""
+"""Which images are meant: those below folders, and those that a list of names stands for."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import BinaryIO
+from collections.abc import Sequence
+from typing import BinaryIO, TypeAlias
 
 from hyperpq.datasets import folder
 from hyperpq.datasets.folder import ImageFile
 from hyperpq.errors import InvalidInputError
 
-PathLike = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
 def list_images(
@@ -18,21 +18,23 @@ def list_images(
     *,
     include_hidden: bool = False,
     exclude: Sequence[str] = (),
-    leave_out: Callable[[bytes], bool] = lambda path: False,
+    exclude_folders: Sequence[bytes] = (),
 ) -> tuple[list[ImageFile], dict[bytes, str]]:
-    """List the images below folders, with the reasons of what was left out.
+    """List the images below folders, and the files that were skipped.
 
     Parameters
     ----------
     roots, include_hidden, exclude
         See `datasets.folder.list_images`.
-    leave_out : callable
-        Says which paths never are images of the collection, such as the index itself.
+    exclude_folders : sequence of bytes
+        Absolute paths of folders whose images are not listed, such as the index itself.
 
     Returns
     -------
     files : list of ImageFile
+        Sorted by path.
     skipped : dict of bytes to str
+        Path and reason of each entry that could not be examined.
     """
     skipped: dict[bytes, str] = {}
     files = folder.list_images(
@@ -41,31 +43,32 @@ def list_images(
         exclude=exclude,
         on_skip=skipped.__setitem__,
     )
-    return [file for file in files if not leave_out(file.path)], skipped
+    excluded = tuple(os.path.join(name, b"") for name in exclude_folders)
+    return [file for file in files if not file.path.startswith(excluded)], skipped
 
 
 def as_paths(paths: PathLike | Sequence[PathLike]) -> list[bytes]:
-    """Paths as bytes; a single one counts as a list of one."""
+    """Paths as bytes; a single path counts as a list of one."""
     if isinstance(paths, (str, bytes, os.PathLike)):
         return [os.fsencode(paths)]
     return [os.fsencode(path) for path in paths]
 
 
 def query_paths(names: Sequence[str], stdin: BinaryIO) -> list[bytes]:
-    """Images that a command line names.
+    """Images that the arguments of a command stand for.
 
     Parameters
     ----------
     names : sequence of str
-        Each an image, a folder of images, ``@FILE`` with one name a line, or ``-`` for names on
-        ``stdin``.
+        Each is an image, a folder of images, ``@FILE`` for a file with one name per line, or ``-``
+        for names on ``stdin``.
     stdin : binary file
-        Read when asked for.
+        Read only if one of the names is ``-``.
 
     Raises
     ------
     InvalidInputError
-        A list that can't be read, or nothing named at all.
+        If a list of names cannot be read, or if there is no image.
     """
     out: list[bytes] = []
     for name in names:
@@ -77,8 +80,8 @@ def query_paths(names: Sequence[str], stdin: BinaryIO) -> list[bytes]:
                     out += file.read().splitlines()
             except OSError as error:
                 raise InvalidInputError(
-                    f"{name[1:]} can't be read ({error.strerror}); "
-                    "after @ give a file with the name of one image a line."
+                    f"{name[1:]} cannot be read ({error.strerror}); expected a file with the name "
+                    "of one image per line after @."
                 ) from error
         elif os.path.isdir(name):
             out += [file.path for file in list_images([name])[0]]

@@ -1,4 +1,4 @@
-"""`skipped.csv`: the files that a build left out, each with the reason."""
+"""`skipped.csv`: the files that a build skipped, each with the reason."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ NAME = "skipped.csv"
 
 
 def to_csv(skipped: Mapping[bytes, str]) -> bytes:
-    """Path -> reason as CSV with the header ``path,reason``, sorted by path.
+    """Paths and reasons as CSV with the header ``path,reason``, sorted by path.
 
-    Paths keep their bytes, whatever their encoding.
+    Paths keep their bytes in any encoding.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -23,7 +23,7 @@ def to_csv(skipped: Mapping[bytes, str]) -> bytes:
 
 
 def from_csv(data: bytes | None) -> dict[bytes, str]:
-    """Inverse of `to_csv`; nothing gives nothing."""
+    """Inverse of `to_csv`; None and an empty file give an empty dict."""
     if not data:
         return {}
     rows = csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape")))

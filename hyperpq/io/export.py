@@ -1,12 +1,10 @@
-"""What an index holds as one file for other programs: npz, Parquet, CSV, HDF5, faiss."""
+"""`export_index`: the rows of an index as one npz, Parquet, CSV, HDF5 or FAISS file."""
 
 from __future__ import annotations
 
 import csv
 import os
-import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +12,11 @@ import numpy as np
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.io.export_arrays import write_hdf5, write_npz
-from hyperpq.io.export_batches import Block, Source, blocks_of, first_and_all, path_text
-from hyperpq.io.npy_files import check_writable
+from hyperpq.io.export_batches import BatchSource, ExportBatch, batches_of, first_and_all, path_text
+from hyperpq.io.output_files import check_writable, written_aside
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.store import Categories, Column
 from hyperpq.store.columns import TIME
-from hyperpq.utils.files import fsync_folder, os_errors, remove_quietly, rename_over
 from hyperpq.utils.imports import need
 
 if TYPE_CHECKING:
@@ -38,44 +35,54 @@ def export_index(
 
     Parameters
     ----------
+    index : HiHPQIndex
+        A trained index.
+    path : path-like
+        The file; replaced if it exists.
     format : str
-        One of `FORMATS`, or ``faiss`` for an index that faiss reads.
+        One of `FORMATS`, or ``faiss`` for an index that FAISS reads.
+    vectors : bool
+        Whether to write the decoded vectors.
+    progress : Progress, optional
+        Where to report progress.
 
     Returns
     -------
     int
-        Rows written.
+        Number of rows written.
     """
     if format == "faiss":
         if vectors:
             raise InvalidInputError(
-                "format is 'faiss', which holds codes and no decoded vectors; leave vectors out."
+                "format is 'faiss', which holds no decoded vectors; leave vectors out, or choose "
+                "another format."
             )
         index.write_faiss(path)
         return index.ntotal
+    view = index.collection.view()
     with (progress or SilentProgress()).phase("export", None, "rows") as phase:
 
-        def blocks(decoded: bool) -> Iterator[Block]:
-            for block in blocks_of(index, decoded):
-                yield block
-                phase.advance(block.n)
+        def batches(decoded: bool) -> Iterator[ExportBatch]:
+            for batch in batches_of(index, decoded, view):
+                yield batch
+                phase.advance(batch.n)
 
-        return export_rows(blocks, path, format, vectors=vectors)
+        return export_rows(batches, path, format, vectors=vectors)
 
 
 def export_rows(
-    blocks: Source, path: str | os.PathLike[str], format: str, *, vectors: bool = False
+    batches: BatchSource, path: str | os.PathLike[str], format: str, *, vectors: bool = False
 ) -> int:
-    """Write rows to a file; it is there whole or not at all, and memory holds one block.
+    """Write rows to a file, completely or not at all; only one batch is in memory.
 
-    What the files look like is in ``docs/export.md``.
+    ``docs/how-to/export.md`` describes the files.
 
     Parameters
     ----------
-    blocks : callable
-        Gives an iterator over at least one block, all with the same columns. Called with whether
-        the blocks are to have vectors; several times for ``hdf5`` and ``npz``, and each time it
-        must give the same.
+    batches : callable
+        Gives an iterator over at least one batch, all with equal columns. Its argument is whether
+        the batches have decoded vectors. It is called several times for ``hdf5`` and ``npz``, and
+        gives the same batches each time.
     path : path-like
         The file; replaced if it exists.
     format : str
@@ -86,46 +93,27 @@ def export_rows(
     Returns
     -------
     int
-        Rows written.
+        Number of rows written.
 
     Raises
     ------
     InvalidInputError
-        No such format, a path that no file can be made at, or blocks that differ.
+        If there is no such format, no file can be written at ``path``, or batches differ.
     MissingDependencyError
-        A Parquet file, and pyarrow isn't installed.
+        If the format is ``parquet`` and pyarrow is not installed.
     StoreError
-        The disk refused; what was at ``path`` is as it was.
+        If the system refuses; a file at ``path`` is as it was.
     """
     if format not in _WRITERS:
-        raise InvalidInputError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
+        raise InvalidInputError(f"format is {format!r}; expected one of {', '.join(FORMATS)}.")
     path = Path(path)
     check_writable(path)
-    with _written_aside(path) as aside:
-        return _WRITERS[format](blocks, aside, vectors)
+    with written_aside(path) as aside:
+        return _WRITERS[format](batches, aside, vectors)
 
 
-@contextmanager
-def _written_aside(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` for its new content, which gets its name at the end."""
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with os_errors("write", path):
-            yield aside
-            handle = os.open(aside, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        rename_over(aside, path)
-    except BaseException:
-        remove_quietly(aside)
-        raise
-    fsync_folder(path.parent)
-
-
-def _write_csv(blocks: Source, aside: Path, vectors: bool) -> int:
-    first, every = first_and_all(blocks(vectors))
+def _write_csv(batches: BatchSource, aside: Path, vectors: bool) -> int:
+    first, every = first_and_all(batches(vectors))
     header = ["id", *(["path"] if first.paths is not None else []), *first.attributes, "code"]
     if first.vectors is not None:
         header += [f"v{i}" for i in range(first.vectors.shape[1])]
@@ -133,24 +121,24 @@ def _write_csv(blocks: Source, aside: Path, vectors: bool) -> int:
     with open(aside, "x", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        for block in every:
-            columns: list[list[Any]] = [block.ids.tolist()]
-            if block.paths is not None:
-                columns.append([path_text(path) for path in block.paths])
-            columns += [_texts(column) for column in block.attributes.values()]
-            columns.append([row.tobytes().hex() for row in block.codes])
+        for batch in every:
+            columns: list[list[Any]] = [batch.ids.tolist()]
+            if batch.paths is not None:
+                columns.append([path_text(path) for path in batch.paths])
+            columns += [_texts(column) for column in batch.attributes.values()]
+            columns.append([row.tobytes().hex() for row in batch.codes])
             rows = zip(*columns, strict=True)
-            if block.vectors is None:
+            if batch.vectors is None:
                 writer.writerows(rows)
             else:
-                numbers = ([f"{v:.9g}" for v in row.tolist()] for row in block.vectors)
+                numbers = ([f"{v:.9g}" for v in row.tolist()] for row in batch.vectors)
                 writer.writerows((*row, *v) for row, v in zip(rows, numbers, strict=True))
-            n += block.n
+            n += batch.n
     return n
 
 
 def _texts(column: Column) -> list[Any]:
-    """Values as CSV has them; numbers give back the very same when read."""
+    """Values as they are written to CSV; numbers have the same value when they are read."""
     if isinstance(column, Categories):
         return ["" if label is None else label for label in column.strings()]
     if column.dtype == TIME:
@@ -161,25 +149,25 @@ def _texts(column: Column) -> list[Any]:
     return values
 
 
-def _write_parquet(blocks: Source, aside: Path, vectors: bool) -> int:
+def _write_parquet(batches: BatchSource, aside: Path, vectors: bool) -> int:
     pyarrow = need("pyarrow", "parquet", "Parquet files")
     from pyarrow.parquet import ParquetWriter
 
-    first, every = first_and_all(blocks(vectors))
+    first, every = first_and_all(batches(vectors))
     schema, n = _table(pyarrow, first).schema, 0
     with ParquetWriter(aside, schema) as writer:
-        for block in every:
-            writer.write_table(_table(pyarrow, block).cast(schema))
-            n += block.n
+        for batch in every:
+            writer.write_table(_table(pyarrow, batch).cast(schema))
+            n += batch.n
     return n
 
 
-def _table(pyarrow: Any, block: Block) -> Any:
-    """A block as an Arrow table."""
-    columns = {"id": pyarrow.array(block.ids)}
-    if block.paths is not None:
-        columns["path"] = pyarrow.array([path_text(p) for p in block.paths], pyarrow.string())
-    for name, column in block.attributes.items():
+def _table(pyarrow: Any, batch: ExportBatch) -> Any:
+    """A batch as an Arrow table."""
+    columns = {"id": pyarrow.array(batch.ids)}
+    if batch.paths is not None:
+        columns["path"] = pyarrow.array([path_text(p) for p in batch.paths], pyarrow.string())
+    for name, column in batch.attributes.items():
         if isinstance(column, Categories):
             codes = pyarrow.array(column.codes, mask=column.codes < 0)
             labels = pyarrow.array(column.labels, pyarrow.string())
@@ -188,17 +176,17 @@ def _table(pyarrow: Any, block: Block) -> Any:
             columns[name] = pyarrow.array(column, pyarrow.timestamp("ns", "UTC"))
         else:
             columns[name] = pyarrow.array(column)
-    size = pyarrow.binary(block.codes.shape[1])
-    data = pyarrow.py_buffer(np.ascontiguousarray(block.codes))
-    columns["code"] = pyarrow.Array.from_buffers(size, block.n, [None, data])
-    if block.vectors is not None:
-        flat = pyarrow.array(block.vectors.ravel())
-        width = block.vectors.shape[1]
+    size = pyarrow.binary(batch.codes.shape[1])
+    data = pyarrow.py_buffer(np.ascontiguousarray(batch.codes))
+    columns["code"] = pyarrow.Array.from_buffers(size, batch.n, [None, data])
+    if batch.vectors is not None:
+        flat = pyarrow.array(batch.vectors.ravel())
+        width = batch.vectors.shape[1]
         columns["vector"] = pyarrow.FixedSizeListArray.from_arrays(flat, width)
     return pyarrow.table(columns)
 
 
-_WRITERS: dict[str, Callable[[Source, Path, bool], int]] = {
+_WRITERS: dict[str, Callable[[BatchSource, Path, bool], int]] = {
     "npz": write_npz,
     "parquet": _write_parquet,
     "csv": _write_csv,

@@ -1,4 +1,4 @@
-"""Rows as named arrays in one file: npz and HDF5, with the names of a shard's datasets."""
+"""Rows as named arrays in one npz or HDF5 file, with the names of the datasets of a shard."""
 
 from __future__ import annotations
 
@@ -12,101 +12,101 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.io.export_batches import Block, Source, first_and_all
+from hyperpq.io.export_batches import BatchSource, ExportBatch, first_and_all
 from hyperpq.store import Categories
 from hyperpq.store.columns import GROUPS, datasets_of, datasets_of_labels, kind_of, recoded
 
-# HDF5 never writes the file itself: where the disk is full, it brings down the process.
+# HDF5 never writes the file itself, as it ends the process when the disk is full.
 from hyperpq.store.hdf5_layout import Layout, lay_out
 
 
 class _Arrays:
-    """Makes pieces of arrays from blocks, one after another."""
+    """Converts batches, one after another, to the values of named arrays."""
 
     def __init__(self) -> None:
         self._labels: dict[str, dict[str, int]] = {}
-        self._path_end = -1  # before the first
+        self._path_end = -1  # -1 before the first batch
 
-    def names(self, block: Block) -> list[str]:
-        """Names of the arrays that a block has a piece of."""
+    def names(self, batch: ExportBatch) -> list[str]:
+        """Names of the arrays that a batch has values of."""
         out = ["ids", "codes"]
-        if block.paths is not None:
+        if batch.paths is not None:
             out += ["path_offsets", "path_bytes"]
-        for name, column in block.attributes.items():
+        for name, column in batch.attributes.items():
             out.append(f"{GROUPS.get(kind_of(column), 'attributes')}/{name}")
-        return out if block.vectors is None else [*out, "vectors"]
+        return out if batch.vectors is None else [*out, "vectors"]
 
-    def piece(self, name: str, block: Block) -> NDArray[Any]:
-        """The piece of an array that comes from the next block."""
+    def values(self, name: str, batch: ExportBatch) -> NDArray[Any]:
+        """The values of the array ``name`` in the next batch."""
         group, _, attribute = name.rpartition("/")
         if group:
-            column = block.attributes[attribute]
+            column = batch.attributes[attribute]
             if isinstance(column, Categories):
                 return self._merged(attribute, column.used())
             return datasets_of({attribute: column})[name]
         if name == "path_bytes":
-            return np.frombuffer(b"".join(block.paths or ()), np.uint8)
+            return np.frombuffer(b"".join(batch.paths or ()), np.uint8)
         if name == "path_offsets":
-            ends = np.cumsum([max(self._path_end, 0), *map(len, block.paths or ())], dtype=np.int64)
+            ends = np.cumsum([max(self._path_end, 0), *map(len, batch.paths or ())], dtype=np.int64)
             begun, self._path_end = self._path_end >= 0, int(ends[-1])
             return ends[1:] if begun else ends
-        array: NDArray[Any] = getattr(block, name)
+        array: NDArray[Any] = getattr(batch, name)
         return array
 
     def _merged(self, name: str, column: Categories) -> NDArray[np.int32]:
-        """Codes of a column in the labels of all blocks so far."""
+        """Codes of a column in the labels of all batches so far."""
         return recoded(column, self._labels.setdefault(name, {}))
 
     def labels(self) -> dict[str, NDArray[Any]]:
-        """The arrays of labels, complete after the last block."""
+        """The arrays of labels, complete after the last batch."""
         out: dict[str, NDArray[Any]] = {}
-        for name, places in self._labels.items():
-            out |= datasets_of_labels(name, places)
+        for name, positions in self._labels.items():
+            out |= datasets_of_labels(name, positions)
         return out
 
 
-def _measured(
-    blocks: Source, vectors: bool
+def _templates(
+    batches: BatchSource, vectors: bool
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """What the arrays will be, and those of labels as they are.
+    """Templates of the arrays, and the arrays of labels.
 
-    The first are empty shells: of the right dtype and shape, without memory.
+    A template has the dtype and the shape of its array, and takes no memory.
     """
-    arrays, shells, lengths = _Arrays(), dict[str, NDArray[Any]](), dict[str, int]()
-    _, every = first_and_all(blocks(False))
-    for block in every:
-        for name in arrays.names(block):
-            piece = arrays.piece(name, block)
-            shells.setdefault(name, piece[:0])
-            lengths[name] = lengths.get(name, 0) + len(piece)
+    arrays, templates, lengths = _Arrays(), dict[str, NDArray[Any]](), dict[str, int]()
+    _, every = first_and_all(batches(False))
+    for batch in every:
+        for name in arrays.names(batch):
+            values = arrays.values(name, batch)
+            templates.setdefault(name, values[:0])
+            lengths[name] = lengths.get(name, 0) + len(values)
     if vectors:
-        first, _ = first_and_all(blocks(True))
-        shells["vectors"], lengths["vectors"] = (
-            _Arrays().piece("vectors", first)[:0],
+        first, _ = first_and_all(batches(True))
+        templates["vectors"], lengths["vectors"] = (
+            _Arrays().values("vectors", first)[:0],
             lengths["ids"],
         )
-    for name, shell in shells.items():
-        none = np.zeros((), shell.dtype.newbyteorder("<"))
-        shells[name] = np.broadcast_to(none, (lengths[name], *shell.shape[1:]))
-    return shells, arrays.labels()
+    for name, template in templates.items():
+        none = np.zeros((), template.dtype.newbyteorder("<"))
+        templates[name] = np.broadcast_to(none, (lengths[name], *template.shape[1:]))
+    return templates, arrays.labels()
 
 
-def _bytes(piece: NDArray[Any], dtype: np.dtype[Any]) -> bytes | memoryview:
-    return np.ascontiguousarray(piece, dtype).data.cast("B") if piece.size else b""
+def _bytes(values: NDArray[Any], dtype: np.dtype[Any]) -> bytes | memoryview:
+    return np.ascontiguousarray(values, dtype).data.cast("B") if values.size else b""
 
 
 def _changed(name: str) -> InvalidInputError:
     return InvalidInputError(
-        f"the blocks came again with more or less {name} than at first; each call must give the "
-        "same blocks."
+        f"the batches of a later call have more or fewer {name} than those of the first; expected "
+        "the same batches at each call."
     )
 
 
-def write_hdf5(blocks: Source, path: Path, vectors: bool) -> int:
+def write_hdf5(batches: BatchSource, path: Path, vectors: bool) -> int:
     """Write a new HDF5 file with contiguous datasets; see `export.export_rows`."""
-    shells, labels = _measured(blocks, vectors)
+    templates, labels = _templates(batches, vectors)
     layout = Layout()
-    places = lay_out(layout, {**shells, **labels})
+    placements = lay_out(layout, {**templates, **labels})
     with open(path, "xb") as file:
 
         def put(data: bytes | memoryview, offset: int) -> int:
@@ -117,44 +117,44 @@ def write_hdf5(blocks: Source, path: Path, vectors: bool) -> int:
         for offset, data in layout.blocks:
             put(data, offset)
         for name, array in labels.items():
-            put(_bytes(array, array.dtype.newbyteorder("<")), places[name].offset)
-        arrays, ends = _Arrays(), {name: places[name].offset for name in shells}
-        for block in blocks(vectors):
-            for name, shell in shells.items():
-                ends[name] = put(_bytes(arrays.piece(name, block), shell.dtype), ends[name])
-        for name, shell in shells.items():
-            if ends[name] != places[name].offset + shell.nbytes:
+            put(_bytes(array, array.dtype.newbyteorder("<")), placements[name].offset)
+        arrays, ends = _Arrays(), {name: placements[name].offset for name in templates}
+        for batch in batches(vectors):
+            for name, template in templates.items():
+                ends[name] = put(_bytes(arrays.values(name, batch), template.dtype), ends[name])
+        for name, template in templates.items():
+            if ends[name] != placements[name].offset + template.nbytes:
                 raise _changed(name)
         file.truncate(layout.size)
-    return len(shells["ids"])
+    return len(templates["ids"])
 
 
-def write_npz(blocks: Source, path: Path, vectors: bool) -> int:
+def write_npz(batches: BatchSource, path: Path, vectors: bool) -> int:
     """Write a new npz file; see `export.export_rows`.
 
-    A zip file has its members one after another, so each array takes a pass over the blocks.
+    The members of a zip file follow one another, so each array takes a pass over all batches.
     """
-    shells, labels = _measured(blocks, vectors)
+    templates, labels = _templates(batches, vectors)
     with zipfile.ZipFile(path, "x") as file:
-        for name, shell in shells.items():
-            pieces = map(partial(_Arrays().piece, name), blocks(name == "vectors"))
-            _write_member(file, name, shell, pieces)
+        for name, template in templates.items():
+            parts = map(partial(_Arrays().values, name), batches(name == "vectors"))
+            _write_member(file, name, template, parts)
         for name, array in labels.items():
             _write_member(file, name, array, [array])
-    return len(shells["ids"])
+    return len(templates["ids"])
 
 
 def _write_member(
-    file: zipfile.ZipFile, name: str, shell: NDArray[Any], pieces: Iterable[NDArray[Any]]
+    file: zipfile.ZipFile, name: str, template: NDArray[Any], parts: Iterable[NDArray[Any]]
 ) -> None:
-    """Write an array of the dtype and shape of ``shell``, piece by piece."""
-    dtype, left = shell.dtype.newbyteorder("<"), shell.nbytes
-    header: dict[str, Any] = {"descr": dtype.str, "fortran_order": False, "shape": shell.shape}
-    # A ZipInfo of its own has no time in it.
+    """Write an array of the dtype and shape of ``template``, whose values come batch by batch."""
+    dtype, left = template.dtype.newbyteorder("<"), template.nbytes
+    header: dict[str, Any] = {"descr": dtype.str, "fortran_order": False, "shape": template.shape}
+    # A ZipInfo without a time, so that equal rows give equal files.
     with file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
         np.lib.format.write_array_header_1_0(member, header)
-        for piece in pieces:
-            data = _bytes(piece, dtype)
+        for values in parts:
+            data = _bytes(values, dtype)
             member.write(data)
             left -= len(data)
     if left:

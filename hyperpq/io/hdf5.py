@@ -1,7 +1,7 @@
 """Vectors in HDF5 files, which may come from strangers.
 
-A file can't send the reader elsewhere (external links, external storage, virtual datasets), nor
-make it take memory for numbers that the file doesn't hold.
+A file cannot direct the reader to other files (by external links, external storage or virtual
+datasets), nor make it allocate memory for values that the file does not contain.
 """
 
 from __future__ import annotations
@@ -19,26 +19,34 @@ from hyperpq.errors import InvalidInputError
 if TYPE_CHECKING:
     import h5py
 
-# Of a chunk as numbers: HDF5 unpacks a chunk whole.
-_MAX_CHUNK = 1 << 30
+# Bytes of a decompressed HDF5 chunk, as HDF5 decompresses a whole chunk at once.
+_MAX_CHUNK_BYTES = 1 << 30
 
 
 def hdf5_source(
     path: Path, dataset: str | None
 ) -> tuple[tuple[int, int], Callable[[int], Iterator[NDArray[Any]]]]:
-    """Shape and reader of a two-dimensional dataset of numbers.
+    """Shape and reader of a two-dimensional dataset of numbers in an HDF5 file.
 
     Parameters
     ----------
     path : Path
         The file.
     dataset : str, optional
-        Name of the dataset; the only one of two dimensions unless given.
+        Name of the dataset; by default the only one of two dimensions.
+
+    Returns
+    -------
+    shape : (int, int)
+        Number of vectors and their width.
+    read : callable
+        Gives the rows in batches of a given size.
 
     Raises
     ------
     InvalidInputError
-        No HDF5 file, no such dataset or several, or one that the file doesn't hold itself.
+        If it is not an HDF5 file, there is not exactly one such dataset, or the file does not
+        contain all its values.
     """
     with _opened(path) as file:
         n, d = _chosen(file, path, dataset).shape
@@ -57,28 +65,29 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     import h5py
 
     try:
-        # HDF5's own locks fail on some network file systems.
+        # The locks of HDF5 fail on some network file systems.
         with h5py.File(path, "r", locking=False) as file:
             yield file
     except InvalidInputError:
         raise
-    # What h5py raises depends on where in the file the damage is, and is not documented.
+    # The errors of h5py depend on where the file is damaged, and are not documented.
     except Exception as error:
-        raise InvalidInputError(f"{path} isn't a readable HDF5 file: {error}.") from error
+        raise InvalidInputError(f"{path} is not a readable HDF5 file ({error}).") from error
 
 
 def _chosen(file: h5py.File, path: Path, dataset: str | None) -> h5py.Dataset:
-    """The dataset that is meant, checked."""
+    """The dataset with that name, or the only one that fits, checked."""
     import h5py
 
     names: list[str] = []
-    # Hard links only: this neither follows links to other names and files nor comes twice.
+    # This visits hard links only, and each dataset once; links to other files are not followed.
     file.visititems(lambda name, item: names.append(name) if type(item) is h5py.Dataset else None)
     if dataset is not None:
         wanted = dataset.strip("/")
         if wanted not in names:
             raise InvalidInputError(
-                f"{path} has no dataset {dataset!r}, only {_listed(names)}; links aren't followed."
+                f"{path} has no dataset {dataset!r}; it has {_listed(names)}, and links are not "
+                "followed."
             )
         return _checked(file, path, wanted)
     flat = [name for name in names if _dimensions(file[name]) == 2]
@@ -96,7 +105,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _dimensions(data: h5py.Dataset) -> int:
-    """Dimensions of a dataset; 0 of one that lies in other files, which isn't asked."""
+    """Number of dimensions of a dataset; 0 for a virtual one, whose files are not opened."""
     from h5py import h5d
 
     virtual = data.id.get_create_plist().get_layout() == h5d.VIRTUAL
@@ -112,25 +121,25 @@ def _checked(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
 
 
 def _problem(data: h5py.Dataset, size: int) -> str | None:
-    """Why a dataset of a file of ``size`` bytes can't be read as vectors, or None."""
+    """Why a dataset in a file of ``size`` bytes cannot be read as vectors, or None."""
     from h5py import h5d
 
     creation = data.id.get_create_plist()
     layout = creation.get_layout()
     if layout == h5d.VIRTUAL or creation.get_external_count():
-        return "lies in other files; expected its numbers in this one"
+        return "is stored in other files; expected its values in this file"
     if data.shape is None or len(data.shape) != 2:
         return f"has shape {data.shape}; expected two dimensions, (n, d)"
     if data.dtype.kind not in "fiub":
         return f"has dtype {data.dtype}; expected numbers (any float or integer dtype)"
     n, d = data.shape
     length, stored = n * d * data.dtype.itemsize, data.id.get_storage_size()
-    short = f"has shape {data.shape}, but the file holds only a part of its numbers"
+    short = f"has shape {data.shape}, but the file contains only some of its values"
     if layout == h5d.CHUNKED:
-        if int(np.prod(data.chunks, dtype=object)) * data.dtype.itemsize > _MAX_CHUNK:
-            return f"has chunks {data.chunks}; expected at most {_MAX_CHUNK} bytes a chunk"
+        if int(np.prod(data.chunks, dtype=object)) * data.dtype.itemsize > _MAX_CHUNK_BYTES:
+            return f"has chunks {data.chunks}; expected at most {_MAX_CHUNK_BYTES} bytes per chunk"
         chunks = -(-n // data.chunks[0]) * -(-d // data.chunks[1])
-        # What was never written has no chunk and reads as zeros, however much it is.
+        # Values that were never written have no chunk, and any number of them reads as zeros.
         if data.id.get_num_chunks() != chunks or stored > size:
             return short
     elif stored < length or (data.id.get_offset() or 0) + length > size:

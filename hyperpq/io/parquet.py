@@ -1,4 +1,4 @@
-"""Vectors in Parquet files: a column of lists, or nothing but columns of numbers."""
+"""Vectors in Parquet files: a column of lists, or only columns of numbers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from hyperpq.errors import InvalidInputError
 from hyperpq.utils.imports import need
 
-# Of a column that is read ahead.
-_BUFFER = 1 << 22
+# Bytes of a column that are read ahead.
+_BUFFER_SIZE = 1 << 22
 
 
 def parquet_source(
@@ -27,14 +27,22 @@ def parquet_source(
     path : Path
         The file.
     column : str, optional
-        Column of lists; the only one unless given. Without any, all columns are coordinates.
+        Name of the column of lists; by default the only one. In a file without such a column, all
+        columns are coordinates.
+
+    Returns
+    -------
+    shape : (int, int)
+        Number of vectors and their width.
+    read : callable
+        Gives the rows in batches of a given size.
 
     Raises
     ------
     InvalidInputError
-        No Parquet file, or no such vectors in it.
+        If it is not a Parquet file or does not contain such vectors.
     MissingDependencyError
-        pyarrow isn't installed.
+        If pyarrow is not installed.
     """
     with _opened(path) as file:
         n, schema = file.metadata.num_rows, file.schema_arrow
@@ -59,10 +67,10 @@ def _opened(path: Path) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(path, buffer_size=_BUFFER) as file:
+        with ParquetFile(path, buffer_size=_BUFFER_SIZE) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise InvalidInputError(f"{path} isn't a readable Parquet file: {error}.") from error
+        raise InvalidInputError(f"{path} is not a readable Parquet file ({error}).") from error
 
 
 def _is_number(kind: Any) -> bool:
@@ -72,7 +80,7 @@ def _is_number(kind: Any) -> bool:
 
 
 def _is_list(kind: Any) -> bool:
-    """Whether a type is that of lists of numbers."""
+    """Whether an Arrow type is that of lists of numbers."""
     from pyarrow import types
 
     lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
@@ -85,8 +93,8 @@ def _chosen(path: Path, schema: Any, column: str | None) -> Sequence[str]:
     if column is not None:
         if column not in lists:
             raise InvalidInputError(
-                f"{path} has no column {column!r} of lists of numbers; "
-                f"there are {', '.join(map(repr, lists)) or 'none'}."
+                f"{path} has no column {column!r} of lists of numbers; it has "
+                f"{', '.join(map(repr, lists)) or 'none'}."
             )
         return [column]
     if len(lists) > 1:
@@ -100,7 +108,7 @@ def _chosen(path: Path, schema: Any, column: str | None) -> Sequence[str]:
     if others or not len(schema):
         raise InvalidInputError(
             f"{path} has {', '.join(others) or 'no columns'}; expected a column of lists of "
-            "numbers, or nothing but columns of numbers."
+            "numbers, or only columns of numbers."
         )
     return list(schema.names)
 
@@ -115,17 +123,20 @@ def _width(path: Path, file: Any, name: str) -> int:
         if len(batch) and batch.column(0)[0].is_valid:
             return len(batch.column(0)[0])
     raise InvalidInputError(
-        f"{path} has no list in column {name!r}, so it doesn't say how wide its vectors are."
+        f"{path} has no list in column {name!r}, so that the width of its vectors is not known; "
+        "expected at least one list, or lists of fixed size."
     )
 
 
 def _array(path: Path, batch: Any, d: int, start: int) -> NDArray[Any]:
-    """Vectors (rows, d) of a batch whose first row is the file's row ``start``."""
+    """Vectors (rows, d) of a batch whose first row is row ``start`` of the file."""
     columns = batch.columns
     for name, column in zip(batch.schema.names, columns, strict=True):
         if column.null_count:
             row = start + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-            raise InvalidInputError(f"{path} has no value in column {name!r}, row {row}.")
+            raise InvalidInputError(
+                f"{path} has no value in column {name!r}, row {row}; expected one in each row."
+            )
     if not _is_list(columns[0].type):
         return np.stack([column.to_numpy(zero_copy_only=False) for column in columns], axis=1)
     from pyarrow import compute
@@ -139,6 +150,8 @@ def _array(path: Path, batch: Any, d: int, start: int) -> NDArray[Any]:
     values = columns[0].flatten()
     if values.null_count:
         row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))) // d
-        raise InvalidInputError(f"{path} lacks a value in row {start + row}.")
+        raise InvalidInputError(
+            f"{path} has a list with a missing value in row {start + row}; expected numbers only."
+        )
     flat: NDArray[Any] = values.to_numpy(zero_copy_only=False)
     return flat.reshape(-1, d)

@@ -1,4 +1,4 @@
-"""Vectors in files, read block by block: .npy, .fvecs, .bvecs, .ivecs, HDF5 and Parquet."""
+"""`open_vectors`: vectors in .npy, .fvecs, .bvecs, .ivecs, HDF5 and Parquet files, in batches."""
 
 from __future__ import annotations
 
@@ -16,42 +16,45 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.utils.validation import as_features
 
 Source: TypeAlias = tuple[tuple[int, int], Callable[[int], Iterator[NDArray[Any]]]]
-"""Shape (n, d) of a file, and what reads its rows in blocks of so many."""
+"""Shape (n, d) of a file, and a function that reads its rows in batches of a given size."""
 
-# Item of a row in the TEXMEX layout, by ending.
+# Type of the values in the TEXMEX layout, by the ending of the file.
 _TEXMEX = {".fvecs": "<f4", ".bvecs": "u1", ".ivecs": "<i4"}
-# Endings whose files hold several arrays by name.
+# Endings of files with several named arrays.
 _NAMED = (".h5", ".hdf5", ".parquet")
 ENDINGS = (".npy", *_TEXMEX, *_NAMED)
-# No model makes a vector as wide; a damaged or hostile file could ask for the memory of one.
-WIDEST = 1 << 20
+MAX_WIDTH = 1 << 20
+"""Largest width of a vector; a damaged or hostile file could ask for memory for more."""
 
 
 @dataclass(frozen=True)
 class VectorFile:
-    """Vectors of a file, of which only a block is in memory.
+    """Vectors in a file, of which only one batch is in memory.
 
     Attributes
     ----------
     path : Path
         The file.
     shape : tuple of int
-        (n, d): vectors and their width.
+        (n, d): the number of vectors and their width.
     """
 
     path: Path
     shape: tuple[int, int]
     _read: Callable[[int], Iterator[NDArray[Any]]]
 
-    def blocks(self, rows: int = 65536) -> Iterator[NDArray[np.float32]]:
-        """The vectors in order, at most ``rows`` at a time, as float32 arrays (rows, d).
+    def batches(self, rows: int = 65536) -> Iterator[NDArray[np.float32]]:
+        """The vectors in order, in batches of at most ``rows``.
 
-        Of a file without vectors comes one block, which is empty.
+        Yields
+        ------
+        ndarray, shape (rows, d), float32
+            A file without vectors gives one empty batch.
 
         Raises
         ------
         InvalidInputError
-            A value that isn't a finite float32, a row of another width, or damage.
+            If a value is not a finite float32, a row has another width, or the file is damaged.
         """
         done = 0
         if not self.shape[0]:
@@ -61,63 +64,68 @@ class VectorFile:
             done += len(raw)
         if done != self.shape[0]:
             raise InvalidInputError(
-                f"{self.path} has {done} vectors, but says that there are {self.shape[0]}; "
-                "the file is damaged or was changed while it was read."
+                f"{self.path} has {done} vectors; expected {self.shape[0]}; the file is damaged or "
+                "has changed while it was read."
             )
 
     def read(self) -> NDArray[np.float32]:
-        """All vectors in memory, shape (n, d); raises what `blocks` does."""
+        """Read all vectors, shape (n, d), into memory; it raises the errors of `batches`."""
         out = np.empty(self.shape, np.float32)
         done = 0
-        for block in self.blocks():
-            out[done : done + len(block)] = block
-            done += len(block)
+        for batch in self.batches():
+            out[done : done + len(batch)] = batch
+            done += len(batch)
         return out
 
 
 def is_vector_file(path: Path) -> bool:
-    """Whether a file is one of vectors by its name."""
+    """Whether a file is a file of vectors, by the ending of its name."""
     return path.suffix.lower() in ENDINGS
 
 
 def open_vectors(
     path: str | os.PathLike[str], *, dataset: str | None = None, d: int | None = None
 ) -> VectorFile:
-    """Open a file of vectors; its ending says what it is.
+    """Open a file of vectors; the ending of its name determines its format.
 
     Parameters
     ----------
     path : path-like
         ``.npy``: one array (n, d), memory-mapped. ``.fvecs``, ``.bvecs``, ``.ivecs``: the TEXMEX
-        layout, each row an int32 with its width and then float32, uint8 or int32 values, all
-        little-endian. ``.h5``, ``.hdf5``: a two-dimensional dataset of numbers. ``.parquet``: a
-        column of lists of numbers, or nothing but columns of numbers, each a coordinate.
+        layout, in which each row is an int32 with its width, followed by float32, uint8 or int32
+        values, all little-endian. ``.h5``, ``.hdf5``: a two-dimensional dataset of numbers.
+        ``.parquet``: a column of lists of numbers, or only columns of numbers, each of which is a
+        coordinate.
     dataset : str, optional
-        Name of the HDF5 dataset or the Parquet column; the only one of its kind unless given.
+        Name of the HDF5 dataset or of the Parquet column; by default the only one that fits.
     d : int, optional
         Width that the vectors must have.
+
+    Returns
+    -------
+    VectorFile
 
     Raises
     ------
     InvalidInputError
-        No such file, or not one of vectors; the message says what was found.
+        If there is no such file or it does not contain vectors.
     MissingDependencyError
-        A Parquet file, and pyarrow isn't installed.
+        If it is a Parquet file and pyarrow is not installed.
     """
     path = Path(path)
     ending = path.suffix.lower()
     if ending not in ENDINGS:
         raise InvalidInputError(
-            f"{path} is no file of vectors by its name; expected one of {', '.join(ENDINGS)}."
+            f"{path} has no ending of a file of vectors; expected one of {', '.join(ENDINGS)}."
         )
     _check_file(path)
     if dataset is not None and ending not in _NAMED:
         raise InvalidInputError(
-            f"{path} has no datasets to choose from, and {dataset!r} was asked for; leave it out."
+            f"dataset is {dataset!r}; {path} has no named datasets; leave dataset out."
         )
     shape, read = _source(path, ending, dataset)
-    if not 1 <= shape[1] <= WIDEST:
-        raise InvalidInputError(f"{path} has width {shape[1]}; expected 1 to {WIDEST}.")
+    if not 1 <= shape[1] <= MAX_WIDTH:
+        raise InvalidInputError(f"{path} has width {shape[1]}; expected 1 to {MAX_WIDTH}.")
     if d is not None and shape[1] != d:
         raise InvalidInputError(f"{path} has width {shape[1]}; expected {d}.")
     return VectorFile(path, shape, read)
@@ -126,7 +134,7 @@ def open_vectors(
 def _source(path: Path, ending: str, dataset: str | None) -> Source:
     if ending == ".npy":
         array = load_array(path, 2, "(n, d)")
-        # For its dtype.
+        # This checks the dtype.
         as_features(array[:0], None, str(path))
         return (array.shape[0], array.shape[1]), lambda rows: _slices(array, rows)
     if ending in _TEXMEX:
@@ -146,9 +154,11 @@ def _check_file(path: Path) -> None:
         if stat.S_ISREG(mode):
             path.open("rb").close()
     except OSError as error:
-        raise InvalidInputError(f"{path} can't be read: {error.strerror or error}.") from error
+        raise InvalidInputError(
+            f"{path} cannot be read ({error.strerror or error}); give an existing file."
+        ) from error
     if not stat.S_ISREG(mode):
-        raise InvalidInputError(f"{path} is no regular file; give a file of vectors.")
+        raise InvalidInputError(f"{path} is not a regular file; give a file of vectors.")
 
 
 def load_array(path: Path, ndim: int, shape: str) -> NDArray[Any]:
@@ -161,25 +171,38 @@ def load_array(path: Path, ndim: int, shape: str) -> NDArray[Any]:
     ndim : int
         Dimensions that it must have.
     shape : str
-        What to call that in an error.
+        Description of the expected shape for an error.
 
     Raises
     ------
     InvalidInputError
-        No such file, or another array.
+        If there is no such file, or it holds something else.
     """
     try:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise InvalidInputError(f"{path} can't be read: {error.strerror or error}.") from error
+        raise InvalidInputError(
+            f"{path} cannot be read ({error.strerror or error}); give an existing file."
+        ) from error
     except (ValueError, EOFError) as error:
         raise InvalidInputError(
-            f"{path} isn't a whole .npy file of numbers; write one with numpy.save(path, array)."
+            f"{path} is not a complete .npy file of numbers; write it by numpy.save(file, array)."
         ) from error
     if not isinstance(array, np.ndarray) or array.ndim != ndim:
         found = getattr(array, "shape", "several arrays")
         raise InvalidInputError(f"{path} holds {found}; expected one array of shape {shape}.")
     return array
+
+
+def load_views(path: Path) -> NDArray[Any]:
+    """Vectors of augmented views, shape (V, n, d), in a .npy file, memory-mapped.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such file, or it does not hold an array of three dimensions.
+    """
+    return load_array(path, 3, "(V, n, d)")
 
 
 def _slices(array: NDArray[Any], rows: int) -> Iterator[NDArray[Any]]:
@@ -191,74 +214,74 @@ def _texmex_source(path: Path, item: np.dtype[Any]) -> Source:
     size = path.stat().st_size
     if size < 4:
         raise InvalidInputError(
-            f"{path} is {size} bytes long; expected rows of an int32 with their width and values."
+            f"{path} is {size} bytes long; expected rows of an int32, their width, and values."
         )
     width = int(np.fromfile(path, "<i4", 1)[0])
     length = 4 + width * item.itemsize
-    if not 1 <= width <= WIDEST or size % length:
+    if not 1 <= width <= MAX_WIDTH or size % length:
         raise InvalidInputError(
             f"{path} begins with the width {width} and is {size} bytes long; expected a width of "
-            f"1 to {WIDEST} and rows of {item.itemsize} bytes a value and 4 more, to the last byte."
+            f"1 to {MAX_WIDTH} and complete rows of 4 bytes and {item.itemsize} bytes per value."
         )
     raw = np.memmap(path, np.uint8, "r").reshape(-1, length)
 
     def read(rows: int) -> Iterator[NDArray[Any]]:
-        for number, block in enumerate(_slices(raw, rows)):
-            widths = np.ascontiguousarray(block[:, :4]).view("<i4")[:, 0]
+        for number, batch in enumerate(_slices(raw, rows)):
+            widths = np.ascontiguousarray(batch[:, :4]).view("<i4")[:, 0]
             if (widths != width).any():
                 row = int(np.argmax(widths != width))
                 raise InvalidInputError(
-                    f"{path} has the width {widths[row]} in row {number * rows + row} and {width} "
-                    "before it; all rows must have the same width."
+                    f"{path} has the width {widths[row]} in row {number * rows + row}; expected "
+                    f"{width}, that of the rows before."
                 )
-            yield np.ascontiguousarray(block[:, 4:]).view(item)
+            yield np.ascontiguousarray(batch[:, 4:]).view(item)
 
     return (len(raw), width), read
 
 
-def rows_at_once(d: int, most: int = 65536) -> int:
-    """Vectors of width ``d`` in a block of at most 64 MiB, one at least."""
-    return max(1, min(most, (1 << 24) // d))
+def batch_rows(d: int) -> int:
+    """Number of vectors of width ``d`` in a batch: up to 65,536 and 64 MiB, and at least one."""
+    return max(1, min(65536, (1 << 24) // d))
 
 
 def sample_rows(
     files: Sequence[VectorFile],
-    most: int,
+    size: int,
     seed: int = 0,
     advance: Callable[[int], object] = lambda n: None,
 ) -> NDArray[np.float32]:
-    """Random rows of files of one width, in order; every row is read and so checked.
+    """Random rows of files of one width, in their order; all rows are read, and so checked.
 
     Parameters
     ----------
     files : sequence of VectorFile
-        At least one.
-    most : int
-        Rows to take; all if there are fewer. 0 only checks.
+        At least one file.
+    size : int
+        Number of rows to take; all rows if there are fewer. With 0, rows are only checked.
     seed : int
-        Same files, most and seed: same rows.
+        The same files, size and seed give the same rows.
     advance : callable
         Called with the number of rows that were read.
 
     Returns
     -------
-    ndarray, shape (min(most, n), d), float32
+    ndarray, shape (min(size, n), d), float32
 
     Raises
     ------
     InvalidInputError
-        See `VectorFile.blocks`.
+        See `VectorFile.batches`.
     """
     total, d = sum(file.shape[0] for file in files), files[0].shape[1]
     random = np.random.default_rng(seed)
-    # Without a list of all rows, however many there are.
-    chosen = np.sort(random.choice(total, min(most, total), replace=False, shuffle=False))
+    # Without shuffling, no list of all rows is made.
+    chosen = np.sort(random.choice(total, min(size, total), replace=False, shuffle=False))
     out = np.empty((len(chosen), d), np.float32)
     start = 0
     for file in files:
-        for block in file.blocks(rows_at_once(d)):
-            low, high = np.searchsorted(chosen, (start, start + len(block)))
-            out[low:high] = block[chosen[low:high] - start]
-            start += len(block)
-            advance(len(block))
+        for batch in file.batches(batch_rows(d)):
+            low, high = np.searchsorted(chosen, (start, start + len(batch)))
+            out[low:high] = batch[chosen[low:high] - start]
+            start += len(batch)
+            advance(len(batch))
     return out

@@ -36,10 +36,7 @@ def fails(done, line, code):
 
 def stored(index):
     """(ids, codes) of all rows."""
-    return (
-        np.concatenate([part.ids for part in index.parts]),
-        np.concatenate([part.codes for part in index.parts]),
-    )
+    return index.ids, index.collection.view().codes_of(index.ids)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +60,7 @@ def test_an_import_learns_and_adds(made):
     text = (made / "said.txt").read_text()
     assert fact(text, "trained on") == "600 vectors of width 12"
     assert fact(text, "added") == fact(text, "vectors") == "600"
-    assert fact(text, "code") == "16 bits, 2 bytes a vector"
+    assert fact(text, "code") == "16 bits, 2 bytes per vector"
     assert fact(text, "index") == "index"
     same = HiHPQIndex(12, 2, device="cpu")
     same.train(X, epochs=1, seed=4)
@@ -164,7 +161,7 @@ def test_a_wrong_import_changes_nothing(hyperpq, made, tmp_path):
 
 def test_vectors_are_not_for_an_index_of_images(hyperpq, place, made):
     index = place / "hyperpq-index"
-    said = f"error: {index} is an index of images, not of vectors; add images to it."
+    said = f"error: {index} is an index of images; expected an index of vectors; add images to it."
     fails(hyperpq("add", made / "a.npy", "--index", index), said, 2)
 
 

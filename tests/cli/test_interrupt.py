@@ -39,13 +39,13 @@ def test_ctrl_c(place, tmp_path):
         out, err = process.communicate()
     assert process.returncode == 130
     assert out == b""
-    assert err == b"hyperpq: interrupted; go on with the same command and --resume\n"
+    assert err == b"hyperpq: interrupted; run the same command with --resume to continue.\n"
     refused = subprocess.run(command(place, index), capture_output=True)
     assert refused.returncode == 1
     (line,) = refused.stderr.decode().splitlines()
     assert line == (
         f"hyperpq: error: {work} is an interrupted build; "
-        "go on with --resume or start anew with --overwrite."
+        "continue it with --resume, or start again with --overwrite."
     )
 
 
@@ -61,8 +61,8 @@ def test_ctrl_c_is_not_lost_while_modules_load(tmp_path):
     )
     program = (
         "import time\n"
-        "from hyperpq.cli.interrupts import hold_back_while_loading\n"
-        "hold_back_while_loading()\n"
+        "from hyperpq.cli.interrupts import delay_interrupts_while_loading\n"
+        "delay_interrupts_while_loading()\n"
         "try:\n"
         "    import deaf\n"
         "    time.sleep(30)\n"
@@ -93,7 +93,7 @@ def test_ctrl_c_elsewhere(place, tmp_path):
         process.send_signal(signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert err == b"hyperpq: interrupted\n"
+    assert err == b"hyperpq: interrupted.\n"
 
 
 @pytest.mark.parametrize("limit", [pytest.param(50_000, marks=pytest.mark.slow), 200_000])
@@ -109,7 +109,7 @@ def test_a_disk_that_refuses(place, tmp_path, hyperpq, limit):
     assert done.stdout == b""
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith(f"hyperpq: error: {index}.building/")
-    assert line.endswith(": can't write: File too large")
+    assert line.endswith(": cannot write: File too large.")
     assert not index.exists()
     resumed = subprocess.run(command(place, index, "--resume"), capture_output=True)
     assert resumed.returncode == 0

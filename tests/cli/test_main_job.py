@@ -30,7 +30,7 @@ def test_the_summary_of_a_build(place, photos):
     text = (place / "build.txt").read_text()
     assert fact(text, "images") == str(len(photos))
     assert fact(text, "skipped") == "0"
-    assert fact(text, "code") == "64 bits, 8 bytes an image"
+    assert fact(text, "code") == "64 bits, 8 bytes per image"
     assert fact(text, "index") == "hyperpq-index"
     for phase in ("list", "features", "encode"):
         assert re.search(rf"{phase} [0-9.]+ s", fact(text, "seconds"))
@@ -61,7 +61,7 @@ def test_building_again_encodes_nothing(hyperpq, copy):
     manifest = (copy / "hyperpq-index/manifest.json").read_bytes()
     again = ok(hyperpq("build", "photos", "--images", copy / "photos", cwd=copy))
     assert fact(again, "added") == "0"
-    assert fact(again, "forgotten") == "0"
+    assert fact(again, "removed") == "0"
     assert fact(again, "images") == "48"
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in shards.iterdir()} == before
     assert (copy / "hyperpq-index/manifest.json").read_bytes() == manifest
@@ -116,7 +116,7 @@ def test_info(hyperpq, place):
 
 
 def test_info_without_an_index(hyperpq, tmp_path):
-    assert "there is none yet" in ok(hyperpq("info", cwd=tmp_path))
+    assert "no index yet" in ok(hyperpq("info", cwd=tmp_path))
 
 
 def test_encode(hyperpq, place, photos, tmp_path):
@@ -126,9 +126,9 @@ def test_encode(hyperpq, place, photos, tmp_path):
     assert names == [str(path) for path in photos]
     codes = np.load(out)
     index = HiHPQIndex.load(place / "hyperpq-index", device="cpu")
-    (part,) = index.parts
-    assert [os.fsdecode(path) for path in part.paths] == names
-    np.testing.assert_array_equal(codes, part.codes)
+    view = index.collection.view()
+    assert [os.fsdecode(path) for path in view.paths_of(index.ids)] == names
+    np.testing.assert_array_equal(codes, view.codes_of(index.ids))
 
 
 def test_encode_names_bad_images(hyperpq, place, photos, tmp_path):
@@ -153,7 +153,7 @@ def test_vectors(hyperpq, tmp_path):
         hyperpq("train", "x.npy", "--views", "views.npy", *options, cwd=tmp_path),
         silent_stderr=False,
     )
-    assert fact(text, "code") == "16 bits, 2 bytes a vector"
+    assert fact(text, "code") == "16 bits, 2 bytes per vector"
     assert fact(text, "trained on") == "300 vectors of width 24"
     text = ok(hyperpq("add", "x.npy", "x.npy", cwd=tmp_path))
     assert fact(text, "vectors") == "600"
@@ -161,7 +161,7 @@ def test_vectors(hyperpq, tmp_path):
     index = HiHPQIndex.load(tmp_path / "hyperpq-index", device="cpu")
     assert (index.ntotal, index.metric, index.M) == (600, "chord", 2)
     np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), index.encode(x))
-    stored = np.concatenate([part.codes for part in index.parts])
+    stored = index.collection.view().codes_of(index.ids)
     np.testing.assert_array_equal(stored, np.tile(index.encode(x), (2, 1)))
     same = HiHPQIndex(24, 2, metric="chord", device="cpu")
     same.train(x, np.stack([x, x + 0.01]).astype(np.float16), epochs=1, seed=4)

@@ -109,7 +109,7 @@ COMMANDS = {
     "build-device": (
         "build --images P --device gpu",
         2,
-        "device is 'gpu'; give 'auto', 'cpu', 'cuda' or 'cuda:N'",
+        "device is 'gpu'; expected 'auto', 'cpu', 'cuda' or 'cuda:N'.",
     ),
     "build-index-is-a-file": (
         "build --images P --index text.txt",
@@ -119,7 +119,7 @@ COMMANDS = {
     "build-index-below-a-file": (
         "build --images P --index text.txt/index",
         1,
-        "{here}/text.txt/index.building: can't create: Not a directory",
+        "{here}/text.txt/index.building: cannot create: Not a directory.",
     ),
     "build-index-is-another-folder": (
         "build --images P --index bad",
@@ -129,7 +129,7 @@ COMMANDS = {
     "build-index-in-proc": (
         "build --images P --index /proc/index",
         1,
-        "/proc/index.building: can't create: *",
+        "/proc/index.building: cannot create: *",
     ),
     "build-other-bits": (
         "build --images P --index I --bits 32",
@@ -148,13 +148,13 @@ COMMANDS = {
     "query-no-index": (
         "query P --index gone",
         1,
-        "{here}/gone: no index here (no such folder); make one with `hyperpq build`, or check "
-        "the path",
+        "{here}/gone: there is no index here (no such folder); make one with `hyperpq build`, or "
+        "check the path.",
     ),
     "query-index-is-another-folder": (
         "query P --index bad",
         1,
-        "{here}/bad: no index here (the folder has no manifest.json); make one with *",
+        "{here}/bad: there is no index here (the folder has no manifest.json); make one with *",
     ),
     "query-damaged-index": (
         "query P --index damaged",
@@ -204,7 +204,7 @@ COMMANDS = {
         "Error: Invalid value for '--threads': 0 is not in the range x>=1.",
     ),
     "query-missing-image": ("query gone.jpg --index I", 1, "hyperpq: gone.jpg: no such file"),
-    "add-no-index": ("add bad --index gone", 1, "{here}/gone: no index here *"),
+    "add-no-index": ("add bad --index gone", 1, "{here}/gone: there is no index here *"),
     "add-no-folder": (
         "add gone --index I",
         1,
@@ -233,7 +233,7 @@ COMMANDS = {
     "train-index-taken": (
         "train eight.npy --index vectors --epochs 0",
         1,
-        "{here}/vectors: the folder is already an index; choose another place or remove it first",
+        "{here}/vectors: the folder is already an index; choose another place or remove it first.",
     ),
     "train-views": (
         "train wide.npy --views cube.npy",
@@ -251,7 +251,7 @@ COMMANDS = {
         "gone/codes.npy can't be written: there is no folder gone.",
     ),
     "info-damaged-index": ("info --index damaged", 1, "{here}/damaged/manifest.json: *"),
-    "verify-no-index": ("verify --index gone", 1, "gone: no index here *"),
+    "verify-no-index": ("verify --index gone", 1, "gone: there is no index here *"),
     "completion-shell": ("completion tcsh", 2, "Error: Invalid value for *: 'tcsh' is not one of*"),
     "draw-into-a-file": ("draw text.txt", 1, "text.txt: can't write images *; give a folder *"),
 }
@@ -344,15 +344,18 @@ LIBRARY = {
     ),
     "build-recipe": (lambda i, p, t: built(p, t, recipe="best"), "recipe is 'best'; expected *"),
     "build-backbone": (lambda i, p, t: built(p, t, backbone=""), "no backbone ''; there are *"),
-    "update-no-index": (lambda i, p, t: update_index(p, t / "x"), "{t}/x: no index here *"),
+    "update-no-index": (
+        lambda i, p, t: update_index(p, t / "x"),
+        "{t}/x: there is no index here *",
+    ),
     "update-other-bits": (
         lambda i, p, t: update_index(p, i.index.path, bits=8),
         "* was built with bits 64, not 8; *",
     ),
-    "open-no-index": (lambda i, p, t: ImageIndex.open(t), "{t}: no index here *"),
+    "open-no-index": (lambda i, p, t: ImageIndex.open(t), "{t}: there is no index here *"),
     "open-device": (
         lambda i, p, t: ImageIndex.open(i.index.path, device=3),
-        "device is 3; give *",
+        "device is 3; expected *",
     ),
     "query-k": (lambda i, p, t: i.query(p, 2.5), "k is 2.5; expected an integer of at least 1."),
     "query-threads": (lambda i, p, t: i.query(p, threads=0), "threads is 0; expected *"),

@@ -20,7 +20,7 @@ from hyperpq.backbones.base import Backbone
 from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import HyperPQError
 from hyperpq.images import build, image_index
-from hyperpq.images.build import pipeline as build_stages
+from hyperpq.images.build import stages
 
 # Imported before the forks, as each would import them anew.
 for name in (
@@ -32,13 +32,13 @@ for name in (
     "PIL.Image",
 ):
     importlib.import_module(name)
-for name in ("backbones", "codec", "store.hdf5", "training.trainer", "datasets.augment"):
+for name in ("backbones", "codec", "store.hdf5_layout", "training.loop", "datasets.augment"):
     importlib.import_module(f"hyperpq.{name}")
 
 SIDE = 16
-# A few dozen images then have several chunks and groups.
-build_stages.CHUNK = 8
-build_stages.GROUP = image_index.GROUP = 8
+# A few dozen images then have several batches and segments.
+stages.SAMPLE_BATCH_SIZE = 8
+stages.SEGMENT_SIZE = image_index.SEGMENT_SIZE = 8
 
 
 class Grid(Backbone):

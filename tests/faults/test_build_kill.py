@@ -25,8 +25,8 @@ STEPS = {
     "plan": ("rename /index.building/plan.bin", 0),
     "settings": ("rename /index.building/settings.json", 0),
     "features-first": ("rename /index.building/views/00000.rows.npy", 0),
-    "features-half-a-chunk": ("rename /index.building/views/00001.views.npy", 0),
-    "features-chunk": ("rename /index.building/views/00001.json", 0),
+    "features-half-a-batch": ("rename /index.building/views/00001.views.npy", 0),
+    "features-batch": ("rename /index.building/views/00001.json", 0),
     "train-first": ("rename /index.building/checkpoint.safetensors", 0),
     "train-trace": ("rename /index.building/training.jsonl", 2),
     "train-later": ("rename /index.building/checkpoint.safetensors", 2),
@@ -66,7 +66,7 @@ def jobs(tally):
 
 @pytest.fixture(scope="module")
 def images(drawn, tmp_path_factory):
-    """24 images with four bad files among them and a whole group of bad ones."""
+    """24 images with four bad files among them and a whole segment of bad ones."""
     folder = tmp_path_factory.mktemp("images")
     good = [path for path in sorted(drawn.rglob("*")) if path.suffix in (".png", ".jpg")][::3]
     for i, path in enumerate(good):
@@ -196,7 +196,7 @@ def test_giving_up_a_build_is_killed_too(jobs, images, whole, tmp_path):
             assert resumed is None
             check_same(root, whole)
         else:
-            # Killed before the first step: still the build with the other seed.
+            # If it is killed before the first step, it still is the build with the other seed.
             assert "other folders or options" in resumed
         assert done["status"] == -signal.SIGKILL
         if (number := number + 5) > 40:
@@ -213,7 +213,7 @@ def old(jobs, drawn, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "step", ["plan", "features-chunk", "train-later", "encode-manifest", "finished"]
+    "step", ["plan", "features-batch", "train-later", "encode-manifest", "finished"]
 )
 def test_a_killed_overwrite_leaves_the_old_index(jobs, images, whole, tmp_path, old, step):
     again = {**OPTIONS, "overwrite": True}

@@ -15,7 +15,7 @@ from hyperpq.backbones.base import BATCH_SIZE, Backbone
 from hyperpq.datasets.augment import MILD, PAPER, make_view, view_rng
 from hyperpq.datasets.decode import Preprocessing, open_image, to_pixels
 from hyperpq.errors import BackboneError
-from hyperpq.images.extract import Reader, extract_features, stream_features
+from hyperpq.images.extract import ReadOptions, extract_features, stream_features
 
 SIDE = 24
 
@@ -73,7 +73,7 @@ def one_by_one(files, augmentation=None, n_views=0, seed=0):
 
 
 def test_features_are_in_the_order_of_the_files(paths):
-    out = extract_features(paths, Grid(), Reader())
+    out = extract_features(paths, Grid(), ReadOptions())
     np.testing.assert_array_equal(out.rows, np.arange(72))
     np.testing.assert_array_equal(out.plain, one_by_one(paths)[0])
     assert out.plain.dtype == np.float32
@@ -83,26 +83,26 @@ def test_features_are_in_the_order_of_the_files(paths):
 
 @pytest.mark.parametrize("augmentation", [MILD, PAPER])
 def test_views_are_those_of_each_image(paths, augmentation):
-    out = extract_features(paths[:40], Grid(), Reader(0, 200, augmentation, 2, 9))
+    out = extract_features(paths[:40], Grid(), ReadOptions(0, 200, augmentation, 2, 9))
     want = one_by_one(paths[:40], augmentation, 2, 9)
     np.testing.assert_array_equal(out.plain, want[0])
     np.testing.assert_array_equal(out.views, want[1:])
     assert (out.views[0] != out.views[1]).any(1).all()
-    other = extract_features(paths[:40], Grid(), Reader(0, 200, augmentation, 2, 10))
+    other = extract_features(paths[:40], Grid(), ReadOptions(0, 200, augmentation, 2, 10))
     np.testing.assert_array_equal(other.plain, out.plain)
     assert (other.views != out.views).any()
 
 
 def test_unreadable_files_are_named_and_the_rest_is_as_if_they_were_not_there(with_bad, paths):
     files, reasons = with_bad
-    out = extract_features(files, Grid(), Reader(2, 200, MILD, 1, 0))
+    out = extract_features(files, Grid(), ReadOptions(2, 200, MILD, 1, 0))
     assert [row for row, _ in out.skipped] == sorted(reasons)
     for row, reason in out.skipped:
         assert reason
         assert reasons[row] in reason
         assert "\n" not in reason
     np.testing.assert_array_equal(out.rows, np.setdiff1d(np.arange(len(files)), list(reasons)))
-    clean = extract_features(paths, Grid(), Reader(2, 200, MILD, 1, 0))
+    clean = extract_features(paths, Grid(), ReadOptions(2, 200, MILD, 1, 0))
     np.testing.assert_array_equal(out.plain, clean.plain)
     np.testing.assert_array_equal(out.views, clean.views)
 
@@ -110,8 +110,8 @@ def test_unreadable_files_are_named_and_the_rest_is_as_if_they_were_not_there(wi
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_number_of_threads_does_not_change_a_bit(with_bad, workers):
     files, _ = with_bad
-    want = extract_features(files, Grid(), Reader(0, 200, MILD, 2, 3))
-    out = extract_features(files, Grid(), Reader(workers, 200, MILD, 2, 3))
+    want = extract_features(files, Grid(), ReadOptions(0, 200, MILD, 2, 3))
+    out = extract_features(files, Grid(), ReadOptions(workers, 200, MILD, 2, 3))
     for name in ("rows", "plain", "views"):
         np.testing.assert_array_equal(getattr(out, name), getattr(want, name))
     assert out.skipped == want.skipped
@@ -120,7 +120,7 @@ def test_number_of_threads_does_not_change_a_bit(with_bad, workers):
 def test_stream_counts_through_the_list_in_batches(with_bad):
     files, reasons = with_bad
     network = Grid()
-    batches = list(stream_features(files, network, Reader()))
+    batches = list(stream_features(files, network, ReadOptions()))
     for start, batch in zip(range(0, len(files), BATCH_SIZE), batches, strict=True):
         seen = sorted([*batch.rows.tolist(), *(row for row, _ in batch.skipped)])
         assert seen == list(range(start, min(start + BATCH_SIZE, len(files))))
@@ -137,7 +137,7 @@ def test_slow_images_keep_their_place(monkeypatch, paths):
         return open_image(path, **options)
 
     monkeypatch.setattr(decode, "open_image", slow)
-    out = extract_features(paths[:6], Grid(), Reader(6))
+    out = extract_features(paths[:6], Grid(), ReadOptions(6))
     np.testing.assert_array_equal(out.plain, one_by_one(paths[:6])[0])
 
 
@@ -145,18 +145,18 @@ def test_too_large_images_are_skipped(tmp_path):
     Image.new("RGB", (1200, 1000)).save(tmp_path / "large.png")
     Image.new("RGB", (900, 1000)).save(tmp_path / "small.png")
     files = [bytes(tmp_path / "large.png"), bytes(tmp_path / "small.png")]
-    out = extract_features(files, Grid(), Reader(max_megapixels=1.0))
+    out = extract_features(files, Grid(), ReadOptions(max_megapixels=1.0))
     assert out.rows.tolist() == [1]
     assert "megapixel" in out.skipped[0][1]
 
 
 @pytest.mark.parametrize("n_views", [0, 3])
 def test_no_files_and_no_good_files(tmp_path, n_views):
-    reader = Reader(0, 200, MILD if n_views else None, n_views, 0)
+    options = ReadOptions(0, 200, MILD if n_views else None, n_views, 0)
     bad = bytes(tmp_path / "gone.jpg")
     for files in ([], [bad], [bad] * (BATCH_SIZE + 1)):
         network = Grid()
-        out = extract_features(files, network, reader)
+        out = extract_features(files, network, options)
         assert out.rows.shape == (0,)
         assert out.plain.shape == (0, 27)
         assert out.views.shape == (n_views, 0, 27)
@@ -174,7 +174,7 @@ def test_progress_counts_every_file(with_bad):
             self.done += n
 
     phase = Count()
-    extract_features(files, Grid(), Reader(), phase)
+    extract_features(files, Grid(), ReadOptions(), phase)
     assert phase.done == len(files)
 
 
@@ -184,12 +184,12 @@ def test_an_error_of_the_network_ends_the_threads(paths):
             raise BackboneError("the network fails")
 
     with pytest.raises(BackboneError, match="fails"):
-        extract_features(paths, Failing(), Reader(3))
+        extract_features(paths, Failing(), ReadOptions(3))
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
 
 
 def test_leaving_the_stream_early_ends_the_threads(paths):
-    stream = stream_features(paths, Grid(), Reader(3))
+    stream = stream_features(paths, Grid(), ReadOptions(3))
     next(stream)
     stream.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from hyperpq import HiHPQIndex
 from hyperpq.errors import InvalidInputError, MissingDependencyError, StoreError
 from hyperpq.io.export import FORMATS, export_index, export_rows
-from hyperpq.io.export_batches import Block, blocks_of, path_bytes, path_text
-from hyperpq.store import Rows
+from hyperpq.io.export_batches import ExportBatch, batches_of, path_bytes, path_text
 from hyperpq.store.columns import Categories
 
 pyarrow = pytest.importorskip("pyarrow", reason="pyarrow isn't installed")
@@ -38,13 +37,13 @@ TIMES = np.array(["2020-02-29T12:00:00.123456789", "NaT", *["1969-12-31"] * 4], 
 FLOATS = np.array([0.1, np.nan, np.inf, -0.0, 1e-45, 3.4e38], np.float32)
 
 
-def block(rows, vectors=True):
+def batch(rows, vectors=True):
     """Some of six rows with every kind of column; the second half has other labels first."""
     rows = np.array(rows, int)
     random = np.random.default_rng(0)
     codes = random.integers(0, 256, (6, 3), np.uint8)
     decoded = random.normal(size=(6, 2)).astype(np.float32)
-    return Block(
+    return ExportBatch(
         np.array([5, 3, 2**63 - 1, 0, 7, 8])[rows],
         codes[rows],
         decoded[rows] if vectors else None,
@@ -60,18 +59,18 @@ def block(rows, vectors=True):
     )
 
 
-ALL = block(range(6))
+ALL = batch(range(6))
 
 
-def blocks(vectors):
-    """The six rows in three blocks, one of them empty."""
-    yield block([0, 1], vectors)
-    yield block([], vectors)
-    yield block([2, 3, 4, 5], vectors)
+def batches(vectors):
+    """The six rows in three batches, one of them empty."""
+    yield batch([0, 1], vectors)
+    yield batch([], vectors)
+    yield batch([2, 3, 4, 5], vectors)
 
 
 def test_csv(tmp_path):
-    assert export_rows(blocks, tmp_path / "x.csv", "csv", vectors=True) == 6
+    assert export_rows(batches, tmp_path / "x.csv", "csv", vectors=True) == 6
     with open(tmp_path / "x.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == [
@@ -102,7 +101,7 @@ def test_csv(tmp_path):
 
 
 def test_parquet(tmp_path):
-    assert export_rows(blocks, tmp_path / "x.parquet", "parquet", vectors=True) == 6
+    assert export_rows(batches, tmp_path / "x.parquet", "parquet", vectors=True) == 6
     table = parquet.read_table(tmp_path / "x.parquet")
     assert table["id"].to_pylist() == ALL.ids.tolist()
     assert [path_bytes(text) for text in table["path"].to_pylist()] == PATHS
@@ -126,7 +125,7 @@ def cut(offsets, data):
 @pytest.mark.parametrize("format", ["npz", "hdf5"])
 def test_arrays(tmp_path, format):
     path = tmp_path / f"x.{format}"
-    assert export_rows(blocks, path, format, vectors=True) == 6
+    assert export_rows(batches, path, format, vectors=True) == 6
     if format == "npz":
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
@@ -158,7 +157,7 @@ def test_arrays(tmp_path, format):
 @pytest.mark.parametrize("format", FORMATS)
 def test_same_rows_same_bytes(tmp_path, format):
     for name in ("a", "b"):
-        export_rows(blocks, tmp_path / name, format)
+        export_rows(batches, tmp_path / name, format)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -189,23 +188,24 @@ def index(codec):
     return out
 
 
-def test_blocks_of_an_index(index, tmp_path, monkeypatch):
-    monkeypatch.setattr("hyperpq.io.export_batches._ROWS", 64)
+def test_batches_of_an_index(index, tmp_path, monkeypatch):
+    monkeypatch.setattr("hyperpq.io.export_batches._BATCH_SIZE", 64)
     random = np.random.default_rng(1)
     codes = random.integers(0, 256, (200, 2), np.uint8)
-    dead = random.random(200) < 0.3
-    dead[64:128] = True
+    deleted = random.random(200) < 0.3
+    deleted[64:128] = True
     paths = [b"%d.jpg" % i for i in range(200)]
     size = random.integers(0, 99, 200)
     colour = Categories.from_strings(["red", "blue", None, "green"] * 50)
-    index.append(Rows(codes, np.arange(200), {"size": size, "colour": colour}, paths))
+    columns = {"size": size, "colour": colour}
+    index.collection.add(codes, np.arange(200), attributes=columns, paths=paths)
     index.save(tmp_path / "index")
-    index.remove_ids(np.flatnonzero(dead))
-    assert index.parts[0].n == 200
-    found = list(blocks_of(index, True))
+    index.remove_ids(np.flatnonzero(deleted))
+    assert index.collection.n_deleted == deleted.sum()
+    found = list(batches_of(index, True))
     assert len(found) == 3
     ids = np.concatenate([part.ids for part in found])
-    np.testing.assert_array_equal(ids, np.flatnonzero(~dead))
+    np.testing.assert_array_equal(ids, np.flatnonzero(~deleted))
     np.testing.assert_array_equal(np.concatenate([part.codes for part in found]), codes[ids])
     vectors = np.concatenate([part.vectors for part in found])
     np.testing.assert_array_equal(vectors, index.decode(codes)[ids])
@@ -214,7 +214,7 @@ def test_blocks_of_an_index(index, tmp_path, monkeypatch):
     labels = [label for part in found for label in part.attributes["colour"].strings()]
     assert labels == [colour.strings()[i] for i in ids]
     assert [path for part in found for path in part.paths] == [paths[i] for i in ids]
-    assert all(part.vectors is None for part in blocks_of(index))
+    assert all(part.vectors is None for part in batches_of(index))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -240,20 +240,32 @@ def test_an_empty_index(tmp_path, index, format):
 
 def test_wrong_blocks(tmp_path):
     def different(vectors):
-        yield block([0], vectors)
-        yield Block(np.arange(1), np.zeros((1, 3), np.uint8))
+        yield batch([0], vectors)
+        yield ExportBatch(np.arange(1), np.zeros((1, 3), np.uint8))
 
     turns = itertools.cycle([[0, 1], [0]])
 
     def changing(vectors):
-        yield block(next(turns), vectors)
+        yield batch(next(turns), vectors)
 
     for source, format, said in [
-        (different, "csv", "a block has the columns {'codes': '3 bytes'}, the first one {*; all *"),
-        (lambda vectors: iter(()), "csv", "there are no blocks; expected at least one, *"),
-        (changing, "hdf5", "the blocks came again with more or less ids than at first; *"),
-        (changing, "npz", "the blocks came again with more or less ids than at first; *"),
-        (blocks, "xml", "format is 'xml'; choose one of npz, parquet, csv, hdf5."),
+        (
+            different,
+            "csv",
+            "a batch has the columns {'codes': '3 bytes'}; expected those of the first batch, {*",
+        ),
+        (lambda vectors: iter(()), "csv", "there are no batches; expected at least one, *"),
+        (
+            changing,
+            "hdf5",
+            "the batches of a later call have more or fewer ids than those of the first; *",
+        ),
+        (
+            changing,
+            "npz",
+            "the batches of a later call have more or fewer ids than those of the first; *",
+        ),
+        (batches, "xml", "format is 'xml'; expected one of npz, parquet, csv, hdf5."),
     ]:
         with pytest.raises(InvalidInputError) as caught:
             export_rows(source, tmp_path / "x", format)
@@ -264,11 +276,13 @@ def test_wrong_blocks(tmp_path):
 def test_places_that_no_file_can_have(tmp_path):
     for path, said in [(tmp_path, "is a folder"), (tmp_path / "no/x", "there is no folder")]:
         with pytest.raises(InvalidInputError, match=said):
-            export_rows(blocks, path, "csv")
+            export_rows(batches, path, "csv")
 
 
 def test_faiss_has_no_vectors(tmp_path, index):
-    with pytest.raises(InvalidInputError, match="format is 'faiss', which holds codes and no"):
+    with pytest.raises(
+        InvalidInputError, match="format is 'faiss', which holds no decoded vectors"
+    ):
         export_index(index, tmp_path / "x", "faiss", vectors=True)
 
 
@@ -279,7 +293,7 @@ def test_what_is_interrupted_leaves_the_old_file(tmp_path, format, error):
     path.write_text("old")
 
     def failing(vectors):
-        yield block([0, 1], vectors)
+        yield batch([0, 1], vectors)
         raise error
 
     expected = StoreError if isinstance(error, OSError) else KeyboardInterrupt
@@ -292,5 +306,5 @@ def test_what_is_interrupted_leaves_the_old_file(tmp_path, format, error):
 def test_without_pyarrow_the_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'hyperpq\[parquet\]'$"):
-        export_rows(blocks, tmp_path / "x", "parquet")
+        export_rows(batches, tmp_path / "x", "parquet")
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import pytest
 
 from hyperpq import HiHPQIndex
 from hyperpq.errors import IndexNotFoundError, InvalidInputError, StoreError
+from hyperpq.index.collection import Collection
 from hyperpq.io.import_vectors import import_vectors
 
 X = np.random.default_rng(0).normal(size=(500, 5)).astype(np.float32)
@@ -41,14 +42,14 @@ def rows(index):
     """Id -> code of all rows."""
     return {
         int(id): bytes(code)
-        for part in index.parts
-        for id, code in zip(part.ids, part.codes, strict=True)
+        for batch in index.collection.view().batches()
+        for id, code in zip(batch.ids, batch.codes, strict=True)
     }
 
 
-def test_groups_of_blocks_are_all_rows(place, monkeypatch):
-    monkeypatch.setattr("hyperpq.io.import_vectors._GROUP", 128)
-    monkeypatch.setattr("hyperpq.io.import_vectors.rows_at_once", lambda d: 50)
+def test_segments_of_batches_are_all_rows(place, monkeypatch):
+    monkeypatch.setattr("hyperpq.io.import_vectors.SEGMENT_SIZE", 128)
+    monkeypatch.setattr("hyperpq.io.import_vectors.batch_rows", lambda d: 50)
     np.save(place / "c.npy", X[300:])
     done = import_vectors([place / "a.npy", place / "c.npy"], place / "index", device="cpu")
     assert (done.added, done.trained_on) == (500, 0)
@@ -96,11 +97,11 @@ WRONG = {
         {"files": ["a.npy", "wide.npy"], "into": "new"},
         "*wide.npy has width 6; expected 5.",
     ),
-    "dataset": ({"files": ["b.h5"], "dataset": "three"}, "*b.h5 has no dataset 'three', only *"),
+    "dataset": ({"files": ["b.h5"], "dataset": "three"}, "*b.h5 has no dataset 'three'; it has *"),
     "datasets": ({"files": ["b.h5"]}, "*b.h5 has 2 datasets of two dimensions ('one', 'two'); *"),
     "known id": (
         {"files": ["a.npy"], "ids": "ids.npy"},
-        "ids contain 9, which the index has already; ids are unique.",
+        "ids contain 9, which the index has already; expected new ids.",
     ),
     "number of ids": (
         {"files": ["few.npy"], "ids": "ids.npy"},
@@ -116,18 +117,18 @@ WRONG = {
     ),
     "training": (
         {"files": ["a.npy"], "bits": 8, "seed": 0},
-        "*index is trained already, so bits, seed can't be chosen any more; *",
+        "bits, seed cannot be chosen for *index, which is trained already; *",
     ),
     "training of an empty index": (
         {"files": ["a.npy"], "into": "none", "epochs": 0},
-        "*none is trained already, so epochs can't be chosen any more; *",
+        "epochs cannot be chosen for *none, which is trained already; *",
     ),
     "width of an empty index": (
         {"files": ["wide.npy"], "into": "none"},
         "*wide.npy has width 6; expected 5.",
     ),
     "no file": ({"files": []}, "no file of vectors was given; expected at least one."),
-    "bits": ({"files": ["a.npy"], "into": "new", "bits": 12}, "bits is 12; choose a multiple *"),
+    "bits": ({"files": ["a.npy"], "into": "new", "bits": 12}, "bits is 12; expected a multiple *"),
 }
 
 
@@ -170,23 +171,25 @@ def test_places_without_an_index(place):
 def test_ids_that_cannot_be_counted_on(place):
     index = HiHPQIndex.load(place / "index", device="cpu")
     index.add(X[:1], ids=[2**63 - 2])
-    with pytest.raises(InvalidInputError, match="ids can't be counted on from 9223372036854775807"):
+    with pytest.raises(
+        InvalidInputError, match="ids cannot be counted on from 9223372036854775807"
+    ):
         import_vectors([place / "a.npy"], place / "index", device="cpu")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("disk full")])
 def test_what_was_added_before_a_stop_is_said(place, monkeypatch, error):
-    monkeypatch.setattr("hyperpq.io.import_vectors._GROUP", 100)
-    monkeypatch.setattr("hyperpq.io.import_vectors.rows_at_once", lambda d: 50)
-    append, calls = HiHPQIndex.append, []
+    monkeypatch.setattr("hyperpq.io.import_vectors.SEGMENT_SIZE", 100)
+    monkeypatch.setattr("hyperpq.io.import_vectors.batch_rows", lambda d: 50)
+    add, calls = Collection.add, []
 
-    def failing(self, rows, **options):
-        calls.append(rows.n)
+    def failing(self, codes, *args, **options):
+        calls.append(len(codes))
         if len(calls) == 3:
             raise error
-        append(self, rows, **options)
+        add(self, codes, *args, **options)
 
-    monkeypatch.setattr(HiHPQIndex, "append", failing)
-    with pytest.raises(type(error), match=r"200 vectors were added to .*index$"):
+    monkeypatch.setattr(Collection, "add", failing)
+    with pytest.raises(type(error), match=r"200 vectors were added to .*index\.?$"):
         import_vectors([place / "a.npy"], place / "index", device="cpu")
     assert HiHPQIndex.load(place / "index", device="cpu").ntotal == 210

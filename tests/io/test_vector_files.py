@@ -93,9 +93,9 @@ def test_round_trip(tmp_path, name, write, rows):
     file = open_vectors(tmp_path / name)
     assert file.shape == X.shape
     for _ in range(2):
-        blocks = list(file.blocks(rows))
-        assert all(len(block) <= rows and block.dtype == np.float32 for block in blocks)
-        np.testing.assert_array_equal(np.concatenate(blocks), X)
+        batches = list(file.batches(rows))
+        assert all(len(batch) <= rows and batch.dtype == np.float32 for batch in batches)
+        np.testing.assert_array_equal(np.concatenate(batches), X)
     np.testing.assert_array_equal(file.read(), X)
 
 
@@ -125,7 +125,7 @@ def test_texmex_layout(tmp_path, ending, data):
     path.write_bytes(texmex(rows, ITEMS[ending]))
     file = open_vectors(path)
     assert file.shape == (len(rows), width)
-    found = np.concatenate(list(file.blocks(data.draw(st.integers(1, 5)))))
+    found = np.concatenate(list(file.batches(data.draw(st.integers(1, 5)))))
     np.testing.assert_array_equal(found, np.array(rows, np.float32))
 
 
@@ -142,8 +142,10 @@ def test_a_row_of_another_width_is_named(tmp_path):
     data[28 * 31 : 28 * 31 + 4] = struct.pack("<i", 5)
     (tmp_path / "x.fvecs").write_bytes(data)
     file = open_vectors(tmp_path / "x.fvecs")
-    with pytest.raises(InvalidInputError, match=r"x\.fvecs has the width 5 in row 31 and 6 before"):
-        list(file.blocks(10))
+    with pytest.raises(
+        InvalidInputError, match=r"x\.fvecs has the width 5 in row 31; expected 6, that"
+    ):
+        list(file.batches(10))
 
 
 @pytest.mark.parametrize(("name", "write"), WRITERS)
@@ -152,7 +154,7 @@ def test_a_bad_value_is_named_by_its_row(tmp_path, name, write):
     x[41, 3] = np.nan
     write(tmp_path / name, x)
     with pytest.raises(InvalidInputError, match=rf"{name} has NaN, .* first in row 41; remove"):
-        list(open_vectors(tmp_path / name).blocks(8))
+        list(open_vectors(tmp_path / name).batches(8))
 
 
 def test_files_without_rows(tmp_path):
@@ -160,7 +162,7 @@ def test_files_without_rows(tmp_path):
         write(tmp_path / name, X[:0])
         file = open_vectors(tmp_path / name)
         assert file.shape == (0, 6)
-        assert [block.shape for block in file.blocks()] == [(0, 6)]
+        assert [batch.shape for batch in file.batches()] == [(0, 6)]
         assert file.read().shape == (0, 6)
 
 
@@ -209,18 +211,18 @@ def hostile(folder):
     whole = (folder / "secret.h5").read_bytes()
     (folder / "cut.h5").write_bytes(whole[: len(whole) - 400])
     return {
-        "link": "has no dataset 'x', only none; links aren't followed.",
-        "soft": "has no dataset 'x', only none; links aren't followed.",
-        "external": ": dataset 'x' lies in other files; expected its numbers in this one.",
-        "virtual": ": dataset 'x' lies in other files; expected its numbers in this one.",
-        "unwritten": ": dataset 'x' has shape (*), but the file holds only a part of its numbers.",
-        "sparse": ": dataset 'x' has shape (*), but the file holds only a part of its numbers.",
-        "chunk": ": dataset 'x' has chunks (*); expected at most 1073741824 bytes a chunk.",
+        "link": "has no dataset 'x'; it has none, and links are not followed.",
+        "soft": "has no dataset 'x'; it has none, and links are not followed.",
+        "external": ": dataset 'x' is stored in other files; expected its values in this file.",
+        "virtual": ": dataset 'x' is stored in other files; expected its values in this file.",
+        "unwritten": ": dataset 'x' has shape (*), but the file contains only some of its values.",
+        "sparse": ": dataset 'x' has shape (*), but the file contains only some of its values.",
+        "chunk": ": dataset 'x' has chunks (*); expected at most 1073741824 bytes per chunk.",
         "wide": "has width 4194304; expected 1 to 1048576.",
         "words": ": dataset 'x' has dtype |S1; expected numbers (any float or integer dtype).",
         "text": ": dataset 'x' has dtype object; expected numbers (any float or integer dtype).",
-        "none": "isn't a readable HDF5 file: *",
-        "cut": "isn't a readable HDF5 file: *",
+        "none": "is not a readable HDF5 file (*).",
+        "cut": "is not a readable HDF5 file (*).",
     }
 
 
@@ -247,7 +249,7 @@ def test_links_are_not_counted_as_datasets(tmp_path):
 
 
 def test_hdf5_damaged_inside(tmp_path):
-    """Compressed numbers that can't be unpacked are an error of ours, in whatever block."""
+    """Compressed numbers that can't be unpacked are an error of ours, in whatever batch."""
     write_chunks(tmp_path / "x.h5", X)
     with h5py.File(tmp_path / "x.h5") as file:
         place = file["x"].id.get_chunk_info(5)
@@ -255,8 +257,8 @@ def test_hdf5_damaged_inside(tmp_path):
     data[place.byte_offset : place.byte_offset + place.size] = b"\xff" * place.size
     (tmp_path / "x.h5").write_bytes(data)
     file = open_vectors(tmp_path / "x.h5")
-    with pytest.raises(InvalidInputError, match=r"x\.h5 isn't a readable HDF5 file: "):
-        list(file.blocks(7))
+    with pytest.raises(InvalidInputError, match=r"x\.h5 is not a readable HDF5 file \("):
+        list(file.batches(7))
 
 
 def table(**columns):
@@ -264,20 +266,20 @@ def table(**columns):
 
 
 WRONG = {
-    "gone.npy": (None, "can't be read: No such file or directory."),
-    "folder.npy": (lambda path: path.mkdir(), "is no regular file; give a file of vectors."),
+    "gone.npy": (None, "cannot be read (No such file or directory); give an existing file."),
+    "folder.npy": (lambda path: path.mkdir(), "is not a regular file; give a file of vectors."),
     "x.txt": (
         lambda path: path.write_text(""),
-        f"is no file of vectors by its name; expected one of {', '.join(ENDINGS)}.",
+        f"has no ending of a file of vectors; expected one of {', '.join(ENDINGS)}.",
     ),
-    "text.npy": (lambda path: path.write_text("text"), "isn't a whole .npy file of numbers; *"),
+    "text.npy": (lambda path: path.write_text("text"), "is not a complete .npy file of numbers; *"),
     "objects.npy": (
         lambda path: np.save(path, np.array([[None]]), allow_pickle=True),
-        "isn't a whole .npy file of numbers; *",
+        "is not a complete .npy file of numbers; *",
     ),
     "cut.npy": (
         lambda path: (np.save(path, X), path.write_bytes(path.read_bytes()[:-1])),
-        "isn't a whole .npy file of numbers; *",
+        "is not a complete .npy file of numbers; *",
     ),
     "line.npy": (lambda path: np.save(path, X[0]), "holds (6,); expected one array of shape *"),
     "words.npy": (lambda path: np.save(path, [["a"]]), "has dtype <U1; expected numbers *"),
@@ -293,11 +295,11 @@ WRONG = {
     ),
     "text.parquet": (
         lambda path: path.write_text("text"),
-        "isn't a readable Parquet file: *",
+        "is not a readable Parquet file (*).",
     ),
     "words.parquet": (
         table(a=["w"], b=[1.0]),
-        "has 'a' (string); expected a column of lists of numbers, or nothing but *",
+        "has 'a' (string); expected a column of lists of numbers, or only columns *",
     ),
     "two.parquet": (
         table(a=[[1.0]], b=[[1.0]]),
@@ -307,12 +309,21 @@ WRONG = {
         table(a=[[1.0, 2.0], [1.0, 2.0], [3.0]]),
         "has 1 values in row 2; expected 2 in each.",
     ),
-    "null.parquet": (table(a=[[1.0], None]), "has no value in column 'a', row 1."),
-    "hole.parquet": (table(a=[[1.0, 2.0], [2.0, None]]), "lacks a value in row 1."),
-    "gap.parquet": (table(a=[1.0, 2.0], b=[1, None]), "has no value in column 'b', row 1."),
+    "null.parquet": (
+        table(a=[[1.0], None]),
+        "has no value in column 'a', row 1; expected one in each row.",
+    ),
+    "hole.parquet": (
+        table(a=[[1.0, 2.0], [2.0, None]]),
+        "has a list with a missing value in row 1; expected numbers only.",
+    ),
+    "gap.parquet": (
+        table(a=[1.0, 2.0], b=[1, None]),
+        "has no value in column 'b', row 1; expected one in each row.",
+    ),
     "void.parquet": (
         table(a=pyarrow.array([], pyarrow.list_(pyarrow.float32()))),
-        "has no list in column 'a', so it doesn't say how wide its vectors are.",
+        "has no list in column 'a', so that the width of its vectors is not known; *",
     ),
 }
 
@@ -324,7 +335,7 @@ def test_wrong_files(tmp_path, name):
     if make:
         make(path)
     with pytest.raises(InvalidInputError) as caught:
-        list(open_vectors(path).blocks(1))
+        list(open_vectors(path).batches(1))
     assert re.fullmatch(like(f"{path} {said}"), str(caught.value)), str(caught.value)
 
 
@@ -333,8 +344,8 @@ def test_wrong_wishes(tmp_path):
     write_lists(tmp_path / "x.parquet", X)
     for name, wish, said in [
         ("x.npy", {"d": 7}, "has width 6; expected 7."),
-        ("x.npy", {"dataset": "a"}, "has no datasets to choose from, and 'a' was asked for; *"),
-        ("x.parquet", {"dataset": "id"}, "has no column 'id' of lists of numbers; there are 'v'."),
+        ("x.npy", {"dataset": "a"}, "has no named datasets; leave dataset out."),
+        ("x.parquet", {"dataset": "id"}, "has no column 'id' of lists of numbers; it has 'v'."),
     ]:
         with pytest.raises(InvalidInputError, match=like(said)):
             open_vectors(tmp_path / name, **wish)
@@ -385,10 +396,10 @@ def test_memory_is_bounded(tmp_path):
             "import sys, resource\n"
             "from hyperpq.io.vector_files import open_vectors\n"
             "file = open_vectors(sys.argv[1])\n"
-            "next(file.blocks(1000))\n"
+            "next(file.batches(1000))\n"
             "used = int(open('/proc/self/statm').read().split()[5]) * 4096\n"
             "resource.setrlimit(resource.RLIMIT_DATA, (used + (64 << 20),) * 2)\n"
-            "print(sum(len(block) for block in file.blocks(4096)))\n"
+            "print(sum(len(batch) for batch in file.batches(4096)))\n"
         )
         command = [sys.executable, "-c", program, tmp_path / name]
         done = subprocess.run(command, capture_output=True, text=True)

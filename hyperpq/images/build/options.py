@@ -1,66 +1,90 @@
-"""What a build is asked for, and what it reports."""
+"""`BuildOptions`: what a build is asked for; `BuildReport`: what it did."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.images.metadata import MAX_MEGAPIXELS
 from hyperpq.training.presets import get_recipe
 from hyperpq.utils.validation import as_count
 
-# Where the metadata of an index has what a build says of its images.
-METADATA_KEY = "pictures"
-# Fields whose names in an index, which formats up to 3 fix, are other ones.
-_STORED = {"metric": "score"}
-# Options that an index keeps for life.
-FIXED = frozenset(
+# Fields that are stored in an index under another name, which the format fixes.
+_STORED_NAMES = {"metric": "score"}
+FIXED_OPTIONS = frozenset(
     ("bits", "recipe", "objective", "metric", "seed", "train_size", "view_size", "epochs")
 )
+"""Options that an index has for life, as its codec was trained with them."""
 
 
-def M_of_bits(bits: int) -> int:
-    """Subquantizers of 8 bits for a code length; an impossible one is an `InvalidInputError`."""
+def subquantizers(bits: int) -> int:
+    """Number M of 8-bit codes in a code of ``bits`` bits.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``bits`` is not a multiple of 8 from 8 to 512.
+    """
     if not isinstance(bits, int) or bits % 8 or not 8 <= bits <= 512:
-        raise InvalidInputError(f"bits is {bits!r}; choose a multiple of 8 from 8 to 512.")
+        raise InvalidInputError(f"bits is {bits!r}; expected a multiple of 8 from 8 to 512.")
     return bits // 8
+
+
+class BuildChoices(TypedDict, total=False):
+    """Fields of `BuildOptions`, but for the backbone, that the caller of a build chooses."""
+
+    bits: int
+    seed: int
+    train_size: int
+    view_size: int
+    recipe: str
+    objective: str
+    codec: str | os.PathLike[str] | None
+    epochs: int | None
+    metric: str | None
+    max_megapixels: float
+    include_hidden: bool
+    exclude: Sequence[str]
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What decides the content of an index; a build is only resumed with the same.
+    """What determines the content of an index; a build is only resumed with equal options.
 
     Attributes
     ----------
     bits : int
-        Bits of an image's code, a multiple of 8 from 8 to 512.
+        Bits of the code of an image, a multiple of 8 from 8 to 512.
     backbone : str
-        See `backbones.load_backbone`.
+        Name of the network, see `backbones.load_backbone`.
     seed : int
-        Of sample, views and training.
+        Seed of the sample, the views and the training.
     train_size : int
-        Most images to train on, chosen at random.
+        Largest number of images to train on; they are chosen at random.
     view_size : int
-        Most of these that views are made of, at the price of that many more images.
+        Largest number of these images that augmented views are made of. Each of them costs as much
+        time as ``1 + n_views`` images.
     recipe : str
-        Preset of the training.
+        Preset of the training, see `Recipe`.
     objective : {"semantic", "fidelity"}
         See `Recipe`.
-    codec : str, optional
-        Index directory whose codec a new index takes, at the length of ``bits``, in place of
+    codec : path-like, optional
+        Index directory whose codec a new index takes, at the length of ``bits``, instead of
         training one.
     epochs : int, optional
-        In place of the recipe's.
-    metric : str, optional
-        See `lorentz.score_of`; ``l1``, or that of ``codec``, unless given.
+        Number of epochs; that of the recipe by default.
+    metric : {"l1", "geodesic", "chord"}, optional
+        See `HiHPQIndex`; ``l1``, or the metric of ``codec``, by default.
     max_megapixels : float
         Larger images are skipped.
     include_hidden, exclude
         See `datasets.folder.list_images`.
     """
 
+    # The order of the fields is that of the stored options.
     bits: int = 64
     backbone: str = "lite0"
     seed: int = 0
@@ -68,15 +92,15 @@ class BuildOptions:
     view_size: int = 5000
     recipe: str = "default"
     objective: str = "semantic"
-    codec: str | None = None
+    codec: str | os.PathLike[str] | None = None
     epochs: int | None = None
     metric: str | None = None
-    max_megapixels: float = 200.0
+    max_megapixels: float = MAX_MEGAPIXELS
     include_hidden: bool = False
-    exclude: tuple[str, ...] = ()
+    exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        M_of_bits(self.bits)
+        subquantizers(self.bits)
         as_count(self.seed, "seed", 0)
         as_count(self.train_size, "train_size")
         as_count(self.view_size, "view_size", 0)
@@ -95,13 +119,24 @@ class BuildOptions:
     def to_stored(self) -> dict[str, Any]:
         """Fields as JSON types, by the names that they have in an index."""
         out = asdict(self) | {"exclude": list(self.exclude)}
-        return {_STORED.get(name, name): value for name, value in out.items()}
+        return {_STORED_NAMES.get(name, name): value for name, value in out.items()}
 
     @classmethod
     def from_stored(cls, fields: Mapping[str, Any]) -> BuildOptions:
-        """The options that `to_stored` wrote."""
-        names = {stored: name for name, stored in _STORED.items()}
-        return cls(**{names.get(name, name): value for name, value in fields.items()})
+        """The options that `to_stored` wrote; missing fields take their defaults.
+
+        Raises
+        ------
+        InvalidInputError
+            If a field is not known or has a value that is not valid.
+        """
+        names = {stored: name for name, stored in _STORED_NAMES.items()}
+        try:
+            return cls(**{names.get(name, name): value for name, value in fields.items()})
+        except TypeError as error:
+            raise InvalidInputError(
+                f"the stored options of the build are not valid: {error}."
+            ) from error
 
 
 @dataclass
@@ -111,16 +146,17 @@ class BuildReport:
     Attributes
     ----------
     images : int
-        In the index.
-    added, forgotten : int
+        Number of images in the index.
+    added, removed : int
+        Number of images added and removed; a changed image counts as both.
     skipped : dict of bytes to str
-        Path and reason.
+        Path and reason of each file that could not be used.
     seconds : dict of str to float
-        Of each phase.
+        Duration of each phase.
     """
 
     images: int
     added: int
-    forgotten: int
+    removed: int
     skipped: dict[bytes, str]
     seconds: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The files of a build's working directory: plan, chunks of features, and its removal."""
+"""The working directory of a build: the files from which an interrupted build continues."""
 
 from __future__ import annotations
 
@@ -14,75 +14,158 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.datasets.folder import ImageFile
+from hyperpq.errors import InvalidInputError
+from hyperpq.images import skipped as skipped_files
 from hyperpq.images.extract import Features
-from hyperpq.store import atomic_write
-from hyperpq.utils.files import HOLDER_NAME, LOCK_NAME
+from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
+from hyperpq.utils.files import atomic_write
 
-# Arrays of `Features` that a chunk keeps, a file each.
-_PARTS = ("rows", "plain", "views", "sizes")
-
-
-def clear(work: Path) -> None:
-    """Empty a working directory but for its lock."""
-    for entry in work.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name not in (LOCK_NAME, HOLDER_NAME):
-            entry.unlink()
+# Arrays of `Features` in the files of a batch.
+_ARRAYS = ("rows", "plain", "views", "sizes")
 
 
-def trash(work: Path) -> Path:
-    """Name of a working directory that is being removed."""
-    return work.with_name(work.name + "-done")
+def working_directory(path: str | os.PathLike[str]) -> Path:
+    """Directory of an unfinished build of the index ``path``; it exists until that is finished."""
+    target = Path(os.path.abspath(path))
+    return target.with_name(target.name + ".building")
 
 
-def discard(work: Path) -> None:
-    """Remove a working directory at one stroke: half of one must not be taken for a build."""
-    os.rename(work, trash(work))
-    shutil.rmtree(trash(work), ignore_errors=True)
+class BuildState:
+    """The files of a working directory; each is written completely or not at all.
+
+    Files that earlier versions have written are read, so names and content stay as they are.
+
+    Attributes
+    ----------
+    path : Path
+        The working directory.
+    index, checkpoint, trace : Path
+        The trained index that is being filled, the checkpoint and the trace of the training.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self.path = working_directory(target)
+        self.index = self.path / "index"
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.trace = self.path / "training.jsonl"
+        self._plan, self._settings = self.path / "plan.bin", self.path / "settings.json"
+        self._finished = self.path / "finished"
+        self._discarded = self.path.with_name(self.path.name + "-done")
+
+    def exists(self) -> bool:
+        """Whether there is an unfinished build."""
+        return self.path.exists()
+
+    def clean_up(self) -> bool:
+        """Remove what a finished build has left; whether it had not yet removed its directory."""
+        shutil.rmtree(self._discarded, ignore_errors=True)
+        left = self._finished.exists() and not self.index.exists()
+        if left:
+            self.discard()
+        return left
+
+    def restart(self) -> None:
+        """Make the next `read_plan` start from the beginning."""
+        self._settings.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        """Mark the index as complete, before it is moved to its place."""
+        atomic_write(self._finished, b"")
+
+    def discard(self) -> None:
+        """Remove the directory in one step, as a part of it must not be taken for a build."""
+        os.rename(self.path, self._discarded)
+        shutil.rmtree(self._discarded, ignore_errors=True)
+
+    def read_plan(
+        self, settings: dict[str, Any]
+    ) -> tuple[list[ImageFile], dict[bytes, str]] | None:
+        """The plan of a build with equal settings; None, in an empty directory, if there is none.
+
+        Raises
+        ------
+        InvalidInputError
+            If the plan is that of a build with other settings.
+        """
+        if self._settings.exists() and self._plan.exists():
+            if json.loads(self._settings.read_text()) != settings:
+                raise InvalidInputError(
+                    f"{self.path} is an interrupted build with other folders or options; repeat "
+                    "these, or start again with --overwrite."
+                )
+            return _parse_plan(self._plan.read_bytes())
+        # Without settings, all other files belong to a build that was given up.
+        for entry in self.path.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in (LOCK_NAME, HOLDER_NAME):
+                entry.unlink()
+        return None
+
+    def write_plan(
+        self, settings: dict[str, Any], files: Sequence[ImageFile], skipped: dict[bytes, str]
+    ) -> None:
+        """Write the list of images, and then the settings, which make it valid."""
+        atomic_write(self._plan, _plan_bytes(files, skipped))
+        atomic_write(self._settings, json.dumps(settings, indent=1).encode())
+
+    def make_folder(self, name: str) -> None:
+        """Make a folder for features or for skipped files."""
+        (self.path / name).mkdir(exist_ok=True)
+
+    def read_features(self, folder: str, number: int) -> Features | None:
+        """Features that `write_features` wrote; None if they are not complete."""
+        base = self._batch(folder, number)
+        note = base.with_suffix(".json")
+        if not note.exists():
+            return None
+        rows, plain, views, sizes = (_load(base.with_suffix(f".{name}.npy")) for name in _ARRAYS)
+        skipped = [(row, reason) for row, reason in json.loads(note.read_text())]
+        return Features(rows, plain, views, sizes, skipped)
+
+    def write_features(self, folder: str, number: int, features: Features) -> None:
+        """Write a batch of features: the arrays, and then the JSON file that makes them valid."""
+        base = self._batch(folder, number)
+        for name in _ARRAYS:
+            data = io.BytesIO()
+            np.save(data, getattr(features, name), allow_pickle=False)
+            atomic_write(base.with_suffix(f".{name}.npy"), data.getvalue())
+        atomic_write(base.with_suffix(".json"), json.dumps(features.skipped).encode())
+
+    def read_skipped(self, number: int) -> dict[bytes, str]:
+        """Files that were skipped in a segment that has been encoded, with the reasons."""
+        return skipped_files.from_csv(self._batch("skipped", number, ".csv").read_bytes())
+
+    def write_skipped(self, number: int, skipped: dict[bytes, str]) -> None:
+        """Write what `read_skipped` reads, before the segment is committed."""
+        atomic_write(self._batch("skipped", number, ".csv"), skipped_files.to_csv(skipped))
+
+    def _batch(self, folder: str, number: int, ending: str = "") -> Path:
+        return self.path / folder / f"{number:05d}{ending}"
 
 
-def plan_bytes(files: Sequence[ImageFile], skipped: dict[bytes, str]) -> bytes:
-    """The plan: NUL-terminated records, as paths may hold any other byte."""
+def _plan_bytes(files: Sequence[ImageFile], skipped: dict[bytes, str]) -> bytes:
+    """The plan as records that end with NUL, the only byte that a path cannot contain."""
     records = [b"f %d %d %s" % (f.size, f.mtime_ns, f.path) for f in files]
     records += [b"s %s" % path for path in skipped]
     records += [b"r %s" % reason.encode() for reason in skipped.values()]
     return b"".join(record + b"\0" for record in records)
 
 
-def read_plan(path: Path) -> tuple[list[ImageFile], dict[bytes, str]]:
-    """Inverse of `plan_bytes`."""
-    files, left_out, reasons = [], [], []
-    for record in path.read_bytes().split(b"\0")[:-1]:
+def _parse_plan(data: bytes) -> tuple[list[ImageFile], dict[bytes, str]]:
+    """Inverse of `_plan_bytes`."""
+    files, skipped, reasons = [], [], []
+    for record in data.split(b"\0")[:-1]:
         if record.startswith(b"f "):
-            size, mtime, name = record[2:].split(b" ", 2)
-            files.append(ImageFile(name, int(size), int(mtime)))
+            size, mtime, path = record[2:].split(b" ", 2)
+            files.append(ImageFile(path, int(size), int(mtime)))
         elif record.startswith(b"s "):
-            left_out.append(record[2:])
+            skipped.append(record[2:])
         else:
             reasons.append(record[2:].decode())
-    return files, dict(zip(left_out, reasons, strict=True))
+    return files, dict(zip(skipped, reasons, strict=True))
 
 
-def write_chunk(name: Path, chunk: Features) -> None:
-    """Arrays first, the JSON that makes them count last."""
-    for part in _PARTS:
-        data = io.BytesIO()
-        np.save(data, getattr(chunk, part), allow_pickle=False)
-        atomic_write(name.with_suffix(f".{part}.npy"), data.getvalue())
-    atomic_write(name.with_suffix(".json"), json.dumps(chunk.skipped).encode())
-
-
-def read_chunk(name: Path) -> Features | None:
-    """What `write_chunk` wrote, None if it wasn't written whole."""
-    note = name.with_suffix(".json")
-    if not note.exists():
-        return None
-    rows, plain, views, sizes = (_load_array(name.with_suffix(f".{part}.npy")) for part in _PARTS)
-    skipped = [(row, why) for row, why in json.loads(note.read_text())]
-    return Features(rows, plain, views, sizes, skipped)
-
-
-def _load_array(path: Path) -> NDArray[Any]:
+def _load(path: Path) -> NDArray[Any]:
     array: NDArray[Any] = np.load(path, allow_pickle=False)
     return array

@@ -1,0 +1,122 @@
+"""What `hyperpq info` reports: versions, devices, kernels, backbones and an index."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from pathlib import Path
+from typing import TypeAlias
+
+from hyperpq._version import __version__
+from hyperpq.errors import IndexNotFoundError
+
+Section: TypeAlias = dict[str, str | int | float | None]
+"""Values by their names, as JSON types."""
+
+
+def describe(index_path: str | os.PathLike[str]) -> dict[str, Section]:
+    """Describe this installation, this machine and an index.
+
+    Parameters
+    ----------
+    index_path : path-like
+        Directory of the index. If there is none, the section ``index`` says so.
+
+    Returns
+    -------
+    dict of str to dict
+        Sections ``hyperpq``, ``machine``, ``scan kernels``, ``backbones`` and ``index``.
+
+    Raises
+    ------
+    CorruptIndexError, FormatVersionError
+        If there is an index and it cannot be opened.
+    """
+    path = Path(index_path)
+    sections = describe_environment()
+    try:
+        sections["index"] = describe_index(path)
+    except IndexNotFoundError:
+        sections["index"] = {"path": f"{path} (no index yet)"}
+    return sections
+
+
+def describe_environment() -> dict[str, Section]:
+    """Versions, devices, kernels and backbones, in sections."""
+    from hyperpq import scan
+    from hyperpq.backbones import available_backbones
+    from hyperpq.utils.devices import resolve_device
+
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    return {
+        "hyperpq": {
+            "version": __version__,
+            "python": platform.python_version(),
+            "torch": _version("torch"),
+            "faiss": _version("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", extra="cpu"),
+            "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
+        },
+        "machine": {
+            "cores": os.cpu_count(),
+            "device": resolve_device("auto"),
+            "C++ compiler": compiler or "none; the kernels cannot be compiled here",
+        },
+        "scan kernels": dict(scan.levels()),
+        "backbones": {
+            name: description if installed else f"{description} (not installed)"
+            for name, description, installed in available_backbones()
+        },
+    }
+
+
+def describe_index(index_path: str | os.PathLike[str]) -> Section:
+    """Sizes, codec and origin of an index.
+
+    Raises
+    ------
+    IndexNotFoundError, CorruptIndexError, FormatVersionError
+        If the index cannot be opened.
+    """
+    from hyperpq.images.metadata import ImageMetadata
+    from hyperpq.index.hihpq_index import HiHPQIndex
+
+    path = Path(index_path)
+    index = HiHPQIndex.load(path, device="cpu")
+    codec, collection = index.codec, index.collection
+    assert codec is not None  # a loaded index is trained
+    images = ImageMetadata.from_index(index.metadata)
+    deleted = collection.n_deleted
+    curvatures = [f"{float(c):.3f}" for c in codec.quantizer.curvatures.detach()]
+    out: Section = {
+        "path": str(path),
+        "vectors" if images is None else "images": index.ntotal,
+        "deleted rows": f"{deleted:,} (`hyperpq compact` drops them)" if deleted else 0,
+        "segments": collection.n_segments,
+        "attributes": ", ".join(index.attribute_names) or "none",
+        "snapshot": collection.snapshot,
+        "bytes on disk": sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
+        "code": f"{index.M} x {index.nbits} bits, {index.code_size} bytes",
+        "feature width": index.d,
+        "metric": index.metric,
+        "curvatures": " ".join(curvatures) or "none",
+        "recipe": str(codec.recipe.get("name", "unknown")),
+    }
+    if images is not None:
+        preprocessing = images.backbone.get("preprocessing", {})
+        out["backbone"] = images.backbone["name"]
+        out["weights"] = images.backbone.get("weights_hash")
+        out["preprocessing"] = " ".join(f"{key}={value}" for key, value in preprocessing.items())
+    return out
+
+
+def _version(*names: str, extra: str = "") -> str:
+    """The first of some packages that is installed, with its version."""
+    for name in names:
+        try:
+            return f"{name} {importlib.metadata.version(name)}"
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    package = f"hyperpq[{extra}]" if extra else names[0]
+    return f"not installed; install it with: pip install '{package}'"

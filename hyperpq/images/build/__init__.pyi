@@ -1,0 +1,5 @@
+from .options import BuildOptions as BuildOptions
+from .options import BuildReport as BuildReport
+from .pipeline import build_index as build_index
+from .state import working_directory as working_directory
+from .update import update_index as update_index

@@ -1,0 +1,336 @@
+"""The stages of a build: list, sample, train, encode; each continues where it was interrupted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.datasets.augment import AUGMENTATIONS
+from hyperpq.datasets.folder import ImageFile
+from hyperpq.errors import DatasetError, InvalidInputError
+from hyperpq.images.build.options import BuildOptions, subquantizers
+from hyperpq.images.build.state import BuildState, working_directory
+from hyperpq.images.extract import Features, ReadOptions, extract_features
+from hyperpq.images.image_index import SEGMENT_SIZE, ImageIndex
+from hyperpq.images.listing import list_images
+from hyperpq.images.metadata import ImageMetadata
+from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.progress import Phase, Progress
+from hyperpq.training.presets import get_recipe
+from hyperpq.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from hyperpq.backbones.base import Backbone
+
+SAMPLE_BATCH_SIZE = 256
+"""Training images whose features are written at once; a kill loses at most these."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A build: what it is asked for, and what it works with.
+
+    Attributes
+    ----------
+    roots : list of bytes
+        Folders or images.
+    target : Path
+        Directory of the finished index.
+    options : BuildOptions
+        What determines the content of the index.
+    network : Backbone
+        The network.
+    device : str
+        Device of the codec.
+    workers : int
+        Number of decoding threads; 0 means one per core.
+    progress : Progress
+        Where to report progress.
+    """
+
+    roots: list[bytes]
+    target: Path
+    options: BuildOptions
+    network: Backbone
+    device: str
+    workers: int
+    progress: Progress
+
+    @cached_property
+    def state(self) -> BuildState:
+        """The working directory."""
+        return BuildState(self.target)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe of the training."""
+        options = self.options
+        recipe = get_recipe(options.recipe, options.bits, objective=options.objective)
+        return recipe if options.epochs is None else recipe.replace(epochs=options.epochs)
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How images are read that no views are made of."""
+        return ReadOptions(self.workers, self.options.max_megapixels)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Features of the training images; their rows are positions in the list of images.
+
+    Attributes
+    ----------
+    viewed : Features
+        Of images with augmented views.
+    others : Features
+        Of images without views.
+    """
+
+    viewed: Features
+    others: Features
+
+    @classmethod
+    def empty(cls, d: int) -> Sample:
+        """No training images, where the codec is that of another index."""
+        return cls(Features.empty(d), Features.empty(d))
+
+
+def list_for_build(
+    roots: Sequence[bytes], target: Path, options: BuildOptions, progress: Progress
+) -> tuple[list[ImageFile], dict[bytes, str]]:
+    """Images below the roots, without those in the directory of the index itself.
+
+    Returns
+    -------
+    files : list of ImageFile
+        At least one.
+    skipped : dict of bytes to str
+        Path and reason of each entry that could not be examined.
+
+    Raises
+    ------
+    DatasetError
+        If there is no image.
+    """
+    own = [os.fsencode(target), os.fsencode(working_directory(target))]
+    with progress.phase("list", None, "files") as phase:
+        files, skipped = list_images(
+            roots,
+            include_hidden=options.include_hidden,
+            exclude=options.exclude,
+            exclude_folders=own,
+        )
+        phase.advance(len(files))
+    if not files:
+        names = ", ".join(map(os.fsdecode, roots))
+        raise DatasetError(
+            f"no image was found in {names}; expected JPEG, PNG, WebP, GIF or other images in or "
+            "below these folders; check that the disk is mounted, and the patterns of --exclude "
+            "and .hyperpqignore."
+        )
+    return files, skipped
+
+
+def read_or_list(build: Build) -> tuple[list[ImageFile], dict[bytes, str]]:
+    """The list of images, which is made once: a resumed build has the same list."""
+    settings = {
+        "roots": [os.path.abspath(root).hex() for root in build.roots],
+        "options": build.options.to_stored(),
+    }
+    plan = build.state.read_plan(settings)
+    if plan is None:
+        plan = list_for_build(build.roots, build.target, build.options, build.progress)
+        build.state.write_plan(settings, *plan)
+    return plan
+
+
+def new_index(build: Build) -> HiHPQIndex:
+    """An empty index in memory: not trained, or with the codec of another index.
+
+    Raises
+    ------
+    InvalidInputError, BackboneError
+        If the other index does not fit the network of this build.
+    """
+    options, network = build.options, build.network
+    if options.codec is None:
+        M = subquantizers(options.bits)
+        return HiHPQIndex(network.d, M, metric=options.metric or "l1", device=build.device)
+    other = HiHPQIndex.load(options.codec, device=build.device)
+    metadata = ImageMetadata.from_index(other.metadata)
+    if metadata is not None:
+        network.check_matches(metadata.backbone)
+    if other.d != network.d:
+        raise InvalidInputError(
+            f"codec is that of {options.codec}, for features of width {other.d}; expected width "
+            f"{network.d}, that of backbone {network.name!r}."
+        )
+    return other.with_bits(options.bits, metric=options.metric)
+
+
+def sample_features(build: Build, files: Sequence[ImageFile]) -> Sample:
+    """Features of randomly chosen training images, and of views of the first of them.
+
+    Raises
+    ------
+    DatasetError
+        If none of the images can be read.
+    """
+    recipe, options, network = build.recipe, build.options, build.network
+    n_views = recipe.views.n_views if recipe.objective == "semantic" else 0
+    size = min(options.train_size, len(files))
+    n_viewed = min(options.view_size, size) if n_views else 0
+    if n_views and not recipe.graph.graph_neighbours:
+        # Without a graph, only images with views have a positive.
+        size = n_viewed = max(n_viewed, 1)
+    chosen = np.random.default_rng(options.seed).permutation(len(files))[:size]
+    with_views = replace(
+        build.read_options,
+        augmentation=AUGMENTATIONS[recipe.views.augmentation],
+        n_views=n_views,
+        seed=options.seed,
+    )
+    with build.progress.phase("features", size) as phase:
+        viewed = _sample_batches(build, "views", files, chosen[:n_viewed], with_views, phase)
+        others = _sample_batches(
+            build, "plain", files, chosen[n_viewed:], build.read_options, phase
+        )
+    sample = Sample(
+        Features.concatenate([Features.empty(network.d, n_views), *viewed]),
+        Features.concatenate([Features.empty(network.d), *others]),
+    )
+    if not len(sample.viewed.rows) and not len(sample.others.rows):
+        row, reason = (sample.viewed.skipped + sample.others.skipped)[0]
+        raise DatasetError(
+            f"none of {size} images can be read, such as {os.fsdecode(files[row].path)} "
+            f"({reason}); expected images to train on."
+        )
+    return sample
+
+
+def _sample_batches(
+    build: Build,
+    folder: str,
+    files: Sequence[ImageFile],
+    chosen: NDArray[np.int64],
+    options: ReadOptions,
+    phase: Phase,
+) -> list[Features]:
+    """Features of chosen images in batches, each of which is written to the working directory."""
+    build.state.make_folder(folder)
+    chosen, batches = np.sort(chosen), []
+    for number, start in enumerate(range(0, len(chosen), SAMPLE_BATCH_SIZE)):
+        rows = chosen[start : start + SAMPLE_BATCH_SIZE]
+        batch = build.state.read_features(folder, number)
+        if batch is None:
+            batch = extract_features([files[i].path for i in rows], build.network, options, phase)
+            build.state.write_features(folder, number, batch)
+        else:
+            phase.advance(len(rows))
+        skipped = [(int(rows[i]), reason) for i, reason in batch.skipped]
+        batches.append(replace(batch, rows=rows[batch.rows], skipped=skipped))
+    return batches
+
+
+def train_index(build: Build, index: HiHPQIndex, sample: Sample) -> ImageIndex:
+    """The trained and empty index in the working directory.
+
+    Parameters
+    ----------
+    build : Build
+        The build.
+    index : HiHPQIndex
+        An index in memory; it is trained unless it has a codec.
+    sample : Sample
+        The features to train on.
+    """
+    state = build.state
+    if (state.index / "manifest.json").exists():
+        return ImageIndex(HiHPQIndex.load(state.index, device=build.device), build.network)
+    if not index.is_trained:
+        n_viewed = len(sample.viewed.rows)
+        index.train(
+            np.concatenate([sample.viewed.plain, sample.others.plain]),
+            sample.viewed.views if n_viewed else None,
+            view_rows=np.arange(n_viewed) if n_viewed else None,
+            recipe=build.recipe,
+            seed=build.options.seed,
+            progress=build.progress,
+            trace_path=state.trace,
+            checkpoint=state.checkpoint,
+            resume=True,
+        )
+    # The path of another index belongs to this machine, and its metric is that of the codec.
+    options = replace(build.options, codec=None, metric=index.metric)
+    index.metadata = ImageMetadata(
+        build.network.identity(), options.max_megapixels, options.to_stored()
+    ).to_index()
+    shutil.rmtree(state.index, ignore_errors=True)
+    index.save(state.index)
+    return ImageIndex(index, build.network)
+
+
+def encode_images(
+    build: Build, images: ImageIndex, files: Sequence[ImageFile], sample: Sample
+) -> dict[bytes, str]:
+    """Encode all listed images, one commit for each segment; returns those that were skipped."""
+    known = {
+        int(row): (features, i)
+        for features in (sample.viewed, sample.others)
+        for i, row in enumerate(features.rows)
+    }
+    unreadable = dict(sample.viewed.skipped + sample.others.skipped)
+    build.state.make_folder("skipped")
+    skipped: dict[bytes, str] = {}
+    with build.progress.phase("encode", len(files)) as phase:
+        for number, start in enumerate(range(0, len(files), SEGMENT_SIZE)):
+            rows = range(start, min(start + SEGMENT_SIZE, len(files)))
+            # The first snapshot is without images, and each segment is one commit after it.
+            if _snapshot(images) > number + 1:
+                phase.advance(len(rows))
+                skipped |= build.state.read_skipped(number)
+                continue
+            new = [row for row in rows if row not in known and row not in unreadable]
+            paths = [files[row].path for row in new]
+            features = extract_features(paths, build.network, build.read_options, phase)
+            phase.advance(len(rows) - len(new))
+            found = {row: known[row] for row in rows if row in known}
+            found |= {new[i]: (features, j) for j, i in enumerate(features.rows)}
+            reasons = {row: unreadable[row] for row in rows if row in unreadable}
+            reasons |= {new[i]: reason for i, reason in features.skipped}
+            here = {files[row].path: reason for row, reason in reasons.items()}
+            build.state.write_skipped(number, here)
+            skipped |= here
+            _commit(images, files, found)
+    return skipped
+
+
+def _commit(
+    images: ImageIndex,
+    files: Sequence[ImageFile],
+    found: dict[int, tuple[Features, int]],
+) -> None:
+    """Add the images in ``found``, position to features and row in these, in one commit."""
+    rows = sorted(found)
+    plain = np.array(
+        [features.plain[i] for features, i in map(found.__getitem__, rows)], np.float32
+    )
+    sizes = np.array([features.sizes[i] for features, i in map(found.__getitem__, rows)], np.int32)
+    images.add_features(
+        [files[row] for row in rows],
+        plain.reshape(len(rows), images.index.d),
+        sizes.reshape(len(rows), 2),
+    )
+
+
+def _snapshot(images: ImageIndex) -> int:
+    """Number of commits of the index."""
+    return images.index.collection.snapshot
