@@ -27,7 +27,7 @@ from benchmarks.baselines import LENGTHS
 from benchmarks.featuresets import FeatureSet, open_set, read_protocol
 from benchmarks.machine import describe_machine
 from benchmarks.options import add_dataset_options, add_seed_options, code_lengths
-from benchmarks.pages import format_mean, import_pyplot, markdown_table, spread_of
+from benchmarks.pages import format_mean, import_pyplot, markdown_table, origin, spread_of
 from benchmarks.runlog import Run, RunLog, publish, restore_published
 from benchmarks.tasks import run_tasks
 from hyperpq import scan
@@ -38,8 +38,8 @@ from hyperpq.training.train import train_codec
 
 RUNS, FIELDS = "ablation.jsonl", ("group", "name", "seed")
 _INTRODUCTION = (
-    "`python -m benchmarks.ablation` makes this page; `benchmarks/README.md` describes its "
-    "options. It shows the mAP of the default recipe with one thing changed, without the held-out "
+    f"{origin('ablation', 'ablations')} "
+    "It shows the mAP of the default recipe with one thing changed, without the held-out "
     "acceptance check: the mean over the seeds, with the standard deviation after ±. The number in "
     "brackets is the difference from the default in thousandths, over the seeds that both have."
 )

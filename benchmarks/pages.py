@@ -35,6 +35,12 @@ def markdown_table(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
 
 
+def origin(script: str, section: str) -> str:
+    """The sentence that names the script of a page, with a link to its section of the README."""
+    link = f"[how to run it](../../benchmarks/README.md#{section})"
+    return f"`python -m benchmarks.{script}` makes this page ({link})."
+
+
 def import_pyplot() -> Any:
     """Import `matplotlib.pyplot` with a backend that needs no screen.
 

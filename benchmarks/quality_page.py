@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.featuresets import read_protocol
-from benchmarks.pages import format_mean, import_pyplot, markdown_table, spread_of
+from benchmarks.pages import format_mean, import_pyplot, markdown_table, origin, spread_of
 from benchmarks.runlog import Run, RunLog, publish
 
 RUNS = "runs.jsonl"
@@ -19,7 +19,7 @@ _TITLES = ("mAP@100", "mAP@10", "recall@10", "recall@100")
 _AVERAGED = (*MEASURES, "train_seconds", "encode_seconds", "bytes")
 _MARKERS = "ovsDP^<>pX*hd"
 _INTRODUCTION = (
-    "`python -m benchmarks.quality` makes this page; `benchmarks/README.md` describes its options. "
+    f"{origin('quality', 'quality-of-codes')} "
     "Values are means over the seeds; the standard deviation follows after ±. mAP@k is the mean "
     "average precision of the first k results; the average precision of a query divides by the "
     "number of relevant images among its first k results. recall@k is the share of the k exact "

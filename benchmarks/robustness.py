@@ -29,7 +29,7 @@ from benchmarks.degradations import DEGRADATIONS, Degradation
 from benchmarks.featuresets import FeatureSet, extract, open_set, read_images, read_protocol
 from benchmarks.machine import describe_machine
 from benchmarks.options import add_dataset_options
-from benchmarks.pages import format_number, markdown_table
+from benchmarks.pages import format_number, markdown_table, origin
 from hyperpq import scan
 from hyperpq.datasets.decode import open_image
 from hyperpq.datasets.protocols import Split
@@ -44,8 +44,8 @@ ORIGINAL = "original"
 DEFAULT, FITTED = "hyperpq default", "hyperpq default, codebooks fitted"
 EXACT = ("exact normalized", "exact raw")
 _INTRODUCTION = (
-    "`python -m benchmarks.robustness` makes this page; `benchmarks/README.md` describes its "
-    "options. It shows the mAP of queries that were degraded before they were read; the database "
+    f"{origin('robustness', 'robustness')} "
+    "It shows the mAP of queries that were degraded before they were read; the database "
     "is not degraded. Sizes are shares of the longer side, and the standard deviation of noise is "
     "on the scale of values from 0 to 255. Baselines have the same features, power-normalized. In "
     "the column *codebooks fitted* the head is as it was trained, and the codebooks are fitted to "

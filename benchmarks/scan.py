@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from benchmarks.baselines import unit
 from benchmarks.machine import describe_machine
 from benchmarks.options import count
-from benchmarks.pages import import_pyplot, markdown_table
+from benchmarks.pages import import_pyplot, markdown_table, origin
 from hyperpq import scan
 from hyperpq.codes import TiledCodes
 
@@ -280,8 +280,8 @@ def plot(results: dict[Case, Rates], file: Path) -> None:
 def introduction(best: str) -> str:
     """What the page says above its tables."""
     return (
-        "`python -m benchmarks.scan` makes this page; `benchmarks/README.md` describes its "
-        "options. Cells are million vectors a second: the median of the turns ± half their "
+        f"{origin('scan', 'the-scan')} "
+        "Cells are million vectors a second: the median of the turns ± half their "
         f"interquartile range; ratios are those of `{best}`. All methods use the same number of "
         "bytes for each vector: hyperpq and IndexPQ have codes of 8 bits, and the FastScan "
         "indexes have twice as many codes of 4 bits. IndexIVFPQFastScan searches a thirty-second "

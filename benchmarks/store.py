@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.machine import describe_machine
-from benchmarks.pages import markdown_table
+from benchmarks.pages import markdown_table, origin
 from benchmarks.process import own_memory
 from benchmarks.store_steps import APPENDED_ROWS, ROOT
 
@@ -217,8 +217,8 @@ def introduction(rows: int) -> list[str]:
     """The title of the page and what it says above its tables."""
     return [
         f"# The store at {rows:,} rows",
-        "`python -m benchmarks.store` makes this page; `benchmarks/README.md` describes its "
-        "options. Codes have 8 bytes and come from random codebooks (64 dimensions). Ids are "
+        f"{origin('store', 'the-store')} "
+        "Codes have 8 bytes and come from random codebooks (64 dimensions). Ids are "
         "int64, in random order and with gaps, so that the ids of every shard span nearly the "
         "whole range. Attributes are an int32, a float32, a time and a category of 1,000 labels. "
         "Each step ran in a process of its own, in the order of the tables, on an index in the "

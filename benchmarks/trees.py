@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.machine import describe_machine
 from benchmarks.options import add_cache_options, add_seed_options
-from benchmarks.pages import format_mean, import_pyplot, markdown_table, spread_of
+from benchmarks.pages import format_mean, import_pyplot, markdown_table, origin, spread_of
 from benchmarks.runlog import Run, RunLog
 from benchmarks.tasks import run_tasks
 from hyperpq.codec.hihpq import HiHPQCodec
@@ -198,7 +198,7 @@ def write_page(runs: list[Run], features: FeatureSet, out: Path) -> Path:
     bends = {s: np.mean([one["bend"] for one in runs if one["space"] == s]) for s in HYPERBOLIC}
     sections = [
         "# A true tree",
-        "`python -m benchmarks.trees` makes this page. The drawn set has "
+        f"{origin('trees', 'a-true-tree')} The drawn set has "
         f"{len(features.database):,} images of {len(features.protocol.names)} species, which form "
         f"families and kingdoms; {len(features.query):,} other images are queries. Points are "
         "continuous and lie in one subspace, prototypes stand at the three levels of the tree, and "
