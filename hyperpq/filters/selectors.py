@@ -216,9 +216,7 @@ class SearchParameters:
         object.__setattr__(self, "where", parsed)
 
 
-def as_parameters(
-    params: SearchParameters | None, where: str | Where | None
-) -> SearchParameters:
+def as_parameters(params: SearchParameters | None, where: str | Where | None) -> SearchParameters:
     """The two filter arguments of a search as one object.
 
     Raises

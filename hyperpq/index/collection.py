@@ -333,7 +333,8 @@ class Collection:
         if ids is None:
             if self.next_id > _MAX_ID - n:
                 raise InvalidInputError(
-                    f"ids cannot be counted on from {self.next_id}; expected ids of your own."
+                    f"ids cannot be counted on from {self.next_id}; expected at most 2**63 - 1; "
+                    "pass ids of your own."
                 )
             return np.arange(self.next_id, self.next_id + n, dtype=np.int64)
         labels = as_ids(ids, n)

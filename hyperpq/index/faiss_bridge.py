@@ -1,14 +1,14 @@
-"""Codes and codebooks from FAISS and back: `from_faiss`, `to_faiss`, `write_faiss`."""
+"""Conversion of codes and codebooks: `from_faiss`, `to_faiss`, `write_faiss`."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.codec.base import Codec
 from hyperpq.codec.hihpq import HiHPQCodec
@@ -18,39 +18,43 @@ from hyperpq.geometry.lorentz_chord import time_part
 from hyperpq.quantizers.flat_pq import FlatMetric
 from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.utils.files import atomic_write
-from hyperpq.utils.validation import as_codes, as_ids
+from hyperpq.utils.validation import as_choice, as_codes, as_ids
 
-WAYS = ("auto", "chord", "tables")
-# What FAISS has where there is no result, up to its sign.
-_NONE = np.finfo(np.float32).max
+Conversion = Literal["plain", "chord", "tables"]
+_Choice = Literal["auto", "chord", "tables"]
+_CHOICES: tuple[_Choice, ...] = get_args(_Choice)
+# The distance, up to its sign, that FAISS returns where there is no result.
+_MISSING = np.finfo(np.float32).max
 
 
 def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64]]:
-    """Codebooks, codes and ids of a FAISS index.
+    """Take the codebooks, codes and ids of a FAISS index.
 
-    Its vectors are searched as ``IndexPQ`` does by default: all codes, by tables of the query.
+    A search finds what ``IndexPQ`` finds by default: all codes are compared, by distance tables of
+    the query.
 
     Parameters
     ----------
     index : faiss.IndexPQ
-        Trained, metric L2 or inner product, 8 or 4 bits; also inside ``faiss.IndexIDMap`` or
-        ``IndexIDMap2``. An object, not a file: FAISS's reader is not made for files of strangers.
+        A trained index with metric L2 or inner product and 8 or 4 bits, alone or in a
+        ``faiss.IndexIDMap`` or ``IndexIDMap2``. It is an object, not a file, since the reader of
+        FAISS is not made for files from unknown sources.
 
     Returns
     -------
     codec : PQCodec
         On the CPU.
     codes : ndarray, shape (n, code_size), uint8
-        Packed as `codes.pack` says.
+        Packed as `codes.pack` describes.
     ids : ndarray, shape (n,), int64
-        Those of the map, or 0 to n - 1.
+        The ids of the map, or 0 to n - 1.
 
     Raises
     ------
     InvalidInputError
-        Another index, or ids that are negative or repeated.
+        If the index is another one, or ids are negative or repeated.
     MissingDependencyError
-        faiss isn't installed.
+        If faiss is not installed.
     """
     faiss = import_faiss()
     inner, ids = index, None
@@ -59,8 +63,9 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
     name = type(inner).__name__
     if isinstance(inner, faiss.IndexPreTransform):
         raise InvalidInputError(
-            "index is a faiss IndexPreTransform, whose transform hyperpq doesn't take; pass "
-            "faiss.downcast_index(index.index), and index.chain.at(i).apply(x) in place of x."
+            "index is a faiss IndexPreTransform, whose transform cannot be converted; expected the "
+            "index in it; pass faiss.downcast_index(index.index), and index.chain.at(i).apply(x) "
+            "in place of x."
         )
     if not isinstance(inner, faiss.IndexPQ):
         raise InvalidInputError(
@@ -85,32 +90,34 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
 
 @dataclass(frozen=True, eq=False)
 class FaissExport:
-    """A FAISS index that searches our codes, and the way to it and back.
+    """A FAISS index that searches codes of hyperpq, with the conversion of queries and distances.
 
-    ``D, I = export.index.search(export.queries(x), k)`` finds what hyperpq finds, equal scores
-    aside, and ``export.distances(D)`` are hyperpq's scores. It is for searching: vectors are added
-    by their codes, not by ``index.add``.
+    ``D, I = export.index.search(export.queries(x), k)`` finds what hyperpq finds, up to the order
+    of ties, and ``export.distances(D)`` are the distances of hyperpq. The index is for searching:
+    vectors are added by their codes, not by ``index.add``.
 
     Attributes
     ----------
     index : faiss.IndexIDMap2
-        Over an ``IndexPQ``.
+        A map over an ``IndexPQ``.
     codec : Codec
-        Makes the queries.
-    way : {"plain", "chord", "tables"}
-        See `to_faiss`; ``plain`` are the codebooks of a `PQCodec`, whose queries are the vectors.
+        The codec of the codes, which makes the queries.
+    how : {"plain", "chord", "tables"}
+        How distances are expressed, see `to_faiss`. ``plain`` stands for the codebooks of a
+        `PQCodec`, where queries are the vectors themselves.
     """
 
     index: Any
     codec: Codec
-    way: str
+    how: Conversion
 
-    def queries(self, x: Any) -> NDArray[np.float32]:
-        """Features -> what ``index`` is asked with.
+    def queries(self, x: ArrayLike) -> NDArray[np.float32]:
+        """Convert features to queries of ``index``.
 
         Parameters
         ----------
         x : array_like, shape (nq, d)
+            Features.
 
         Returns
         -------
@@ -119,136 +126,143 @@ class FaissExport:
         Raises
         ------
         InvalidInputError
-            See `validation.as_features`.
+            If ``x`` is not made of features, see `validation.as_features`.
         """
-        if isinstance(self.codec, PQCodec):
+        if self.how == "plain":
             return self.codec.embed(x)
-        if self.way == "tables":
+        if self.how == "tables":
             return -self.codec.tables(x).reshape(-1, self.index.d)
         assert isinstance(self.codec, HiHPQCodec)
         q = self.codec.quantizer
         tangent = torch.from_numpy(self.codec.embed(x)).unflatten(1, (q.M, q.D))
         with torch.inference_mode():
             points = _with_time(q.points(tangent.to(self.codec.device)), q.c)
-            # Negated time and a factor of 2: the inner product is -q^2 - 2/c.
+            # With time negated and all doubled, the inner product is -(squared chord) - 2 / c.
             points[..., :-1] *= 2
             points[..., -1] *= -2
         return points.flatten(1).cpu().numpy()
 
-    def distances(self, D: Any) -> NDArray[np.float32]:
-        """Scores as `HiHPQIndex.search` gives them, of FAISS's values.
+    def distances(self, D: ArrayLike) -> NDArray[np.float32]:
+        """Convert distances of FAISS to those of `HiHPQIndex.search`.
 
         Parameters
         ----------
         D : array_like, any shape
-            What ``index`` answered.
+            Values that ``index`` returned.
 
         Returns
         -------
         ndarray, same shape, float32
-            Smaller is nearer; +inf where there was no result. By ``chord`` they have an absolute
-            error of about ``2^-24`` times the sum of the time parts' products.
+            Distances, +inf where there was no result. With ``chord`` they have an absolute error of
+            about ``2^-24`` times the sum of the products of time parts.
         """
         values = np.asarray(D, np.float32)
         offset = 0.0
-        if isinstance(self.codec, HiHPQCodec) and self.way == "chord":
+        if self.how == "chord":
+            assert isinstance(self.codec, HiHPQCodec)
             offset = float((2 / self.codec.quantizer.c.detach().double()).sum())
-        plain = isinstance(self.codec, PQCodec) and self.codec.quantizer.metric == "l2"
-        scores = values if plain else (-values.astype(np.float64) - offset).astype(np.float32)
-        return np.where(np.abs(values) == _NONE, np.float32(np.inf), scores)
+        negated = self.how != "plain" or self.codec.metric == "ip"
+        out = (-values.astype(np.float64) - offset).astype(np.float32) if negated else values
+        return np.where(np.abs(values) == _MISSING, np.float32(np.inf), out)
 
 
-def to_faiss(codec: Codec, codes: Any, ids: Any, *, how: str = "auto") -> FaissExport:
-    """A FAISS index of codes, searched with the scores of their codec.
+def to_faiss(codec: Codec, codes: ArrayLike, ids: ArrayLike, *, how: str = "auto") -> FaissExport:
+    """Make a FAISS index of codes that has the distances of their codec.
 
     Parameters
     ----------
     codec : Codec
-        What the codes were made by.
+        The codec of the codes.
     codes : array_like, shape (n, code_size), uint8
-        Packed rows.
+        Packed codes.
     ids : array_like, shape (n,)
-        Distinct, not negative.
+        Distinct ids, at least 0.
     how : {"auto", "chord", "tables"}
-        How a metric of `HiHPQCodec` becomes an inner product. ``chord``, for that metric: codewords
-        and queries are (space, time) of points on the hyperboloid, and the index has
+        How distances become inner products. ``chord``, for the metric of that name: codewords and
+        queries are the space and time parts of points on the hyperboloid, and the index has
         d' = M (D + 1). ``tables``, for every metric: codewords are unit vectors and queries are
-        tables, d' = M K. ``auto`` takes the former where it can. Codes of a `PQCodec` go over as
-        they are.
+        distance tables, d' = M K. ``auto`` chooses ``chord`` where it is possible. The codebooks of
+        a `PQCodec` are used as they are.
 
     Raises
     ------
     InvalidInputError, NotTrainedError
     MissingDependencyError
-        faiss isn't installed.
+        If faiss is not installed.
     """
     faiss = import_faiss()
-    words: torch.Tensor
-    if how not in WAYS:
-        raise InvalidInputError(f"how is {how!r}; choose one of {', '.join(WAYS)}.")
+    asked = as_choice(how, "how", _CHOICES)
     if not codec.is_trained:
-        raise NotTrainedError("the codec isn't trained; train it or load a trained one.")
+        raise NotTrainedError(
+            "the codec is not trained; expected a trained one; train it or load one."
+        )
     rows = as_codes(codes, codec.code_size)
     labels = as_ids(ids, len(rows))
+    chosen = _conversion(codec, asked)
     metric = faiss.METRIC_INNER_PRODUCT
-    if isinstance(codec, PQCodec):
-        if how != "auto":
-            raise InvalidInputError(
-                f"how is {how!r}, but a PQCodec has no other way; leave it out."
-            )
-        way, words = "plain", codec.quantizer.codebooks
-        metric = faiss.METRIC_L2 if codec.quantizer.metric == "l2" else metric
+    if chosen == "plain":
+        words = codec.quantizer.codebooks
+        metric = faiss.METRIC_L2 if codec.metric == "l2" else metric
     else:
-        if isinstance(codec, HiHPQCodec) and _has_inner_product(codec) and how != "tables":
-            way, words = "chord", _chord_words(codec)
-        elif how == "chord":
-            raise InvalidInputError(
-                f"how is 'chord', but the codec has the metric {codec.metric!r}; take how='tables'."
-            )
-        else:
-            way, words = "tables", _unit_words(codec)
+        words = _chord_words(codec) if chosen == "chord" else _unit_words(codec)
     M, K, D = words.shape
     inner = faiss.IndexPQ(M * D, M, K.bit_length() - 1, metric)
     faiss.copy_array_to_vector(words.cpu().numpy().ravel(), inner.pq.centroids)
-    outer = faiss.IndexIDMap2(inner)  # takes an empty index only
+    outer = faiss.IndexIDMap2(inner)  # Takes an empty index only.
     inner.is_trained = outer.is_trained = True
     faiss.copy_array_to_vector(rows.ravel(), inner.codes)
     faiss.copy_array_to_vector(labels, outer.id_map)
     inner.ntotal = outer.ntotal = len(rows)
     outer.construct_rev_map()
-    return FaissExport(outer, codec, way)
+    return FaissExport(outer, codec, chosen)
 
 
 def write_faiss(export: FaissExport, path: str | os.PathLike[str]) -> None:
-    """Write the index of an export as a file for ``faiss.read_index``, whole or not at all.
+    """Write the index of an export to a file for ``faiss.read_index``, whole or not at all.
 
     Raises
     ------
     StoreError
-        The system refuses; what was at ``path`` is still there.
+        If the system refuses; a file that was at ``path`` is still there.
     """
     atomic_write(path, import_faiss().serialize_index(export.index).tobytes())
 
 
+def _conversion(codec: Codec, how: _Choice) -> Conversion:
+    if isinstance(codec, PQCodec):
+        if how != "auto":
+            raise InvalidInputError(
+                f"how is {how!r}, but a PQCodec is always converted as it is; expected 'auto'."
+            )
+        return "plain"
+    # Only this metric is an inner product of points with a time part.
+    possible = isinstance(codec, HiHPQCodec) and (codec.config.geometry, codec.metric) == (
+        "lorentz",
+        "chord",
+    )
+    if how == "chord" and not possible:
+        raise InvalidInputError(
+            f"how is 'chord', but the codec has the metric {codec.metric!r}; expected the metric "
+            "'chord' of Lorentz geometry; pass how='tables'."
+        )
+    return "chord" if possible and how != "tables" else "tables"
+
+
 def _with_time(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """Space parts (..., D) with the time part behind them, right to the last digit of float32."""
+    """Space parts (..., D) with the time part appended, correct to the last digit of float32."""
     time = time_part(x.double(), c.double()).to(x.dtype)
     return torch.cat([x, time.unsqueeze(-1)], -1)
 
 
-def _has_inner_product(codec: HiHPQCodec) -> bool:
-    """Whether the metric is an inner product of points that have a time part."""
-    return codec.config.geometry == "lorentz" and codec.config.metric == "chord"
-
-
 @torch.no_grad()
-def _chord_words(codec: HiHPQCodec) -> torch.Tensor:
+def _chord_words(codec: Codec) -> torch.Tensor:
     """Codewords (M, K, D + 1) as points with their time part."""
+    assert isinstance(codec, HiHPQCodec)
     q = codec.quantizer
     return _with_time(q.codewords(), q.c[:, None])
 
 
 def _unit_words(codec: Codec) -> torch.Tensor:
-    """Unit vectors (M, K, K), which take one entry each out of a table."""
+    """Unit vectors (M, K, K), each of which selects one entry of a distance table."""
     K = codec.quantizer.K
-    return torch.eye(K).expand(codec.quantizer.M, K, K)
+    return torch.eye(K).expand(codec.M, K, K)

@@ -34,7 +34,8 @@ class HiHPQIndex:
 
     An index consists of a codec, which `train` learns, and a `Collection` of coded rows. A new
     index is in memory. `save` moves it to a directory and `load` opens one; from then on every
-    change is durable when the call returns. `docs/reference/faiss.md` compares the methods with FAISS's.
+    change is durable when the call returns. `docs/reference/faiss.md` compares the methods with
+    those of FAISS.
 
     Parameters
     ----------
@@ -174,7 +175,9 @@ class HiHPQIndex:
 
     def _trained(self) -> Codec:
         if self.codec is None:
-            raise NotTrainedError("the index is not trained; expected a codec; call train(x) first.")
+            raise NotTrainedError(
+                "the index is not trained; expected a codec; call train(x) first."
+            )
         return self.codec
 
     def train(
@@ -231,7 +234,8 @@ class HiHPQIndex:
 
         if self.ntotal or self.path:
             raise TrainingError(
-                f"the index has a codec and {self.ntotal} vectors; expected a new index; train one."
+                f"the index has {self.ntotal} vectors coded by its codec; expected a new one; "
+                "train a new index."
             )
         features = as_features(x, self.d)
         as_count(len(features), "the number of rows of x")

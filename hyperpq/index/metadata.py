@@ -23,7 +23,9 @@ def as_metadata(value: Any) -> dict[str, Any]:
         If it is not a mapping, or JSON cannot hold it.
     """
     if not isinstance(value, Mapping):
-        raise InvalidInputError(f"metadata is of {type(value)}; expected a mapping, such as a dict.")
+        raise InvalidInputError(
+            f"metadata is of {type(value)}; expected a mapping, such as a dict."
+        )
     try:
         copied: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:

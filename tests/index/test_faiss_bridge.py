@@ -1,4 +1,4 @@
-"""To FAISS and back: both searches find the same, with the same scores."""
+"""To FAISS and back: both searches find the same rows at the same distances."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from hyperpq import scan
+from hyperpq.codec.additive import AdditiveCodec
+from hyperpq.codec.config import AdditiveConfig, CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.codes import unpack
@@ -26,12 +28,16 @@ def vectors(n, seed):
 def learned(M, nbits, metric):
     """A codec with drawn weights and curvatures."""
     torch.manual_seed(M + nbits)
-    codec = HiHPQCodec(d, M, nbits, D=6, metric=metric, conditioning="unit")
+    codec = (
+        AdditiveCodec(AdditiveConfig(d, M, nbits, D=6, normalization="unit"))
+        if metric == "inner"
+        else HiHPQCodec(CodecConfig(d, M, nbits, D=6, metric=metric, normalization="unit"))
+    )
     with torch.no_grad():
         codec.weight.normal_()
         codec.quantizer.codebooks.normal_(std=0.5)
         if metric != "inner":
-            codec.product.log_c.uniform_(-1.5, 0.7)
+            codec.quantizer.log_c.uniform_(-1.5, 0.7)
     codec.is_trained = True
     return codec.eval()
 
@@ -42,26 +48,26 @@ def spread_ids(n):
 
 
 def assert_same(export, codec, codes, ids, x, *, tolerance=2e-5):
-    """FAISS and our scan agree; scores that are equal up to rounding come in any order."""
+    """FAISS and our scan agree; distances that are equal up to rounding come in any order."""
     tables = codec.tables(x)
     want, want_ids = scan.search(tables, codes, K + 1, ids=ids)
     values, found = export.index.search(export.queries(x), K)
-    scores = export.distances(values)
-    assert scores.dtype == np.float32
-    np.testing.assert_allclose(scores, want[:, :K], rtol=1e-5, atol=tolerance)
-    # Where the next metric is clearly worse, the same rows must have been found.
+    distances = export.distances(values)
+    assert distances.dtype == np.float32
+    np.testing.assert_allclose(distances, want[:, :K], rtol=1e-5, atol=tolerance)
+    # Where the next distance is clearly larger, the same rows must have been found.
     clear = want[:, K] - want[:, K - 1] > tolerance + 1e-5 * np.abs(want[:, K])
     np.testing.assert_array_equal(np.sort(found[clear]), np.sort(want_ids[clear, :K]))
     if len(np.unique(codes, axis=0)) > 0.9 * len(codes):
         assert clear.mean() > 0.5
-    # Everywhere each id that was found has the metric that FAISS gave it.
+    # Everywhere each id that was found has the distance that FAISS gave it.
     order = np.argsort(ids)
     rows = order[np.searchsorted(ids[order], found)]
     np.testing.assert_array_equal(ids[rows], found)
     assert all(len(set(row)) == K for row in found.tolist())
-    plain = unpack(codes, codec.M, codec.quantizer.nbits).astype(np.int64)[rows]
+    plain = unpack(codes, codec.M, codec.nbits).astype(np.int64)[rows]
     own = np.take_along_axis(tables[:, None].astype(np.float64), plain[..., None], 3).sum((2, 3))
-    np.testing.assert_allclose(scores, own, rtol=1e-5, atol=tolerance)
+    np.testing.assert_allclose(distances, own, rtol=1e-5, atol=tolerance)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -69,17 +75,17 @@ def assert_same(export, codec, codes, ids, x, *, tolerance=2e-5):
 def test_export_finds_what_our_scan_finds(M, nbits, metric, tmp_path):
     codec = learned(M, nbits, metric)
     codes, ids, x = codec.encode(vectors(N, 1)), spread_ids(N), vectors(30, 2)
-    ways = ("auto", "tables", "chord") if metric == "chord" else ("auto", "tables")
-    for how in ways:
+    choices = ("auto", "tables", "chord") if metric == "chord" else ("auto", "tables")
+    for how in choices:
         export = to_faiss(codec, codes, ids, how=how)
-        assert export.way == ("chord" if metric == "chord" and how != "tables" else "tables")
-        wide = M * (6 + 1) if export.way == "chord" else M * 2**nbits
+        assert export.how == ("chord" if metric == "chord" and how != "tables" else "tables")
+        wide = M * (6 + 1) if export.how == "chord" else M * 2**nbits
         assert export.index.d == wide == export.queries(x).shape[1]
         assert type(export.index) is faiss.IndexIDMap2
         assert_same(export, codec, codes, ids, x)
         path = tmp_path / f"{how}.faiss"
         write_faiss(export, path)
-        again = FaissExport(faiss.read_index(str(path)), codec, export.way)
+        again = FaissExport(faiss.read_index(str(path)), codec, export.how)
         assert again.index.ntotal == N
         assert_same(again, codec, codes, ids, x)
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -89,8 +95,8 @@ def test_export_finds_what_our_scan_finds(M, nbits, metric, tmp_path):
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 @pytest.mark.parametrize(("M", "nbits"), SHAPES)
 def test_faiss_index_comes_over_and_goes_back(M, nbits, metric):
-    metric = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    inner = faiss.IndexPQ(d, M, nbits, metric)
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    inner = faiss.IndexPQ(d, M, nbits, kind)
     x, queries = vectors(N, 1), vectors(30, 2)
     inner.train(x)
     ids = spread_ids(N)
@@ -98,13 +104,13 @@ def test_faiss_index_comes_over_and_goes_back(M, nbits, metric):
         outer.add_with_ids(x, ids)
         codec, codes, labels = from_faiss(outer)
         assert isinstance(codec, PQCodec)
-        assert (codec.quantizer.metric, codec.M, codec.quantizer.nbits) == (metric, M, nbits)
+        assert (codec.metric, codec.M, codec.nbits) == (metric, M, nbits)
         np.testing.assert_array_equal(labels, ids)
         np.testing.assert_array_equal(codes, inner.sa_encode(x))
         assert (codec.encode(x) == codes).all(1).mean() > 0.999
         export = to_faiss(codec, codes, labels)
-        assert export.way == "plain"
-        assert export.index.metric_type == metric
+        assert export.how == "plain"
+        assert export.index.metric_type == kind
         assert_same(export, codec, codes, labels, queries)
         for mine, theirs in zip(
             export.index.search(export.queries(queries), K), outer.search(queries, K), strict=True
@@ -201,19 +207,21 @@ def test_ids_that_arent_ids_of_ours_are_refused(ids, message):
 def test_bad_input(tmp_path):
     codec = learned(4, 8, "l1")
     codes = codec.encode(vectors(3, 1))
-    with pytest.raises(InvalidInputError, match="how is 'best'; choose one of auto, chord"):
+    with pytest.raises(
+        InvalidInputError, match="how is 'best'; expected 'auto', 'chord' or 'tables'"
+    ):
         to_faiss(codec, codes, range(3), how="best")
-    with pytest.raises(InvalidInputError, match="has the metric 'l1'; take how='tables'"):
+    with pytest.raises(InvalidInputError, match=r"has the metric 'l1'; .*pass how='tables'"):
         to_faiss(codec, codes, range(3), how="chord")
     plain = PQCodec.from_codebooks(np.zeros((4, 256, 6)))
-    with pytest.raises(InvalidInputError, match="a PQCodec has no other way"):
+    with pytest.raises(InvalidInputError, match="a PQCodec is always converted as it is"):
         to_faiss(plain, codes, range(3), how="tables")
     with pytest.raises(InvalidInputError, match=r"expected uint8 of shape \(n, 4\)"):
         to_faiss(codec, codes[:, :3], range(3))
     with pytest.raises(InvalidInputError, match=r"ids have shape \(2,\)"):
         to_faiss(codec, codes, range(2))
     with pytest.raises(NotTrainedError, match="train it"):
-        to_faiss(HiHPQCodec(d, 4), codes, range(3))
+        to_faiss(HiHPQCodec(CodecConfig(d, 4)), codes, range(3))
     export = to_faiss(codec, codes, range(3))
     with pytest.raises(InvalidInputError, match="width 23"):
         export.queries(vectors(2, 1)[:, :23])
