@@ -29,7 +29,16 @@ from arguments import (
     forms,
     without,
 )
-from fault_tools import CODES, D, add, columns_of, contents, learned_codec, new_index
+from fault_tools import (
+    CODES,
+    D,
+    add,
+    columns_of,
+    contents,
+    learned_codec,
+    new_index,
+    store_of,
+)
 
 from hyperpq import HiHPQIndex
 from hyperpq.errors import InvalidInputError
@@ -55,7 +64,7 @@ def index(tmp_path):
 
 
 def state(index):
-    store = index.store
+    store = store_of(index)
     return (
         index.ntotal,
         index.next_id,
@@ -100,7 +109,7 @@ TAKE_NONE = ("add", "remove_ids where")
 def outcome(index, call, argument):
     """What a call answers, or what the index holds after it, as plain arrays."""
     answer = call(index, argument)
-    rows = [(part.ids, part.tiled.rows()) for part in index.parts]
+    rows = [(segment.ids, segment.tiled.rows()) for segment in store_of(index).segments]
     return _plain((answer, rows))
 
 
