@@ -1,3 +1,4 @@
+from . import evaluation as evaluation
 from ._version import __version__ as __version__
 from .codec import HiHPQCodec as HiHPQCodec
 from .codec import PQCodec as PQCodec

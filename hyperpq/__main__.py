@@ -1,4 +1,4 @@
-"""`python -m hyperpq` is the command line."""
+"""The command line, as ``python -m hyperpq``."""
 
 from hyperpq.cli.main import main
 

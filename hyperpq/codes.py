@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from hyperpq.errors import InvalidInputError
 
 MAX_CODES = 1024
-"""Codes of one vector at most: what the scan takes."""
-BLOCK = 64
+"""Codes of one vector that the scan can read."""
+BLOCK_ROWS = 64
 """Rows that are scanned together; a tile has whole blocks, the last one filled up with zeros."""
-TILE = 4096
+TILE_ROWS = 4096
 """Rows of a tile; the last tile of an array may have fewer."""
 
 
@@ -31,7 +31,7 @@ def check_sizes(M: int, D: int, nbits: int, least: int = 1) -> None:
         Bits of a code, 4 or 8.
     """
     if nbits not in (4, 8):
-        raise InvalidInputError(f"nbits is {nbits}; choose 8 (one byte a code) or 4 (half).")
+        raise InvalidInputError(f"nbits is {nbits}; expected 8 (one byte a code) or 4 (half).")
     if not 1 <= M <= MAX_CODES or least > D:
         raise InvalidInputError(
             f"M is {M} and D is {D}; expected 1 to {MAX_CODES}, and at least {least}."
@@ -44,10 +44,21 @@ def code_size(M: int, nbits: int) -> int:
 
 
 def pack(codes: NDArray[np.uint8], nbits: int) -> NDArray[np.uint8]:
-    """Codes (n, M), one a byte -> rows of bytes (n, code_size), the layout of FAISS's PQ.
+    """Pack codes into rows of bytes, in the layout of FAISS's PQ.
 
     With nbits 4, code 2j is the low half of byte j and code 2j + 1 the high half; the high half of
-    the last byte is 0 when M is odd.
+    the last byte is 0 if M is odd.
+
+    Parameters
+    ----------
+    codes : ndarray, shape (n, M), uint8
+        One code in each byte.
+    nbits : int
+        Bits of a code, 4 or 8.
+
+    Returns
+    -------
+    ndarray, shape (n, code_size), uint8
     """
     codes = np.ascontiguousarray(codes, dtype=np.uint8)
     if nbits == 8:
@@ -58,7 +69,7 @@ def pack(codes: NDArray[np.uint8], nbits: int) -> NDArray[np.uint8]:
 
 
 def unpack(packed: NDArray[np.uint8], M: int, nbits: int) -> NDArray[np.uint8]:
-    """Inverse of `pack`: rows of bytes (n, code_size) -> codes (n, M), one a byte."""
+    """Inverse of `pack`: rows of bytes (n, code_size) to codes (n, M), one in each byte."""
     if nbits == 8:
         return packed
     out = np.empty((packed.shape[0], M), dtype=np.uint8)
@@ -69,15 +80,15 @@ def unpack(packed: NDArray[np.uint8], M: int, nbits: int) -> NDArray[np.uint8]:
 
 def tiled_size(n: int, code_size: int) -> int:
     """Bytes of n rows in tiles."""
-    return -(-n // BLOCK) * BLOCK * code_size
+    return -(-n // BLOCK_ROWS) * BLOCK_ROWS * code_size
 
 
 class TiledCodes:
     """Rows of codes as the scan reads them and shards hold them.
 
     Tiles of 4,096 rows lie one after another, each column by column; the last tile ends with the
-    block of 64 rows that holds the last row. A scan so reads whole registers, and leaves out pages
-    of columns that it has no need of (issue 5).
+    block of 64 rows that holds the last row. A scan thus reads whole registers, and does not touch
+    the pages of columns that it does not need.
 
     Parameters
     ----------
@@ -98,8 +109,8 @@ class TiledCodes:
         n, size = rows.shape
         out = cls(np.zeros(tiled_size(n, size), np.uint8), n, size)
         for start, tile in out._tiles(0, n):
-            part = rows[start : start + TILE]
-            tile[:, : len(part)] = part.T
+            some = rows[start : start + TILE_ROWS]
+            tile[:, : len(some)] = some.T
         return out
 
     def __len__(self) -> int:
@@ -110,7 +121,7 @@ class TiledCodes:
         stop = self.n if stop is None else min(stop, self.n)
         out = np.empty((max(stop - start, 0), self.code_size), np.uint8)
         for first, tile in self._tiles(start, stop):
-            low, high = max(start, first), min(stop, first + TILE)
+            low, high = max(start, first), min(stop, first + TILE_ROWS)
             out[low - start : high - start] = tile[:, low - first : high - first].T
         return out
 
@@ -119,29 +130,40 @@ class TiledCodes:
         if len(numbers) and np.all(numbers[1:] == numbers[:-1] + 1):
             return self.rows(int(numbers[0]), int(numbers[-1]) + 1)
         out = np.empty((len(numbers), self.code_size), np.uint8)
-        # In blocks: the places of their bytes take eight times the memory of the rows.
-        for start in range(0, len(numbers), TILE):
-            some = numbers[start : start + TILE]
-            first = some // TILE * TILE
-            width = np.minimum(TILE, -(-self.n // BLOCK) * BLOCK - first)
+        # In batches, as the positions of the bytes take eight times the memory of the rows.
+        for start in range(0, len(numbers), TILE_ROWS):
+            some = numbers[start : start + TILE_ROWS]
+            first = some // TILE_ROWS * TILE_ROWS
+            width = np.minimum(TILE_ROWS, -(-self.n // BLOCK_ROWS) * BLOCK_ROWS - first)
             starts = first * self.code_size + some - first
-            places = starts[:, None] + width[:, None] * np.arange(self.code_size)
-            out[start : start + TILE] = self.data[places]
+            positions = starts[:, None] + width[:, None] * np.arange(self.code_size)
+            out[start : start + TILE_ROWS] = self.data[positions]
         return out
 
     def _tiles(self, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """First row and bytes (code_size, rows) of the tiles with rows from start to stop."""
-        padded = -(-self.n // BLOCK) * BLOCK
-        for first in range(start // TILE * TILE, stop, TILE):
-            width = min(TILE, padded - first)
-            place = first * self.code_size
-            yield first, self.data[place : place + width * self.code_size].reshape(-1, width)
+        padded = -(-self.n // BLOCK_ROWS) * BLOCK_ROWS
+        for first in range(start // TILE_ROWS * TILE_ROWS, stop, TILE_ROWS):
+            width = min(TILE_ROWS, padded - first)
+            offset = first * self.code_size
+            yield first, self.data[offset : offset + width * self.code_size].reshape(-1, width)
 
 
-def row_bits(mask: Any) -> NDArray[np.uint64]:
-    """Which rows take part as bits: bool (n,) -> (ceil(n / 64),) words, row r in bit r % 64."""
+def row_bits(mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Which rows take part in a scan, as bits.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (n,), bool
+        True where the row takes part.
+
+    Returns
+    -------
+    ndarray, shape (ceil(n / 64),), uint64
+        Row r is bit ``r % 64`` of word ``r // 64``.
+    """
     packed = np.packbits(mask, bitorder="little")
-    words = np.zeros(-(-len(mask) // BLOCK), "<u8")
+    words = np.zeros(-(-len(mask) // BLOCK_ROWS), "<u8")
     words.view(np.uint8)[: len(packed)] = packed
     return words
 

@@ -1,22 +1,28 @@
-"""Quality of retrieval: mAP@k, precision@k, exact neighbours and how many of them were found."""
+"""Quality of retrieval: mean average precision, precision, and recall of exact neighbours."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.errors import InvalidInputError
-from hyperpq.utils.validation import as_count, as_features
+from hyperpq.utils.validation import as_choice, as_count, as_features
 
-METRICS = ("cosine", "l2", "ip")
-# Queries whose scores with a block are in memory at once.
+__all__ = ["Metric", "knn", "mean_average_precision", "precision_at", "recall_at"]
+
+Metric: TypeAlias = Literal["cosine", "l2", "ip"]
+"""What `knn` compares by."""
+METRICS: tuple[Metric, ...] = get_args(Metric)
+# Queries whose distances to a batch of the database are in memory at once.
 _QUERIES = 512
 
 
 def mean_average_precision(relevant: NDArray[np.bool_], k: int | None = None) -> float:
-    """mAP@k by the hashing convention: AP divides by the hits inside the top k.
+    """Mean average precision of the first k results, mAP@k.
+
+    The average precision of a query divides by the number of relevant results among its first k,
+    as is usual for hashing, and not by the number of all relevant items.
 
     Parameters
     ----------
@@ -28,7 +34,13 @@ def mean_average_precision(relevant: NDArray[np.bool_], k: int | None = None) ->
     Returns
     -------
     float
-        A query without a hit counts 0.
+        Mean over queries; a query without a relevant result counts 0.
+
+    Examples
+    --------
+    >>> relevant = np.array([[True, False, True], [False, False, False]])
+    >>> round(mean_average_precision(relevant), 3)
+    0.417
     """
     hits = relevant[:, :k].astype(np.float64)
     precision = hits.cumsum(1) / np.arange(1, hits.shape[1] + 1)
@@ -37,87 +49,107 @@ def mean_average_precision(relevant: NDArray[np.bool_], k: int | None = None) ->
 
 
 def precision_at(relevant: NDArray[np.bool_], k: int) -> float:
-    """Share of relevant results among the first k, mean over queries; (nq, n) bool."""
-    return float(relevant[:, :k].mean())
-
-
-def recall_at(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    """Share of the true neighbours among those found, mean over queries.
+    """Share of relevant results among the first k.
 
     Parameters
     ----------
-    found : ndarray, shape (nq, a), int64
-        Ids returned; -1 is no id.
-    truth : ndarray, shape (nq, b), int64
-        Ids of the exact neighbours.
+    relevant : ndarray, shape (nq, n), bool
+        Whether the result at each rank is relevant, best first.
+    k : int
+        Ranks that count.
 
     Returns
     -------
     float
+        Mean over queries.
+    """
+    return float(relevant[:, :k].mean())
+
+
+def recall_at(found: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
+    """Share of the true neighbours that were found.
+
+    Parameters
+    ----------
+    found : ndarray, shape (nq, a), int64
+        Ids that a search returned; -1 is no id.
+    truth : ndarray, shape (nq, b), int64
+        Ids of the exact neighbours, as `knn` returns them.
+
+    Returns
+    -------
+    float
+        Mean over queries.
     """
     shared = [len(np.intersect1d(f[f >= 0], t)) for f, t in zip(found, truth, strict=True)]
     return float(np.mean(shared) / truth.shape[1])
 
 
 def knn(
-    queries: Any, database: Any, k: int, *, metric: str = "cosine", block: int = 16384
+    queries: ArrayLike,
+    database: ArrayLike,
+    k: int,
+    *,
+    metric: Metric = "cosine",
+    batch: int = 16384,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Exact nearest neighbours by brute force: the truth that `recall_at` asks for.
-
-    In float64, as squared distances by a matrix product in float32 (as some builds of FAISS work
-    them out) rank near neighbours of long vectors at random.
+    """Exact nearest neighbours by brute force: the truth that `recall_at` compares with.
 
     Parameters
     ----------
     queries : array_like, shape (nq, d)
-        What neighbours are searched of.
+        Vectors whose neighbours are searched.
     database : array_like, shape (n, d)
-        Where they are searched.
+        Vectors among which they are searched.
     k : int
-        Neighbours a query.
+        Neighbours of each query.
     metric : {"cosine", "l2", "ip"}
         Cosine (0 where a vector is zero), squared Euclidean distance, or inner product.
-    block : int
-        Rows of the database whose scores are in memory at once, with 512 queries. The answer
-        doesn't depend on it, up to rounding in float64.
+    batch : int
+        Rows of the database that are compared with 512 queries at once. The result does not depend
+        on it, up to rounding in float64.
 
     Returns
     -------
     D : ndarray, shape (nq, k), float32
-        Nearest first, as FAISS has them: ``l2`` ascending, padded with +inf; ``cosine`` and ``ip``
-        are similarities, descending and padded with -inf.
+        Nearest first, as in FAISS: ``l2`` ascending, padded with +inf; ``cosine`` and ``ip`` are
+        similarities, descending and padded with -inf.
     I : ndarray, shape (nq, k), int64
-        Rows of the database; -1 where it has fewer than k. Of rows that are equally near, which
-        are found is up to rounding.
+        Rows of the database; -1 where it has fewer than k. Rounding decides which of equally near
+        rows are found.
 
     Raises
     ------
     InvalidInputError
-        Bad values or shapes.
+        An argument has another shape, dtype or value.
+
+    Notes
+    -----
+    Everything is computed in float64. Squared distances by a float32 matrix product, which some
+    builds of FAISS use, put near neighbours of long vectors into a random order.
     """
-    if metric not in METRICS:
-        raise InvalidInputError(f"metric is {metric!r}; choose one of {', '.join(METRICS)}.")
-    k, block = as_count(k, "k"), as_count(block, "block")
+    as_choice(metric, "metric", METRICS)
+    k, batch = as_count(k, "k"), as_count(batch, "batch")
     x = as_features(queries, None, "queries")
     y = as_features(database, x.shape[1], "database")
     cost = np.full((len(x), k), np.inf, np.float32)
     I = np.full((len(x), k), -1, np.int64)  # noqa: E741
     for start in range(0, len(x), _QUERIES):
         rows = slice(start, start + _QUERIES)
-        near, which = _nearest(x[rows], y, min(k, len(y)), metric, block)
+        near, which = _nearest(x[rows], y, min(k, len(y)), metric, batch)
         cost[rows, : near.shape[1]], I[rows, : near.shape[1]] = near, which
     return (cost if metric == "l2" else -cost), I
 
 
 def _nearest(
-    x: NDArray[np.float32], y: NDArray[np.float32], k: int, metric: str, block: int
+    x: NDArray[np.float32], y: NDArray[np.float32], k: int, metric: Metric, batch: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Costs and rows of the k nearest, k <= len(y): both (nq, k)."""
     left = _wide(x, metric)
     cost = np.empty((len(x), 0))
     rows = np.empty((len(x), 0), np.int64)
-    for start in range(0, len(y), block):
-        here = _costs(left, _wide(y[start : start + block], metric), metric)
+    for start in range(0, len(y), batch):
+        here = _costs(left, _wide(y[start : start + batch], metric), metric)
         best = _smallest(here, k)
         cost = np.concatenate([cost, np.take_along_axis(here, best, 1)], 1)
         rows = np.concatenate([rows, best + start], 1)
@@ -129,7 +161,7 @@ def _nearest(
 
 
 def _costs(
-    left: NDArray[np.float64], right: NDArray[np.float64], metric: str
+    left: NDArray[np.float64], right: NDArray[np.float64], metric: Metric
 ) -> NDArray[np.float64]:
     """Squared distances or negated products of all pairs of rows."""
     out = left @ right.T
@@ -142,14 +174,14 @@ def _costs(
 
 
 def _smallest(cost: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """Columns of the k smallest of each row, all if there are no more; in any order."""
+    """Columns of the k smallest entries of each row, all if there are no more; in any order."""
     if cost.shape[1] <= k:
         return np.broadcast_to(np.arange(cost.shape[1]), cost.shape)
     return np.argpartition(cost, k - 1, axis=1)[:, :k]
 
 
-def _wide(x: NDArray[np.float32], metric: str) -> NDArray[np.float64]:
-    """Rows in float64, of unit length for the cosine; zeros stay zeros."""
+def _wide(x: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:
+    """Rows in float64, of unit length for the cosine; zero rows stay zero."""
     wide = x.astype(np.float64)
     if metric == "cosine":
         length = np.linalg.norm(wide, axis=1, keepdims=True)

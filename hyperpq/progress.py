@@ -1,7 +1,7 @@
-"""What long work says about itself: phases with a rate and the time left.
+"""Progress of long work, in phases with a rate and the time left.
 
-The library reports to a `Progress`; the silent one is the default, and `RichProgress` draws bars on
-a terminal.
+The library reports to a `Progress`. `SilentProgress` is the default, and `RichProgress` draws bars
+on a terminal.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, Protocol
 
 
 class Phase(Protocol):
-    """One piece of work under way."""
+    """A phase of work that is under way."""
 
     def advance(self, n: int = 1, **facts: Any) -> None:
-        """``n`` more units are done; ``facts`` (a loss, a count) are shown beside the bar."""
+        """Report ``n`` more units; ``facts``, such as a loss, are shown beside the bar."""
 
 
 class Progress(Protocol):
-    """Where phases are opened."""
+    """What long work reports to."""
 
     def phase(
         self, name: str, total: int | None, unit: str = "images"
     ) -> AbstractContextManager[Phase]:
-        """Open a phase of ``total`` units."""
+        """Open a phase of ``total`` units; None if their number is not known."""
 
 
 class _SilentPhase:
@@ -35,7 +35,13 @@ class _SilentPhase:
 
 
 class SilentProgress:
-    """Shows nothing; keeps the seconds of each phase in ``seconds``."""
+    """Progress that is not shown.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        Duration of each phase.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -69,7 +75,7 @@ class _RichPhase:
 
 
 class RichProgress(SilentProgress):
-    """Bars on stderr: name, share, rate, time left and facts."""
+    """Progress as bars on stderr, with the name, share, rate, time left and facts of a phase."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +96,7 @@ class RichProgress(SilentProgress):
 
         class Rate(ProgressColumn):
             def render(self, task: Any) -> Text:
-                # Work that was done in one piece has no measured speed, only a duration.
+                # Work that was done in one step has no measured speed, only a duration.
                 whole = task.completed / task.elapsed if task.elapsed else None
                 speed = task.finished_speed or task.speed or whole
                 digits = 0 if speed and speed >= 10 else 1

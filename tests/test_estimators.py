@@ -184,4 +184,4 @@ def test_without_sklearn_the_command_is_named():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.startswith("the estimators need sklearn (")
-    assert done.stdout.endswith("install it with: pip install 'hyperpq[sklearn]'\n")
+    assert done.stdout.endswith("install it with `pip install 'hyperpq[sklearn]'`.\n")

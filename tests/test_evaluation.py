@@ -71,16 +71,16 @@ def loop_knn(x, y, k, metric):
     """D and I of each pair by itself, float64."""
     near, rows = [], []
     for a in x.astype(np.float64):
-        metric = []
+        costs = []
         for b in y.astype(np.float64):
             if metric == "l2":
-                metric.append(((a - b) ** 2).sum())
+                costs.append(((a - b) ** 2).sum())
             else:
                 norms = np.sqrt((a**2).sum() * (b**2).sum()) if metric == "cosine" else 1
-                metric.append(-(a * b).sum() / norms if norms else 0.0)
-        order = np.argsort(metric, kind="stable")[:k]
+                costs.append(-(a * b).sum() / norms if norms else 0.0)
+        order = np.argsort(costs, kind="stable")[:k]
         pad = k - len(order)
-        near.append(np.concatenate([np.take(metric, order), np.full(pad, np.inf)]))
+        near.append(np.concatenate([np.take(costs, order), np.full(pad, np.inf)]))
         rows.append(np.concatenate([order, np.full(pad, -1)]))
     cost = np.array(near).reshape(len(x), k)
     return (cost if metric == "l2" else -cost), np.array(rows, np.int64).reshape(len(x), k)
@@ -91,14 +91,14 @@ def loop_knn(x, y, k, metric):
     n=st.integers(0, 30),
     k=st.integers(1, 40),
     d=st.integers(2, 9),
-    block=st.integers(1, 40),
+    batch=st.integers(1, 40),
     metric=st.sampled_from(["cosine", "l2", "ip"]),
     seed=st.integers(0, 2**32),
 )
-def test_knn_is_the_loop(nq, n, k, d, block, metric, seed):
+def test_knn_is_the_loop(nq, n, k, d, batch, metric, seed):
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(nq, d)).astype("f"), rng.normal(size=(n, d)).astype("f")
-    near, rows = knn(x, y, k, metric=metric, block=block)
+    near, rows = knn(x, y, k, metric=metric, batch=batch)
     want_near, want_rows = loop_knn(x, y, k, metric)
     assert near.dtype == np.float32 and rows.dtype == np.int64
     np.testing.assert_array_equal(rows, want_rows)
@@ -109,7 +109,7 @@ def test_knn_is_the_loop(nq, n, k, d, block, metric, seed):
 def test_knn_of_many_queries_agrees_with_faiss(metric):
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(700, 16)).astype("f"), rng.normal(size=(2000, 16)).astype("f")
-    near, rows = knn(x, y, 10, metric=metric, block=300)
+    near, rows = knn(x, y, 10, metric=metric, batch=300)
     if metric == "cosine":
         x, y = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in (x, y))
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
@@ -123,7 +123,7 @@ def test_knn_far_from_the_origin():
     rng = np.random.default_rng(0)
     y = (rng.normal(size=(400, 24)) + 30_000).astype(np.float32)
     x = y[:60] + rng.normal(size=(60, 24)).astype(np.float32) * np.float32(0.1)
-    near, rows = knn(x, y, 5, metric="l2", block=64)
+    near, rows = knn(x, y, 5, metric="l2", batch=64)
     want_near, want_rows = loop_knn(x, y, 5, "l2")
     np.testing.assert_array_equal(rows, want_rows)
     np.testing.assert_allclose(near, want_near, rtol=1e-3)
@@ -141,7 +141,7 @@ def test_knn_of_zero_vectors(metric):
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 def test_knn_of_equal_rows_finds_them(metric):
     y = np.repeat(np.eye(4, dtype=np.float32), 5, axis=0)
-    near, rows = knn(np.eye(4), y, 5, metric=metric, block=7)
+    near, rows = knn(np.eye(4), y, 5, metric=metric, batch=7)
     np.testing.assert_array_equal(rows, np.arange(20).reshape(4, 5))
     np.testing.assert_array_equal(near, np.full((4, 5), 0 if metric == "l2" else 1))
 
@@ -149,9 +149,9 @@ def test_knn_of_equal_rows_finds_them(metric):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metric": "l1"}, "metric is 'l1'; choose one of cosine, l2, ip"),
+        ({"metric": "l1"}, "metric is 'l1'; expected 'cosine', 'l2' or 'ip'"),
         ({"k": 0}, "k is 0"),
-        ({"block": 0}, "block is 0"),
+        ({"batch": 0}, "batch is 0"),
         ({"database": np.zeros((4, 5))}, "database has width 5; expected 3"),
         ({"queries": np.zeros(3)}, r"queries has shape \(3,\)"),
         ({"database": np.full((4, 3), np.nan)}, "database has NaN"),

@@ -34,5 +34,5 @@ def need(module: str, extra: str, what: str) -> ModuleType:
     except ImportError as error:
         raise MissingDependencyError(
             f"{what} need {module.partition('.')[0]} ({error}); "
-            f"install it with: pip install 'hyperpq[{extra}]'"
+            f"install it with `pip install 'hyperpq[{extra}]'`."
         ) from error

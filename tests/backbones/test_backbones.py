@@ -18,14 +18,12 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hyperpq.utils.devices
 from hyperpq.backbones import BATCH_SIZE, available_backbones, base, load_backbone
 from hyperpq.backbones import efficientnet_lite as lite
 from hyperpq.backbones.onnx_writer import _varint
 from hyperpq.backbones.torch_modules import TorchBackbone, hash_parameters
 from hyperpq.datasets.decode import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
-from hyperpq.utils.devices import resolve_device
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -216,28 +214,6 @@ def test_identity_and_what_differs(lite0):
             lite0.check_matches({**recorded, **change})
     with pytest.raises(BackboneError, match="expected None, with which the index was built"):
         lite0.check_matches({})
-
-
-def test_devices(monkeypatch):
-    assert resolve_device("cpu") == "cpu"
-    for bad in ("gpu", "cuda:", "cuda:-1", "CPU", "cpu:0", None):
-        with pytest.raises(InvalidInputError, match="device is"):
-            resolve_device(bad)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [resolve_device(d) for d in ("auto", "cuda", "cuda:1")] == ["cuda:0", "cuda:0", "cuda:1"]
-    with pytest.raises(InvalidInputError, match=r"there are only 2 GPU\(s\); expected 'cuda:0' to 'cuda:1'"):
-        resolve_device("cuda:2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("auto") == "cpu"
-    with pytest.raises(InvalidInputError, match="give 'cpu', or install a CUDA build"):
-        resolve_device("cuda:0")
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(
-        hyperpq.utils.devices.importlib.metadata, "version", lambda name: "2.9.0+cpu"
-    )
-    assert resolve_device("auto") == "cpu"
-    assert "torch" not in sys.modules
 
 
 def test_registry():

@@ -305,6 +305,6 @@ def test_what_is_interrupted_leaves_the_old_file(tmp_path, format, error):
 
 def test_without_pyarrow_the_command_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'hyperpq\[parquet\]'$"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'hyperpq\[parquet\]'`\.$"):
         export_rows(batches, tmp_path / "x", "parquet")
     assert list(tmp_path.iterdir()) == []

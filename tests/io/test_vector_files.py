@@ -378,7 +378,7 @@ def test_samples_are_rows_each_once(tmp_path):
 def test_without_pyarrow_the_command_is_named(tmp_path, monkeypatch):
     write_lists(tmp_path / "x.parquet", X)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'hyperpq\[parquet\]'$"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'hyperpq\[parquet\]'`\.$"):
         open_vectors(tmp_path / "x.parquet")
 
 
