@@ -14,6 +14,7 @@ import click
 
 from hyperpq.cli.main import cli
 from hyperpq.training.presets import PAPER_SETTINGS, PRESETS, get_recipe
+from hyperpq.training.recipe import GROUP_OF
 
 DOCS = Path(__file__).parent
 BITS = (16, 32, 64)
@@ -73,15 +74,18 @@ def _escaped(text: str) -> str:
 
 
 def preset_table() -> str:
-    """Every field of the presets, with three values where the code length decides."""
+    """Every field of the presets by its group, with three values where the code length decides."""
     columns = [[get_recipe(name, bits).to_dict() for bits in BITS] for name in PRESETS]
-    lines = ["| field | " + " | ".join(f"`{name}`" for name in PRESETS) + " |"]
-    lines.append("| --- |" + " --- |" * len(PRESETS))
-    for field in columns[0][0]:
+    lines = ["| group | field | " + " | ".join(f"`{name}`" for name in PRESETS) + " |"]
+    lines.append("| --- | --- |" + " --- |" * len(PRESETS))
+    former = ""
+    for field, group in GROUP_OF.items():
         if field != "name":
             values = [[_value(recipe[field]) for recipe in column] for column in columns]
             cells = [v[0] if len(set(v)) == 1 else " / ".join(v) for v in values]
-            lines.append(f"| `{field}` | " + " | ".join(cells) + " |")
+            shown = f"`{group}`" if group != former else ""
+            lines.append(f"| {shown} | `{field}` | " + " | ".join(cells) + " |")
+            former = group
     return "\n".join(lines) + "\n"
 
 

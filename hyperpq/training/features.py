@@ -1,8 +1,6 @@
-"""What a codec makes of many features, in batches: normalized features and tangent vectors."""
+"""Normalized features and tangent vectors of many features, computed in batches."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +25,7 @@ def tangent_vectors(codec: LearnedCodec, x: NDArray[np.float32]) -> Tensor:
 
 
 @torch.no_grad()
-def normalized_features(codec: HiHPQCodec, x: NDArray[Any]) -> NDArray[np.float32]:
+def normalized_features(codec: HiHPQCodec, x: NDArray[np.floating]) -> NDArray[np.float32]:
     """Features (n, d) of any float type as the head of a codec gets them: a new array (n, d)."""
     out = np.empty(x.shape, np.float32)
     for start in range(0, len(x), BATCH_ROWS):

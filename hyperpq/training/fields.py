@@ -14,6 +14,7 @@ from numbers import Integral, Real
 from typing import TypeVar, get_args
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.utils.validation import as_choice
 
 C = TypeVar("C", bound=str)
 T = TypeVar("T")
@@ -88,12 +89,6 @@ def as_real(name: str, value: object) -> float:
     raise InvalidInputError(f"{name} is {value!r}; expected a finite number.")
 
 
-def alternatives(options: tuple[str, ...]) -> str:
-    """The options in words: ``'a', 'b' or 'c'``."""
-    *first, last = map(repr, options)
-    return f"{', '.join(first)} or {last}" if first else last
-
-
 def whole(default: int, bounds: Bounds = NOT_NEGATIVE) -> int:
     """A field for a whole number."""
 
@@ -164,13 +159,10 @@ def text(default: str) -> str:
 
 def choice(default: C, kind: object) -> C:
     """A field for one of the strings of a ``Literal``."""
-    options: tuple[C, ...] = get_args(kind)
+    choices: tuple[C, ...] = get_args(kind)
 
     def check(name: str, value: object) -> C:
-        for option in options:
-            if isinstance(value, str) and value == option:
-                return option
-        raise InvalidInputError(f"{name} is {value!r}; expected {alternatives(options)}.")
+        return as_choice(value, name, choices)
 
     return _field(default, check)
 

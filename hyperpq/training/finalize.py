@@ -1,4 +1,4 @@
-"""Where training ends: a learned representation gets codebooks of the requested code length."""
+"""The end of a training: codebooks of the requested code length for a learned representation."""
 
 from __future__ import annotations
 

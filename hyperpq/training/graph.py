@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ class NeighbourGraph:
 def training_graph(
     codec: HiHPQCodec,
     x: NDArray[np.float32],
-    views: NDArray[Any] | None,
+    views: NDArray[np.floating] | None,
     split: TrainingSplit,
     settings: GraphSettings,
 ) -> NeighbourGraph | None:

@@ -9,7 +9,6 @@ results can have.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +54,7 @@ class HoldoutCheck:
         self,
         codec: HiHPQCodec,
         x: NDArray[np.float32],
-        views: NDArray[Any],
+        views: NDArray[np.floating],
         held_out: NDArray[np.int64],
         *,
         has_image_views: bool,

@@ -1,4 +1,4 @@
-"""Where training starts: a PCA head and, where they are learned with it, k-means codebooks."""
+"""The start of a training: a PCA head and, if they are learned with it, k-means codebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The epochs of a training: steps on batches, the hierarchy refreshed, statistics kept."""
+"""The epochs of a training: steps on batches, a new hierarchy for each epoch, and statistics."""
 
 from __future__ import annotations
 
@@ -199,8 +199,7 @@ class TrainingLoop:
 
     def run(self) -> None:
         """Run the epochs that are left."""
-        options, epochs = self._options, self.recipe.optimiser.epochs
-        assert epochs is not None
+        options, epochs = self._options, self.recipe.optimiser.settled_epochs
         first = 0
         if options.checkpoint and options.resume:
             first = load_checkpoint(

@@ -73,6 +73,6 @@ def learning_rate(settings: OptimiserSettings, progress: float) -> float:
     """Learning rate after ``progress`` epochs: a linear rise, then a cosine to 0."""
     if progress < settings.lr_warmup:
         return settings.lr * progress / settings.lr_warmup
-    assert settings.epochs is not None
-    rest = (progress - settings.lr_warmup) / max(settings.epochs - settings.lr_warmup, 1e-9)
+    falling = max(settings.settled_epochs - settings.lr_warmup, 1e-9)
+    rest = (progress - settings.lr_warmup) / falling
     return settings.lr * 0.5 * (1 + math.cos(math.pi * min(rest, 1.0)))

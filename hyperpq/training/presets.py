@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from hyperpq.errors import InvalidInputError
-from hyperpq.training.fields import alternatives
 from hyperpq.training.recipe import Recipe
+from hyperpq.utils.validation import as_choice
 
 Preset = Literal["default", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -99,11 +98,7 @@ def paper(bits: int, dataset: str = "cifar10-ii") -> Recipe:
     InvalidInputError
         The data set is unknown.
     """
-    if dataset not in PAPER_SETTINGS:
-        raise InvalidInputError(
-            f"dataset is {dataset!r}; expected {alternatives(tuple(PAPER_SETTINGS))}."
-        )
-    table = PAPER_SETTINGS[dataset]
+    table = PAPER_SETTINGS[as_choice(dataset, "dataset", tuple(PAPER_SETTINGS))]
     published = table[min(table, key=lambda length: abs(length - bits))]
     return Recipe().replace(**_PAPER, **published._asdict())
 
@@ -127,8 +122,6 @@ def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe.replace(**changes)
-    if recipe == "paper":
-        return paper(bits).replace(**changes)
-    if recipe == "default":
-        return Recipe().replace(**changes)
-    raise InvalidInputError(f"recipe is {recipe!r}; expected {alternatives(PRESETS)}, or a Recipe.")
+    preset = as_choice(recipe, "recipe", PRESETS, "pass a Recipe for settings of your own")
+    chosen = paper(bits) if preset == "paper" else Recipe()
+    return chosen.replace(**changes)

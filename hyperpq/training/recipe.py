@@ -5,7 +5,7 @@ unit where it has one, and where its value comes from:
 
 - *paper*: the HiHPQ paper (arXiv 2401.07212) or the configuration files of its official code. The
   values of the preset ``paper`` that differ from the defaults are in `training.presets`.
-- *measured*: chosen by the experiments of docs/method.md, section 9.
+- *measured*: chosen by the experiments of docs/method/choices.md.
 
 The names of all fields are different, so `Recipe.replace` takes the fields of every group::
 
@@ -105,7 +105,7 @@ class RepresentationSettings(CheckedSettings):
 
 @dataclass(frozen=True)
 class ContrastSettings(CheckedSettings):
-    """The contrastive loss between the images of a batch (paper, section 3.3)."""
+    """The contrastive loss between the images of a batch (paper, equation 8)."""
 
     temperature: float = real(0.25, POSITIVE)
     """T of all losses, in units of the product distance. Measured; the paper has 0.2 or 0.5."""
@@ -174,7 +174,7 @@ class GraphSettings(CheckedSettings):
 
 @dataclass(frozen=True)
 class HierarchySettings(CheckedSettings):
-    """The hierarchical losses (paper, section 3.4).
+    """The hierarchical losses of the paper, over clusters of the training features.
 
     Beside the graph they gain nothing, so their weights are 0 (measured).
     """
@@ -252,6 +252,13 @@ class OptimiserSettings(CheckedSettings):
     lr_warmup: float = real(1.0)
     """Epochs in which the rate rises linearly, before it falls to 0 on a cosine. Paper."""
 
+    @property
+    def settled_epochs(self) -> int:
+        """The epochs where they may not be left open: after `Recipe.for_size`."""
+        if self.epochs is None:
+            raise ValueError("epochs is None; expected a number; settle it by Recipe.for_size.")
+        return self.epochs
+
 
 @dataclass(frozen=True)
 class ViewSettings(CheckedSettings):
@@ -303,7 +310,7 @@ class Recipe(CheckedSettings):
         """Whether codebooks are learned with the head; else they are only fitted afterwards."""
         return not self.representation.subspaces or self.contrast.quantizes
 
-    def replace(self, **changes: Any) -> Recipe:
+    def replace(self, **changes: object) -> Recipe:
         """Copy with some fields changed.
 
         Parameters

@@ -2,7 +2,7 @@
 
 Of a unit vector the leading principal components are kept, and its squared distance to the mean.
 Both are affine functions of the vector, so the linear head of a codec computes them; additive codes
-quantize them. See docs/method.md, section 9.
+quantize them. See docs/method/fidelity.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Codewords that no feature uses, and codes that collapsed: how they are found and mended."""
+"""Repair of codewords that no feature uses, and of codes that collapsed."""
 
 from __future__ import annotations
 

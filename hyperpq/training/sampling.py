@@ -1,9 +1,8 @@
-"""What a training step looks at: pairs of views, and which of them belong together."""
+"""Batches of a training: pairs of views, and how much they belong together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +60,7 @@ class BatchSampler:
     def __init__(
         self,
         x: NDArray[np.float32],
-        views: NDArray[Any],
+        views: NDArray[np.floating],
         split: TrainingSplit,
         graph: NeighbourGraph | None,
         recipe: Recipe,

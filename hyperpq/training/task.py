@@ -44,7 +44,4 @@ class TrainingTask:
     @property
     def epochs(self) -> int:
         """Passes over the training set."""
-        epochs = self.recipe.optimiser.epochs
-        if epochs is None:
-            raise ValueError("epochs are left open; settle them with Recipe.for_size.")
-        return epochs
+        return self.recipe.optimiser.settled_epochs

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Trace:
                 ) from error
         self._write()
 
-    def add(self, **facts: Any) -> None:
+    def add(self, **facts: object) -> None:
         """Append a line with the statistics of one epoch."""
         self.lines.append(facts)
         self._write()
@@ -62,7 +62,22 @@ class Trace:
             atomic_write(self._path, text.encode())
 
 
-def code_statistics(codes: Tensor, K: int) -> dict[str, list[Any]]:
+class CodeStatistics(TypedDict):
+    """Statistics of the codes of each subspace.
+
+    Attributes
+    ----------
+    used : list of int
+        Codewords in use.
+    entropy : list of float
+        Entropy of the codes, in bits.
+    """
+
+    used: list[int]
+    entropy: list[float]
+
+
+def code_statistics(codes: Tensor, K: int) -> CodeStatistics:
     """Codewords in use, and entropy in bits, of each subspace of codes (n, M)."""
     used, entropy = [], []
     for column in codes.long().T:

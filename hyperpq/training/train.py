@@ -6,7 +6,6 @@ import copy
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 @single_thread()
 def train_codec(
     x: NDArray[np.float32],
-    views: NDArray[Any] | None = None,
+    views: NDArray[np.floating] | None = None,
     *,
     view_rows: NDArray[np.int64] | None = None,
     M: int = 4,
@@ -150,7 +149,7 @@ def train_codec(
 
 
 def _check_shapes(
-    x: NDArray[np.float32], views: NDArray[Any] | None, view_rows: NDArray[np.int64] | None
+    x: NDArray[np.float32], views: NDArray[np.floating] | None, view_rows: NDArray[np.int64] | None
 ) -> NDArray[np.int64] | None:
     """Rows that the views are of, or None without views; raise if the shapes don't fit."""
     n, d = x.shape
@@ -167,7 +166,7 @@ def _check_shapes(
 
 
 def _holdout_check(
-    codec: HiHPQCodec, task: TrainingTask, views: NDArray[Any], split: TrainingSplit
+    codec: HiHPQCodec, task: TrainingTask, views: NDArray[np.floating], split: TrainingSplit
 ) -> HoldoutCheck:
     """The acceptance check of a split, with views made in feature space if too few have others."""
     x = task.x[split.check_rows]
@@ -178,7 +177,7 @@ def _holdout_check(
 
 
 def _fingerprint(
-    task: TrainingTask, views: NDArray[Any], split: TrainingSplit, codec: HiHPQCodec
+    task: TrainingTask, views: NDArray[np.floating], split: TrainingSplit, codec: HiHPQCodec
 ) -> str:
     """Digest of all that a training depends on."""
     digest = xxhash.xxh3_128(task.x.data)

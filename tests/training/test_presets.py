@@ -50,7 +50,7 @@ def test_recipes_by_name(small):
 
 @pytest.mark.parametrize("recipe", ["best", None, 3, {}])
 def test_unknown_recipe(recipe):
-    with pytest.raises(InvalidInputError, match="expected 'default' or 'paper', or a Recipe"):
+    with pytest.raises(InvalidInputError, match="expected 'default' or 'paper'; pass a Recipe"):
         get_recipe(recipe, 32)
     with pytest.raises(InvalidInputError, match="dataset is 'mnist'"):
         paper(32, "mnist")
