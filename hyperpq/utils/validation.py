@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.errors import InvalidInputError
 
@@ -16,7 +16,7 @@ C = TypeVar("C", bound=str)
 _BATCH = 1 << 16  # rows that are checked at once, so that the mask of a large array stays small
 
 
-def as_array(x: Any, name: str) -> NDArray[Any]:
+def as_array(x: object, name: str) -> NDArray[Any]:
     """Return ``x`` as the array that NumPy makes of it.
 
     Parameters
@@ -41,7 +41,9 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
         raise InvalidInputError(f"{name} cannot be read as an array: {reason}.") from error
 
 
-def as_features(x: Any, d: int | None, name: str = "x", first_row: int = 0) -> NDArray[np.float32]:
+def as_features(
+    x: ArrayLike, d: int | None, name: str = "x", first_row: int = 0
+) -> NDArray[np.float32]:
     """Return ``x`` as a C-contiguous float32 array of shape (n, d) with finite values.
 
     Parameters
@@ -85,7 +87,7 @@ def as_features(x: Any, d: int | None, name: str = "x", first_row: int = 0) -> N
     return out
 
 
-def as_codes(codes: Any, size: int) -> NDArray[np.uint8]:
+def as_codes(codes: ArrayLike, size: int) -> NDArray[np.uint8]:
     """Return ``codes`` as an array of rows of bytes, shape (n, size).
 
     Parameters
@@ -109,7 +111,7 @@ def as_codes(codes: Any, size: int) -> NDArray[np.uint8]:
     return array
 
 
-def as_ids(ids: Any, n: int | None, *, distinct: bool = True) -> NDArray[np.int64]:
+def as_ids(ids: object, n: int | None, *, distinct: bool = True) -> NDArray[np.int64]:
     """Return ``ids`` as int64 of shape (n,), non-negative and without repeats.
 
     Parameters
@@ -149,7 +151,7 @@ def as_ids(ids: Any, n: int | None, *, distinct: bool = True) -> NDArray[np.int6
     return out
 
 
-def as_rows(rows: Any, name: str, n: int) -> NDArray[np.int64]:
+def as_rows(rows: ArrayLike, name: str, n: int) -> NDArray[np.int64]:
     """Return ``rows`` as int64 positions from 0 to n - 1, at least one and none twice.
 
     Parameters
@@ -179,7 +181,7 @@ def as_rows(rows: Any, name: str, n: int) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def as_views(views: Any, n: int, d: int) -> NDArray[Any]:
+def as_views(views: ArrayLike, n: int, d: int) -> NDArray[Any]:
     """Return ``views`` as an array of shape (V, n, d), V >= 1, with finite values.
 
     Parameters
@@ -202,7 +204,7 @@ def as_views(views: Any, n: int, d: int) -> NDArray[Any]:
     return array
 
 
-def as_count(value: Any, name: str, low: int = 1, high: int = np.iinfo(np.int64).max) -> int:
+def as_count(value: object, name: str, low: int = 1, high: int = np.iinfo(np.int64).max) -> int:
     """Return ``value`` as an int from ``low`` to ``high``.
 
     Raises
@@ -210,16 +212,18 @@ def as_count(value: Any, name: str, low: int = 1, high: int = np.iinfo(np.int64)
     InvalidInputError
         Not an integer, too small or too large.
     """
+    number = None
     # NumPy's time differences are integers to it, but no counts.
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
-    if not whole or value < low:
+    if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64)):
+        number = int(value)
+    if number is None or number < low:
         raise InvalidInputError(f"{name} is {value!r}; expected an integer of at least {low}.")
-    if value > high:
+    if number > high:
         raise InvalidInputError(f"{name} is {value!r}; expected an integer of at most {high}.")
-    return int(value)
+    return number
 
 
-def as_number(value: Any, name: str) -> float:
+def as_number(value: object, name: str) -> float:
     """Return ``value`` as a float.
 
     Raises
@@ -227,21 +231,22 @@ def as_number(value: Any, name: str) -> float:
     InvalidInputError
         Not a real number, NaN, or an integer that no float can hold.
     """
-    real = isinstance(value, (int, float, np.integer, np.floating))
-    if not real or isinstance(value, (bool, np.timedelta64)):
+    number = None
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, (bool, np.timedelta64)
+    ):
+        try:
+            number = float(value)
+        except OverflowError:
+            raise InvalidInputError(f"{name} is too large for a float; expected less.") from None
+    if number is None:
         raise InvalidInputError(f"{name} is {value!r}; expected a number.")
-    try:
-        number = float(value)
-    except OverflowError:
-        raise InvalidInputError(
-            f"{name} is an integer that no float can hold; expected less."
-        ) from None
     if np.isnan(number):
         raise InvalidInputError(f"{name} is NaN; expected a number.")
     return number
 
 
-def as_choice(value: Any, name: str, choices: tuple[C, ...], hint: str = "") -> C:
+def as_choice(value: object, name: str, choices: tuple[C, ...], hint: str = "") -> C:
     """Return ``value``, which is one of some names.
 
     Parameters

@@ -124,7 +124,7 @@ def learned_codec() -> HiHPQCodec:
     return codec.eval()
 
 
-def places(ids, versions):
+def vector_numbers(ids, versions):
     """Which of `X` a row is coded from: it follows from its id and how often that was updated."""
     return (np.asarray(ids, np.int64) * 7 + np.asarray(versions, np.int64) * 101) % VECTORS
 
@@ -159,7 +159,9 @@ def contents(index: HiHPQIndex) -> dict[int, int]:
         deleted = segment.deleted_mask
         live = np.ones(segment.n, bool) if deleted is None else ~deleted
         ids, versions = segment.ids[live], segment.attribute("version")[live]
-        np.testing.assert_array_equal(segment.tiled.rows()[live], CODES[places(ids, versions)])
+        np.testing.assert_array_equal(
+            segment.tiled.rows()[live], CODES[vector_numbers(ids, versions)]
+        )
         expected = columns_of(ids, 0)
         np.testing.assert_array_equal(segment.attribute("half")[live], expected["half"])
         np.testing.assert_array_equal(segment.attribute("when")[live], expected["when"])
@@ -172,8 +174,8 @@ def contents(index: HiHPQIndex) -> dict[int, int]:
 
 
 def add(index: HiHPQIndex, ids, version: int = 0) -> None:
-    index.add(X[places(ids, version)], ids, attributes=columns_of(ids, version))
+    index.add(X[vector_numbers(ids, version)], ids, attributes=columns_of(ids, version))
 
 
 def update(index: HiHPQIndex, ids, version: int) -> None:
-    index.update(X[places(ids, version)], ids, attributes=columns_of(ids, version))
+    index.update(X[vector_numbers(ids, version)], ids, attributes=columns_of(ids, version))

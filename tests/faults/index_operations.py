@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fault_tools import CODES, add, columns_of, new_index, places, store_of, update
+from fault_tools import CODES, add, columns_of, new_index, store_of, update, vector_numbers
 
 from hyperpq import HiHPQIndex
 from hyperpq.store import Rows
@@ -12,7 +12,7 @@ from hyperpq.store import Rows
 
 def rows_of(ids, version: int = 0) -> Rows:
     columns = columns_of(ids, version)
-    return Rows(CODES[places(ids, version)], columns["version"] * 0 + list(ids), columns)
+    return Rows(CODES[vector_numbers(ids, version)], columns["version"] * 0 + list(ids), columns)
 
 
 def make_index(path: Path) -> HiHPQIndex:

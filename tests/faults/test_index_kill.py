@@ -20,10 +20,10 @@ from fault_tools import (
     kill_before_call,
     load,
     new_index,
-    places,
     start_child,
     store_of,
     update,
+    vector_numbers,
 )
 from index_operations import OPERATIONS, make_index
 
@@ -56,7 +56,7 @@ def changed(held: dict[int, int], change: dict) -> dict[int, int]:
 def perform(index, change: dict) -> None:
     op, ids, version = change["op"], change["ids"], change["version"]
     if op == "add":
-        index.add(X[places(ids, version)], attributes=columns_of(ids, version))
+        index.add(X[vector_numbers(ids, version)], attributes=columns_of(ids, version))
     elif op == "add_with_ids":
         add(index, ids, version)
     elif op == "remove_ids":

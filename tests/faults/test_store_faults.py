@@ -1,4 +1,4 @@
-"""The store on its worst day: killed, out of disk, torn, forged."""
+"""The store when it is killed, out of disk space, torn or forged."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def test_forged_hdf5_with_right_checksums_never_crashes_the_reader(tmp_path, cap
     root = make_store(tmp_path / "index").path
     path = root / "shards/000000.h5"
     original = path.read_bytes()
-    places = [place for place, byte in enumerate(original) if byte]
+    offsets = [i for i, byte in enumerate(original) if byte]
     found = tmp_path / "found"
 
     def child():
@@ -321,7 +321,7 @@ def test_forged_hdf5_with_right_checksums_never_crashes_the_reader(tmp_path, cap
         for _ in range(150):
             data = bytearray(original)
             for _ in range(rng.choice((1, 2, 4))):
-                data[rng.choice(places)] = rng.choice((0, 255, rng.randrange(256)))
+                data[rng.choice(offsets)] = rng.choice((0, 255, rng.randrange(256)))
             path.write_bytes(data)
             digest = xxhash.xxh3_128_hexdigest(bytes(data))
             rewrite_manifest(

@@ -18,9 +18,9 @@ from fault_tools import (
     columns_of,
     load,
     new_index,
-    places,
     start_child,
     store_of,
+    vector_numbers,
 )
 from index_operations import rows_of
 
@@ -70,7 +70,7 @@ def check_answers(index, rng: random.Random) -> int:
     assert (I[:, WINDOW:] == -1).all()
     first = int(I[0, :WINDOW].min())
     ids = np.arange(first, first + WINDOW)
-    codes = unpack(CODEC.encode(X[places(ids, 0)]), CODEC.M, 8)
+    codes = unpack(CODEC.encode(X[vector_numbers(ids, 0)]), CODEC.M, 8)
     distances = TABLES[:, np.arange(CODEC.M), codes].sum(-1)
     order = np.lexsort((np.broadcast_to(ids, distances.shape), distances))
     np.testing.assert_array_equal(I[:, :WINDOW], ids[order])
@@ -82,7 +82,7 @@ def check_answers(index, rng: random.Random) -> int:
     np.testing.assert_array_equal(index.ids, ids)
     some = rng.sample(ids.tolist(), 9)
     np.testing.assert_array_equal(
-        index.reconstruct_batch(some), CODEC.decode(CODEC.encode(X[places(some, 0)]))
+        index.reconstruct_batch(some), CODEC.decode(CODEC.encode(X[vector_numbers(some, 0)]))
     )
     assert index.attributes_of(some)["kind"].tolist() == columns_of(some, 0)["kind"]
     half = index.range_search(QUERIES[:1], np.inf, where=f"half < {(first + 60) / 2}", threads=1)

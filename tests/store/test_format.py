@@ -93,8 +93,8 @@ def test_the_format_is_still_the_kept_one(tmp_path):
 
 
 def without_bytes(value: object) -> object:
-    """What a manifest says, but for lengths, places and checksums: h5py's are its own affair."""
+    """What a manifest says without lengths, offsets and checksums, which depend on h5py."""
     if isinstance(value, dict):
-        gone = ("bytes", "xxh3_128", "checksum", "offset")
-        return {key: without_bytes(v) for key, v in value.items() if key not in gone}
+        left_out = ("bytes", "xxh3_128", "checksum", "offset")
+        return {key: without_bytes(v) for key, v in value.items() if key not in left_out}
     return [without_bytes(v) for v in value] if isinstance(value, list) else value
