@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 # Features that are worked on at once.
 _BATCH = 2048
+
+# The threads of PyTorch do not survive a fork: its next parallel loop would wait for them forever.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class Codec(nn.Module, ABC):

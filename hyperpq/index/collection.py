@@ -128,13 +128,13 @@ class Collection:
 
     def check_new(
         self, n: int, ids: ArrayLike | None = None, attributes: Mapping[str, Any] | None = None
-    ) -> tuple[NDArray[np.int64], Mapping[str, Column]]:
+    ) -> Mapping[str, Column]:
         """Check ids and attributes of n new rows before the work of encoding them.
 
         Returns
         -------
-        ids, attributes
-            As `add` takes them.
+        mapping of str to Column
+            The attributes, as `add` takes them.
 
         Raises
         ------
@@ -143,10 +143,10 @@ class Collection:
         """
         labels = self.new_ids(ids, n)
         if not n:
-            return labels, {}
+            return {}
         # Ids in order, so that attributes stay in the order of the caller.
         rows = Rows(np.zeros((n, self.code_size), np.uint8), np.sort(labels), attributes)
-        return labels, self._store.conform(rows).attributes
+        return self._store.conform(rows).attributes
 
     def add(
         self,

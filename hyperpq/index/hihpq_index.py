@@ -469,9 +469,9 @@ class HiHPQIndex:
             Nothing was added.
         """
         codec, features = self._trained(), as_features(x, self.d)
-        labels, columns = self.collection.check_new(len(features), ids, attributes)
+        columns = self.collection.check_new(len(features), ids, attributes)
         if len(features):
-            self.collection.add(codec.encode(features), labels, attributes=columns)
+            self.collection.add(codec.encode(features), ids, attributes=columns)
 
     def add_with_ids(
         self, x: ArrayLike, ids: ArrayLike, *, attributes: Mapping[str, Any] | None = None
