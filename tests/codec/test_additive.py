@@ -72,8 +72,11 @@ def test_codec_files_round_trip_bit_for_bit(codec):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"score": "l1"}, {"D": 10**9}, {"D": 1}, {"M": 5}, {"nbits": 7}, {"nbits": 4}]
-    + [{"hidden": 8}, {"average_weight": 0.5}, {"head": "orthogonal"}, {"conditioning": "power"}],
+    [
+        *({"score": "l1"}, {"D": 10**9}, {"D": 1}, {"M": 5}, {"nbits": 7}, {"nbits": 4}),
+        *({"hidden": 8}, {"average_weight": 0.5}, {"head": "orthogonal"}),
+        {"conditioning": "power"},
+    ],
 )
 def test_edited_settings_are_refused(codec, changes):
     files = to_files(codec)
@@ -82,7 +85,9 @@ def test_edited_settings_are_refused(codec, changes):
         from_files({**files, SETTINGS_FILE: json.dumps(settings).encode()})
 
 
-@pytest.mark.parametrize("learned", [{"M": 2}, {"F": 4}, {"max_norm": -1}, {"max_norm": float("inf")}])
+@pytest.mark.parametrize(
+    "learned", [{"M": 2}, {"F": 4}, {"max_norm": -1}, {"max_norm": float("inf")}]
+)
 def test_edited_facts_of_learning_are_refused(codec, learned):
     files = to_files(codec)
     settings = json.loads(files[SETTINGS_FILE])

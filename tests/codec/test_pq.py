@@ -11,7 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpq import scan
+from hyperpq import HiHPQIndex, scan
+from hyperpq.codec.config import PQConfig
+from hyperpq.codec.learned import LearnedCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.codec.serialization import SETTINGS_FILE, WEIGHTS_FILE, from_files, to_files
 from hyperpq.codes import unpack
@@ -101,18 +103,21 @@ def test_face_of_a_codec():
     x = np.random.default_rng(0).normal(size=(5, 12)).astype(np.float32)
     assert (codec.d, codec.M, codec.code_size, codec.is_trained) == (12, 4, 2, True)
     q = codec.quantizer
-    assert (q.M, q.nbits, q.metric, q.K, len(q.c)) == (4, 4, "ip", 16, 0)
+    assert (q.M, q.nbits, q.metric, q.K, len(q.curvatures)) == (4, 4, "ip", 16, 0)
     np.testing.assert_array_equal(codec.embed(x), x)
-    with pytest.raises(InvalidInputError, match="codes of 16 bits and no others; train a HiHPQ"):
-        codec.with_bits(32)
+    assert not isinstance(codec, LearnedCodec)
+    assert not hasattr(codec, "with_bits")
+    index = HiHPQIndex.from_codec(codec, device="cpu")
+    with pytest.raises(InvalidInputError, match="plain codebooks have codes of 16 bits"):
+        index.with_bits(32)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: PQCodec(10, 4), "d is 10 and M is 4"),
-        (lambda: PQCodec(12, 4, 6), "nbits is 6"),
-        (lambda: PQCodec(12, 4, metric="l1"), "metric is 'l1'; choose one of l2, ip"),
+        (lambda: PQConfig(10, 4), "d is 10 and M is 4"),
+        (lambda: PQConfig(12, 4, 6), "nbits is 6"),
+        (lambda: PQConfig(12, 4, metric="l1"), "metric is 'l1'; expected 'l2' or 'ip'"),
         (lambda: PQCodec.from_codebooks(np.zeros((4, 64, 2))), r"shape \(4, 64, 2\)"),
         (lambda: PQCodec.from_codebooks(np.zeros((0, 16, 2))), r"shape \(0, 16, 2\)"),
         (lambda: PQCodec.from_codebooks(np.full((1, 16, 2), np.inf)), "codebooks has NaN, inf"),

@@ -1,15 +1,17 @@
-"""Vectors averaged with the centroids near them, against a plain double loop."""
+"""Vectors smoothed with the centroids near them, against a plain double loop."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from hyperpq import scan
-from hyperpq.codec.hihpq import HiHPQCodec
+from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.serialization import from_files, to_files
-from hyperpq.codec.smoothing import MAX_CENTROIDS, Averaging, fit_centroids, weight_of
+from hyperpq.codec.smoothing import MAX_CENTROIDS, Smoothing, fit_centroids, weight_for_bits
 from hyperpq.errors import CorruptIndexError, InvalidInputError
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
@@ -24,9 +26,9 @@ def vectors(n, F=12, seed=0):
 )
 def test_each_vector_against_a_loop(neighbours, m, k):
     v, centroids = vectors(30), vectors(m, seed=1)
-    averaging = Averaging(centroids, 0.3, neighbours)
-    assert averaging.k == k
-    got = averaging(v).numpy()
+    smoothing = Smoothing(centroids, 0.3, neighbours)
+    assert smoothing.neighbours == k
+    got = smoothing(v).numpy()
     for row, value in zip(v.double().numpy(), got, strict=True):
         z = centroids.double().numpy()
         cosine = z @ row / np.linalg.norm(z, axis=1)
@@ -35,9 +37,9 @@ def test_each_vector_against_a_loop(neighbours, m, k):
 
 
 @pytest.mark.parametrize("m, weight, neighbours", [(0, 0.3, 12), (79, 0.3, 12), (400, 0.0, 12)])
-def test_nothing_to_average_with(m, weight, neighbours):
+def test_nothing_to_smooth_with(m, weight, neighbours):
     v = vectors(5)
-    assert torch.equal(Averaging(vectors(m), weight, neighbours)(v), v)
+    assert torch.equal(Smoothing(vectors(m), weight, neighbours)(v), v)
 
 
 def test_centroids_of_a_sample():
@@ -69,10 +71,10 @@ def codec(data):
     return train_codec(data[0][:1300], M=4, recipe=recipe)
 
 
-def test_a_codec_averages_in_its_own_order_of_coordinates(codec, data):
+def test_a_codec_smooths_in_its_own_order_of_coordinates(codec, data):
     assert codec.centroids.shape == (650, 32)
     x = torch.from_numpy(data[0][:50])
-    # A code of twice 64 bits averages as if twice.
+    # A code of twice 64 bits is smoothed as if twice.
     for bits, weight in ((8, 0.15), (24, 0.15), (40, 0.15), (64, 0.15), (128, 0.2775)):
         one = codec.with_bits(bits)
         v = one.tangent(x).flatten(1)
@@ -81,10 +83,10 @@ def test_a_codec_averages_in_its_own_order_of_coordinates(codec, data):
             int((v == column[:, None]).all(0).nonzero()[0, 0]) for column in v.T if column.any()
         ]
         assert len(set(order)) == 32
-        want = Averaging(one.averaging.centroids[:, order], weight, 12)(v[:, order])
+        want = Smoothing(one.smoothing.centroids[:, order], weight, 12)(v[:, order])
         torch.testing.assert_close(one.vectors(x).flatten(1)[:, order], want)
         torch.testing.assert_close(
-            one.averaging.centroids[:, order], codec.with_bits(8).averaging.centroids
+            one.smoothing.centroids[:, order], codec.with_bits(8).smoothing.centroids
         )
 
 
@@ -101,14 +103,14 @@ def test_a_vector_alone_has_the_code_that_it_has_among_others(codec, data):
 def test_files_keep_it(codec, data):
     again = from_files(to_files(codec))
     np.testing.assert_array_equal(again.embed(data[0]), codec.embed(data[0]))
-    assert again.averaging.k == codec.averaging.k == 8
+    assert again.smoothing.neighbours == codec.smoothing.neighbours == 8
 
 
 def test_new_images_get_nearer_to_their_class(codec, data):
-    """Averaged queries and codes of images that didn't train find more of their class."""
+    """Smoothed queries and codes of images that didn't train find more of their class."""
     x, labels = data
     plain = from_files(to_files(codec))
-    plain.average_weight = 0.0
+    plain.config = replace(plain.config, smoothing_weight=0.0)
     plain.set_centroids(plain.centroids)
     quality = []
     for one in (plain.with_bits(32), codec.with_bits(32)):
@@ -119,24 +121,26 @@ def test_new_images_get_nearer_to_their_class(codec, data):
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_weight_of_long_codes(weight):
-    assert [weight_of(weight, bits) for bits in (4, 8, 32, 64)] == [weight] * 4
+    assert [weight_for_bits(weight, bits) for bits in (4, 8, 32, 64)] == [weight] * 4
     v = centroids = torch.ones(160, 3)
     for times in (2, 4):
         again = v
         for _ in range(times):
             again = (1 - weight) * again + weight * 3 * centroids
-        share = weight_of(weight, 64 * times)
+        share = weight_for_bits(weight, 64 * times)
         torch.testing.assert_close((1 - share) * v + share * 3 * centroids, again)
 
 
 def test_impossible_settings(codec):
-    for bad in ({"average_weight": 1.5}, {"average_weight": -0.1}, {"average_neighbours": -1}):
-        with pytest.raises(InvalidInputError, match="average_weight is"):
-            HiHPQCodec(8, **bad)
-    with pytest.raises(InvalidInputError, match="average_weight is"):
+    for bad in ({"smoothing_weight": 1.5}, {"smoothing_weight": -0.1}):
+        with pytest.raises(InvalidInputError, match="smoothing_weight is"):
+            CodecConfig(8, **bad)
+    with pytest.raises(InvalidInputError, match="smoothing_neighbours is"):
+        CodecConfig(8, smoothing_neighbours=-1)
+    with pytest.raises(InvalidInputError, match="smoothing_weight is"):
         Recipe().replace(smoothing_weight=2.0)
     with pytest.raises(InvalidInputError, match="temperature is"):
-        HiHPQCodec(8, temperature=0.0)
+        CodecConfig(8, temperature=0.0)
     files = to_files(codec)
     for old, new in ((b'"average_neighbours": 12', b'"average_neighbours": 1.5'),):
         assert old in files["codec.json"]
