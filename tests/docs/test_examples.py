@@ -38,7 +38,7 @@ REASONS = {
     "tests/store runs it",
 }
 BLOCK = re.compile(
-    r"(?:^<!-- not run: (?P<reason>.+) -->\n)?^```(?P<language>\w*)\n(?P<content>.*?)^```$",
+    r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<content>.*?)^```$",
     flags=re.MULTILINE | re.DOTALL,
 )
 
@@ -161,7 +161,7 @@ def run_page(place, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("page", RUNNING)
+@pytest.mark.parametrize("page", [page for page in RUNNING if page != "README.md"])
 def test_page_runs_from_top_to_bottom(page, run_page):
     done = run_page(page)
     assert done.examples + len(done.commands) > 0
@@ -256,7 +256,7 @@ def test_readme_says_where_codes_lose():
     quality = (ROOT / "docs/results/quality.md").read_text("utf-8")
     for bits in (16, 32, 64):
         section = quality.partition(f"### cifar10-ii-lite0, {bits} bits\n")[2].partition("\n#")[0]
-        for row in ("hyperpq default", r"rq \(conditioned\)"):
+        for row in ("hyperpq default", r"rq \(\w+\)"):
             line = re.search(rf"^\| {row} \| (.+) \|$", section, flags=re.MULTILINE).group(1)
             cells = [re.sub(r"\*| ±.*", "", cell) for cell in line.split(" | ")]
             for figure in (cells[0], cells[2], cells[3]):  # mAP@1000, mAP@10, recall@10

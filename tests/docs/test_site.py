@@ -1,0 +1,119 @@
+"""The documentation builds as a site: strictly, for readers without a connection, with formulas."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# Attributes of elements that a browser loads by itself.
+LOADED = {("img", "src"), ("script", "src"), ("link", "href"), ("source", "src"), ("iframe", "src")}
+
+
+class Elements(HTMLParser):
+    """Counts elements and collects what they refer to."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.count, self.loaded, self.links, self.ids = {}, [], [], set()
+        self.feed(page.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.count[tag] = self.count.get(tag, 0) + 1
+        self.ids |= {values["id"]} if values.get("id") else set()
+        for name, value in attrs:
+            if (tag, name) in LOADED and values.get("rel") not in ("canonical", "next", "prev"):
+                self.loaded.append(value)
+            if (tag, name) == ("a", "href"):
+                self.links.append(value)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site as `./run docs` builds it; a warning ends the build."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", out]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {page: Elements(page) for page in site.rglob("*.html") if page.name != "404.html"}
+
+
+def test_every_page_is_in_the_navigation(site):
+    settings = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+    named = set(re.findall(r"([\w/.-]+\.md)$", settings, flags=re.MULTILINE))
+    from_outside = {"index.md", "contributing.md", "changelog.md", "security.md"}
+    from_outside.add("results/benchmarks.md")
+    there = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert named == there | from_outside
+
+
+def test_nothing_is_loaded_from_another_host(site, pages):
+    assert len(pages) > 40
+    for page, elements in pages.items():
+        for target in elements.loaded:
+            parts = urlsplit(target)
+            assert not parts.netloc, f"{page} loads {target}"
+            if not parts.scheme:
+                assert (page.parent / unquote(parts.path)).exists(), f"{page} loads {target}"
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//", style.read_text("utf-8")), style
+
+
+def test_links_and_anchors_lead_somewhere(pages):
+    for page, elements in pages.items():
+        for link in elements.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            target = target / "index.html" if target.is_dir() else target
+            assert target.exists(), f"{page} links to {link}"
+            if parts.fragment and target in pages and not parts.fragment.startswith("__"):
+                assert unquote(parts.fragment) in pages[target].ids, f"{page} links to {link}"
+
+
+def test_formulas_are_mathml(site):
+    """As many as the source has; none is left as text."""
+    for name in ("method", "method/fidelity"):
+        source = (ROOT / f"docs/{name}.md").read_text("utf-8")
+        blocks = len(re.findall(r"^```math$", source, flags=re.MULTILINE))
+        spans = len(re.findall(r"\$`.+?`\$", re.sub(r"```math\n.*?```", "", source, flags=re.S)))
+        text = (site / name / "index.html").read_text("utf-8")
+        assert text.count("<math") == blocks + spans
+        assert text.count('class="formula"') == blocks
+        assert "$`" not in text
+        assert "$<" not in text
+    assert (site / "assets/stix-two-math.woff2").stat().st_size > 50_000
+
+
+def test_public_names_are_in_the_reference(site):
+    """Every name of the packages that the reference has pages for."""
+    anchors = set()
+    for page in (site / "reference/python").rglob("index.html"):
+        anchors |= Elements(page).ids
+    stubs = ("hyperpq", "hyperpq/index", "hyperpq/images", "hyperpq/codec", "hyperpq/geometry")
+    for package in stubs:
+        text = (ROOT / package / "__init__.pyi").read_text("utf-8")
+        for name in re.findall(r" as ([A-Z]\w+|build_\w+|\w+_index|get_\w+)$", text, re.MULTILINE):
+            if name.isupper() or name in ("Metric", "GeometryName"):
+                continue
+            assert any(anchor.endswith(f".{name}") for anchor in anchors), f"{package}: {name}"
