@@ -571,7 +571,7 @@ def test_untrained(tmp_path):
         ({"d": "8"}, "d is '8'"),
         ({"M": 0}, "M is 0"),
         ({"M": 2.0}, "M is 2.0"),
-        ({"nbits": 6}, "nbits is 6; choose 8"),
+        ({"nbits": 6}, "nbits is 6; expected 8"),
         ({"nbits": 16}, "nbits is 16"),
         ({"nbits": 8.0}, "nbits is 8.0"),
         ({"metric": "cosine"}, "metric is 'cosine'; expected 'l1', 'geodesic', 'chord' or 'inner'"),
