@@ -1,9 +1,13 @@
-"""scikit-learn estimators: learned codes in a pipeline, and graphs of nearest codes."""
+"""scikit-learn estimators: learned codes in pipelines, and graphs of nearest neighbours.
+
+`HiHPQTransformer` maps rows to their learned representation or codes, and
+`HiHPQNeighborsTransformer` maps them to a sparse graph of neighbours. Both need scikit-learn.
+"""
 
 from __future__ import annotations
 
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +15,9 @@ from numpy.typing import NDArray
 from hyperpq.errors import InvalidInputError
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.utils.imports import need
-from hyperpq.utils.validation import as_count
+from hyperpq.utils.validation import as_choice, as_count
 
-# Classes need their bases, so this module can't be imported without scikit-learn.
+# Classes need their bases, so this module cannot be imported without scikit-learn.
 need("sklearn", "sklearn", "the estimators")
 
 from sklearn.base import (  # noqa: E402
@@ -26,21 +30,22 @@ from sklearn.utils.validation import check_is_fitted  # noqa: E402
 
 try:
     from sklearn.utils.validation import validate_data
-except ImportError:  # a method until scikit-learn 1.6
+except ImportError:  # A method until scikit-learn 1.6.
 
     def validate_data(estimator: Any, X: Any, **options: Any) -> Any:
-        """Rows checked against what the estimator was fitted with."""
+        """Check rows against those that the estimator was fitted to."""
         return estimator._validate_data(X, **options)
 
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-OUTPUTS = ("embedding", "decoded", "codes")
+Output = Literal["embedding", "decoded", "codes"]
+_OUTPUTS: tuple[Output, ...] = get_args(Output)
 
 
 class _Learner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Learning from rows, as both estimators do it."""
+    """The part of both estimators that learns from rows."""
 
     M: int
     nbits: int
@@ -57,7 +62,7 @@ class _Learner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         tags.transformer_tags.preserves_dtype = list(self._preserves_dtype)
         return tags
 
-    def _more_tags(self) -> dict[str, Any]:  # the same until scikit-learn 1.6
+    def _more_tags(self) -> dict[str, Any]:  # The same until scikit-learn 1.6.
         return {"preserves_dtype": list(self._preserves_dtype)}
 
     def _rows(self, X: Any, *, reset: bool) -> NDArray[np.float32]:
@@ -65,7 +70,7 @@ class _Learner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return rows
 
     def _learn(self, rows: NDArray[np.float32]) -> HiHPQIndex:
-        """A trained, empty index of rows (n, d)."""
+        """A trained and empty index for rows like these (n, d)."""
         index = HiHPQIndex(
             rows.shape[1], self.M, self.nbits, metric=self.metric, device=self.device
         )
@@ -78,32 +83,32 @@ class _Learner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
 
 class HiHPQTransformer(_Learner):
-    """Learned hyperbolic representation of rows, or its codes.
+    """Learned hyperbolic representation of rows, or their codes.
 
     Parameters
     ----------
     M, nbits, device
         See `HiHPQIndex`.
     metric : {"l1", "geodesic", "chord"}
-        Its ``metric``; to scikit-learn that word is a method.
+        How distances add up over the subspaces, see `HiHPQIndex`.
     objective : {"semantic", "fidelity"}
-        What the representation is to keep, see `Recipe`.
+        What the representation preserves, see `Recipe`.
     output : {"embedding", "decoded", "codes"}
-        What `transform` gives: tangent vectors (`HiHPQCodec.embed`), those of the nearest codewords
-        (`HiHPQCodec.decode`), or code bytes (`HiHPQCodec.encode`).
+        What `transform` returns: tangent vectors (`Codec.embed`), those of the nearest codewords
+        (`Codec.decode`), or code bytes (`Codec.encode`).
     epochs : int, optional
-        In place of the recipe's.
+        Number of training epochs; that of the recipe by default.
     random_state : int, RandomState instance or None
-        Of every random choice.
+        Seed of every random choice.
 
     Attributes
     ----------
-    codec_ : HiHPQCodec
-        What was learned.
+    codec_ : Codec
+        The learned codec.
     n_features_in_ : int
         Width d of the rows.
     feature_names_in_ : ndarray of str, shape (d,)
-        Their names; only where `fit` got some.
+        Names of the features; only if `fit` was given some.
 
     Examples
     --------
@@ -120,7 +125,7 @@ class HiHPQTransformer(_Learner):
         nbits: int = 8,
         metric: str = "l1",
         objective: str = "semantic",
-        output: str = "embedding",
+        output: Output = "embedding",
         epochs: int | None = None,
         random_state: Any = 0,
         device: str = "cpu",
@@ -139,7 +144,7 @@ class HiHPQTransformer(_Learner):
         return () if self.output == "codes" else ("float32",)
 
     def fit(self, X: Any, y: Any = None) -> HiHPQTransformer:
-        """Learn from rows, without labels.
+        """Learn a codec from rows, without labels.
 
         Parameters
         ----------
@@ -150,24 +155,21 @@ class HiHPQTransformer(_Learner):
         Raises
         ------
         ValueError
-            Bad rows or parameters; those of hyperpq are `InvalidInputError`.
+            If rows or parameters are not valid; errors of hyperpq are `InvalidInputError`.
         """
         rows = self._rows(X, reset=True)
-        if self.output not in OUTPUTS:
-            raise InvalidInputError(
-                f"output is {self.output!r}; choose one of {', '.join(OUTPUTS)}."
-            )
+        as_choice(self.output, "output", _OUTPUTS)
         self.codec_ = self._learn(rows).codec
         self._n_features_out = self._output(rows[:1]).shape[1]
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32] | NDArray[np.uint8]:
-        """Rows (n, d) -> what ``output`` names.
+        """Transform rows (n, d) as ``output`` says.
 
         Returns
         -------
         ndarray
-            Tangent vectors, float32 of shape (n, M * D), or codes, uint8 of shape (n, code_size).
+            Tangent vectors (n, M * D) float32, or codes (n, code_size) uint8.
         """
         check_is_fitted(self)
         return self._output(self._rows(X, reset=False))
@@ -181,18 +183,19 @@ class HiHPQTransformer(_Learner):
 
 
 class HiHPQNeighborsTransformer(_Learner):
-    """Graph of the nearest codes, for estimators that take one as ``metric="precomputed"``.
+    """Graph of nearest neighbours by codes, for estimators with ``metric="precomputed"``.
 
-    What ``KNeighborsTransformer(mode="distance")`` is for exact neighbours: of each row one
-    neighbour more than ``n_neighbors`` is kept, since a row that was fitted is its own neighbour.
-    The distances are those of `HiHPQIndex.search`, from rows to codes. So that of a row to itself
-    isn't 0, but what its code has lost; and ``eps`` and ``radius`` are in units of the metric. With
-    ``objective="fidelity"`` they estimate squared distances, and the few below 0 are 0.
+    This is the counterpart of ``KNeighborsTransformer(mode="distance")``. Each row has one
+    neighbour more than ``n_neighbors``, since a row that was fitted is its own neighbour. Distances
+    are those of `HiHPQIndex.search`, from rows to codes. So the distance of a row to itself is not
+    0 but the error of its code, and ``eps`` and ``radius`` of an estimator are in units of the
+    metric. With ``objective="fidelity"`` distances are estimates of squared distances, and negative
+    estimates are set to 0.
 
     Parameters
     ----------
     n_neighbors : int
-        Neighbours of each row, besides itself.
+        Number of neighbours of each row, besides itself.
     M, nbits, metric, objective, epochs, random_state, device
         See `HiHPQTransformer`.
 
@@ -201,11 +204,11 @@ class HiHPQNeighborsTransformer(_Learner):
     index_ : HiHPQIndex
         The fitted rows, row i with id i.
     n_samples_fit_ : int
-        How many they are.
+        Number of fitted rows.
     n_features_in_ : int
         Width d of the rows.
     feature_names_in_ : ndarray of str, shape (d,)
-        Their names; only where `fit` got some.
+        Names of the features; only if `fit` was given some.
 
     Examples
     --------
@@ -238,7 +241,7 @@ class HiHPQNeighborsTransformer(_Learner):
         self.device = device
 
     def fit(self, X: Any, y: Any = None) -> HiHPQNeighborsTransformer:
-        """Learn from rows and index them.
+        """Learn a codec from rows and index the rows.
 
         Parameters
         ----------
@@ -249,7 +252,7 @@ class HiHPQNeighborsTransformer(_Learner):
         Raises
         ------
         ValueError
-            Bad rows or parameters; those of hyperpq are `InvalidInputError`.
+            If rows or parameters are not valid; errors of hyperpq are `InvalidInputError`.
         """
         rows = self._rows(X, reset=True)
         as_count(self.n_neighbors, "n_neighbors")
@@ -269,12 +272,12 @@ class HiHPQNeighborsTransformer(_Learner):
         Returns
         -------
         csr_matrix, shape (nq, n_samples_fit_), float32
-            ``n_neighbors + 1`` distances a row, ascending.
+            ``n_neighbors + 1`` distances for each row, ascending.
 
         Raises
         ------
         InvalidInputError
-            Fewer rows were fitted than that.
+            If fewer rows were fitted than that.
         """
         from scipy.sparse import csr_matrix
 
@@ -283,8 +286,8 @@ class HiHPQNeighborsTransformer(_Learner):
         k = self.n_neighbors + 1
         if k > self.n_samples_fit_:
             raise InvalidInputError(
-                f"n_neighbors is {self.n_neighbors}, but only n_samples_fit_ = "
-                f"{self.n_samples_fit_} rows were fitted; expected fewer neighbours than rows."
+                f"n_neighbors is {self.n_neighbors}, and n_samples_fit_ = {self.n_samples_fit_} "
+                "rows were fitted; expected fewer neighbours than rows."
             )
         D, I = self.index_.search(rows, k)  # noqa: E741
         starts = np.arange(len(rows) + 1, dtype=np.int64) * k

@@ -158,13 +158,16 @@ def test_copies_answer_alike():
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (HiHPQTransformer(output="code"), "output is 'code'; choose one of embedding, decoded, *"),
-        (HiHPQTransformer(metric="l2"), "metric is 'l2'; choose one of l1, *"),
+        (
+            HiHPQTransformer(output="code"),
+            "output is 'code'; expected 'embedding', 'decoded' or 'codes'.",
+        ),
+        (HiHPQTransformer(metric="l2"), "metric is 'l2'; expected 'l1', *"),
         (HiHPQTransformer(M=0), "M is 0; expected an integer of at least 1."),
         (HiHPQNeighborsTransformer(0), "n_neighbors is 0; expected an integer of at least 1."),
         (
             HiHPQNeighborsTransformer(120, epochs=0),
-            "n_neighbors is 120, but only n_samples_fit_ = 120 rows were fitted; expected *",
+            "n_neighbors is 120, and n_samples_fit_ = 120 rows were fitted; expected *",
         ),
     ],
 )

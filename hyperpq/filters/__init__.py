@@ -1,4 +1,8 @@
-"""Which rows a search looks at: conditions on attributes, and sets of ids."""
+"""Which rows are searched: conditions on attributes (`Where`) and sets of ids (`IDSelector`).
+
+The selectors have the names of those in FAISS. `SearchParameters` combines a selector and a
+condition.
+"""
 
 from hyperpq.filters.selectors import (
     IDSelector,

@@ -1,7 +1,7 @@
-"""Numbers compared and calculated without a rounding or a wrap-around that nobody asked for.
+"""Comparisons and calculations of filters: exact for integers, without rounding or overflow.
 
-Arrays here are int64, float64, or Python's integers (dtype object) where int64 doesn't reach; shape
-(n,), or () for one number. NaN is a missing number.
+Arrays are int64, float64, or Python integers (dtype object) beyond the range of int64. Their shape
+is (n,), or () for one number. NaN is a missing number.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _INT64 = np.iinfo(np.int64)
-_LARGEST = 2**127
-"""Integers beyond it aren't calculated: products of products would fill the memory."""
+_MAX_INTEGER = 2**127
+"""Limit on integers, since products of products would fill the memory."""
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "==": np.equal,
     "!=": np.not_equal,
@@ -40,12 +40,12 @@ def constant(value: int | float) -> NDArray[Any]:
 
 
 def missing(a: NDArray[Any]) -> NDArray[np.bool_]:
-    """Where a number is missing; shape () if none can be."""
+    """Mask of the missing numbers; of shape () if none can be missing."""
     return np.isnan(a) if a.dtype.kind == "f" else np.zeros((), np.bool_)
 
 
 def compare(op: str, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
-    """``a op b`` by the values themselves; False where one of them is missing.
+    """Compare two numbers by their exact values; False where one of them is missing.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def compare(op: str, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
         ``==``, ``!=``, ``<``, ``<=``, ``>`` or ``>=``.
     a, b : ndarray, shape (n,) or ()
     """
-    x, y = _within_reach(a, b), _within_reach(b, a)
+    x, y = _comparable(a, b), _comparable(b, a)
     kinds, function = x.dtype.kind + y.dtype.kind, _COMPARE[op]
     if "O" in kinds:
         # Python compares an integer of any size with a float exactly.
@@ -69,18 +69,18 @@ def compare(op: str, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def calculate(op: str, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """``a op b``: between integers exact, with a float and in divisions in float64.
+    """Calculate ``a op b``: exactly for integers; in float64 with a float, and for divisions.
 
     Parameters
     ----------
     op : str
-        ``+``, ``-``, ``*`` or ``/``. What is divided by zero is missing.
+        ``+``, ``-``, ``*`` or ``/``. The result of a division by zero is missing.
     a, b : ndarray, shape (n,) or ()
 
     Raises
     ------
     OverflowError
-        An integer beyond 2**127, or one that becomes a float and is too large for it.
+        If an integer exceeds 2**127, or is too large for the float that it becomes.
     """
     function, exactly = _CALCULATE[op]
     if op == "/" or "f" in (a.dtype.kind, b.dtype.kind):
@@ -88,10 +88,10 @@ def calculate(op: str, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
         with np.errstate(all="ignore"):
             out = np.asarray(function(x, y))
         return np.where(y == 0, np.nan, out) if op == "/" else out
-    # Sums and products have their extremes at those of the operands.
+    # Sums, differences and products have their extremes at those of the operands.
     corners = [exactly(x, y) for x in _bounds(a) for y in _bounds(b)]
-    if max(map(abs, corners)) > _LARGEST:
-        raise OverflowError("integers may go beyond 2**127")
+    if max(map(abs, corners)) > _MAX_INTEGER:
+        raise OverflowError("integers that may exceed 2**127")
     small = all(map(_fits, corners))
     if small and a.dtype.kind == b.dtype.kind == "i":
         return np.asarray(function(a, b))
@@ -100,7 +100,7 @@ def calculate(op: str, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
 
 
 def is_in(a: NDArray[Any], values: Sequence[int | float]) -> NDArray[np.bool_]:
-    """Where ``a`` equals one of some finite numbers, by the values themselves."""
+    """Mask of the numbers in ``a`` that equal one of some finite numbers, by exact value."""
     if a.dtype.kind == "O":
         return np.asarray(np.frompyfunc(set(values).__contains__, 1, 1)(a), np.bool_)
     if a.dtype.kind == "i":
@@ -125,22 +125,23 @@ def _bounds(a: NDArray[Any]) -> tuple[int, int]:
     return (int(a.min()), int(a.max())) if a.size else (0, 0)
 
 
-def _within_reach(a: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
-    """An infinity for one integer beyond int64 that is compared with int64: the same answer."""
+def _comparable(a: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+    """Replace one integer beyond int64, compared with int64, by an infinity: the same result."""
     if a.dtype.kind == "O" and a.ndim == 0 and other.dtype.kind == "i":
         return np.array(np.inf if a.item() > 0 else -np.inf)
     return a
 
 
 def _sign(ints: NDArray[Any], floats: NDArray[Any]) -> NDArray[np.int8]:
-    """-1, 0 or 1 where int64 numbers are below, equal to or above float64 numbers.
+    """Sign of int64 minus float64 numbers: -1, 0 or 1, exact.
 
-    Rounding an integer to float64 never takes it past another float64, so what differs after
-    rounding differs the same way before. What is equal after it is compared as integers.
+    Rounding an integer to float64 never takes it past another float64, so numbers that differ after
+    rounding differ in the same way before. Numbers that are equal after rounding are compared as
+    integers.
     """
     rounded = ints.astype(np.float64)
     differ = (rounded > floats).astype(np.int8) - (rounded < floats)
-    # 2**63 is the one float64 that int64 numbers are rounded to and int64 lacks.
+    # 2**63 is the only float64 beyond int64 that int64 numbers are rounded to.
     above = floats >= 2.0**63
     equal = (rounded == floats) & ~above
     whole = np.where(equal, floats, 0).astype(np.int64)

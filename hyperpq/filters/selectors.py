@@ -1,4 +1,4 @@
-"""Which rows a search looks at: FAISS's selectors of ids, and what a search is told."""
+"""Which rows are searched: FAISS's selectors of ids, and `SearchParameters`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class IDSelector(ABC):
 
     @abstractmethod
     def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of some ids are in the set.
+        """Mask of the ids that are in the set.
 
         Parameters
         ----------
         ids : ndarray, shape (n,), int64
-            Ascending, none twice, as a part of an index has them.
+            Ascending and distinct, like the ids of a segment.
 
         Returns
         -------
@@ -42,7 +42,7 @@ class IDSelector(ABC):
 
 @dataclass(frozen=True)
 class IDSelectorRange(IDSelector):
-    """Ids from ``imin`` to ``imax - 1``; none if ``imax`` isn't above ``imin``."""
+    """Ids from ``imin`` to ``imax - 1``; none if ``imax`` is not above ``imin``."""
 
     imin: int
     imax: int
@@ -59,7 +59,7 @@ class IDSelectorRange(IDSelector):
 
 
 class IDSelectorArray(IDSelector):
-    """The ids that are given.
+    """The given ids.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class IDSelectorArray(IDSelector):
     Raises
     ------
     InvalidInputError
-        Another shape or dtype, or a number beyond int64.
+        If the shape or dtype is another, or a number is beyond int64.
     """
 
     def __init__(self, ids: Any) -> None:
@@ -86,7 +86,7 @@ class IDSelectorArray(IDSelector):
         return f"{type(self).__name__}({len(self.ids)} ids)"
 
     def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
-        # The shorter one is looked up in the longer one.
+        # The shorter array is searched for in the longer one.
         if len(ids) < len(self.ids):
             return rows_of(ids, self.ids) >= 0
         out = np.zeros(len(ids), np.bool_)
@@ -96,7 +96,7 @@ class IDSelectorArray(IDSelector):
 
 
 class IDSelectorBatch(IDSelectorArray):
-    """The ids that are given, as `IDSelectorArray`: FAISS's name for large sets of them."""
+    """The given ids, like `IDSelectorArray`; FAISS has this name for large sets of ids."""
 
 
 class IDSelectorBitmap(IDSelector):
@@ -105,12 +105,13 @@ class IDSelectorBitmap(IDSelector):
     Parameters
     ----------
     bits : array_like, shape (bytes,), uint8, or (v,), bool
-        Id i is bit ``i % 8`` of byte ``i // 8``, the lowest bit first; or the bool number i.
+        Id i is bit ``i % 8`` of byte ``i // 8``, the lowest bit first; or element i of a bool
+        array.
 
     Raises
     ------
     InvalidInputError
-        Another shape or dtype.
+        If the shape or dtype is another.
     """
 
     def __init__(self, bits: Any) -> None:
@@ -146,7 +147,7 @@ class IDSelectorAll(IDSelector):
 
 @dataclass(frozen=True)
 class IDSelectorNot(IDSelector):
-    """The ids that aren't in ``sel``."""
+    """The ids that are not in ``sel``."""
 
     sel: IDSelector
 
@@ -168,7 +169,7 @@ class _Two(IDSelector):
 
 
 class IDSelectorAnd(_Two):
-    """The ids that are in both, ``lhs`` and ``rhs``."""
+    """The ids that are in ``lhs`` and in ``rhs``."""
 
     def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
         return self.lhs.mask(ids) & self.rhs.mask(ids)
@@ -182,7 +183,7 @@ class IDSelectorOr(_Two):
 
 
 class IDSelectorXOr(_Two):
-    """The ids that are in ``lhs`` or in ``rhs``, not in both."""
+    """The ids that are in ``lhs`` or in ``rhs``, but not in both."""
 
     def mask(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:  # noqa: D102
         return self.lhs.mask(ids) ^ self.rhs.mask(ids)
@@ -190,19 +191,19 @@ class IDSelectorXOr(_Two):
 
 @dataclass(frozen=True, init=False)
 class SearchParameters:
-    """What a search looks at: the rows that fulfil both, all without either.
+    """Which rows are searched: those that both parameters select; all rows by default.
 
     Parameters
     ----------
     sel : IDSelector, optional
-        By their ids.
+        Selects rows by their ids.
     where : str or Where, optional
-        By their attributes and paths; text is parsed here.
+        Selects rows by their attributes and paths; text is parsed at once.
 
     Raises
     ------
     InvalidInputError
-        Another type, or text that isn't in the language.
+        If a parameter is of another type, or the text is not a condition.
     """
 
     sel: IDSelector | None

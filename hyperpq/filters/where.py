@@ -1,4 +1,4 @@
-"""`Where`: the filter language, from text to a condition on the columns of an index."""
+"""`Where`: a condition on the columns of an index, parsed from text."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.filters.conditions import (
-    SEARCHES,
-    Always,
+    TEXT_FUNCTIONS,
+    BooleanOperation,
     Calculation,
     Comparison,
     Condition,
-    Joined,
-    Listed,
+    Constant,
+    IsNone,
     Literal,
-    Missing,
+    Membership,
     Name,
     Not,
-    Search,
-    Spot,
+    Span,
+    TextSearch,
     Value,
 )
 from hyperpq.store.columns import Column
 from hyperpq.store.paths import Paths
 
-LONGEST = 10_000
-"""Characters of a filter."""
-_NODES, _DEPTH = 5_000, 100
-_ROWS = 1 << 16
-"""Rows that are looked at together: their temporaries stay in the cache."""
+MAX_LENGTH = 10_000
+"""Limit on the characters of a filter."""
+# Limits on the nodes of a syntax tree, and on how deep they are nested.
+_MAX_NODES, _MAX_DEPTH = 5_000, 100
+# Rows of a batch, whose temporary arrays stay in the cache.
+_BATCH = 1 << 16
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Eq: "==",
@@ -58,37 +59,39 @@ _VALUE = "a column, a number, text in quotes, or + - * / of numbers"
 
 @dataclass(frozen=True)
 class Where:
-    """A condition on the rows of an index, written as Python writes conditions.
+    """A condition on the rows of an index, in a subset of Python's expressions.
 
-    - Comparisons ``== != < <= > >=``, also chained: ``100 <= width < 200``. ``in`` and ``not in`` a
-      list of literals: ``folder in ('a', 'b')``. ``and``, ``or``, ``not``, parentheses, ``True``,
-      ``False``.
-    - Numbers with ``+ - * /`` and a minus before them; other operators there are none. Integers are
-      calculated and compared exactly, whatever their size; a division is one of float64, and what
-      is divided by zero is missing. A float32 compares by its value: 0.1 isn't ``0.1`` there.
-      True and False are 1 and 0.
-    - ``startswith(folder, 'a')``, ``endswith`` and ``contains`` for categories and paths, or
-      ``folder.startswith('a')``. Categories are ordered by Unicode code points; paths are equal to
-      text or not.
-    - Times compare with text in ISO 8601: ``mtime >= '2024-01-31'``, midnight, or with a time
-      ``T12:00:00.5``, and that with ``Z`` or ``+01:00``; without an offset it is UTC.
-    - A comparison with a missing value is False, ``!=`` and ``not in`` too. ``not`` turns an answer
-      round: ``not (width > 5)`` holds for rows without a width. ``width is None`` asks for them.
+    - Comparisons are ``== != < <= > >=``, which can be chained: ``100 <= width < 200``; and ``in``
+      and ``not in`` with a list of literals: ``folder in ('a', 'b')``. Conditions are combined by
+      ``and``, ``or``, ``not`` and parentheses; ``True`` and ``False`` are conditions.
+    - Numbers are calculated by ``+ - * /`` and a minus sign; there are no other operators. Integers
+      are calculated and compared exactly, whatever their size. A division gives a float64; the
+      result of a division by zero is missing. A float32 is compared by its value, so that the
+      float32 0.1 does not equal ``0.1``. True and False are 1 and 0.
+    - ``startswith(folder, 'a')``, ``endswith`` and ``contains`` search categories and paths;
+      ``folder.startswith('a')`` is the same. Categories are ordered by Unicode code points. Paths
+      can only be compared by ``==``, ``!=`` and ``in``.
+    - Times are compared with text in ISO 8601: ``mtime >= '2024-01-31'``, which is midnight, or
+      with a time such as ``T12:00:00.5``, which ``Z`` or ``+01:00`` can follow. Without an offset
+      the time is UTC.
+    - A comparison with a missing value is False, also with ``!=`` and ``not in``. ``not`` inverts a
+      condition, so ``not (width > 5)`` holds for rows without a width. ``width is None`` selects
+      these rows.
 
     Parameters
     ----------
     text : str
-        The condition, at most `LONGEST` characters.
+        The condition, of at most `MAX_LENGTH` characters.
 
     Attributes
     ----------
     names : frozenset of str
-        The columns that it needs, among them ``id`` and ``path`` if it names them.
+        The columns that the condition needs, with ``id`` and ``path`` if it names them.
 
     Raises
     ------
     InvalidInputError
-        It isn't in the language; the message says where, and what was expected.
+        If the text is not such a condition; the message names the place and what is expected.
     """
 
     text: str
@@ -101,15 +104,15 @@ class Where:
         object.__setattr__(self, "names", frozenset(parser.names))
 
     def mask(self, columns: Callable[[str], Column | Paths], n: int) -> NDArray[np.bool_]:
-        """Which rows of one part of an index fulfil the condition.
+        """Mask of the rows of one segment that fulfil the condition.
 
         Parameters
         ----------
         columns : callable
-            Gives each column of `names` by its name, of ``n`` values: a `Column`; for ``id``
-            an int64 array, for ``path`` a `Paths`.
+            Returns each column of `names` by its name, with ``n`` values: a `Column`, an int64
+            array for ``id``, and a `Paths` for ``path``.
         n : int
-            Rows.
+            Number of rows.
 
         Returns
         -------
@@ -118,38 +121,38 @@ class Where:
         Raises
         ------
         InvalidInputError
-            A column holds something else than the condition takes it for, or has another length;
-            integers go beyond 2**127 in a calculation. And what ``columns`` raises.
+            If a column is not of the type that the condition needs or has another length, or
+            integers exceed 2**127 in a calculation; and what ``columns`` raises.
         """
         got: dict[str, Column | Paths] = {}
         for name in sorted(self.names):
             got[name] = column = columns(name)
             if len(column) != n:
                 raise InvalidInputError(
-                    f"column {name} has {len(column)} values; expected {n}, one a row."
+                    f"column {name} has {len(column)} values; expected {n}, one for each row."
                 )
         test = self._condition.bind(got)
         out = np.empty(n, np.bool_)
-        for start in range(0, n, _ROWS):
-            rows = slice(start, min(start + _ROWS, n))
+        for start in range(0, n, _BATCH):
+            rows = slice(start, min(start + _BATCH, n))
             out[rows] = test(rows)
         return out
 
 
 class _Parser:
-    """Python's syntax tree of a text, and the few of its nodes that are in the language."""
+    """Converts the nodes of Python's syntax tree that the filter language has; refuses others."""
 
     def __init__(self, text: str) -> None:
         if not isinstance(text, str) or not text.strip():
             raise InvalidInputError(f"where is {text!r}; expected {_CONDITION}.")
-        if len(text) > LONGEST:
+        if len(text) > MAX_LENGTH:
             raise InvalidInputError(
-                f"where has {len(text)} characters; expected at most {LONGEST}. "
-                "Long lists of ids are faster as an IDSelectorBatch."
+                f"where has {len(text)} characters; expected at most {MAX_LENGTH}; pass a long "
+                "list of ids as an IDSelectorBatch."
             )
         self.names: set[str] = set()
         self._text = text
-        # Python takes what is indented for the inside of a block.
+        # Python would take indented text for the inside of a block.
         source = text.lstrip()
         self._lines = re.split("(?<=\n)|(?<=\r)(?!\n)", source)
         self._begin = len(text) - len(source)
@@ -160,9 +163,9 @@ class _Parser:
             tree = ast.parse(source, mode="eval").body
         except SyntaxError as error:
             place, problem = len(self._text), "the text ends too early"
-            # Python puts what is missing at the end in column 0.
+            # For text that ends too early, Python reports column 0.
             if error.offset:
-                place, problem = self._place(error.lineno or 1) + error.offset, error.msg
+                place, problem = self._offset(error.lineno or 1) + error.offset, error.msg
             raise InvalidInputError(
                 f"where: character {place}: {problem}; expected {_CONDITION}."
             ) from None
@@ -170,14 +173,14 @@ class _Parser:
             raise self._too_deep() from None
         except ValueError as error:
             raise InvalidInputError(
-                f"where can't be read: {error}; expected {_CONDITION}."
+                f"where cannot be read ({error}); expected {_CONDITION}."
             ) from None
         level, nodes, depth = [tree], 0, 0
         while level:
             nodes, depth = nodes + len(level), depth + 1
-            if nodes > _NODES:
-                raise InvalidInputError(f"where has more than {_NODES} parts; expected fewer.")
-            if depth > _DEPTH:
+            if nodes > _MAX_NODES:
+                raise InvalidInputError(f"where has more than {_MAX_NODES} parts; expected fewer.")
+            if depth > _MAX_DEPTH:
                 raise self._too_deep()
             level = [
                 child
@@ -190,93 +193,103 @@ class _Parser:
     def condition(self, node: ast.expr) -> Condition:
         match node:
             case ast.BoolOp(op=op, values=values):
-                return Joined(isinstance(op, ast.And), tuple(map(self.condition, values)))
+                return BooleanOperation(isinstance(op, ast.And), tuple(map(self.condition, values)))
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return Not(self.condition(operand))
             case ast.Constant(value=bool() as answer):
-                return Always(answer)
+                return Constant(answer)
             case ast.Compare(left=left, ops=ops, comparators=others):
-                return self._comparison(self._spot(node), [left, *others], ops)
+                return self._comparison(self._span(node), [left, *others], ops)
             case ast.Call(func=ast.Name(id=name), args=[value, text], keywords=[]):
                 return self._search(node, name, value, text)
             case ast.Call(func=ast.Attribute(value=value, attr=name), args=[text], keywords=[]):
                 return self._search(node, name, value, text)
             case ast.Name(id=name):
-                raise self._spot(node).error(f"a column alone; expected a comparison: {name} != 0")
-        raise self._spot(node).error(f"no condition; expected {_CONDITION}")
+                raise self._span(node).error(
+                    f"is only a column; expected a comparison, such as {name} != 0"
+                )
+        raise self._span(node).error(f"is not a condition; expected {_CONDITION}")
 
     def value(self, node: ast.expr) -> Value:
-        spot = self._spot(node)
+        span = self._span(node)
         match node:
             case ast.Name(id=name):
                 self.names.add(name)
-                return Name(spot, name)
+                return Name(span, name)
             case ast.Constant(value=float() as number) if math.isinf(number):
-                raise spot.error("too large for a float; expected at most 1.7976931348623157e308")
+                raise span.error(
+                    "is too large for a float; expected at most 1.7976931348623157e308"
+                )
             case ast.Constant(value=bool() as answer):
-                return Literal(spot, int(answer))
+                return Literal(span, int(answer))
             case ast.Constant(value=int() | float() | str() as literal):
-                return Literal(spot, literal)
+                return Literal(span, literal)
             case ast.Constant(value=None):
-                raise spot.error("None stands for no value; expected `is None` or `is not None`")
+                raise span.error("cannot be compared; expected `is None` or `is not None`")
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _CALCULATIONS:
                 sides = self.value(left), self.value(right)
-                return Calculation(spot, sides[0], _CALCULATIONS[type(op)], sides[1])
+                return Calculation(span, sides[0], _CALCULATIONS[type(op)], sides[1])
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 value = self.value(operand)
                 if isinstance(value, Literal) and not isinstance(value.value, str):
-                    return Literal(spot, -value.value)
-                return Calculation(spot, Literal(spot, 0), "-", value)
-        raise spot.error(f"no value; expected {_VALUE}")
+                    return Literal(span, -value.value)
+                return Calculation(span, Literal(span, 0), "-", value)
+        raise span.error(f"is not a value; expected {_VALUE}")
 
-    def _comparison(self, spot: Spot, sides: list[ast.expr], ops: list[ast.cmpop]) -> Condition:
+    def _comparison(self, span: Span, sides: list[ast.expr], ops: list[ast.cmpop]) -> Condition:
         match ops, sides:
             case [ast.Is() | ast.IsNot() as op], [left, ast.Constant(value=None)]:
-                missing = Missing(self.value(left))
+                missing = IsNone(self.value(left))
                 return missing if isinstance(op, ast.Is) else Not(missing)
             case [ast.In() | ast.NotIn() as op], [left, right]:
-                return Listed(spot, self.value(left), isinstance(op, ast.In), self._list(right))
+                return Membership(span, self.value(left), isinstance(op, ast.In), self._list(right))
         if not all(type(op) in _COMPARISONS for op in ops):
-            raise spot.error(
-                "expected `is None`, `is not None`, `in (...)` or `not in (...)` behind one value"
+            raise span.error(
+                "is a comparison that filters do not have; expected `is None`, `is not None`, "
+                "`in (...)` or `not in (...)` after a single value"
             )
         values = [self.value(side) for side in sides]
         parts = [
-            Comparison(spot, left, _COMPARISONS[type(op)], right)
+            Comparison(span, left, _COMPARISONS[type(op)], right)
             for (left, right), op in zip(pairwise(values), ops, strict=True)
         ]
-        return parts[0] if len(parts) == 1 else Joined(True, tuple(parts))
+        return parts[0] if len(parts) == 1 else BooleanOperation(True, tuple(parts))
 
     def _list(self, node: ast.expr) -> tuple[Literal, ...]:
         if not isinstance(node, (ast.Tuple, ast.List, ast.Set)):
-            raise self._spot(node).error("no list; expected one such as ('a', 'b') or (1,)")
+            raise self._span(node).error("is not a list; expected one such as ('a', 'b') or (1,)")
         literals = []
         for item in node.elts:
             literal = self.value(item)
             if not isinstance(literal, Literal):
-                raise literal.spot.error("no literal; expected numbers or text in quotes")
+                raise literal.span.error("is not a literal; expected numbers or text in quotes")
             literals.append(literal)
         return tuple(literals)
 
     def _search(self, node: ast.expr, name: str, value: ast.expr, text: ast.expr) -> Condition:
-        if name not in SEARCHES:
-            raise self._spot(node).error(f"no function {name}; expected {', '.join(SEARCHES)}")
+        if name not in TEXT_FUNCTIONS:
+            raise self._span(node).error(
+                f"calls {name}, which is not a function of filters; expected "
+                f"{', '.join(TEXT_FUNCTIONS)}"
+            )
         literal = self.value(text)
         if not isinstance(literal, Literal) or not isinstance(literal.value, str):
-            raise literal.spot.error(f"{name} looks for text; expected some in quotes")
-        return Search(self._spot(node), name, self.value(value), literal)
+            raise literal.span.error(f"is not text; expected text in quotes for {name}")
+        return TextSearch(self._span(node), name, self.value(value), literal)
 
-    def _spot(self, node: ast.expr) -> Spot:
+    def _span(self, node: ast.expr) -> Span:
         assert node.end_lineno is not None and node.end_col_offset is not None
-        start = self._place(node.lineno, node.col_offset)
-        stop = self._place(node.end_lineno, node.end_col_offset)
-        return Spot(self._text[start:stop], start + 1)
+        start = self._offset(node.lineno, node.col_offset)
+        stop = self._offset(node.end_lineno, node.end_col_offset)
+        return Span(self._text[start:stop], start + 1)
 
-    def _place(self, line: int, column: int = 0) -> int:
-        """Characters before a column, which Python counts in bytes of UTF-8, of a line."""
+    def _offset(self, line: int, column: int = 0) -> int:
+        """Number of characters before a column of a line, which Python counts in UTF-8 bytes."""
         before = sum(map(len, self._lines[: line - 1]))
         here = "".join(self._lines[line - 1 : line]).encode()[:column]
         return self._begin + before + len(here.decode())
 
     def _too_deep(self) -> InvalidInputError:
-        return InvalidInputError(f"where is nested more than {_DEPTH} deep; expected less.")
+        return InvalidInputError(
+            f"where is nested more than {_MAX_DEPTH} levels deep; expected fewer levels."
+        )

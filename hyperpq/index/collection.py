@@ -53,6 +53,14 @@ class Collection:
         self._metadata: dict[str, Any] = {}
         self._changing = threading.RLock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A lock cannot be copied.
+        return {name: value for name, value in self.__dict__.items() if name != "_changing"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._changing = threading.RLock()
+
     def view(self) -> RowView:
         """The rows as they are now, to be selected and read."""
         return RowView(self.code_size, copy.copy(self._store))

@@ -19,8 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.filters import where as where_room
-from hyperpq.filters.where import LONGEST, Where
+from hyperpq.filters import where as where_module
+from hyperpq.filters.where import MAX_LENGTH, Where
 from hyperpq.store.columns import Categories
 from hyperpq.store.paths import Paths
 
@@ -308,7 +308,7 @@ def test_rows_are_those_of_plain_python(table, tree, block):
     want = [holds(tree, row) for row in rows]
     condition = Where(text)
     assert condition.names == named(tree)
-    with mock.patch.object(where_room, "_ROWS", block):
+    with mock.patch.object(where_module, "_BATCH", block):
         got = condition.mask(columns.__getitem__, len(rows))
     assert got.tolist() == want, text
 
@@ -491,38 +491,44 @@ def test_a_condition_can_be_compared_hashed_and_pickled():
         ("width > 5; id", "character 10: invalid syntax"),
         ("width > 5\nid > 3", "character 11: invalid syntax"),
         ("folder == 'cats", "character 11: unterminated string literal"),
-        ("width", "character 1, 'width': a column alone; expected a comparison: width != 0"),
-        ("id > 1 and width + 1", r"character 12, 'width \+ 1': no condition; expected"),
-        ("5", "character 1, '5': no condition"),
-        ("folder == 'é' and a.b > 1", "character 19, 'a.b': no value; expected a column"),
-        ("(id > 1 and\r\n a.b > 1)", "character 15, 'a.b': no value"),
-        ("width == None", "character 10, 'None': None stands for no value; expected `is None`"),
+        (
+            "width",
+            "'width' at character 1 is only a column; expected a comparison, such as width != 0",
+        ),
+        ("id > 1 and width + 1", r"'width \+ 1' at character 12 is not a condition; expected"),
+        ("5", "'5' at character 1 is not a condition"),
+        ("folder == 'é' and a.b > 1", "'a.b' at character 19 is not a value; expected a column"),
+        ("(id > 1 and\r\n a.b > 1)", "'a.b' at character 15 is not a value"),
+        ("width == None", "'None' at character 10 cannot be compared; expected `is None`"),
         ("width is 5", "expected `is None`"),
-        ("1 < width is None", "expected `is None`.* behind one value"),
-        ("1 < width in (1, 2)", "behind one value"),
+        ("1 < width is None", "expected `is None`.* after a single value"),
+        ("1 < width in (1, 2)", "after a single value"),
         (
             "folder in 'cats'",
-            r"character 11, \"'cats'\": no list; expected one such as \('a', 'b'\)",
+            r"\"'cats'\" at character 11 is not a list; expected one such as \('a', 'b'\)",
         ),
-        ("width in (5)", "no list"),
-        ("width in (5, id)", "character 14, 'id': no literal; expected numbers or text"),
-        ("width ** 2 > 4", "no value; expected a column, a number"),
-        ("width // 2 > 4", "no value"),
-        ("width % 2 == 0", "no value"),
-        ("width > 5 & id > 5", "'5 & id': no value"),
-        ("~(width > 5)", "no condition"),
-        ("+width > 5", "no value"),
-        ("(width > 5) == True", "'width > 5': no value"),
-        ("startswith(folder)", "no condition"),
-        ("startswith(folder, 5)", "character 20, '5': startswith looks for text"),
-        ("startswith(folder, folder)", "startswith looks for text"),
-        ("startswith(folder, text='a')", "no condition"),
-        ("upper(folder, 'a')", "no function upper; expected startswith, endswith, contains"),
-        ("width > 1e999", "character 9, '1e999': too large for a float"),
-        ("width > 2j", "no value"),
-        ("width > ...", "no value"),
-        ("folder == b'cats'", "no value"),
-        ("folder == f'{width}'", "no value"),
+        ("width in (5)", "is not a list"),
+        ("width in (5, id)", "'id' at character 14 is not a literal; expected numbers or text"),
+        ("width ** 2 > 4", "is not a value; expected a column, a number"),
+        ("width // 2 > 4", "is not a value"),
+        ("width % 2 == 0", "is not a value"),
+        ("width > 5 & id > 5", "'5 & id' at character 9 is not a value"),
+        ("~(width > 5)", "is not a condition"),
+        ("+width > 5", "is not a value"),
+        ("(width > 5) == True", "'width > 5' at character 2 is not a value"),
+        ("startswith(folder)", "is not a condition"),
+        (
+            "startswith(folder, 5)",
+            "'5' at character 20 is not text; expected text in quotes for startswith",
+        ),
+        ("startswith(folder, folder)", "is not text; expected text in quotes for startswith"),
+        ("startswith(folder, text='a')", "is not a condition"),
+        ("upper(folder, 'a')", "calls upper, which .*; expected startswith, endswith, contains"),
+        ("width > 1e999", "'1e999' at character 9 is too large for a float"),
+        ("width > 2j", "is not a value"),
+        ("width > ...", "is not a value"),
+        ("folder == b'cats'", "is not a value"),
+        ("folder == f'{width}'", "is not a value"),
     ],
 )
 def test_errors_of_the_text(text, message):
@@ -533,47 +539,53 @@ def test_errors_of_the_text(text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("width == 'a'", "a number can't be compared with text by ==; expected a number"),
-        ("'a' > width", "a number can't be compared with text by <; expected a number"),
+        ("width == 'a'", "compares a number with text by ==; expected a number"),
+        ("'a' > width", "compares a number with text by <; expected a number"),
         (
             "folder == 5",
-            "a category can't be compared with a number by ==; expected text in quotes",
+            "compares a category with a number by ==; expected text in quotes",
         ),
-        ("folder == width", "a category can't be compared with a number"),
-        ("folder == mtime", "a category can't be compared with a time"),
-        ("folder == path", "a category can't be compared with a path"),
-        ("mtime > 5", "a time can't be compared with a number by >; expected a time in quotes"),
-        ("path < 'a'", "a path can't be compared with text by <; expected .* after == or !="),
-        ("path == path", "a path can't be compared with a path"),
-        ("'a' < 'b'", "text can't be compared with text by >; expected a column on one side"),
-        ("folder + 1 > 2", r"character 1, 'folder': \+ calculates with numbers; expected one"),
-        ("width * 'a' > 2", r"character 9, \"'a'\": \* calculates with numbers"),
-        ("mtime - mtime > 2", "'mtime': - calculates with numbers"),
-        ("-folder == 'a'", "'folder': - calculates with numbers"),
-        ("width in (5, 'a')", "character 14, .*a number is looked for in the list; expected a num"),
+        ("folder == width", "compares a category with a number"),
+        ("folder == mtime", "compares a category with a time"),
+        ("folder == path", "compares a category with a path"),
+        ("mtime > 5", "compares a time with a number by >; expected a time in quotes"),
+        ("path < 'a'", "compares a path with text by <; expected .* after == or !="),
+        ("path == path", "compares a path with a path"),
+        ("'a' < 'b'", "compares text with text by >; expected a column on one side"),
+        ("folder + 1 > 2", r"'folder' at character 1 is not a number; expected one for \+"),
+        ("width * 'a' > 2", r"\"'a'\" at character 9 is not a number; expected one for \*"),
+        ("mtime - mtime > 2", "'mtime' at character 1 is not a number; expected one for -"),
+        ("-folder == 'a'", "'folder' at character 2 is not a number; expected one for -"),
+        ("width in (5, 'a')", "at character 14 is in a list for a number; expected a num"),
         (
             "folder in ('a', 5)",
-            "'5': a category is looked for in the list; expected text in quotes",
+            "'5' at character 17 is in a list for a category; expected text in quotes",
         ),
-        ("path in (5,)", "a path is looked for in the list; expected text in quotes[.]"),
-        ("'a' in ('a',)", "text is looked for in a list of literals; expected a column"),
-        ("startswith(width, 'a')", "'width': startswith searches text, and this is a number"),
-        ("contains(mtime, '2024')", "this is a time; expected a column of categories or path"),
-        ("mtime > 'yesterday'", r"character 9, .*this isn't a time \(it isn't in ISO 8601\)"),
-        ("mtime > '2024-02-30'", "this isn't a time .*day is out of range"),
-        ("mtime > '2024-1-3'", "this isn't a time"),
-        ("mtime > '2024-01-31T25:00'", "this isn't a time"),
-        ("mtime > '2024-01-31T12:00:00+99:00'", "this isn't a time"),
-        ("mtime > '2024-01-31Z'", "this isn't a time"),
-        ("mtime > '2024-01-31T12:00:00.1234567890'", "this isn't a time"),
-        ("mtime > '２０２４-01-31'", "this isn't a time"),
-        ("mtime in ('2024-01-31', 'NaT')", "character 25, .*this isn't a time"),
-        ("mtime > ''", "this isn't a time"),
-        (r"path == '\ud800'", "no path has these characters"),
-        ("big * big * big > 0", r"'big \* big \* big': integers may go beyond 2\*\*127; multiply"),
+        ("path in (5,)", "is in a list for a path; expected text in quotes[.]"),
+        ("'a' in ('a',)", "looks for text in a list of literals; expected a column"),
+        (
+            "startswith(width, 'a')",
+            "'width' at character 12 is a number; expected .* for startswith",
+        ),
+        ("contains(mtime, '2024')", "is a time; expected a column of categories or path"),
+        ("mtime > 'yesterday'", r"at character 9 is not a time \(it is not in ISO 8601\)"),
+        ("mtime > '2024-02-30'", "is not a time .*day is out of range"),
+        ("mtime > '2024-1-3'", "is not a time"),
+        ("mtime > '2024-01-31T25:00'", "is not a time"),
+        ("mtime > '2024-01-31T12:00:00+99:00'", "is not a time"),
+        ("mtime > '2024-01-31Z'", "is not a time"),
+        ("mtime > '2024-01-31T12:00:00.1234567890'", "is not a time"),
+        ("mtime > '２０２４-01-31'", "is not a time"),
+        ("mtime in ('2024-01-31', 'NaT')", "at character 25 is not a time"),
+        ("mtime > ''", "is not a time"),
+        (r"path == '\ud800'", "has characters that no path has"),
+        (
+            "big * big * big > 0",
+            r"'big \* big \* big' at character 1 has integers that may exceed 2\*\*127; .*multiply",
+        ),
         (f"width + {10**400} > 1", "too large to convert to float"),
-        ("other > 1", "float16; expected numbers or times"),
-        ("short > 1", "column short has 3 values; expected 4, one a row"),
+        ("other > 1", "float16; expected a column of numbers or times"),
+        ("short > 1", "column short has 3 values; expected 4, one for each row"),
     ],
 )
 def test_errors_of_the_columns(text, message):
@@ -584,7 +596,7 @@ def test_errors_of_the_columns(text, message):
 
 def test_types_are_checked_without_rows_too():
     empty = {"folder": Categories.from_strings([])}
-    with pytest.raises(InvalidInputError, match="can't be compared"):
+    with pytest.raises(InvalidInputError, match="compares a category with a number"):
         Where("folder > 5").mask(empty.__getitem__, 0)
     assert Where("folder > '5'").mask(empty.__getitem__, 0).shape == (0,)
 
@@ -642,7 +654,7 @@ HOSTILE = [
     "id in (" + "1, " * 5000 + ")",
     "id in (" + "1," * 4998 + ")",
     "id > " + "9" * 9000,
-    "x" * (LONGEST + 1),
+    "x" * (MAX_LENGTH + 1),
 ]
 
 
