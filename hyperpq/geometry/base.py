@@ -1,10 +1,11 @@
 """`Geometry`: the maps, distances and means of a space, which everything else is written with.
 
-Conventions, used everywhere. A point of a space is given by its *space part* ``x``, shape (..., D);
-where the space lies in a larger, ambient one, the further coordinate (the *time part*) follows from
-``x`` and ``c``, so a stored point can never leave the space. ``c > 0`` is the absolute value of the
-curvature, a tensor that broadcasts against the batch shape of the points, i.e. against
-``x[..., 0]``: shape (M,) for points (n, M, D), (M, 1) for codebooks (M, K, D).
+Conventions, used everywhere. A point is given by D coordinates ``x``, shape (..., D). In the
+geometries of this package they are the *space part* of its D + 1 ambient coordinates; the last of
+these, the *time part*, follows from ``x`` and ``c``, so a stored point can never leave the space.
+``c > 0`` is the absolute value of the curvature, a tensor that broadcasts against the batch shape
+of the points, i.e. against ``x[..., 0]``: shape (M,) for points (n, M, D), (M, 1) for codebooks
+(M, K, D).
 
 All methods are pure functions of tensors, in float32 and float64, on any device.
 """
@@ -68,8 +69,8 @@ class Geometry(Protocol):
         Returns
         -------
         Tensor, shape (..., D)
-            Space parts of the points at the distance ``|v|`` from the origin in the direction of
-            ``v``; differentiable.
+            Points at the distance ``|v|`` from the origin in the direction of ``v``;
+            differentiable.
         """
 
     @abstractmethod
@@ -83,29 +84,28 @@ class Geometry(Protocol):
         Parameters
         ----------
         x : Tensor, shape (..., D)
-            Space parts.
+            Points.
         c : Tensor, broadcasts against (...,)
             Absolute curvature.
 
         Returns
         -------
         Tensor, shape (..., D + 1)
-            The space part and one further coordinate. In flat space, which needs no ambient one,
-            that coordinate is 1 (homogeneous coordinates).
+            Space part and time part. In flat space, which needs no ambient one, the time part is 1
+            (homogeneous coordinates).
         """
 
     @abstractmethod
     def dual(self, x: Tensor, c: Tensor) -> Tensor:
-        """Linear forms whose value at a lifted point rises with the distance to ``x``.
+        """Linear forms that rank points by their distance from another one.
 
-        Shapes as in `lift`: of two points y, the one with the smaller ``lift(y) @ dual(x)`` is the
-        nearer to x; and of two points x, the one with the smaller product is the nearer to y. So a
-        matrix product finds the nearest of many points.
+        Shapes as in `lift`. Of two points x, the one with the smaller ``lift(y) @ dual(x)`` is the
+        nearer to y, so a matrix product finds the nearest of many points.
         """
 
     @abstractmethod
     def project(self, a: Tensor, c: Tensor) -> Tensor:
-        """Space parts (..., D) of ambient vectors (..., D + 1) scaled back to points.
+        """Points (..., D) that ambient vectors (..., D + 1) are scaled back to.
 
         Of a sum of lifted points, times non-negative weights, it is the point with the least
         weighted sum of squared chords to them.
@@ -118,7 +118,7 @@ class Geometry(Protocol):
         Parameters
         ----------
         x, y : Tensor, shapes broadcast to (..., D)
-            Space parts.
+            Points.
         c : Tensor, broadcasts against (...,)
             Absolute curvature.
 
@@ -135,9 +135,9 @@ class Geometry(Protocol):
         Parameters
         ----------
         x : Tensor, shape (..., n, D)
-            Space parts.
+            Points.
         y : Tensor, shape (..., m, D)
-            Space parts.
+            Points.
         c : Tensor, broadcasts against (..., 1)
             Absolute curvature, one for each matrix.
 
@@ -183,7 +183,7 @@ class Geometry(Protocol):
         Parameters
         ----------
         x : Tensor, shape (..., n, D)
-            Space parts.
+            Points.
         weights : Tensor, shape (..., b, n)
             Non-negative weights with a positive sum; b centroids of the same n points.
         c : Tensor, broadcasts against (..., 1)
@@ -222,9 +222,9 @@ class Geometry(Protocol):
         Parameters
         ----------
         x : Tensor, shape (M, n, D), float64
-            Space parts.
+            Points.
         y : Tensor, shape (M, K, D), float64
-            Space parts.
+            Points.
         c : Tensor, shape (M, 1), float64
             Absolute curvature.
 
@@ -240,9 +240,9 @@ class Geometry(Protocol):
         Parameters
         ----------
         x : Tensor, shape (n, M, D)
-            Space parts.
+            Points.
         y : Tensor, shape (m, M, D)
-            Space parts.
+            Points.
         c : Tensor, shape (M,)
             Absolute curvatures.
         metric : {"l1", "geodesic", "chord"}

@@ -81,8 +81,9 @@ def nearest(points: Tensor, words: Tensor, c: Tensor, geometry: Geometry) -> Ten
     step = max(1, _MAX_DISTANCES // len(words))
     for start in range(0, len(points), step):
         block = points[start : start + step]
-        times = geometry.lift(block, c)[:, -1:]
-        out[start : start + step] = (times * by_time + block @ by_space).argmin(1)
+        lifted = geometry.lift(block, c)
+        space, time = lifted[:, :-1].contiguous(), lifted[:, -1:]
+        out[start : start + step] = (time * by_time + space @ by_space).argmin(1)
     return out
 
 
