@@ -17,7 +17,7 @@ class _PathType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not os.fspath(value):
-            self.fail("the path is empty; expected the path of a file or folder.", param, ctx)
+            self.fail("the path is empty; expected a path.", param, ctx)
         return super().convert(value, param, ctx)
 
 

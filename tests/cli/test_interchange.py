@@ -138,10 +138,9 @@ def test_paths_and_attributes_of_images(hyperpq, copy):
         rows = list(csv.DictReader(file))
     index = HiHPQIndex.load(copy / "hyperpq-index", device="cpu")
     want = {}
-    for part in index.parts:
-        for row, path in enumerate(part.paths):
-            if part.deleted_mask is None or not part.deleted_mask[row]:
-                want[path] = (str(part.ids[row]), part.codes[row].tobytes().hex())
+    for batch in index.collection.view().batches():
+        for path, id, code in zip(batch.paths, batch.ids, batch.codes, strict=True):
+            want[path] = (str(id), code.tobytes().hex())
     assert {path_bytes(row["path"]): (row["id"], row["code"]) for row in rows} == want
     assert odd in want
     for row in rows:

@@ -23,28 +23,32 @@ COMMANDS = {
     "build-no-folder": (
         "build --images gone",
         1,
-        "{here}/gone: no such file or folder; give a folder of images",
+        "{here}/gone does not exist; give an existing folder of images.",
     ),
     "build-empty-path": (
         "build --images {empty}",
         2,
-        "Error: Invalid value for '--images': the path is empty.",
+        "Error: Invalid value for '--images': the path is empty; expected a path.",
     ),
-    "build-empty-folder": ("build --images empty", 1, "no image found in *empty; expected JPEG*"),
+    "build-empty-folder": (
+        "build --images empty",
+        1,
+        "no image was found in *empty; expected JPEG*",
+    ),
     "build-only-bad-images": (
         "build --images bad",
         1,
-        "none of 2 images can be read, e.g. {here}/bad/*.jpg: *; there is nothing to train on.",
+        "none of 2 images can be read, such as {here}/bad/*.jpg (*); expected images to train on.",
     ),
     "build-bits-12": (
         "build --images P --bits 12",
         2,
-        "bits is 12; choose a multiple of 8 from 8 to 512.",
+        "bits is 12; expected a multiple of 8 from 8 to 512.",
     ),
     "build-bits-0": (
         "build --images P --bits 0",
         2,
-        "bits is 0; choose a multiple of 8 from 8 to 512.",
+        "bits is 0; expected a multiple of 8 from 8 to 512.",
     ),
     "build-bits-word": (
         "build --images P --bits many",
@@ -84,27 +88,28 @@ COMMANDS = {
     "build-pattern": (
         "build --images P --exclude !",
         2,
-        "exclude: *'!'*; give patterns in the syntax of .gitignore",
+        "exclude is not valid (*'!'*); give patterns in the syntax of .gitignore.",
     ),
     "build-backbone-name": (
         "build --images P --backbone lite9",
         1,
-        "no backbone 'lite9'; did you mean *",
+        "backbone is 'lite9'; expected one of lite0, *; did you mean *?",
     ),
     "build-backbone-file": (
         "build --images P --backbone onnx:gone.onnx",
         1,
-        "backbone 'onnx:gone.onnx': gone.onnx can't be read (No such file or directory); *",
+        "backbone 'onnx:gone.onnx' cannot be loaded: gone.onnx cannot be read (No such file or "
+        "directory); *",
     ),
     "build-backbone-no-onnx": (
         "build --images P --backbone onnx:text.txt",
         1,
-        "backbone 'onnx:text.txt' can't be loaded by ONNX Runtime (*); give a valid ONNX file",
+        "backbone 'onnx:text.txt' cannot be loaded by ONNX Runtime (*); give a valid ONNX file.",
     ),
     "build-backbone-no-torchscript": (
         "build --images P --backbone torchscript:text.txt",
         1,
-        "text.txt: not a TorchScript file (*); make one with torch.jit.trace*",
+        "text.txt is not a TorchScript file (*); write one with torch.jit.trace*",
     ),
     "build-device": (
         "build --images P --device gpu",
@@ -114,7 +119,7 @@ COMMANDS = {
     "build-index-is-a-file": (
         "build --images P --index text.txt",
         1,
-        "{here}/text.txt is a file; choose another --index directory.",
+        "{here}/text.txt is a file; expected another directory for the index.",
     ),
     "build-index-below-a-file": (
         "build --images P --index text.txt/index",
@@ -124,7 +129,7 @@ COMMANDS = {
     "build-index-is-another-folder": (
         "build --images P --index bad",
         1,
-        "{here}/bad is a folder with other files; choose another --index directory.",
+        "{here}/bad is a folder with other files; expected another directory for the index.",
     ),
     "build-index-in-proc": (
         "build --images P --index /proc/index",
@@ -134,16 +139,16 @@ COMMANDS = {
     "build-other-bits": (
         "build --images P --index I --bits 32",
         2,
-        "{index} was built with bits 64, not 32; leave the option out, or build anew with "
+        "bits is 32; {index} was built with 64; leave the option out, or build anew with "
         "--overwrite.",
     ),
     "build-other-backbone": (
         "build --images P --index I --backbone lite1",
         1,
-        "the index was made with backbone 'lite0', this is 'lite1'; use 'lite0', or build a new "
-        "index",
+        "backbone is 'lite1'; expected 'lite0', with which the index was built; use that one, or "
+        "build a new index.",
     ),
-    "build-nothing-there": ("build --images empty --index I", 1, "no image found in *empty; *"),
+    "build-nothing-there": ("build --images empty --index I", 1, "no image was found in *empty; *"),
     "query-without-image": ("query", 2, "Error: Missing argument 'IMG...'."),
     "query-no-index": (
         "query P --index gone",
@@ -164,7 +169,7 @@ COMMANDS = {
     "query-index-of-vectors": (
         "query P --index vectors",
         2,
-        "{here}/vectors is an index of vectors, not of images; *",
+        "{here}/vectors is an index of vectors; expected an index of images; *",
     ),
     "query-empty-name": (
         "query {empty} --index I",
@@ -179,8 +184,8 @@ COMMANDS = {
     "query-no-list": (
         "query @gone.txt --index I",
         2,
-        "gone.txt can't be read (No such file or directory); after @ give a file with the name "
-        "of one image a line.",
+        "gone.txt cannot be read (No such file or directory); expected a file with the name of one "
+        "image per line after @.",
     ),
     "query-empty-stdin": ("query - --index I", 2, "- names no image; expected at least one."),
     "query-k-0": (
@@ -208,18 +213,18 @@ COMMANDS = {
     "add-no-folder": (
         "add gone --index I",
         1,
-        "{here}/gone: no such file or folder; give a folder of images",
+        "{here}/gone does not exist; give an existing folder of images.",
     ),
     "add-no-vectors": (
         "add gone.npy --index vectors",
         2,
-        "gone.npy can't be read: No such file or directory.",
+        "gone.npy cannot be read (No such file or directory); give an existing file.",
     ),
     "add-other-width": ("add wide.npy --index vectors", 2, "wide.npy has width 9; expected 8."),
     "train-text": (
         "train text.txt",
         2,
-        "text.txt is no file of vectors by its name; expected one of .npy, *",
+        "text.txt has no ending of a file of vectors; expected one of .npy, *",
     ),
     "train-words": ("train words.npy", 2, "words.npy has dtype <U5; expected numbers *"),
     "train-cube": ("train cube.npy", 2, "cube.npy holds (2, 2, 2); expected one array of *"),
@@ -243,17 +248,17 @@ COMMANDS = {
     "encode-out-folder": (
         "encode P -o bad --index I",
         2,
-        "bad is a folder; give the name of a file to write.",
+        "bad is a folder; expected the name of a file to write.",
     ),
     "encode-out-nowhere": (
         "encode P -o gone/codes.npy --index I",
         2,
-        "gone/codes.npy can't be written: there is no folder gone.",
+        "gone/codes.npy cannot be written, as there is no folder gone; create it first.",
     ),
     "info-damaged-index": ("info --index damaged", 1, "{here}/damaged/manifest.json: *"),
     "verify-no-index": ("verify --index gone", 1, "gone: there is no index here *"),
     "completion-shell": ("completion tcsh", 2, "Error: Invalid value for *: 'tcsh' is not one of*"),
-    "draw-into-a-file": ("draw text.txt", 1, "text.txt: can't write images *; give a folder *"),
+    "draw-into-a-file": ("draw text.txt", 1, "text.txt cannot be written (*); give a folder *"),
 }
 
 
@@ -333,24 +338,30 @@ def built(photos, tmp_path, **options):
 
 LIBRARY = {
     "build-no-root": (lambda i, p, t: build_index([], t / "x"), "no image *"),
-    "build-bits": (lambda i, p, t: built(p, t, bits=8.5), "bits is 8.5; choose a multiple of 8 *"),
+    "build-bits": (
+        lambda i, p, t: built(p, t, bits=8.5),
+        "bits is 8.5; expected a multiple of 8 *",
+    ),
     "build-seed": (lambda i, p, t: built(p, t, seed="a"), "seed is 'a'; expected an integer *"),
     "build-epochs": (lambda i, p, t: built(p, t, epochs=-1), "epochs is -1; expected *"),
     "build-train-size": (lambda i, p, t: built(p, t, train_size=0), "train_size is 0; expected *"),
     "build-workers": (lambda i, p, t: built(p, t, workers=-1), "workers is -1; expected *"),
-    "build-score": (
+    "build-metric": (
         lambda i, p, t: built(p, t, metric="l2"),
-        "metric is 'l2'; choose one of l1, *",
+        "metric is 'l2'; expected 'l1', 'geodesic', 'chord' or 'inner'.",
     ),
     "build-recipe": (lambda i, p, t: built(p, t, recipe="best"), "recipe is 'best'; expected *"),
-    "build-backbone": (lambda i, p, t: built(p, t, backbone=""), "no backbone ''; there are *"),
+    "build-backbone": (
+        lambda i, p, t: built(p, t, backbone=""),
+        "backbone is ''; expected one of *",
+    ),
     "update-no-index": (
         lambda i, p, t: update_index(p, t / "x"),
         "{t}/x: there is no index here *",
     ),
     "update-other-bits": (
         lambda i, p, t: update_index(p, i.index.path, bits=8),
-        "* was built with bits 64, not 8; *",
+        "bits is 8; * was built with 64; *",
     ),
     "open-no-index": (lambda i, p, t: ImageIndex.open(t), "{t}: there is no index here *"),
     "open-device": (
@@ -366,11 +377,11 @@ LIBRARY = {
     ),
     "reconstruct-id": (
         lambda i, p, t: i.index.reconstruct(1000000),
-        "id is 1000000; the index has no vector with it.",
+        "id is 1000000; the index has no vector with it; expected ids of the index.",
     ),
     "train-again": (
         lambda i, p, t: i.index.train(np.ones((20, 1280))),
-        "the index has 24 vectors coded by its codec; train a new index.",
+        "the index has 24 vectors coded by its codec; expected a new one; train a new index.",
     ),
     "save-taken": (
         lambda i, p, t: (t / "file").write_text("x") and i.index.save(t),

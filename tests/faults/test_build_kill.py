@@ -256,12 +256,9 @@ def test_a_replacement_killed_at_many_steps(jobs, images, whole, tmp_path, old, 
 
 def paths_of(path):
     index = HiHPQIndex.load(path, device="cpu")
-    alive = []
-    for part in index.parts:
-        dead = part.deleted_mask if part.deleted_mask is not None else [False] * part.n
-        alive += [p for p, is_dead in zip(part.paths, dead, strict=True) if not is_dead]
-    assert len(alive) == index.ntotal
-    return sorted(os.path.basename(p).decode() for p in alive)
+    paths = index.collection.view().paths_of(index.ids)
+    assert len(paths) == index.ntotal
+    return sorted(os.path.basename(path).decode() for path in paths)
 
 
 def test_an_update_killed_at_every_step(jobs, images, tmp_path):
