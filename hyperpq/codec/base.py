@@ -230,7 +230,7 @@ class Codec(nn.Module, ABC):
     def _check_trained(self) -> None:
         if not self.is_trained:
             raise NotTrainedError(
-                "the codec is not trained; expected a trained one; call train(x) first or load one."
+                "the codec is not trained; expected a trained one; train it or load one."
             )
 
     def _features(self, x: ArrayLike) -> NDArray[np.float32]:

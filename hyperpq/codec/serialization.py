@@ -24,9 +24,9 @@ from hyperpq.quantizers.product import CURVATURE_RANGE
 
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
 _FORMAT = "hyperpq-codec"
-# Of learned codecs, and of flat codebooks, whose files have stayed as they were.
+# Versions of the files of learned codecs, and of flat codebooks, which changed less often.
 _VERSION, _PQ_VERSION = 3, 2
-# Characters of a message that a stranger's file may fill.
+# Characters of a file that a message quotes at most.
 _MAX_QUOTED = 300
 
 STORED_NAMES = {
@@ -113,7 +113,7 @@ def from_files(files: Mapping[str, bytes]) -> HiHPQCodec | AdditiveCodec | PQCod
         state = load(files[WEIGHTS_FILE])
     except (SafetensorError, KeyError, ValueError) as error:
         raise CorruptIndexError(
-            f"{WEIGHTS_FILE} isn't a safetensors file: {str(error)[:_MAX_QUOTED]}."
+            f"{WEIGHTS_FILE} is not a safetensors file: {_reason(error)}."
         ) from error
     _load(codec, state)
     return codec.eval()
@@ -176,7 +176,8 @@ def _normalization(stored: Mapping[str, Any]) -> Normalization:
     for new, old in _STORED_NORMALIZATIONS.items():
         if stored["conditioning"] == old:
             return new
-    raise ValueError(f"conditioning is {stored['conditioning']!r}")
+    expected = ", ".join(_STORED_NORMALIZATIONS.values())
+    raise ValueError(f"conditioning is {stored['conditioning']!r}; expected one of {expected}")
 
 
 def _version(stored: Mapping[str, Any]) -> int:
@@ -188,17 +189,17 @@ def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | AdditiveCodec | P
     try:
         stored = json.loads(files[SETTINGS_FILE])
         if stored["format"] != _FORMAT:
-            raise ValueError(f"format {stored['format']}")
+            raise ValueError(f"format is {stored['format']!r}; expected {_FORMAT!r}")
         if stored["version"] != _version(stored):
             raise FormatVersionError(
-                f"{SETTINGS_FILE} has version {ascii(stored['version'])[:60]}, this hyperpq "
-                f"reads version {_version(stored)}; build the index again, or open it with the "
-                "hyperpq that wrote it."
+                f"{SETTINGS_FILE} has version {ascii(stored['version'])[:60]}; this hyperpq reads "
+                f"version {_version(stored)}; build the index again or open it with the hyperpq "
+                "that wrote it."
             )
         length = len(files[WEIGHTS_FILE])
         if "kind" in stored:
             if stored["kind"] != "pq":
-                raise ValueError(f"the kind is {stored['kind']!r}")
+                raise ValueError(f"kind is {stored['kind']!r}; expected 'pq'")
             return _empty_pq(stored, length)
         empty: Callable[[Mapping[str, Any], int], HiHPQCodec | AdditiveCodec]
         empty = _empty_additive if stored["score"] in AdditiveCodec.METRICS else _empty_hihpq
@@ -208,21 +209,28 @@ def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | AdditiveCodec | P
     # RecursionError: JSON nested too deep.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptIndexError(
-            f"{SETTINGS_FILE} isn't the settings of a codec: {str(error)[:_MAX_QUOTED]}."
+            f"{SETTINGS_FILE} does not hold the settings of a codec: {_reason(error)}."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, as a short clause."""
+    if isinstance(error, KeyError):
+        return f"{str(error)[:_MAX_QUOTED]} is missing"
+    return str(error)[:_MAX_QUOTED].rstrip(".")
 
 
 def _sizes(table: Mapping[str, Any], *names: str, low: int = 1) -> list[int]:
     sizes = [table[name] for name in names]
     if not all(type(size) is int and size >= low for size in sizes):
-        raise ValueError(f"{', '.join(names)} are {sizes}")
+        raise ValueError(f"{', '.join(names)} are {sizes}; expected integers from {low} on")
     return sizes
 
 
 def _check_memory(floats: int, nbits: int, length: int) -> None:
     """Refuse sizes that need more float32 than a file of weights of this length holds."""
     if nbits > 8 or 4 * floats > length:
-        raise ValueError(f"its sizes are more than the {length} bytes of {WEIGHTS_FILE} hold")
+        raise ValueError(f"the sizes are more than the {length} bytes of {WEIGHTS_FILE} hold")
 
 
 def _codewords(M: int, nbits: int) -> int:
@@ -294,7 +302,7 @@ def _empty_hihpq(stored: Mapping[str, Any], length: int) -> HiHPQCodec:
 def _check_max_norm(value: Any) -> float:
     max_norm = float(value)
     if not 0 < max_norm < float("inf"):
-        raise ValueError(f"the learned max_norm is {value}")
+        raise ValueError(f"the learned max_norm is {value}; expected a positive number")
     return max_norm
 
 
@@ -313,16 +321,21 @@ def _load(codec: Codec, state: Mapping[str, Tensor]) -> None:
                 f"expected {want.dtype} {tuple(want.shape)}."
             )
         if not torch.isfinite(value).all():
-            raise CorruptIndexError(f"{name} in {WEIGHTS_FILE} has NaN or infinite values.")
+            raise CorruptIndexError(
+                f"{name} in {WEIGHTS_FILE} has NaN or infinite values; expected finite numbers."
+            )
     low, high = CURVATURE_RANGE
     for name in {"quantizer.log_c", "learned_log_c"} & set(state):
         c = state[name].exp()
         if not ((c > low * 0.99) & (c < high * 1.01)).all():
             raise CorruptIndexError(
-                f"curvatures in {WEIGHTS_FILE} leave the range {low} to {high}."
+                f"{name} in {WEIGHTS_FILE} has curvatures of {float(c.min()):g} to "
+                f"{float(c.max()):g}; expected {low} to {high}."
             )
     if "quantizer.stress" in state and not state["quantizer.stress"] >= 0:
-        raise CorruptIndexError(f"quantizer.stress in {WEIGHTS_FILE} is negative.")
+        raise CorruptIndexError(
+            f"quantizer.stress in {WEIGHTS_FILE} is negative; expected 0 or more."
+        )
     codec.load_state_dict(dict(state))
     if isinstance(codec, HiHPQCodec):
         codec.set_centroids(codec.centroids)

@@ -19,6 +19,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hyperpq.codec.config import Head, Normalization
 from hyperpq.errors import InvalidInputError
 from hyperpq.geometry.registry import GeometryName
 from hyperpq.quantizers.product import CURVATURE_RANGE
@@ -37,8 +38,6 @@ from hyperpq.training.fields import (
 )
 
 Objective = Literal["semantic", "fidelity"]
-Normalization = Literal["power", "unit", "none"]
-Head = Literal["linear", "orthogonal"]
 OptimizerName = Literal["sgd", "adamw"]
 Augmentation = Literal["paper", "mild"]
 

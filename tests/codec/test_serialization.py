@@ -157,7 +157,7 @@ def test_edited_settings_are_refused_before_memory_is_asked_for(codec, changes):
 
 
 def test_another_version_is_named(codec):
-    with pytest.raises(FormatVersionError, match="has version 99, this hyperpq reads version 3"):
+    with pytest.raises(FormatVersionError, match="has version 99; this hyperpq reads version 3"):
         from_files(edited(to_files(codec), version=99))
 
 

@@ -217,7 +217,7 @@ def fuzz_codec(files):
 
 @pytest.mark.parametrize("text", [b"[" * 200_000, b'{"a":' * 200_000, b"1" * 5000, b"{}", b"1"])
 def test_texts_that_are_no_settings(files, text):
-    with pytest.raises(CorruptIndexError, match=r"^codec.json isn't the settings of a codec: "):
+    with pytest.raises(CorruptIndexError, match=r"^codec.json does not hold the settings of "):
         from_files({SETTINGS_FILE: text, WEIGHTS_FILE: files[WEIGHTS_FILE]})
 
 
