@@ -21,8 +21,8 @@ from torch import Tensor
 from hyperpq.geometry.nearest import nearest_columns
 from hyperpq.geometry.registry import Metric
 
-# A squared chord that was worked out by matrix products holds no digits below this in float32; it
-# is cut there, with zero gradient.
+# A squared chord from a matrix product in float32 has no correct digits below this value; it is set
+# to this value there, with zero gradient.
 CHORD_FLOOR = 1e-8
 
 
@@ -37,14 +37,13 @@ def clip_norm(v: Tensor, max_norm: float) -> Tensor:
 class Geometry(Protocol):
     """A space with an origin, whose points are written in D coordinates.
 
-    A subclass defines the abstract methods; the others are derived from these and may be replaced
-    where the space has a faster or more accurate way. Objects have no state: two of one class are
-    exchangeable.
+    A subclass defines the abstract methods. The other methods are derived from these; a subclass
+    overrides them where its space has a faster or more accurate way. Objects have no state.
 
     Attributes
     ----------
     name : str
-        By which `get_geometry` finds it, and which codecs store.
+        The name that `get_geometry` takes and that codecs store.
     sign : {-1, 0, 1}
         Sign of the curvature: -1 for hyperbolic, 0 for flat and 1 for spherical space.
     max_radius : float
@@ -75,7 +74,7 @@ class Geometry(Protocol):
 
     @abstractmethod
     def logmap0(self, x: Tensor, c: Tensor) -> Tensor:
-        """Logarithmic map at the origin, the inverse of `expmap0`; shapes as there."""
+        """Logarithmic map at the origin, the inverse of `expmap0`; shapes are as there."""
 
     @abstractmethod
     def lift(self, x: Tensor, c: Tensor) -> Tensor:
@@ -105,9 +104,9 @@ class Geometry(Protocol):
 
     @abstractmethod
     def project(self, a: Tensor, c: Tensor) -> Tensor:
-        """Points (..., D) that ambient vectors (..., D + 1) are scaled back to.
+        """Scale ambient vectors (..., D + 1) back to points (..., D).
 
-        Of a sum of lifted points, times non-negative weights, it is the point with the least
+        A weighted sum of lifted points, with non-negative weights, becomes the point with the least
         weighted sum of squared chords to them.
         """
 

@@ -2,8 +2,8 @@
 
 A point of the space of curvature ``-c`` (``c > 0``) is given by its space part ``x``, shape
 (..., D); its time part is ``x0 = sqrt(1/c + |x|^2)``. The Lorentzian inner product is
-``<x, y> = -x0 y0 + x.y``, and ``<x, x> = -1/c``. Shapes of ``c`` as in `base`; chords and distances
-are in `lorentz_chord`, those of all pairs for training in `pairwise`.
+``<x, y> = -x0 y0 + x.y``, and ``<x, x> = -1/c``. The shapes of ``c`` are as in `base`. Chords and
+distances are in `lorentz_chord`, the distances of all pairs that training needs in `pairwise`.
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ def centroid(x: Tensor, weights: Tensor, c: Tensor) -> Tensor:
     -------
     Tensor, shape (..., b, D)
         ``a / sqrt(c |<a, a>|)`` with ``a`` the weighted mean in the ambient space (Law et al.
-        2019, Theorem 1). Relative error about ``eps c x0^2``, as ``<a, a>`` is a difference.
+        2019, Theorem 1). The relative error is about ``eps c x0^2``, as ``<a, a>`` is a difference.
     """
     p = weights / weights.sum(-1, keepdim=True)
     space = p @ x
     time = (p @ time_part(x, c).unsqueeze(-1)).squeeze(-1)
-    # -<a, a> >= 1/c for means of points (reversed Cauchy-Schwarz): the bound mends rounding.
+    # -<a, a> >= 1/c for means of points (reversed Cauchy-Schwarz); rounding may fall below.
     norm = torch.maximum(time * time - (space * space).sum(-1), 1 / c)
     return space * torch.rsqrt(c * norm).unsqueeze(-1)
 
@@ -115,7 +115,7 @@ def project(a: Tensor, c: Tensor) -> Tensor:
 class Lorentz(Geometry):
     """Hyperbolic space of curvature -c in the Lorentz model.
 
-    ``max_radius`` is where float32 starts to lose near distances (docs/method.md).
+    Beyond ``max_radius`` float32 loses near distances (docs/method.md).
     """
 
     name: ClassVar[str] = "lorentz"
@@ -153,6 +153,10 @@ class Lorentz(Geometry):
     @override
     def sqchord_table(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
         return lorentz_chord.sqchord_table(x, y, c)
+
+    @override
+    def distance(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:
+        return lorentz_chord.distance(x, y, c)
 
     @override
     def metric_from_sqchord(self, q2: Tensor, c: Tensor, metric: Metric) -> Tensor:

@@ -93,7 +93,7 @@ class _SquaredChord(torch.autograd.Function):
 
 
 def sqchord(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Squared Lorentzian chord ``<x - y, x - y>``, to full relative precision.
+    """Squared Lorentzian chord ``<x - y, x - y>`` of pairs, to full relative precision.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def sqchord(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (...,)
-        ``q^2 >= 0``; differentiable everywhere, once.
+        ``q^2 >= 0``; once differentiable, everywhere.
     """
     return cast(Tensor, _SquaredChord.apply(x, y, c))
 
@@ -113,8 +113,8 @@ def sqchord(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 def sqchord_matrix(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """All pairs of squared chords by matrix products: fast, without (n, m, D) in memory.
 
-    The absolute error is about ``eps x0 y0``: right for training and for choosing the nearest of
-    codewords inside ``sqrt(c) r <= 5``; use `sqchord` where near distances must be exact.
+    The absolute error is about ``eps x0 y0``. That is accurate enough for training, and to choose
+    the nearest codeword where ``sqrt(c) r <= 5``. Use `sqchord` where near distances must be exact.
 
     Parameters
     ----------
@@ -136,10 +136,11 @@ def sqchord_matrix(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 
 def sqchord_table(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """All pairs of squared chords, each as right as `sqchord` has it; not differentiable.
+    """All pairs of squared chords, each as accurate as `sqchord` has it; not differentiable.
 
-    A matrix product in float64 gives them with an absolute error of about ``2^-52 x0 y0``: right to
-    2^-24 but for pairs nearer than ``2^-23 x0 y0``, which are few and are computed one by one.
+    A matrix product in float64 gives them with an absolute error of about ``2^-52 x0 y0``. That is
+    a relative error of 2^-29 or less, except for pairs nearer than ``2^-23 x0 y0``. These are few,
+    and `sqchord` computes them one by one.
 
     Parameters
     ----------
@@ -159,7 +160,8 @@ def sqchord_table(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     constant = (-2 / wide_c).unsqueeze(-1).expand(*y0.shape, 1)
     right = torch.cat([wide_y, y0.unsqueeze(-1), constant], -1)
     q2 = (left @ right.transpose(-1, -2)).to(x.dtype)
-    least = (2.0**-23 * y0.amax(-1, keepdim=True) * x0).to(x.dtype)  # at least that of each pair
+    # An upper bound of the limits of the single pairs.
+    least = (2.0**-23 * y0.amax(-1, keepdim=True) * x0).to(x.dtype)
     rows = (q2.amin(-1) < least).nonzero(as_tuple=True)
     if len(rows[0]):
         which, column = (q2[rows] < least[rows].unsqueeze(-1)).nonzero(as_tuple=True)
@@ -173,8 +175,8 @@ def sqchord_table(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 class _ChordToArc(torch.autograd.Function):
     """``d = 2 / sqrt(c) asinh(sqrt(c) q / 2)`` of squared chords q^2 >= 0.
 
-    By log1p, as accurate as torch.asinh and about ten times as fast on a CPU, where torch has no
-    vector code for asinh.
+    It uses log1p, which is as accurate as torch.asinh and about ten times as fast on a CPU, where
+    torch has no vector code for asinh.
     """
 
     @staticmethod
@@ -225,7 +227,8 @@ def metric_from_sqchord(q2: Tensor, c: Tensor, metric: Metric) -> Tensor:
 def distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     """Geodesic distance by the half-angle form, to full relative precision.
 
-    Shapes as in `sqchord`. ``arcosh`` of an inner product loses all digits of near points; here the
-    relative error stays near rounding at every radius (tests/test_lorentz.py, 60 digits).
+    Shapes are as in `sqchord`. The ``arcosh`` of an inner product would lose all digits of near
+    points. Here the relative error stays near rounding at every radius
+    (tests/geometry/test_lorentz.py compares with 60 digits).
     """
     return metric_from_sqchord(sqchord(x, y, c), c, "l1")

@@ -39,7 +39,7 @@ def pairwise_distances(x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tenso
     Returns
     -------
     Tensor, shape (n, m)
-        Differentiable, once; squared chords below 1e-8 count as that, without a gradient.
+        Once differentiable; squared chords below 1e-8 count as 1e-8, with zero gradient.
     """
     return cast(Tensor, _PairwiseDistances.apply(x, y, c, metric))
 
@@ -51,7 +51,7 @@ def _with_time(x: Tensor, c: Tensor) -> Tensor:
 
 
 def _negated(x: Tensor) -> Tensor:
-    """The same with the space parts negated: products are then those of the Lorentz form."""
+    """The same with negated space parts: products are then negated Lorentzian inner products."""
     return torch.cat([-x[..., :-1], x[..., -1:]], -1)
 
 
@@ -66,6 +66,8 @@ def _half_sinh(left: Tensor, right: Tensor, c: float) -> Tensor:
 
 
 class _MetricContext(Context):
+    """`Context` with the metric of the forward pass."""
+
     metric: Metric
 
 
@@ -131,7 +133,7 @@ class _PairwiseDistances(torch.autograd.Function):
 
 
 def _through_time(own: Tensor, sums: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients by space parts (M, n, D) and by c (M,): the time part follows from both."""
+    """Gradients by space parts (M, n, D) and by c (M,), which the time parts follow from."""
     half = (c / 2)[:, None]
     by_time = half * sums[..., -1] / own[..., -1]
     dx = half[..., None] * sums[..., :-1] + by_time[..., None] * own[..., :-1]

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
-from hyperpq.geometry.registry import METRICS, Metric, get_geometry
+from hyperpq.geometry.registry import METRICS, GeometryName, Metric, get_geometry
 
-# In it sqrt(c) r stays below 5 for every clip radius r in use (docs/method.md), and c above 0.
+# Bounds of c. With them sqrt(c) r is below 5 for every clip radius r in use (docs/method.md).
 CURVATURE_RANGE = (0.01, 10.0)
 # Entries that fit a cache: of tables, and of the products that codes are read from.
 _TABLE_ENTRIES, _CODE_ENTRIES = 1 << 16, 1 << 20
@@ -57,7 +57,7 @@ class ProductQuantizer(nn.Module):
         metric: Metric = "l1",
         beta: float = 5.0,
         max_norm: float = 1.5,
-        geometry: str = "lorentz",
+        geometry: GeometryName = "lorentz",
     ) -> None:
         super().__init__()
         check_sizes(M, D, nbits)
