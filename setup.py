@@ -1,8 +1,8 @@
 """The compiled scan; everything else about the package is in setup.cfg.
 
-No instruction set is asked for: each is compiled for itself, and the one that this processor has
-is chosen when the scan runs. Without a C++17 compiler the package installs all the same and scans
-by numpy.
+The compiler gets no option for an instruction set: the sources compile each of them, and the scan
+chooses one when it runs. Without a C++17 compiler the package installs all the same, and numpy does
+the scan.
 """
 
 from pybind11.setup_helpers import Pybind11Extension
