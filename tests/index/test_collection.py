@@ -321,3 +321,122 @@ def test_many_small_additions_are_joined(trained, tmp_path):
         index.add(X[i : i + 1])
     assert [s.codes.n for s in index.collection.view().code_segments()] == [16, 4]
     np.testing.assert_array_equal(index.reconstruct_n(), trained.decode(trained.encode(X[:20])))
+
+
+PATHS = [b"/a/%d.jpg" % i for i in range(5)]
+
+
+@pytest.fixture(params=["memory", "disk"])
+def rows(request, trained, tmp_path):
+    """Collection of five rows with paths and an attribute, and its codes."""
+    index = empty_like(trained)
+    if request.param == "disk":
+        index.save(tmp_path / "index")
+    index.collection.add(CODES[:5], attributes={"size": np.arange(5)}, paths=PATHS)
+    return index.collection
+
+
+CODES = np.random.default_rng(1).integers(0, 256, (20, 2), np.uint8)
+
+
+def test_codes_paths_and_attributes_by_id(rows):
+    view = rows.view()
+    assert view.paths_of([3, 0, 3]) == [PATHS[3], PATHS[0], PATHS[3]]
+    np.testing.assert_array_equal(view.codes_of([4, 1]), CODES[[4, 1]])
+    assert view.attributes_of([2])["size"].tolist() == [2]
+    assert view.paths_of([]) == []
+    assert view.select(where="endswith(path, '3.jpg') or size == 0").tolist() == [0, 3]
+    for read in (view.paths_of, view.codes_of, view.attributes_of):
+        with pytest.raises(InvalidInputError, match="id is 9; the index has no vector"):
+            read([1, 9])
+
+
+def test_rows_are_replaced_in_one_transaction(rows):
+    before = rows.snapshot
+    rows.add(
+        CODES[5:8],
+        [1, 7, 6],
+        attributes={"size": [50, 60, 70]},
+        paths=[b"/b", b"/c", b"/d"],
+        remove=[1, 2, 99],
+    )
+    assert rows.snapshot == (before + 1 if rows.path else 0)
+    view = rows.view()
+    assert view.ids.tolist() == [0, 1, 3, 4, 6, 7]
+    assert view.paths_of([1, 7, 6]) == [b"/b", b"/c", b"/d"]
+    np.testing.assert_array_equal(view.codes_of([1, 7, 6]), CODES[5:8])
+    rows.add(np.empty((0, 2), np.uint8), remove=[0])
+    assert rows.view().ids.tolist() == [1, 3, 4, 6, 7]
+    assert rows.next_id == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c.add(CODES[:2], [7, 3], paths=PATHS[:2]), "ids contain 3, which the index has"),
+        (lambda c: c.add(CODES[:2], [7, 3], remove=[4]), "ids contain 3, which the index has"),
+        (lambda c: c.add(CODES[:2], [7, 7]), "ids contain 7 twice"),
+        (lambda c: c.add(CODES[:2]), "attributes are none; expected path, size"),
+        (
+            lambda c: c.add(CODES[:2], attributes={"size": [1, 2]}),
+            "attributes are size; expected path, size",
+        ),
+        (lambda c: c.add(CODES[:2], attributes={"size": [1]}, paths=PATHS[:2]), "attribute size"),
+        (lambda c: c.add(CODES[:2, :1]), r"expected uint8 of shape \(n, 2\)"),
+        (lambda c: c.add(CODES[:2], remove=[-1]), "ids contain -1"),
+        (lambda c: c.update([1, 9], CODES[:2]), "id is 9"),
+        (lambda c: c.update([1], CODES[:2]), "ids have shape"),
+        (lambda c: c.update([1], CODES[:1], attributes={"path": ["x"]}), "attribute 'path'"),
+        (lambda c: c.write_report("../x", b""), "report"),
+    ],
+)
+def test_a_refused_change_changes_nothing(rows, change, match):
+    before = rows.snapshot, rows.next_id, rows.view().ids.tolist()
+    with pytest.raises(InvalidInputError, match=match):
+        change(rows)
+    assert (rows.snapshot, rows.next_id, rows.view().ids.tolist()) == before
+
+
+def test_codes_that_change_later_do_not_reach_the_rows(rows):
+    codes, sizes = CODES[:2].copy(), np.arange(2)
+    rows.add(codes, attributes={"size": sizes}, paths=PATHS[:2])
+    rows.update([0], codes[:1])
+    codes[:], sizes[:] = 0, 9
+    np.testing.assert_array_equal(rows.view().codes_of([5, 6, 0]), CODES[[0, 1, 0]])
+    assert rows.view().attributes_of([5, 6])["size"].tolist() == [0, 1]
+
+
+def test_batches_are_all_rows_once(rows):
+    rows.remove([2])
+    for size in (1, 3, 100):
+        batches = list(rows.view().batches(size))
+        assert max(batch.n for batch in batches) <= size
+        assert [i for batch in batches for i in batch.ids.tolist()] == [0, 1, 3, 4]
+        assert [p for batch in batches for p in batch.paths] == [PATHS[i] for i in (0, 1, 3, 4)]
+
+
+def test_deleted_rows_and_segments_are_counted(rows):
+    rows.remove([1, 2])
+    assert (rows.ntotal, rows.n_segments) == (3, 1)
+    assert rows.n_deleted == (2 if rows.path else 0)
+    assert rows.compact() == bool(rows.path)
+    assert (rows.ntotal, rows.n_segments, rows.n_deleted) == (3, 1, 0)
+
+
+def test_reports_lie_beside_an_index_on_disk(rows):
+    assert rows.read_report("notes.txt") is None
+    if rows.path is None:
+        with pytest.raises(InvalidInputError, match="in memory; expected one in a directory"):
+            rows.write_report("notes.txt", b"x")
+        return
+    rows.write_report("notes.txt", b"x")
+    assert rows.read_report("notes.txt") == b"x"
+    assert (rows.path / "notes.txt").read_bytes() == b"x"
+    rows.remove_leftovers()
+    assert verify_directory(rows.path) == []
+
+
+def test_no_paths_are_an_error(trained):
+    index = filled(trained, 3)
+    with pytest.raises(InvalidInputError, match="no paths"):
+        index.collection.view().paths_of([0])
