@@ -28,9 +28,10 @@ def command(
     include_hidden: bool,
     quiet: bool,
 ) -> None:
-    """Add the images in the folders DIR to an index, and remove none.
+    """Add images or vectors to an index.
 
-    For an index of vectors, give files of vectors instead of folders, as for `hyperpq import`.
+    DIR is a folder of images. No image is removed from the index. For an index of vectors, give
+    files of vectors instead of folders, as for `hyperpq import`.
     """
     from hyperpq.io.vector_files import is_vector_file
 

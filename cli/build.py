@@ -71,10 +71,10 @@ def command(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """Build an index of all images in the folders DIR, or bring it up to date.
+    """Build an index of images, or bring it up to date.
 
-    If the index exists, the command adds new and changed images, removes images that no longer
-    exist, and encodes no image twice.
+    The index contains the images in and below the folders DIR. If it exists already, the command
+    adds new and changed images, removes images that no longer exist, and encodes no image twice.
     """
     from hyperpq.images.build import build_index, working_directory
 

@@ -13,7 +13,7 @@ from hyperpq.cli import options, output
 @options.index_option
 @options.quiet_option
 def command(index_path: Path, quiet: bool) -> None:
-    """Join small shards of an index and drop removed rows.
+    """Join small shards and drop removed rows of an index.
 
     Search results stay the same, and programs that read the index meanwhile are not disturbed.
     """

@@ -8,7 +8,7 @@ import click
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that completes commands and options in a shell.
+    """Print the completion script of a shell.
 
     \b
     bash   eval "$(hyperpq completion bash)"            in ~/.bashrc

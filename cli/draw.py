@@ -34,11 +34,12 @@ from hyperpq.cli import options, output
     help="Seed of all random choices.",
 )
 def command(folder: Path, count: int, size: int, seed: int) -> None:
-    """Draw a synthetic set of images in the folders DIR/kingdom/family/species.
+    """Draw a synthetic set of images.
 
-    The set lets you try hyperpq without images of your own.
+    The set lets you try hyperpq without images of your own. The images are written to the folders
+    DIR/kingdom/family/species.
     """
     from hyperpq.datasets.drawn import draw_dataset, species
 
     draw_dataset(folder, count, size=size, seed=seed)
-    output.emit(f"{count} images of {len(species())} species in {folder}\n")
+    output.emit(f"{count} images of {min(count, len(species()))} species in {folder}\n")

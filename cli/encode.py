@@ -34,11 +34,12 @@ def command(
     workers: int,
     quiet: bool,
 ) -> None:
-    """Write the codes of images, or of the vectors in files, by the codec of an index.
+    """Write the codes of images or vectors to a file.
 
-    IMG is an image, a folder of images, @FILE for a file with one name per line, or - for names on
-    stdin. FILE is a file of vectors, as for `hyperpq import`. The names of the images are printed
-    in the order of their codes.
+    The codes are those of the codec of an index, to which nothing is added. IMG is an image, a
+    folder of images, @FILE for a file with one name per line, or - for names on stdin. FILE is a
+    file of vectors, as for `hyperpq import`. The names of the images are printed in the order of
+    their codes.
     """
     from hyperpq.io.output_files import check_writable, save_codes
     from hyperpq.io.vector_files import is_vector_file

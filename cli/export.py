@@ -27,10 +27,10 @@ from hyperpq.cli import options, output
 )
 @options.quiet_option
 def command(out: Path, index_path: Path, style: str, vectors: bool, quiet: bool) -> None:
-    """Write ids, paths, codes and attributes of an index to the file OUT.
+    """Write the rows of an index to a file.
 
-    With the format faiss, the file is an index that FAISS reads. docs/how-to/export.md describes
-    the content of the files.
+    The file OUT contains the ids, paths, codes and attributes of all rows; with the format faiss it
+    is an index that FAISS reads. docs/how-to/export.md describes the files.
     """
     from hyperpq.index.hihpq_index import HiHPQIndex
     from hyperpq.io.export import export_index

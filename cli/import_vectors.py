@@ -37,10 +37,10 @@ def command(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """Add the vectors in files to an index; if there is no index, train one on them first.
+    """Add the vectors in files to an index.
 
-    FILE is a .npy, .fvecs, .bvecs, .ivecs, HDF5 (.h5, .hdf5) or Parquet (.parquet) file. A new
-    index is trained on up to 25,000 of the vectors.
+    FILE is a .npy, .fvecs, .bvecs, .ivecs, HDF5 (.h5, .hdf5) or Parquet (.parquet) file. If there
+    is no index, a new one is trained on up to 25,000 of the vectors first.
     """
     from hyperpq.io.import_vectors import import_vectors
 

@@ -14,7 +14,7 @@ from hyperpq.cli import options, output
 @options.index_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(index_path: Path, as_json: bool) -> None:
-    """Show versions, devices, kernels and backbones, and the index if there is one."""
+    """Show versions, devices, kernels, backbones and the index."""
     from hyperpq.diagnostics import describe
 
     sections = describe(index_path)

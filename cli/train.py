@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,10 @@ def command(
     quiet: bool,
     **chosen: Any,
 ) -> None:
-    """Train a codec on all vectors of the file FEATURES and write an empty index.
+    """Train a codec on the vectors in a file.
 
-    FEATURES has one of the formats of `hyperpq import`. Fill the index with `hyperpq add` or with
-    `HiHPQIndex.add`.
+    The result is an empty index; fill it with `hyperpq add` or with `HiHPQIndex.add`. All vectors
+    are used, and FEATURES has one of the formats of `hyperpq import`.
     """
     from hyperpq.io.train_vectors import train_vectors
 
@@ -62,7 +63,7 @@ def command(
                 ("code", f"{index.M * index.nbits} bits, {index.code_size} bytes per vector"),
                 ("seconds", output.seconds(progress.seconds)),
                 ("index", index_path),
-                ("next", f"hyperpq add VECTORS.npy --index {index_path}"),
+                ("next", f"hyperpq add VECTORS.npy --index {shlex.quote(str(index_path))}"),
             ]
         )
     )

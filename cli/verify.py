@@ -13,10 +13,10 @@ from hyperpq.cli import options, output
 @options.index_option
 @options.quiet_option
 def command(index_path: Path, quiet: bool) -> None:
-    """Check all files of an index and list those that are damaged.
+    """Check all files of an index.
 
-    The exit code is 1 if a file is damaged. Files that do not belong to the index are listed too,
-    as they can be deleted, but they are no damage.
+    Damaged files are listed, and the exit code is 1 if there are any. Files that do not belong to
+    the index are listed too, as they can be deleted, but they are no damage.
     """
     from hyperpq.store import verify_directory
 
