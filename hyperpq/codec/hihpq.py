@@ -111,7 +111,7 @@ class HiHPQCodec(LearnedCodec):
         weight = weight_for_bits(self.config.smoothing_weight, self.M * self.nbits)
         return Smoothing(centroids, weight, self.config.smoothing_neighbours)
 
-    def without_refinements(self) -> None:
+    def disable_refinements(self) -> None:
         """Switch smoothing, and distillation in `with_bits`, off."""
         self.config = replace(self.config, smoothing_weight=0.0, distil_epochs=0)
         self.set_centroids(self.centroids)

@@ -56,5 +56,5 @@ class Finalizer:
 def _unrefined(codec: HiHPQCodec) -> HiHPQCodec:
     """A copy without smoothing, and without distillation in `with_bits`."""
     codec = copy.deepcopy(codec)
-    codec.without_refinements()
+    codec.disable_refinements()
     return codec

@@ -25,6 +25,8 @@ KINDS = {
     "untrained": {"epochs": 0},
     "few rows": {"epochs": 0},
     "fidelity": {"epochs": 1, "objective": "fidelity"},
+    "euclidean": {"epochs": 0, "geometry": "euclidean"},
+    "sphere": {"epochs": 0, "geometry": "sphere"},
 }
 
 
