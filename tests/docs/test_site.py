@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -117,3 +121,51 @@ def test_public_names_are_in_the_reference(site):
             if name.isupper() or name in ("Metric", "GeometryName"):
                 continue
             assert any(anchor.endswith(f".{name}") for anchor in anchors), f"{package}: {name}"
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+# Loads each page in a frame of a given width, and notes how wide its content is.
+HARNESS = """<!doctype html><iframe height="900"></iframe><pre></pre><script>
+const [frame, out] = [document.querySelector("iframe"), document.querySelector("pre")];
+(async () => {
+  for (const width of [400, 1280]) for (const page of PAGES) {
+    frame.width = width;
+    await new Promise(done => { frame.onload = done; frame.src = page; });
+    const root = frame.contentDocument.scrollingElement;
+    const broken = [...frame.contentDocument.images].filter(image => !image.naturalWidth).length;
+    out.textContent += `${width} ${root.scrollWidth} ${broken} ${page}\\n`;
+  }
+  out.textContent += "end";
+})();
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs the browser Chromium")
+def test_pages_fit_into_a_telephone_and_show_their_figures(site, pages, tmp_path):
+    """In a real browser: no page is wider than the window, and every figure is drawn."""
+    names = sorted("/" + str(page.relative_to(site)) for page in pages)
+    handler = partial(QuietHandler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        (site / "harness.html").write_text(HARNESS.replace("PAGES", repr(names)), "utf-8")
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=120000"]
+        address = f"http://127.0.0.1:{server.server_port}/harness.html"
+        shown = subprocess.run(
+            [CHROMIUM, *options, f"--user-data-dir={tmp_path}", "--dump-dom", address],
+            capture_output=True,
+            text=True,
+        ).stdout
+        server.shutdown()
+    rows = re.findall(r"^(?:.*<pre>)?(\d+) (\d+) (\d+) (/\S+)$", shown, flags=re.MULTILINE)
+    assert len(rows) == 2 * len(names)
+    for width, content, broken, page in rows:
+        assert int(content) <= int(width), f"{page} is {content} px wide at {width}"
+        assert broken == "0", f"{page} has {broken} broken images"
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves the site without a log."""
+
+    def log_message(self, *args):
+        pass
