@@ -23,7 +23,8 @@ import numpy as np
 from benchmarks.machine import describe_machine
 from benchmarks.options import count
 from hyperpq.backbones import BATCH_SIZE, load_backbone
-from hyperpq.datasets.decode import open_image, to_pixels
+from hyperpq.datasets.decode import open_image
+from hyperpq.datasets.preprocessing import to_pixels
 from hyperpq.images.extract import ReadOptions, extract_features
 from hyperpq.images.listing import list_images
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hyperpq.cli.output import name
 
 if TYPE_CHECKING:
-    from hyperpq.images.image_index import Answer
+    from hyperpq.images.results import Answer
 
 
 def _objects(answers: Sequence[Answer]) -> list[dict[str, Any]]:

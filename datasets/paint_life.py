@@ -274,12 +274,12 @@ def _palm(c: Canvas) -> None:
     c.ground(c.uniform(-0.45, -0.35), c.colour(0.12, 0.4, 0.92))
     c.subject(0.65, 0.9, 0.05)
     bend = c.uniform(0.15, 0.4)
-    part = np.linspace(0, 1, 14)
-    c.line(np.stack([bend * part**2, -1 + 1.4 * part], 1), 0.13, c.colour(0.08, 0.5, 0.5))
+    height = np.linspace(0, 1, 14)
+    c.line(np.stack([bend * height**2, -1 + 1.4 * height], 1), 0.13, c.colour(0.08, 0.5, 0.5))
     for angle in (0.1, 0.65, 1.3, 1.85, 2.5, 3.05):
-        reach = np.linspace(0, 0.75, 9)
-        x = bend + reach * math.cos(angle)
-        y = 0.4 + reach * math.sin(angle) - 0.75 * reach**2
+        length = np.linspace(0, 0.75, 9)
+        x = bend + length * math.cos(angle)
+        y = 0.4 + length * math.sin(angle) - 0.75 * length**2
         thick = 0.11 * np.sin(np.pi * np.linspace(0.15, 1, 9))
         outline = np.concatenate([np.stack([x, y + thick], 1), np.stack([x, y - thick], 1)[::-1]])
         c.polygon(outline, c.colour(0.33, 0.65, 0.52))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from hyperpq.datasets.decode import Preprocessing
+from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError
 
 BATCH_SIZE = 32

@@ -22,7 +22,7 @@ import xxhash
 from hyperpq.backbones.base import Backbone, first_line, hash_files
 from hyperpq.backbones.onnx_runtime import OnnxBackbone, open_session
 from hyperpq.backbones.onnx_writer import GraphWriter
-from hyperpq.datasets.decode import Preprocessing
+from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
 
 if TYPE_CHECKING:

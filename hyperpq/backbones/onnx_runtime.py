@@ -18,7 +18,7 @@ from hyperpq.backbones.base import (
     first_line,
     hash_files,
 )
-from hyperpq.datasets.decode import Preprocessing
+from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
 from hyperpq.utils.devices import usable_cores
 

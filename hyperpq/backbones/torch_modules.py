@@ -17,7 +17,7 @@ import xxhash
 
 from hyperpq.backbones.base import Backbone, check_normalization, first_line
 from hyperpq.backbones.onnx_runtime import hash_model_files, read_sidecar
-from hyperpq.datasets.decode import Preprocessing
+from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
 from hyperpq.utils.imports import need
 

@@ -2,8 +2,8 @@ from .build import BuildOptions as BuildOptions
 from .build import BuildReport as BuildReport
 from .build import build_index as build_index
 from .build import update_index as update_index
-from .image_index import Answer as Answer
-from .image_index import Encoded as Encoded
 from .image_index import ImageIndex as ImageIndex
-from .image_index import Result as Result
-from .image_index import UpdateReport as UpdateReport
+from .results import Answer as Answer
+from .results import Encoded as Encoded
+from .results import Result as Result
+from .results import UpdateReport as UpdateReport

@@ -109,7 +109,8 @@ def _read(
     Returns width and height of the image, or the reason why it cannot be read.
     """
     from hyperpq.datasets.augment import make_view, view_rng
-    from hyperpq.datasets.decode import full_size, open_image, to_pixels
+    from hyperpq.datasets.decode import full_size, open_image
+    from hyperpq.datasets.preprocessing import to_pixels
 
     prep = backbone.preprocessing
     try:

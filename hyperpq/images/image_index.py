@@ -16,6 +16,7 @@ from hyperpq.images import skipped as skipped_files
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike, as_paths
 from hyperpq.images.metadata import ImageMetadata
+from hyperpq.images.results import Answer, Encoded, Result, UpdateReport
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.store import Categories
@@ -28,64 +29,6 @@ if TYPE_CHECKING:
 
 SEGMENT_SIZE = 4096
 """Images of one segment and one commit: at 160 images a second, a kill loses half a minute."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One image that a query found.
-
-    Attributes
-    ----------
-    rank : int
-        Counted from 1.
-    distance : float
-        Distance of the index metric; smaller is nearer.
-    id : int
-        Id of the image in the index.
-    path : bytes
-        Path of the image, in the encoding of the file system.
-    """
-
-    rank: int
-    distance: float
-    id: int
-    path: bytes
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The answer to a query: its results, or the reason why the query image cannot be read."""
-
-    query: bytes
-    results: list[Result] = field(default_factory=list)
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Codes (n, code_size) uint8 with their paths, and the reasons why other images have none."""
-
-    codes: NDArray[np.uint8]
-    paths: list[bytes]
-    skipped: dict[bytes, str]
-
-
-@dataclass
-class UpdateReport:
-    """What an update changed.
-
-    Attributes
-    ----------
-    added, removed, unchanged : int
-        Numbers of images; a changed image counts as removed and added.
-    skipped : dict of bytes to str
-        Path and reason of each file that could not be used.
-    """
-
-    added: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    skipped: dict[bytes, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -22,7 +22,7 @@ from hyperpq.backbones import BATCH_SIZE, available_backbones, base, load_backbo
 from hyperpq.backbones import efficientnet_lite as lite
 from hyperpq.backbones.onnx_writer import _varint
 from hyperpq.backbones.torch_modules import TorchBackbone, hash_parameters
-from hyperpq.datasets.decode import Preprocessing
+from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
 
 

@@ -17,7 +17,7 @@ import sys
 import numpy as np
 
 from hyperpq.backbones.base import Backbone
-from hyperpq.datasets.decode import Preprocessing
+from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import HyperPQError
 from hyperpq.images import build, image_index
 from hyperpq.images.build import stages

@@ -16,7 +16,7 @@ from PIL import Image
 from hyperpq import ImageIndex
 from hyperpq.backbones.base import Backbone
 from hyperpq.codec.serialization import to_files
-from hyperpq.datasets.decode import Preprocessing
+from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, DatasetError, IndexLockedError, InvalidInputError
 from hyperpq.images.build import build_index, update_index, working_directory
 from hyperpq.images.skipped import from_csv

@@ -13,7 +13,8 @@ from PIL import Image
 
 from hyperpq.backbones.base import BATCH_SIZE, Backbone
 from hyperpq.datasets.augment import MILD, PAPER, make_view, view_rng
-from hyperpq.datasets.decode import Preprocessing, open_image, to_pixels
+from hyperpq.datasets.decode import open_image
+from hyperpq.datasets.preprocessing import Preprocessing, to_pixels
 from hyperpq.errors import BackboneError
 from hyperpq.images.extract import ReadOptions, extract_features, stream_features
 

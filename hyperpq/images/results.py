@@ -1,0 +1,66 @@
+"""What an `ImageIndex` returns: answers with their results, codes, and the report of an update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Result:
+    """One image that a query found.
+
+    Attributes
+    ----------
+    rank : int
+        Counted from 1.
+    distance : float
+        Distance of the index metric; smaller is nearer.
+    id : int
+        Id of the image in the index.
+    path : bytes
+        Path of the image, in the encoding of the file system.
+    """
+
+    rank: int
+    distance: float
+    id: int
+    path: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a query: its results, or the reason why the query image cannot be read."""
+
+    query: bytes
+    results: list[Result] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Codes (n, code_size) uint8 with their paths, and the reasons why other images have none."""
+
+    codes: NDArray[np.uint8]
+    paths: list[bytes]
+    skipped: dict[bytes, str]
+
+
+@dataclass
+class UpdateReport:
+    """What an update changed.
+
+    Attributes
+    ----------
+    added, removed, unchanged : int
+        Numbers of images; a changed image counts as removed and added.
+    skipped : dict of bytes to str
+        Path and reason of each file that could not be used.
+    """
+
+    added: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    skipped: dict[bytes, str] = field(default_factory=dict)
