@@ -129,7 +129,7 @@ class Backbone(abc.ABC):
             "dtype": "float32",
         }
 
-    def check_matches(self, recorded: Mapping[str, Any]) -> None:
+    def check_matches(self, recorded: Mapping[str, object]) -> None:
         """Check that features of this network can be compared with those of an index.
 
         Parameters

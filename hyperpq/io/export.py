@@ -20,6 +20,8 @@ from hyperpq.store.columns import TIME
 from hyperpq.utils.imports import need
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from hyperpq.index.hihpq_index import HiHPQIndex
 
 
@@ -150,20 +152,22 @@ def _texts(column: Column) -> list[Any]:
 
 
 def _write_parquet(batches: BatchSource, aside: Path, vectors: bool) -> int:
-    pyarrow = need("pyarrow", "parquet", "Parquet files")
+    need("pyarrow", "parquet", "Parquet files")
     from pyarrow.parquet import ParquetWriter
 
     first, every = first_and_all(batches(vectors))
-    schema, n = _table(pyarrow, first).schema, 0
+    schema, n = _arrow_table(first).schema, 0
     with ParquetWriter(aside, schema) as writer:
         for batch in every:
-            writer.write_table(_table(pyarrow, batch).cast(schema))
+            writer.write_table(_arrow_table(batch).cast(schema))
             n += batch.n
     return n
 
 
-def _table(pyarrow: Any, batch: ExportBatch) -> Any:
+def _arrow_table(batch: ExportBatch) -> pyarrow.Table:
     """A batch as an Arrow table."""
+    import pyarrow
+
     columns = {"id": pyarrow.array(batch.ids)}
     if batch.paths is not None:
         columns["path"] = pyarrow.array([path_text(p) for p in batch.paths], pyarrow.string())

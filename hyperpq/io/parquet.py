@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.utils.imports import need
+
+if TYPE_CHECKING:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
 
 # Bytes of a column that are read ahead.
 _BUFFER_SIZE = 1 << 22
@@ -62,24 +66,25 @@ def parquet_source(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    pyarrow = need("pyarrow", "parquet", "Parquet files")
+def _opened(path: Path) -> Iterator[ParquetFile]:
+    need("pyarrow", "parquet", "Parquet files")
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path, buffer_size=_BUFFER_SIZE) as file:
             yield file
-    except (pyarrow.ArrowException, OSError) as error:
+    except (ArrowException, OSError) as error:
         raise InvalidInputError(f"{path} is not a readable Parquet file ({error}).") from error
 
 
-def _is_number(kind: Any) -> bool:
+def _is_number(kind: pyarrow.DataType) -> bool:
     from pyarrow import types
 
     return bool(types.is_integer(kind) or types.is_floating(kind))
 
 
-def _is_list(kind: Any) -> bool:
+def _is_list(kind: pyarrow.DataType) -> bool:
     """Whether an Arrow type is that of lists of numbers."""
     from pyarrow import types
 
@@ -87,7 +92,7 @@ def _is_list(kind: Any) -> bool:
     return lists and _is_number(kind.value_type)
 
 
-def _chosen(path: Path, schema: Any, column: str | None) -> Sequence[str]:
+def _chosen(path: Path, schema: pyarrow.Schema, column: str | None) -> Sequence[str]:
     """Names of the columns that hold the vectors."""
     lists = [field.name for field in schema if _is_list(field.type)]
     if column is not None:
@@ -113,7 +118,7 @@ def _chosen(path: Path, schema: Any, column: str | None) -> Sequence[str]:
     return list(schema.names)
 
 
-def _width(path: Path, file: Any, name: str) -> int:
+def _width(path: Path, file: ParquetFile, name: str) -> int:
     from pyarrow import types
 
     kind = file.schema_arrow.field(name).type
@@ -128,7 +133,7 @@ def _width(path: Path, file: Any, name: str) -> int:
     )
 
 
-def _array(path: Path, batch: Any, d: int, start: int) -> NDArray[Any]:
+def _array(path: Path, batch: pyarrow.RecordBatch, d: int, start: int) -> NDArray[Any]:
     """Vectors (rows, d) of a batch whose first row is row ``start`` of the file."""
     columns = batch.columns
     for name, column in zip(batch.schema.names, columns, strict=True):
