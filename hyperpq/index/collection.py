@@ -238,17 +238,17 @@ class Collection:
             )
         with self._changing:
             if where is None and not isinstance(ids, IDSelector):
-                gone = self._positions(np.unique(as_ids(ids, None, distinct=False)))
+                deleted = self._positions(np.unique(as_ids(ids, None, distinct=False)))
             else:
                 sel = ids if ids is None or isinstance(ids, IDSelector) else IDSelectorArray(ids)
-                params, gone = SearchParameters(sel, where), {}
+                params, deleted = SearchParameters(sel, where), {}
                 for position, segment in enumerate(self._store.segments):
                     rows = np.flatnonzero(selected(segment, params))
                     if len(rows):
-                        gone[position] = rows
-            if gone:
-                self._store.commit(delete=gone)
-        return sum(map(len, gone.values()))
+                        deleted[position] = rows
+            if deleted:
+                self._store.commit(delete=deleted)
+        return sum(map(len, deleted.values()))
 
     def merge(self, other: RowView, add_id: int = 0) -> None:
         """Add all rows of another collection, see `HiHPQIndex.merge_from`."""
@@ -369,8 +369,8 @@ class Collection:
 
     def _append(self, rows: Rows, remove: NDArray[np.int64]) -> None:
         last = int(rows.ids[-1]) if rows.n else -1
-        gone = self._positions(remove) if len(remove) else {}
-        self._store.append(rows, gone, self._next_after(last))
+        deleted = self._positions(remove) if len(remove) else {}
+        self._store.append(rows, deleted, self._next_after(last))
 
     def _next_after(self, last: int) -> int:
         """`next_id` once ``last`` is the highest id that was added."""

@@ -81,16 +81,16 @@ def test_members_are_those_of_faiss(pair, asked):
 
 
 @pytest.mark.parametrize("wanted", [0, 7, 300, 5000])
-def test_many_ids_in_a_large_part(wanted):
-    """Whichever is the longer, the ids that are asked for or those of the part."""
+def test_many_ids_in_a_large_segment(wanted):
+    """Whichever is the longer, the ids that are asked for or those of the segment."""
     rng = np.random.default_rng(wanted)
-    part = np.unique(rng.integers(0, 4000, 1500))
+    held = np.unique(rng.integers(0, 4000, 1500))
     given_ids = rng.integers(-50, 5000, wanted)
-    want = np.isin(part, given_ids)
-    np.testing.assert_array_equal(selectors.IDSelectorBatch(given_ids).mask(part), want)
+    want = np.isin(held, given_ids)
+    np.testing.assert_array_equal(selectors.IDSelectorBatch(given_ids).mask(held), want)
     bits = np.zeros(5000, bool)
     bits[given_ids[given_ids >= 0]] = True
-    np.testing.assert_array_equal(selectors.IDSelectorBitmap(bits).mask(part), want)
+    np.testing.assert_array_equal(selectors.IDSelectorBitmap(bits).mask(held), want)
 
 
 def test_what_is_given_is_copied():

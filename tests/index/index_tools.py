@@ -32,7 +32,7 @@ X, QUERIES = make_x(), make_x(7, seed=1)
 
 
 def brute_force(index, queries, x, ids, k):
-    """Sum of table entries of each row in float64, by (metric, id)."""
+    """Sum of table entries of each row in float64, by (distance, id)."""
     tables = index.codec.tables(queries).astype(np.float64)
     codes = unpack(index.encode(x), index.M, index.nbits)
     D = np.full((len(queries), k), np.inf, np.float32)

@@ -57,13 +57,13 @@ class Model:
         self.tables = codec.tables(QUERIES).astype(np.float64)
 
     def ranked(self, q, keep=lambda id, row: True):
-        scored = []
+        found = []
         for id, row in self.rows.items():
             if keep(id, row):
                 code = self.codes[row[0]]
-                metric = self.tables[q, 0, code[0]] + self.tables[q, 1, code[1]]
-                scored.append((metric, id))
-        return sorted(scored)
+                distance = self.tables[q, 0, code[0]] + self.tables[q, 1, code[1]]
+                found.append((distance, id))
+        return sorted(found)
 
 
 def check(index, model, keep=lambda id, row: True, **options):
@@ -75,8 +75,8 @@ def check(index, model, keep=lambda id, row: True, **options):
         want = model.ranked(q, keep)
         ids = [id for _, id in want[:k]]
         assert I[q].tolist() == ids + [-1] * (k - len(ids))
-        scores = np.float32([metric for metric, _ in want[:k]])
-        np.testing.assert_array_equal(D[q, : len(ids)], scores)
+        distances = np.float32([distance for distance, _ in want[:k]])
+        np.testing.assert_array_equal(D[q, : len(ids)], distances)
         assert np.isinf(D[q, len(ids) :]).all()
         near = [(np.float32(s), id) for s, id in want if np.float32(s) < np.float32(radius)]
         found = slice(lims[q], lims[q + 1])
@@ -207,15 +207,15 @@ def test_one_row_in_a_million_and_all_of_them(trained):
     index = empty_like(trained)
     index.collection.add(codes, attributes={"number": np.arange(n)})
     tables = trained.codec.tables(QUERIES).astype(np.float64)
-    scores = tables[:, 0, codes[:, 0]] + tables[:, 1, codes[:, 1]]
+    distances = tables[:, 0, codes[:, 0]] + tables[:, 1, codes[:, 1]]
     for low, high in ((0, n), (1, n), (777, 778), (5, 5), (n - 1, n), (64, 128), (100, 999_000)):
         D, I = index.search(QUERIES, 20, where=f"{low} <= number < {high}")  # noqa: E741
         for q in range(3):
             rows = np.arange(low, high)
-            best = rows[np.lexsort((rows, scores[q, low:high]))][:20]
+            best = rows[np.lexsort((rows, distances[q, low:high]))][:20]
             assert I[q, : len(best)].tolist() == best.tolist()
             assert (I[q, len(best) :] == -1).all()
-            np.testing.assert_array_equal(D[q, : len(best)], np.float32(scores[q, best]))
+            np.testing.assert_array_equal(D[q, : len(best)], np.float32(distances[q, best]))
 
 
 def test_merging_other_codecs_says_why_not(trained):
