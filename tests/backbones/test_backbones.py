@@ -1,4 +1,4 @@
-"""Image encoders: the embedded ones against PyTorch, the loaders on small models made here."""
+"""Image encoders: the embedded networks against PyTorch, and the loaders on small models."""
 
 import importlib.util
 import json
@@ -40,7 +40,7 @@ def lite0(cache):
 
 
 def images(n, size=224, seed=0):
-    """Noise at several scales, so that early and late layers both have something to see."""
+    """Noise at several scales, so that early and late layers respond to it."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (n, 7, 7, 3)).repeat(size // 7 + 1, 1).repeat(size // 7 + 1, 2)
     return ((coarse[:, :size, :size] + rng.integers(0, 256, (n, size, size, 3))) // 2).astype("u1")
@@ -259,7 +259,7 @@ class Tiny(torch.nn.Module):
 
 
 def tiny_features(x, mean=base.IMAGENET_MEAN, std=base.IMAGENET_STD):
-    """What Tiny must give, in float64 and without PyTorch."""
+    """The features of Tiny, computed in float64 without PyTorch."""
     n, size = x.shape[:2]
     z = (x / 255 - np.array(mean)) / np.array(std)
     blocks = z.reshape(n, size // 8, 8, size // 8, 8, 3).mean((1, 3))
@@ -407,7 +407,7 @@ def test_hash_of_parameters():
         "n": torch.tensor(4),
     }
     assert hash_parameters(state) == hash_parameters(dict(reversed(state.items())))
-    # Byte by byte, because an index records it.
+    # The exact bytes are tested, as an index records the hash.
     written = b"a (2,) torch.bfloat16\n" + bytes(4)
     written += b"b (3,) torch.float32\n" + struct.pack("<3f", 0, 1, 2)
     written += b"n () torch.int64\n" + struct.pack("<q", 4)

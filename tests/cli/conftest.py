@@ -1,4 +1,4 @@
-"""A real process for each command, and one small index that all may read."""
+"""A process for each command, and one small index that all tests read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 
 def run_hyperpq(*args, cwd=None, env=None, stdin=b"", timeout=120):
-    """Run the command line in a process of its own; output stays bytes."""
+    """Run the command line in a new process; the output is bytes."""
     return subprocess.run(
         [sys.executable, "-m", "hyperpq", *map(os.fspath, args)],
         cwd=cwd,

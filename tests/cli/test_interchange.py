@@ -1,4 +1,4 @@
-"""import and export through real processes: files in, an index, files out, read by others."""
+"""`hyperpq import` and `hyperpq export` in real processes: files to an index and back."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def stored(index):
 
 @pytest.fixture(scope="module")
 def made(hyperpq, tmp_path_factory):
-    """A folder with vectors in files, and what the import that made ``index`` said."""
+    """A folder with files of vectors, their index, and the output of the import."""
     here = tmp_path_factory.mktemp("interchange")
     np.save(here / "a.npy", X[:200])
     rows = np.empty((200, 13), "<i4")
@@ -165,7 +165,7 @@ def test_vectors_are_not_for_an_index_of_images(hyperpq, place, made):
 
 
 def limited(*args, cwd, limit):
-    """Run hyperpq where no file may grow beyond ``limit`` bytes, as on a full disk."""
+    """Run hyperpq with a limit on the size of files, which fails as a full disk does."""
 
     def prepare():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

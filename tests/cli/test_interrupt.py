@@ -1,4 +1,4 @@
-"""Ctrl-C and a disk that refuses, in the middle of a build: one line, and the way to go on."""
+"""Ctrl-C and a full disk during a build: one line that says how to continue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 
 def heed_ctrl_c():
-    """Shells let jobs in the background ignore it, and what they start inherits that."""
+    """Do not ignore Ctrl-C: jobs in the background of a shell do, and so do their children."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -50,7 +50,7 @@ def test_ctrl_c(place, tmp_path):
 
 
 def test_ctrl_c_is_not_lost_while_modules_load(tmp_path):
-    """Compiled modules clear exceptions while they load; so does this one."""
+    """Compiled modules discard exceptions while they load; so does this module."""
     (tmp_path / "deaf.py").write_text(
         "import os, signal, time\n"
         "try:\n"
@@ -83,7 +83,7 @@ def test_ctrl_c_is_not_lost_while_modules_load(tmp_path):
 def test_ctrl_c_elsewhere(place, tmp_path):
     os.mkfifo(tmp_path / "names")
     command = [sys.executable, "-m", "hyperpq", "query", f"@{tmp_path / 'names'}"]
-    # Opening the pipe waits for the command to open it too: then it reads.
+    # Opening the pipe waits until the command opens it too, in order to read.
     with (
         subprocess.Popen(
             command, cwd=place, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
@@ -98,7 +98,7 @@ def test_ctrl_c_elsewhere(place, tmp_path):
 
 @pytest.mark.parametrize("limit", [pytest.param(50_000, marks=pytest.mark.slow), 200_000])
 def test_a_disk_that_refuses(place, tmp_path, hyperpq, limit):
-    """Files may not grow beyond a limit: features or checkpoint can't be written."""
+    """With a limit on the size of files, features or the checkpoint cannot be written."""
     index = tmp_path / "index"
     done = subprocess.run(
         command(place, index, "--quiet"),
@@ -117,7 +117,7 @@ def test_a_disk_that_refuses(place, tmp_path, hyperpq, limit):
 
 
 def test_a_query_writes_nothing(place, hyperpq):
-    """An index on a read-only disk answers."""
+    """A query does not write, so that it works on a read-only disk."""
     index = place / "hyperpq-index"
     before = {path: path.stat().st_mtime_ns for path in (index, *index.rglob("*"))}
     assert hyperpq("query", "photos", "-k", "1", cwd=place).returncode == 0

@@ -1,4 +1,4 @@
-"""build, query, add, info, verify, encode, train, completion: the main job from end to end."""
+"""The main commands from end to end: build, query, add, info, verify, encode and train."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_summary_quotes_an_index_with_a_space(hyperpq, photos, tmp_path):
 
 
 def test_building_again_encodes_nothing(hyperpq, copy):
-    """The copy lies elsewhere: its first build encodes all, the second not one."""
+    """The images of the copy have other paths: a first build encodes all, a second one none."""
     shards = copy / "hyperpq-index/shards"
     first = ok(hyperpq("build", "--images", "photos", cwd=copy))
     assert fact(first, "added") == "24"
@@ -77,11 +77,11 @@ def test_add_and_query_and_verify(hyperpq, copy, drawn):
     assert fact(text, "images") == "25"
     assert fact(text, "skipped").startswith(f"1 (e.g. {new / 'broken.jpg'}: ")
     assert "broken.jpg" in (copy / "hyperpq-index/skipped.csv").read_text()
-    # Its code may be one that another image has too: ties go to the lower id.
+    # Another image may have the same code, and ties are resolved by the lower id.
     found = ok(hyperpq("query", added, "-k", "3", "--format", "paths", cwd=copy))
     assert f"{added}" in found.splitlines()
     assert "as they were written" in ok(hyperpq("verify", cwd=copy))
-    # Nothing twice.
+    # No image is added twice.
     assert fact(ok(hyperpq("add", "new", cwd=copy)), "added") == "0"
 
 
@@ -96,7 +96,7 @@ def test_verify_names_what_is_damaged(hyperpq, copy):
     lines = done.stdout.decode().splitlines()
     assert any(line.startswith(f"damage  shards/{shard.name}: ") for line in lines)
     assert any("stray.bin" in line and not line.startswith("damage") for line in lines)
-    # A file that is no part of the index is no damage.
+    # A file that does not belong to the index is no damage.
     data[-1] ^= 1
     shard.write_bytes(data)
     assert "stray.bin" in ok(hyperpq("verify", cwd=copy))
@@ -143,7 +143,7 @@ def test_encode_names_bad_images(hyperpq, place, photos, tmp_path):
 
 
 def test_vectors(hyperpq, tmp_path):
-    """train, add and encode of vectors agree with the library on the files they leave."""
+    """train, add and encode have the same results as the library."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 24)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
@@ -195,7 +195,7 @@ def test_quiet_is_silent(hyperpq, copy):
 
 
 def test_a_terminal_gets_bars_and_a_file_does_not(place, tmp_path):
-    """The bars go to the terminal's stderr and leave the summary readable."""
+    """Progress bars are written to stderr if it is a terminal, and never into the summary."""
     import pty
     import sys
 

@@ -1,4 +1,4 @@
-"""hyperpq query: every way to name images, every format, exit codes; only results on stdout."""
+"""`hyperpq query`: names of images, formats, exit codes, and only results on stdout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ K = 4
 
 @pytest.fixture(scope="session")
 def reference(place, photos):
-    """What the library answers for the first three images."""
+    """The answers of the library for the first three images."""
     index = ImageIndex.open(place / "hyperpq-index", device="cpu")
     return index.query(photos[:3], K)
 
@@ -68,7 +68,7 @@ def check_json(text, reference):
     assert found == [
         {"query": os.fsdecode(answer.query), "results": results(answer)} for answer in reference
     ]
-    # As documented, names and order: a 1.0 stays a float.
+    # The names and their order are documented, and 1.0 is written as a float.
     assert list(found[0]) == ["query", "results"]
     assert list(found[0]["results"][0]) == ["rank", "distance", "id", "path"]
     types = [type(value) for value in found[0]["results"][0].values()]
@@ -100,14 +100,14 @@ def check_csv(text, reference):
     ],
 )
 def test_formats(hyperpq, place, photos, reference, style, check):
-    # Threads change no answer.
+    # The number of threads does not change an answer.
     threads = ("--threads", "3", "--workers", "1") if style == "ndjson" else ()
     done = query(hyperpq, place, *photos[:3], "-k", str(K), "--format", style, *threads)
     check(done.stdout.decode(), reference)
 
 
 def test_every_way_to_name_queries(hyperpq, place, photos, tmp_path):
-    """Images, a folder, a list and stdin in one call, answered in their order."""
+    """Images, a folder, a list and stdin in one call are answered in their order."""
     listed = tmp_path / "list.txt"
     listed.write_bytes(bytes(photos[2]) + b"\r\n\n" + bytes(photos[3]) + b"\n")
     done = query(
@@ -150,7 +150,7 @@ def test_only_bad_queries(hyperpq, place):
 
 
 def test_exclude_self(hyperpq, place, photos, tmp_path):
-    """The query itself is left out, by whatever path it is named; a copy of it is another file."""
+    """The query image is excluded by any of its paths; a copy of it is another file."""
     shutil.copy(photos[1], tmp_path / "copy.jpg")
     relative = os.path.relpath(photos[0], place)
     done = query(
@@ -187,7 +187,7 @@ def test_the_index_of_the_environment_and_of_the_option(hyperpq, place, photos, 
 
 
 def test_names_that_are_not_utf8(hyperpq, place, photos, tmp_path):
-    """Bytes of a name come out as they went in."""
+    """Names are printed with the bytes that they have on disk."""
     folder = bytes(tmp_path / "images")
     os.mkdir(folder)
     odd = [
@@ -208,7 +208,7 @@ def test_names_that_are_not_utf8(hyperpq, place, photos, tmp_path):
 
 
 def test_a_reader_that_has_seen_enough(place):
-    """hyperpq query ... | head -1: no complaint."""
+    """``hyperpq query ... | head -1`` is no error."""
     command = f"{sys.executable} -m hyperpq query photos -k 24 | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True)
     assert len(done.stdout.splitlines()) == 1
@@ -216,7 +216,7 @@ def test_a_reader_that_has_seen_enough(place):
 
 
 def changed_index(place, target, change):
-    """The index, empty, with another record of its network."""
+    """An empty index with another record of its network."""
     index = HiHPQIndex.load(place / "hyperpq-index", device="cpu")
     fresh = HiHPQIndex(index.d, index.M, device="cpu")
     metadata = json.loads(json.dumps(index.metadata))
@@ -247,7 +247,7 @@ def test_another_network_is_refused(hyperpq, place, photos, tmp_path, change, wo
 
 
 def test_an_index_does_not_choose_a_program_to_run(hyperpq, place, photos, tmp_path):
-    """TorchScript files are code: one is loaded only when the user names it."""
+    """A TorchScript file is code, and is loaded only if the user names it."""
     import torch
 
     class Wide(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""What an answer that needs no model must not load."""
+"""Commands that need no model do not import heavy packages."""
 
 from __future__ import annotations
 

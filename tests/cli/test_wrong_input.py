@@ -1,4 +1,4 @@
-"""Wrong input costs one line that names it, the right exit code, and changes nothing."""
+"""Wrong input gives one line that names it and the right exit code, and changes nothing."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory, place):
-    """A folder of wrong things."""
+    """A folder with files that are not valid input."""
     here = tmp_path_factory.mktemp("wrong")
     (here / "text.txt").write_text("nothing of use")
     (here / "empty").mkdir()
@@ -298,14 +298,14 @@ def state(*folders):
 
 @pytest.fixture(scope="module")
 def outcomes(request, hyperpq, wrong, place, photos):
-    """The commands that the chosen tests ask for, run side by side; nothing may change."""
+    """Results of the commands of the selected tests, run in parallel; no file may change."""
     words = {"I": place / "hyperpq-index", "P": photos[0], "{empty}": ""}
     items = [i for i in request.session.items if i.originalname == "test_command"]
     chosen = [item.callspec.params["name"] for item in items if item.module is request.module]
 
     def run(name):
         args = [words.get(word, word) for word in COMMANDS[name][0].split(" ")]
-        # An index of its own each: two builds of one would exclude each other.
+        # Each has its own index, as two builds of one index exclude each other.
         return hyperpq(*args, cwd=wrong, env={"HYPERPQ_INDEX": f"index-{name}"})
 
     before = state(wrong, place)
@@ -402,11 +402,11 @@ def test_library(image_index, photos, tmp_path, name):
         call(image_index, photos, tmp_path)
     pattern = re.escape(expected.format(t=tmp_path)).replace(r"\*", ".*")
     assert re.fullmatch(pattern, str(caught.value)), str(caught.value)
-    # What failed leaves nothing that stands in the way of the next try.
+    # A failed call leaves nothing that would make the next call fail.
     assert [path.name for path in tmp_path.iterdir()] in ([], ["file"])
 
 
 def test_a_single_path_is_not_taken_for_many(image_index, photos):
-    """A string is a sequence too: its letters are no paths."""
+    """A string is a sequence too, but its letters are no paths."""
     (answer,) = image_index.query(str(photos[0]), 1)
     assert answer.results[0].path == bytes(photos[0])

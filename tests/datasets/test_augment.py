@@ -40,7 +40,7 @@ PLAIN = Augmentation(
 
 
 def drawn_image(seed=0, width=48, height=48):
-    """Coloured blobs over noise: every value, smooth enough to be resized."""
+    """Coloured patches over noise, with all values and smooth enough to be resized."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     array = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), float)
@@ -124,7 +124,7 @@ def test_jitter_draws_the_whole_range_and_every_order():
     assert 0.59 <= factors.min() < 0.63
     assert 1.37 < factors.max() <= 1.4
     assert abs(factors.mean() - 1) < 0.04
-    # Values that clip tell which of two operations came first.
+    # Clipped values show which of two operations came first.
     image = Image.fromarray(np.array([[[250, 240, 20]] * 8, [[10, 60, 230]] * 8], np.uint8))
     both = replace(PLAIN, jitter=(0.9, 0.9, 0.0, 0.0), jitter_p=1.0)
     views = {make_view(image, both, 2, view_rng(2, b"", i)).tobytes() for i in range(50)}

@@ -23,7 +23,7 @@ RED, GREEN, BLUE = (220, 30, 20), (20, 200, 40), (30, 40, 210)
 
 
 def scene(width=40, height=24):
-    """A smooth image whose left, right and bottom differ, so that no turn goes unseen."""
+    """A smooth image whose sides differ, so that every rotation changes it."""
     y, x = np.mgrid[0:height, 0:width] / [[[height]], [[width]]]
     return Image.fromarray(
         np.stack([40 + 180 * x, 40 + 180 * y, 200 - 150 * x * y], -1).astype(np.uint8)
@@ -182,7 +182,7 @@ def test_cmyk_and_inverted_adobe_jpeg():
 
 
 def test_ycck_jpeg():
-    """The Adobe marker's transform 2 says that the same four planes are Y, Cb, Cr and K."""
+    """With transform 2 of the Adobe marker, the same four planes are Y, Cb, Cr and K."""
     planes = np.zeros((16, 16, 4), np.uint8)
     planes[...] = (90, 150, 120, 30)
     data = encoded(Image.fromarray(planes, mode="CMYK"), "JPEG", quality=98)
@@ -194,7 +194,7 @@ def test_ycck_jpeg():
         y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128),
         y + 1.772 * (cb - 128),
     ]
-    # What the file calls C, M, Y is 255 - rgb; inverted, the ink is rgb and leaves 255 - rgb.
+    # C, M and Y of the file are 255 - rgb; inverted, they are rgb, which gives 255 - rgb.
     expected = [(255 - value) * k / 255 for value in rgb]
     pixels = np.asarray(open_image(io.BytesIO(data)), float)
     assert np.abs(pixels[8, 8] - expected).max() <= 4
@@ -340,7 +340,7 @@ def test_a_raw_file_through_rawpy(orientation):
 
 
 class FakeRaw:
-    """Stands for rawpy's answer, so that every kind of preview is met without the package."""
+    """Replaces the result of rawpy, so that all kinds of previews are tested without it."""
 
     def __init__(self, data, flip):
         self.preview = types.SimpleNamespace(data=data)

@@ -1,4 +1,4 @@
-"""The drawn set: its files, that it repeats, and that its hierarchy shows in the pixels."""
+"""The drawn set: its files, its reproducibility, and the hierarchy in its pixels."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_seed_repeats_and_another_differs(drawn, tmp_path):
 
 
 def test_the_hierarchy_shows_in_the_pixels():
-    """Colour histograms alone: nearer in the species than in the family than elsewhere."""
+    """Colour histograms are nearest within a species, then within a family."""
     names = [name for name in species() for _ in range(6)]
     features = []
     for position, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Listing of folders: what is found, what is left out, and that nothing loops or hangs."""
+"""Listing of folders: which files are listed or excluded, and that no listing hangs."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_unreadable_folders_and_files_are_reported(tmp_path, put, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", path)
 
-    # Root may read everything, so the system's refusal is played.
+    # Root may read everything, so the error of the system is simulated.
     monkeypatch.setattr(
         os, "scandir", lambda path: refuse(path) if path.endswith(b"closed") else scandir(path)
     )

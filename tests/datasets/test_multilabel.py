@@ -89,7 +89,7 @@ def nuswide(nuswide_source, tmp_path):
 
 
 def check(protocol, labels_of):
-    """Splits are as promised; ``labels_of(path)`` says what an image shows."""
+    """Check the splits; ``labels_of(path)`` gives the labels of an image."""
     for split in (protocol.train, protocol.query, protocol.database):
         assert split.labels.dtype == bool
         assert split.labels.shape == (len(split), len(protocol.names))
@@ -215,7 +215,7 @@ def test_nuswide_seeds_and_sizes(nuswide_source):
 
 
 def test_nuswide_rare_concepts_come_first(nuswide):
-    """A frequent concept doesn't use up the images that a rare one needs, whatever the seed."""
+    """A frequent concept does not use the images that a rare one needs, with any seed."""
     labels = nuswide / "Groundtruth" / "AllLabels"
     lakes = [n for n in range(800) if n % 81 == CONCEPTS.split().index("lake") and n % 10][:5]
     animals = (labels / "Labels_animal.txt").read_text().split()

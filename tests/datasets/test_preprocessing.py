@@ -13,7 +13,7 @@ RED = (220, 30, 20)
 
 
 def scene(width=40, height=24):
-    """A smooth image whose left, right and bottom differ, so that no turn goes unseen."""
+    """A smooth image."""
     y, x = np.mgrid[0:height, 0:width] / [[[height]], [[width]]]
     return Image.fromarray(
         np.stack([40 + 180 * x, 40 + 180 * y, 200 - 150 * x * y], -1).astype(np.uint8)
@@ -21,7 +21,7 @@ def scene(width=40, height=24):
 
 
 def cubic(x):
-    """The Catmull-Rom kernel (a = -0.5), which Pillow's bicubic is."""
+    """The Catmull-Rom kernel (a = -0.5), which is the bicubic kernel of Pillow."""
     x = np.abs(x)
     return np.where(
         x < 1,

@@ -1,4 +1,4 @@
-"""Protocols: who is in which split, and that it never changes."""
+"""Protocols: the splits, and that they do not change."""
 
 from __future__ import annotations
 

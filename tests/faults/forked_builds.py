@@ -22,7 +22,7 @@ from hyperpq.errors import HyperPQError
 from hyperpq.images import build, image_index
 from hyperpq.images.build import stages
 
-# Imported before the forks, as each would import them anew.
+# These are imported before the forks, as each child would import them again.
 for name in (
     "torch._dynamo",
     "faiss",

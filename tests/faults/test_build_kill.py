@@ -1,4 +1,4 @@
-"""A build that is killed at any step goes on to the same bytes; an index that is there answers."""
+"""A build that was killed at any step continues to the same bytes; an existing index answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hyperpq.store import verify_directory
 
 OPTIONS = {"seed": 3, "bits": 32, "train_size": 40, "epochs": 3, "recipe": "paper"}
 
-# A step of each stage, the first ones and later ones: (how the step begins, how many are let by).
+# Steps of each stage, early and late: (how the step begins, how many such steps pass before).
 STEPS = {
     "work": ("mkdir /index.building", 0),
     "plan": ("rename /index.building/plan.bin", 0),
@@ -89,7 +89,7 @@ def whole(jobs, images, tmp_path_factory):
 
 
 def content(root, name="index"):
-    """Every file of an index with its bytes, and that nothing else lies beside it."""
+    """All files of an index with their bytes; checks that there is nothing beside the index."""
     assert [entry.name for entry in root.iterdir()] == [name]
     return files_of(root / name)
 
@@ -103,7 +103,7 @@ def files_of(folder):
 
 
 def check_same(root, whole):
-    """The index is that of the undisturbed build; differing files are named, not shown."""
+    """Check that the index is that of the undisturbed build, naming files that differ."""
     found = content(root)
     assert sorted(found) == sorted(whole[0])
     assert [name for name in found if found[name] != whole[0][name]] == []
@@ -182,7 +182,7 @@ def test_a_killed_build_is_in_the_way_until_resumed_or_given_up(jobs, images, wh
 
 
 def test_giving_up_a_build_is_killed_too(jobs, images, whole, tmp_path):
-    """What is left of the given up build must not end up in the new one."""
+    """Files of a build that was given up must not become part of the new one."""
     jobs(tmp_path, images, kill=STEPS["encode-manifest"], **{**OPTIONS, "seed": 4})
     state = tmp_path / "state"
     (tmp_path / "index.building").rename(state)
@@ -205,7 +205,7 @@ def test_giving_up_a_build_is_killed_too(jobs, images, whole, tmp_path):
 
 @pytest.fixture
 def old(jobs, drawn, tmp_path):
-    """An index of other images in the place of the new one; its bytes."""
+    """The bytes of an index of other images, which the new one replaces."""
     image = next(drawn.rglob("*.jpg"))
     done = jobs(tmp_path, image.parent, seed=1, bits=16)
     assert done["error"] is None
@@ -229,7 +229,7 @@ def test_a_killed_overwrite_leaves_the_old_index(jobs, images, whole, tmp_path, 
 
 @pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_replacement_killed_at_many_steps(jobs, images, whole, tmp_path, old, stride):
-    """From the end of the work on there is always an index that answers, old or new."""
+    """After the stages of the build, there is always an index that answers, old or new."""
     again = {**OPTIONS, "overwrite": True}
     former = tmp_path / "index"
     query = [str(next(images.glob("00.*")))]
@@ -262,7 +262,7 @@ def paths_of(path):
 
 
 def test_an_update_killed_at_every_step(jobs, images, tmp_path):
-    """Whatever was done, the next build ends with every image once."""
+    """After any step, the next build ends with every image once."""
     folder = tmp_path / "images"
     shutil.copytree(images, folder)
     late = sorted(folder.glob("[0-9]?.*"))[10:]
@@ -304,7 +304,7 @@ def command(root, images, *options):
 
 
 def test_the_command_killed_from_outside(drawn, tmp_path):
-    """The real command with the real network, killed in the middle of its work."""
+    """The real command with the real network is killed during its work."""
     images = next(drawn.iterdir())
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()

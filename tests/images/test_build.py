@@ -1,4 +1,4 @@
-"""From folders to an index: what is taken, what is skipped and why, and what an update does."""
+"""From folders to an index: which files are indexed, which are skipped and why, and updates."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Grid(Backbone):
 
 
 def image(seed, size=(32, 24)):
-    """A few blobs of colour, different for each seed."""
+    """An image with a few patches of colour, different for each seed."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8)).resize(size)
 
@@ -78,7 +78,7 @@ def tree(folder):
 
 @pytest.mark.parametrize("count", [1, 2, 10, 15, 16, 17, 255])
 def test_few_images_make_a_working_index(tmp_path, count):
-    """Every image is its own nearest neighbour, but for images that share its code."""
+    """Every image is its own nearest neighbour, except for images with the same code."""
     index, report = build([fill(tmp_path / "p", count)], tmp_path / "index", bits=32)
     assert (report.images, report.added, report.removed, report.skipped) == (
         count,
@@ -94,7 +94,7 @@ def test_few_images_make_a_working_index(tmp_path, count):
         nearest = answer.results[0]
         assert nearest.distance == same.distance
         assert (codes[nearest.id] == codes[same.id]).all()
-    # A code says which image it is as long as there are no more images than codewords.
+    # Codes are distinct as long as there are no more images than codewords.
     assert len(np.unique(codes, axis=0)) == count
 
 
@@ -129,7 +129,7 @@ ZOO = {
 
 
 def make_zoo(folder, drawn):
-    """The same image in every way to store one, all kinds of broken files, and other images."""
+    """The same image in all formats and modes, all kinds of broken files, and other images."""
     good = sorted(path for path in drawn.rglob("*") if path.suffix in (".png", ".jpg"))
     scene = Image.open(good[0]).convert("RGB").resize((64, 48))
     for name, options in ZOO.items():
@@ -168,7 +168,7 @@ def make_zoo(folder, drawn):
 
 
 def test_every_kind_of_file(tmp_path, drawn):
-    """One process, the real network: whatever is in a folder, the build goes on."""
+    """With the real network, in one process: no file in a folder ends the build."""
     folder = tmp_path / "zoo"
     folder.mkdir()
     skipped = make_zoo(folder, drawn)
@@ -191,7 +191,7 @@ def test_every_kind_of_file(tmp_path, drawn):
     assert rows[0] == ["path", "reason"]
     assert len(rows) == len(skipped) + 1
 
-    # However it is stored, the image finds its like before any other.
+    # In any format, the image finds its copies before any other image.
     for answer in index.query([folder / name for name in sorted(same)], 3, exclude_self=True):
         assert {os.path.relpath(os.fsdecode(r.path), folder) for r in answer.results} < same
 
@@ -222,14 +222,14 @@ def test_what_is_left_out(tmp_path):
     assert list(report.skipped) == [bytes(folder / "large.png")]
     assert "megapixels" in report.skipped[bytes(folder / "large.png")]
 
-    # An update keeps all that, and the limit holds for queries too.
+    # An update keeps these options, and the limit applies to queries too.
     fill(folder / "raw", 1, 50)
     image(6, (300, 200)).save(folder / "large2.png")
     index, report = update([folder], tmp_path / "i")
     assert (report.added, report.removed, len(report.skipped)) == (0, 0, 2)
     assert "megapixels" in index.query([folder / "large.png"])[0].error
 
-    # Asked for, a later build looks at more.
+    # A later build can include more files.
     options = {"include_hidden": True, "exclude": ["kept"], "max_megapixels": 1.0}
     index, report = update([folder], tmp_path / "i", **options)
     names = [os.path.relpath(path, folder) for path in paths_of(index)]
@@ -286,7 +286,7 @@ def test_updates_follow_any_changes(tmp_path):
         assert all(files_after[name] == files_before[name] for name in both)
         if len(same) == len(now) == len(before):
             assert files_after == files_before
-    # What was changed answers with its new content.
+    # A changed image is found by its new content.
     for answer in index.query(sorted(folder.iterdir()), len(index)):
         best = answer.results[0].distance
         assert any(r.path == answer.query and r.distance == best for r in answer.results)
@@ -306,7 +306,7 @@ def test_removal_is_limited_to_the_folders_that_were_listed(tmp_path):
 
 
 def test_a_folder_without_images_removes_nothing(tmp_path):
-    """A disk that isn't mounted must not empty the index."""
+    """If a disk is not mounted, the index must not become empty."""
     folder = fill(tmp_path / "p", 3)
     build([folder], tmp_path / "index")
     before = tree(tmp_path / "index")
@@ -380,7 +380,7 @@ def test_options_are_kept_for_life(tmp_path):
 
 
 def test_the_same_seed_builds_the_same_bytes(tmp_path):
-    """Whatever the threads, the place of the index and the order in which folders are given."""
+    """The threads, the path of the index and the order of the folders do not matter."""
     folders = [fill(tmp_path / "a", 20), fill(tmp_path / "b", 20, 30)]
     build(folders, tmp_path / "one", seed=7, workers=1)
     build(folders[::-1], tmp_path / "deep/two", seed=7, workers=5)
@@ -401,7 +401,7 @@ def test_two_builds_of_one_index_exclude_each_other(tmp_path):
 
 
 def test_a_relative_index_and_relative_folders(tmp_path, monkeypatch):
-    """Paths are stored absolute: the answer is the same from everywhere."""
+    """Stored paths are absolute, so that the answer does not depend on the current folder."""
     folder = fill(tmp_path / "here/p", 3)
     monkeypatch.chdir(tmp_path / "here")
     build(["p", "./p/../p"], "i")
@@ -412,7 +412,7 @@ def test_a_relative_index_and_relative_folders(tmp_path, monkeypatch):
 
 
 def test_a_moved_index_counts_moved_images_as_new(tmp_path):
-    """Images are known by their path, and those of another folder aren't removed."""
+    """Images are identified by their path, and those of another folder are not removed."""
     folder = fill(tmp_path / "one/p", 3)
     build([folder], tmp_path / "one/i")
     shutil.copytree(tmp_path / "one", tmp_path / "two")

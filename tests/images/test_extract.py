@@ -42,7 +42,7 @@ def paths(drawn):
 
 @pytest.fixture(scope="module")
 def with_bad(drawn, paths, tmp_path_factory):
-    """The images with files that can't be read among them; position -> part of the reason."""
+    """The images and some files that cannot be read; position -> words of the reason."""
     folder = tmp_path_factory.mktemp("bad")
     contents = {
         "empty.jpg": (b"", "empty"),
@@ -129,7 +129,7 @@ def test_stream_counts_through_the_list_in_batches(with_bad):
 
 
 def test_slow_images_keep_their_place(monkeypatch, paths):
-    """The first image of a batch takes longest to read."""
+    """The first image of a batch takes the longest time to read."""
     from hyperpq.datasets import decode
 
     def slow(path, **options):

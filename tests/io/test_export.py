@@ -1,4 +1,4 @@
-"""Exported files, read by csv, numpy, h5py and pyarrow alone, beside what went in."""
+"""Exported files, read by csv, NumPy, h5py and pyarrow, compared with what was exported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FLOATS = np.array([0.1, np.nan, np.inf, -0.0, 1e-45, 3.4e38], np.float32)
 
 
 def batch(rows, vectors=True):
-    """Some of six rows with every kind of column; the second half has other labels first."""
+    """Some of six rows with every kind of column, whose labels have different orders."""
     rows = np.array(rows, int)
     random = np.random.default_rng(0)
     codes = random.integers(0, 256, (6, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Vectors from files into an index: the same as adding them, or nothing."""
+"""Importing files of vectors has the same result as adding the vectors, or changes nothing."""
 
 from __future__ import annotations
 

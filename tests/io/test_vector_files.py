@@ -1,4 +1,4 @@
-"""Files of vectors: what is read is what was written by plain numpy, h5py and pyarrow."""
+"""Files of vectors that NumPy, h5py and pyarrow have written are read correctly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ITEMS = {".fvecs": "f", ".bvecs": "B", ".ivecs": "i"}
 
 
 def texmex(rows, letter):
-    """The layout as its description says it, row by row."""
+    """The bytes of the TEXMEX layout, made row by row from its description."""
     return b"".join(struct.pack(f"<i{len(row)}{letter}", len(row), *row) for row in rows)
 
 
@@ -179,7 +179,7 @@ def test_a_dataset_by_name(tmp_path):
 
 
 def hostile(folder):
-    """HDF5 files that point elsewhere or claim more than they hold: file name -> what is said."""
+    """HDF5 files with links to other files or with missing values: file name -> message."""
     with h5py.File(folder / "secret.h5", "w") as file:
         file["x"] = X
     (folder / "secret.bin").write_bytes(X.tobytes())
@@ -249,7 +249,7 @@ def test_links_are_not_counted_as_datasets(tmp_path):
 
 
 def test_hdf5_damaged_inside(tmp_path):
-    """Compressed numbers that can't be unpacked are an error of ours, in whatever batch."""
+    """Compressed values that cannot be decompressed are an `InvalidInputError`, in any batch."""
     write_chunks(tmp_path / "x.h5", X)
     with h5py.File(tmp_path / "x.h5") as file:
         place = file["x"].id.get_chunk_info(5)
@@ -384,7 +384,7 @@ def test_without_pyarrow_the_command_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc to ask for memory")
 def test_memory_is_bounded(tmp_path):
-    """A file is read in less memory than it is long."""
+    """Reading a file takes less memory than the file is long."""
     x = np.zeros((1 << 20, 64), np.float32)
     np.save(tmp_path / "x.npy", x)
     with h5py.File(tmp_path / "x.h5", "w") as file:
