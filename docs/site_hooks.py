@@ -51,7 +51,7 @@ _sources = ""
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the formulas to the Markdown, and tell the API reference where the sources are."""
     global _sources
-    config.markdown_extensions.append(_Formulas())  # type: ignore[arg-type]
+    config.markdown_extensions.append(_Formulas())
     _sources = tempfile.mkdtemp(prefix="hyperpq-docs-")
     package = Path(_sources, "hyperpq")
     unwanted = shutil.ignore_patterns("__pycache__", "*.so", "native")
@@ -153,9 +153,7 @@ class _FormulaBlocks(Preprocessor):
 
 
 class _FormulaSpans(InlineProcessor):
-    def handleMatch(  # type: ignore[override]
-        self, m: re.Match[str], data: str
-    ) -> tuple[str | Element, int, int]:
+    def handleMatch(self, m: re.Match[str], data: str) -> tuple[str | Element, int, int]:
         return self.md.htmlStash.store(_mathml(m.group(1), block=False)), m.start(), m.end()
 
 
