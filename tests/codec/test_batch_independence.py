@@ -49,9 +49,11 @@ def answers(codec, x):
     return {"embed": codec.embed(x), "encode": codec.encode(x), "tables": codec.tables(x)}
 
 
-@pytest.mark.parametrize("sizes", [[1], [2, 3], [7, 64, 1, 20]], ids=str)
-@pytest.mark.parametrize("threads", [1, 2])
-def test_batches_and_threads_change_no_bit(codec, sizes, threads):
+# Two threads are slow where another process keeps a core busy: few batches are enough for them.
+@pytest.mark.parametrize(
+    ("threads", "sizes"), [(1, [1]), (1, [2, 3]), (1, [7, 64, 1, 20]), (2, [33, 64, 1, 2])], ids=str
+)
+def test_batches_and_threads_change_no_bit(codec, threads, sizes):
     x = X[:100]
     whole = answers(codec, x)
     before = torch.get_num_threads()
