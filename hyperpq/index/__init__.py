@@ -2,7 +2,7 @@
 
 `HiHPQIndex` consists of a codec and a `Collection` of coded rows, which are read through a
 `RowView`. `index_factory`, `read_index` and `write_index` are FAISS's free functions.
-`hyperpq.index.faiss_bridge` converts codes and codebooks from FAISS and to it.
+`from_faiss`, `to_faiss`, `write_faiss` and `FaissExport` convert codes and codebooks.
 """
 
 import lazy_loader

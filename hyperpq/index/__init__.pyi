@@ -2,5 +2,9 @@ from .collection import Collection as Collection
 from .factory import index_factory as index_factory
 from .factory import read_index as read_index
 from .factory import write_index as write_index
+from .faiss_bridge import FaissExport as FaissExport
+from .faiss_bridge import from_faiss as from_faiss
+from .faiss_bridge import to_faiss as to_faiss
+from .faiss_bridge import write_faiss as write_faiss
 from .hihpq_index import HiHPQIndex as HiHPQIndex
 from .view import RowView as RowView

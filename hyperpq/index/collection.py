@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from hyperpq.errors import InvalidInputError
 from hyperpq.filters.selectors import IDSelector, IDSelectorArray, SearchParameters
 from hyperpq.filters.where import Where
+from hyperpq.index.directory import write_directory
 from hyperpq.index.metadata import as_metadata, read_only
 from hyperpq.index.view import RowView, refuse_missing, selected
 from hyperpq.store import Column, IndexStore, MemoryStore, Rows, Store
@@ -96,11 +98,6 @@ class Collection:
         return self._store.next_id
 
     @property
-    def attribute_names(self) -> list[str]:
-        """Names of the attribute columns, sorted."""
-        return self.view().attribute_names
-
-    @property
     def metadata(self) -> dict[str, Any]:
         """JSON values of the caller, read-only; assign a mapping to change them.
 
@@ -125,13 +122,7 @@ class Collection:
         return self._store if isinstance(self._store, IndexStore) else None
 
     def new_ids(self, ids: ArrayLike | None, n: int) -> NDArray[np.int64]:
-        """Ids (n,) int64 for new rows: those given, or the next ones if None.
-
-        Raises
-        ------
-        InvalidInputError
-            If the ids are not distinct, one is in the collection, or no next ones are left.
-        """
+        """Ids (n,) int64 for new rows: those given, checked, or the next ones if None."""
         return self._new_ids(ids, n, np.empty(0, np.int64))
 
     def check_new(
@@ -300,13 +291,41 @@ class Collection:
         out.metadata = self.metadata
         return out
 
-    def save(self, write: Callable[[RowView], IndexStore], *, move: bool) -> None:
-        """Write the rows to a directory by ``write``; with ``move`` they are there from now on.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        settings: Mapping[str, Any],
+        files: Mapping[str, bytes],
+        overwrite: bool,
+        move: bool,
+    ) -> None:
+        """Write the rows and the metadata to an index directory, see `HiHPQIndex.save`.
 
-        Changes by other threads wait until this is done.
+        Nothing is written to the directory of this collection, as all changes are stored there.
+
+        Parameters
+        ----------
+        path : path-like
+            The directory.
+        settings, files
+            Settings and files of the codec.
+        overwrite : bool
+            Whether to replace an index that is there.
+        move : bool
+            Whether this collection is in the directory from now on.
         """
+        target = Path(os.path.abspath(path))
         with self._changing:
-            store = write(self.view())
+            if self.path and target.exists() and target.samefile(self.path):
+                return
+            store = write_directory(
+                target,
+                self.view(),
+                settings={**settings, "metadata": self.metadata},
+                files=files,
+                overwrite=overwrite,
+            )
             if move:
                 self._store = store
 
@@ -324,8 +343,7 @@ class Collection:
         """
         if self._directory is None:
             raise InvalidInputError(
-                f"report {name!r} is for an index in memory; expected one in a directory; save the "
-                "index first."
+                f"report {name!r} is for an index in memory; expected one in a directory; save it."
             )
         self._directory.write_report(name, data)
 

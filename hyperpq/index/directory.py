@@ -1,9 +1,10 @@
-"""Index directories: a codec, settings and rows as one directory, written and opened."""
+"""Index directories: rows with a codec and its settings, written and opened as a whole."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +21,27 @@ DURABILITIES: tuple[Durability, ...] = ("full", "fast")
 
 
 def write_directory(
-    path: str | os.PathLike[str],
-    codec: Codec,
+    path: Path,
     rows: RowView,
-    metadata: dict[str, Any],
     *,
+    settings: dict[str, Any],
+    files: Mapping[str, bytes],
     overwrite: bool,
 ) -> IndexStore:
-    """Write an index directory, whole or not at all.
+    """Write an index directory completely or not at all.
 
     Parameters
     ----------
-    path : path-like
+    path : Path
         A place that does not exist or is an empty folder.
-    codec : Codec
-        Trained.
     rows : RowView
-        Rows with codes of that codec.
-    metadata : dict
-        JSON values, see `metadata.as_metadata`.
+        The rows.
+    settings : dict
+        JSON values for the manifest, see `codec_settings`.
+    files : mapping of str to bytes
+        The files of the codec.
     overwrite : bool
-        Whether to replace an index that is at ``path``. It stays whole until the new one is.
+        Whether to replace an index that is at ``path``, once the new one is complete.
 
     Returns
     -------
@@ -52,8 +53,6 @@ def write_directory(
     StoreError
         If the place is taken or the system refuses.
     """
-    from hyperpq.codec.serialization import to_files
-
     target = Path(os.path.abspath(path))
     work = target
     if overwrite and target.is_dir() and any(target.iterdir()):
@@ -62,8 +61,7 @@ def write_directory(
         place = Path(os.path.realpath(target))
         work = place.with_name(place.name + ".saving-hyperpq")
         shutil.rmtree(work, ignore_errors=True)
-    settings = {**_settings(codec), "metadata": metadata}
-    store = IndexStore.create(work, settings=settings, files=to_files(codec))
+    store = IndexStore.create(work, settings=settings, files=files)
     try:
         if rows.n_segments:
             store.commit(append=rows.batches(), next_id=rows.next_id)
@@ -95,7 +93,7 @@ def open_directory(
     from hyperpq.codec.serialization import from_files
 
     codec = from_files({name: store.read_file(name) for name in store.file_names})
-    settings, own = store.settings, _settings(codec)
+    settings, own = store.settings, codec_settings(codec)
     if any(settings.get(name) != value for name, value in own.items()):
         raise CorruptIndexError(
             f"{store.path}: manifest.json and codec.json disagree; expected {own}."
@@ -104,13 +102,14 @@ def open_directory(
         raise CorruptIndexError(
             f"{store.path}: metadata in manifest.json is not an object; expected one."
         )
-    if any(shard.code_size != codec.code_size for shard in store.segments):
+    if any(segment.code_size != codec.code_size for segment in store.segments):
         raise CorruptIndexError(
-            f"{store.path}: a shard has codes of another size than {codec.code_size} bytes."
+            f"{store.path}: a shard has codes of another size than {codec.code_size} bytes; "
+            "expected that size."
         )
     return codec, store
 
 
-def _settings(codec: Codec) -> dict[str, Any]:
-    """The settings of a codec that a manifest repeats; ``score`` is the metric."""
+def codec_settings(codec: Codec) -> dict[str, Any]:
+    """Settings of a codec that a manifest repeats; its name of the metric is ``score``."""
     return {"d": codec.d, "M": codec.M, "nbits": codec.nbits, "score": codec.metric}

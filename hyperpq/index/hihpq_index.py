@@ -16,7 +16,7 @@ from hyperpq.errors import InvalidInputError, NotTrainedError, TrainingError
 from hyperpq.filters.selectors import IDSelector, SearchParameters
 from hyperpq.filters.where import Where
 from hyperpq.index.collection import Collection
-from hyperpq.index.directory import open_directory, write_directory
+from hyperpq.index.directory import codec_settings, open_directory
 from hyperpq.index.search import memory_for, range_search, search
 from hyperpq.utils.devices import resolve_device
 from hyperpq.utils.validation import as_choice, as_count, as_features, as_number, as_rows, as_views
@@ -153,7 +153,7 @@ class HiHPQIndex:
     @property
     def attribute_names(self) -> list[str]:
         """Names of the attribute columns, sorted."""
-        return self.collection.attribute_names
+        return self.collection.view().attribute_names
 
     @property
     def path(self) -> Path | None:
@@ -229,7 +229,9 @@ class HiHPQIndex:
         TrainingError
             If training diverges or collapses, or the index has vectors or a directory already.
         """
+        from hyperpq.progress import SilentProgress
         from hyperpq.training.presets import get_recipe
+        from hyperpq.training.task import TrainingRun
         from hyperpq.training.train import train_codec
 
         if self.ntotal or self.path:
@@ -254,10 +256,12 @@ class HiHPQIndex:
             recipe=chosen,
             seed=as_count(seed, "seed", 0),
             device=self.device,
-            trace_path=Path(trace_path) if trace_path else None,
-            checkpoint=Path(checkpoint) if checkpoint else None,
-            resume=resume,
-            progress=progress,
+            run=TrainingRun(
+                Path(trace_path) if trace_path else None,
+                Path(checkpoint) if checkpoint else None,
+                resume,
+                progress or SilentProgress(),
+            ),
         )
         self.metric = self.codec.metric
 
@@ -590,11 +594,14 @@ class HiHPQIndex:
         self._write(path, overwrite=overwrite, move=self.path is None)
 
     def _write(self, path: str | os.PathLike[str], *, overwrite: bool, move: bool) -> None:
-        codec, target = self._trained(), Path(os.path.abspath(path))
-        if self.path and target.exists() and target.samefile(self.path):
-            return
+        from hyperpq.codec.serialization import to_files
+
+        codec = self._trained()
         self.collection.save(
-            lambda rows: write_directory(target, codec, rows, self.metadata, overwrite=overwrite),
+            path,
+            settings=codec_settings(codec),
+            files=to_files(codec),
+            overwrite=overwrite,
             move=move,
         )
 
