@@ -48,6 +48,7 @@ from hyperpq.evaluation import mean_average_precision, recall_at
 from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.training.presets import PAPER_SETTINGS, PRESETS, get_recipe, paper
 from hyperpq.training.recipe import Recipe
+from hyperpq.training.task import TrainingRun
 from hyperpq.training.train import train_codec
 
 
@@ -169,7 +170,7 @@ def _train_codecs(
                 M=key.bits // 8,
                 recipe=recipe,
                 seed=key.seed,
-                trace_path=trace,
+                run=TrainingRun(trace_path=trace),
             )
             seconds = time.perf_counter() - start
             yield key, first, seconds

@@ -40,7 +40,7 @@ def test_tiles_go_back_whole_and_in_part(n, size, seed, data):
 
 
 def test_where_a_code_lies():
-    """docs/reference/format.md: tile, column, block, row; the last tile is as short as its blocks."""
+    """docs/reference/format.md: tile, column, block, row; the last tile has as few rows as fit."""
     n, size = 2 * 4096 + 70, 3
     rows = np.random.default_rng(0).integers(0, 256, (n, size)).astype(np.uint8)
     data = TiledCodes.from_rows(rows).data

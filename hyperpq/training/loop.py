@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.progress import Progress, SilentProgress
 from hyperpq.training import losses
 from hyperpq.training.checkpoint import load_checkpoint, save_checkpoint
 from hyperpq.training.features import tangent_vectors
@@ -25,6 +23,7 @@ from hyperpq.training.optimizers import learning_rate, make_optimizers
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.repair import move_unused_codewords
 from hyperpq.training.sampling import Batch, BatchSampler
+from hyperpq.training.task import TrainingRun
 from hyperpq.training.trace import Trace, check_loss, check_values, code_statistics
 
 log = logging.getLogger(__name__)
@@ -37,30 +36,21 @@ _SEED_STRIDE = 100_003
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How the epochs are run; nothing here changes what is learned but ``seed``.
+    """How the epochs are run.
 
     Attributes
     ----------
     seed : int
         Of every random choice.
-    trace_path : Path, optional
-        JSON-lines file with the statistics of each epoch.
-    checkpoint : Path, optional
-        File that is replaced after each epoch.
-    resume : bool
-        Whether to go on from the checkpoint if it exists.
     fingerprint : str
         Of all that the training depends on: a checkpoint with another one is refused.
-    progress : Progress
-        Told about each epoch.
+    run : TrainingRun
+        Trace, checkpoint and progress.
     """
 
     seed: int
-    trace_path: Path | None = None
-    checkpoint: Path | None = None
-    resume: bool = False
     fingerprint: str = ""
-    progress: Progress = field(default_factory=SilentProgress)
+    run: TrainingRun = field(default_factory=TrainingRun)
 
 
 def learn(
@@ -200,25 +190,26 @@ class TrainingLoop:
     def run(self) -> None:
         """Run the epochs that are left."""
         options, epochs = self._options, self.recipe.optimiser.settled_epochs
+        run = options.run
         first = 0
-        if options.checkpoint and options.resume:
+        if run.checkpoint and run.resume:
             first = load_checkpoint(
-                options.checkpoint,
+                run.checkpoint,
                 self.codec,
                 self.optimizers,
                 self._generator,
                 options.fingerprint,
             )
-        trace = Trace(options.trace_path, first)
-        with options.progress.phase("train", epochs, "epochs") as phase:
+        trace = Trace(run.trace_path, first)
+        with run.progress.phase("train", epochs, "epochs") as phase:
             phase.advance(first)
             for epoch in range(first, epochs):
                 means = self._run_epoch(epoch)
                 check_loss(means, self._batch_size, epoch, self._first_loss)
                 trace.add(epoch=epoch, **self.statistics(means, epoch))
-                if options.checkpoint:
+                if run.checkpoint:
                     save_checkpoint(
-                        options.checkpoint,
+                        run.checkpoint,
                         self.codec,
                         self.optimizers,
                         self._generator,

@@ -1,13 +1,15 @@
-"""`TrainingTask`: the data of a training, its recipe and the codes that it is for."""
+"""What a training is given: its task, and how it is followed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.geometry.registry import Metric
+from hyperpq.progress import Progress, SilentProgress
 from hyperpq.training.recipe import Recipe
 
 
@@ -45,3 +47,26 @@ class TrainingTask:
     def epochs(self) -> int:
         """Passes over the training set."""
         return self.recipe.optimiser.settled_epochs
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """How a training is followed and resumed; nothing here changes what is learned.
+
+    Attributes
+    ----------
+    trace_path : Path, optional
+        JSON-lines file for losses and curvatures of each epoch, and for use and entropy of the
+        codewords if they are learned with the head.
+    checkpoint : Path, optional
+        File that is replaced after each epoch.
+    resume : bool
+        Whether to go on from ``checkpoint`` if it exists.
+    progress : Progress
+        Told about each epoch.
+    """
+
+    trace_path: Path | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+    progress: Progress = field(default_factory=SilentProgress)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.serialization import stored_settings
 from hyperpq.errors import InvalidInputError
 from hyperpq.geometry.registry import METRICS
-from hyperpq.progress import Progress, SilentProgress
 from hyperpq.training.feature_views import feature_views
 from hyperpq.training.finalize import Finalizer
 from hyperpq.training.graph import training_graph
@@ -29,7 +27,7 @@ from hyperpq.training.reconstruction import train_fidelity
 from hyperpq.training.repair import check_codes, refit_collapsed_codebooks
 from hyperpq.training.sampling import BatchSampler
 from hyperpq.training.split import TrainingSplit, split_rows
-from hyperpq.training.task import TrainingTask
+from hyperpq.training.task import TrainingRun, TrainingTask
 from hyperpq.utils.devices import single_thread
 from hyperpq.utils.validation import as_choice
 
@@ -48,10 +46,7 @@ def train_codec(
     recipe: Recipe | None = None,
     seed: int = 0,
     device: str = "cpu",
-    trace_path: Path | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
+    run: TrainingRun | None = None,
 ) -> HiHPQCodec | AdditiveCodec:
     """Learn a codec without labels.
 
@@ -75,15 +70,8 @@ def train_codec(
         bit on a CPU.
     device : str
         Torch device.
-    trace_path : Path, optional
-        JSON-lines file for losses and curvatures of each epoch, and for use and entropy of the
-        codewords if they are learned with the head.
-    checkpoint : Path, optional
-        File that is replaced after each epoch.
-    resume : bool
-        Whether to go on from ``checkpoint`` if it exists.
-    progress : Progress, optional
-        Told about each epoch.
+    run : TrainingRun, optional
+        Trace, checkpoint and progress; none of them by default.
 
     Returns
     -------
@@ -100,11 +88,12 @@ def train_codec(
         The training diverged, its codes collapsed beyond repair, or the checkpoint belongs to
         another training.
     """
+    run = run or TrainingRun()
     view_rows = _check_shapes(x, views, view_rows)
     recipe = (recipe or Recipe()).for_size(len(x))
     if recipe.objective == "fidelity":
         # Additive codes have the metric inner, whatever is said here.
-        return train_fidelity(TrainingTask(x, recipe, M, nbits, "l1", seed, device), progress)
+        return train_fidelity(TrainingTask(x, recipe, M, nbits, "l1", seed, device), run.progress)
     known = as_choice(metric, "metric", METRICS, "the metric 'inner' needs objective='fidelity'")
     task = TrainingTask(x, recipe, M, nbits, known, seed, device)
 
@@ -126,11 +115,8 @@ def train_codec(
         views = feature_views(x[split.view_rows], recipe.views.n_views, seed=seed)
     options = LoopOptions(
         seed=seed,
-        trace_path=trace_path,
-        checkpoint=checkpoint,
-        resume=resume,
-        fingerprint=_fingerprint(task, views, split, codec) if checkpoint else "",
-        progress=progress or SilentProgress(),
+        fingerprint=_fingerprint(task, views, split, codec) if run.checkpoint else "",
+        run=run,
     )
     with torch.random.fork_rng(_cuda_numbers(device)):
         sampler = BatchSampler(x, views, split, graph, recipe)

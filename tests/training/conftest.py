@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
 from hyperpq.progress import SilentProgress
 from hyperpq.training.recipe import Recipe
+from hyperpq.training.task import TrainingRun
 from hyperpq.training.train import train_codec
 
 
@@ -57,10 +60,12 @@ def small(joint):
 def train(small):
     """Trains codes of 2 subspaces and 4 bits."""
 
-    def run(x, recipe=small, **options):
-        return train_codec(x, M=2, nbits=4, recipe=recipe, **options)
+    def trained(x, recipe=small, **options):
+        run = {f.name: options.pop(f.name) for f in fields(TrainingRun) if f.name in options}
+        codes = {"M": 2, "nbits": 4, "run": TrainingRun(**run)}
+        return train_codec(x, recipe=recipe, **codes, **options)
 
-    return run
+    return trained
 
 
 class KilledError(Exception):

@@ -7,6 +7,7 @@ import pytest
 from hyperpq.codec.serialization import to_files
 from hyperpq.errors import CorruptIndexError, TrainingError
 from hyperpq.training.feature_views import feature_views
+from hyperpq.training.task import TrainingRun
 from hyperpq.training.train import train_codec
 
 VARIANTS = {
@@ -69,7 +70,7 @@ def test_checkpoint_of_another_training_is_refused(x, small, change, interruptin
     options = {"views": views, "recipe": small, "M": 2, "nbits": 4, "metric": "l1", "seed": 0}
     common = {"checkpoint": tmp_path / "c", "resume": True}
     with pytest.raises(error):
-        train_codec(x, **options, **common, progress=progress(1))
+        train_codec(x, **options, run=TrainingRun(**common, progress=progress(1)))
     other = x.copy()
     other[0, 0] += 1
     if change != "x":
@@ -82,7 +83,7 @@ def test_checkpoint_of_another_training_is_refused(x, small, change, interruptin
         }[change]
     before = (tmp_path / "c").read_bytes()
     with pytest.raises(TrainingError, match="other data, settings or seed"):
-        train_codec(other if change == "x" else x, **options, **common)
+        train_codec(other if change == "x" else x, **options, run=TrainingRun(**common))
     assert (tmp_path / "c").read_bytes() == before
 
 
