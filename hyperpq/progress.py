@@ -21,7 +21,15 @@ class Phase(Protocol):
 
 
 class Progress(Protocol):
-    """What long work reports to."""
+    """What long work reports to.
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        Duration of each phase that has ended.
+    """
+
+    seconds: dict[str, float]
 
     def phase(
         self, name: str, total: int | None, unit: str = "images"

@@ -119,6 +119,11 @@ class IndexStore(Store):
             fsync_folder(folder.parent)
         return cls(root, Snapshot(manifest))
 
+    @staticmethod
+    def exists(path: str | os.PathLike[str]) -> bool:
+        """Whether a directory has the manifest of an index; its content is not checked."""
+        return (Path(path) / MANIFEST_NAME).exists()
+
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, verify: bool = False) -> IndexStore:
         """Open an index directory for reading and writing.

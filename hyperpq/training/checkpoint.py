@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import torch
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.errors import CorruptIndexError, TrainingError
 from hyperpq.utils.files import atomic_write
+
+# Characters of the reason in an error about a damaged file.
+_MAX_REASON = 300
 
 
 def save_checkpoint(
@@ -82,21 +85,37 @@ def load_checkpoint(
         with safe_open(path, framework="pt") as file:
             facts = json.loads(file.metadata()["hyperpq"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        if facts["fingerprint"] != fingerprint:
+            raise TrainingError(
+                f"{path} belongs to a training with other data, settings or seed; expected the "
+                "same; delete it or train without resume."
+            )
+        _restore(codec, optimizers, generator, tensors, facts["numbers"])
+        return int(facts["epoch"])
+    except TrainingError:
+        raise
+    # RuntimeError: PyTorch refuses tensors of other names or shapes.
+    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
         raise CorruptIndexError(
-            f"{path} isn't a checkpoint ({error}); delete it to train from the start."
+            f"{path} is not a checkpoint ({str(error)[:_MAX_REASON]}); expected one that this "
+            "version wrote; delete it to train from the start."
         ) from error
-    if facts["fingerprint"] != fingerprint:
-        raise TrainingError(
-            f"{path} belongs to a training with other data, settings or seed; "
-            "delete it or train without resume."
-        )
+
+
+def _restore(
+    codec: HiHPQCodec,
+    optimizers: Sequence[torch.optim.Optimizer],
+    generator: torch.Generator,
+    tensors: Mapping[str, torch.Tensor],
+    numbers: Mapping[str, Any],
+) -> None:
+    """Give codec, optimisers and generator the state of a checkpoint."""
     codec.load_state_dict(
         {k.removeprefix("codec."): v for k, v in tensors.items() if k.startswith("codec.")}
     )
     generator.set_state(tensors["generator"])
     states: list[dict[int, dict[str, Any]]] = [{} for _ in optimizers]
-    for key, value in {**tensors, **facts["numbers"]}.items():
+    for key, value in {**tensors, **numbers}.items():
         if key.startswith("optimizer."):
             _, index, parameter, name = key.split(".", 3)
             states[int(index)].setdefault(int(parameter), {})[name] = value
@@ -108,4 +127,3 @@ def load_checkpoint(
         for position, values in state.items():
             plain = {k: v for k, v in values.items() if not isinstance(v, torch.Tensor)}
             optimizer.state[parameters[position]].update(plain)
-    return int(facts["epoch"])

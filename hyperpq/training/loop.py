@@ -206,7 +206,7 @@ class TrainingLoop:
             for epoch in range(first, epochs):
                 means = self._run_epoch(epoch)
                 check_loss(means, self._batch_size, epoch, self._first_loss)
-                trace.add(epoch=epoch, **self.statistics(means, epoch))
+                trace.add(epoch=epoch, **self.close_epoch(means, epoch))
                 if run.checkpoint:
                     save_checkpoint(
                         run.checkpoint,
@@ -275,8 +275,8 @@ class TrainingLoop:
         self.codec.quantizer.clamp_()
         return {"total": total, **parts}
 
-    def statistics(self, means: dict[str, float], epoch: int) -> dict[str, Any]:
-        """What the trace says about an epoch; unused codewords are moved if the recipe says so.
+    def close_epoch(self, means: dict[str, float], epoch: int) -> dict[str, Any]:
+        """Check the values, move unused codewords if the recipe says so, and describe the epoch.
 
         Parameters
         ----------
@@ -284,6 +284,11 @@ class TrainingLoop:
             Mean of each loss.
         epoch : int
             For the message of an error.
+
+        Returns
+        -------
+        dict
+            What the trace says about the epoch, as JSON types.
 
         Raises
         ------
@@ -320,5 +325,5 @@ class TrainingLoop:
                     if isinstance(value, Tensor) and value.shape == codebooks.shape:
                         value[m, index.to(value.device)] = 0
         if moved:
-            log.info("moved %d unused codewords to crowded places.", moved)
+            log.info("moved %d unused codewords to features far from their codewords.", moved)
         return moved

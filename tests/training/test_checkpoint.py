@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load, save
 
 from hyperpq.codec.serialization import to_files
 from hyperpq.errors import CorruptIndexError, TrainingError
@@ -87,6 +92,13 @@ def test_checkpoint_of_another_training_is_refused(x, small, change, interruptin
     assert (tmp_path / "c").read_bytes() == before
 
 
+def checkpoint_of(data, folder):
+    """A file with this content."""
+    path = folder / "good"
+    path.write_bytes(data)
+    return path
+
+
 def test_damaged_checkpoint_and_trace(x, train, interrupting, tmp_path):
     progress, error = interrupting
     checkpoint, trace = tmp_path / "c", tmp_path / "t.jsonl"
@@ -96,7 +108,17 @@ def test_damaged_checkpoint_and_trace(x, train, interrupting, tmp_path):
     good = checkpoint.read_bytes()
     for damage in (b"", b"junk", good[:-9]):
         checkpoint.write_bytes(damage)
-        with pytest.raises(CorruptIndexError, match="isn't a checkpoint"):
+        with pytest.raises(CorruptIndexError, match="is not a checkpoint"):
+            train(x, **options)
+    for tensors, facts in (
+        (load(good), {}),
+        ({"generator": load(good)["generator"]}, None),
+        ({**load(good), "generator": torch.zeros(3)}, None),
+    ):
+        with safe_open(checkpoint_of(good, tmp_path), framework="pt") as file:
+            metadata = file.metadata() if facts is None else {"hyperpq": json.dumps(facts)}
+        checkpoint.write_bytes(save(tensors, metadata=metadata))
+        with pytest.raises(CorruptIndexError, match="is not a checkpoint"):
             train(x, **options)
     checkpoint.write_bytes(good)
     trace.write_text('{"epoch": 0}\n{"epo')

@@ -98,7 +98,7 @@ def test_moved_codewords_start_without_momentum(x, small, train):
     optimizer.step()
     with torch.no_grad():
         q.codebooks[0, 5] = 100.0
-    facts = loop.statistics({}, 0)
+    facts = loop.close_epoch({}, 0)
     assert facts["moved"] >= 1
     for name in ("exp_avg", "exp_avg_sq"):
         state = optimizer.state[q.codebooks][name]

@@ -31,7 +31,7 @@ from hyperpq.images.build.update import update_index
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.listing import PathLike, as_paths
 from hyperpq.progress import Progress, SilentProgress
-from hyperpq.store import recover_directory, replace_directory
+from hyperpq.store import IndexStore, recover_directory, replace_directory
 from hyperpq.store.lock import writer_lock
 from hyperpq.utils.files import os_errors
 
@@ -104,7 +104,7 @@ def build_index(
     if state.clean_up():
         # The interrupted build that this call resumes was complete.
         overwrite = overwrite and not resume
-    is_index = (target / "manifest.json").exists()
+    is_index = IndexStore.exists(target)
     if is_index and not overwrite and not state.exists():
         return update_index(
             roots,
@@ -169,8 +169,7 @@ def _run(build: stages.Build) -> tuple[ImageIndex, BuildReport]:
     skipped |= stages.encode_images(build, images, files, sample)
     _publish(build, images, skipped)
     done = ImageIndex.open(build.target, device=build.device, backbone=build.network)
-    seconds = dict(getattr(build.progress, "seconds", {}))
-    return done, BuildReport(len(done), len(done), 0, skipped, seconds)
+    return done, BuildReport(len(done), len(done), 0, skipped, dict(build.progress.seconds))
 
 
 def _publish(build: stages.Build, images: ImageIndex, skipped: dict[bytes, str]) -> None:

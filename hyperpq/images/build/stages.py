@@ -24,6 +24,7 @@ from hyperpq.images.listing import list_images
 from hyperpq.images.metadata import ImageMetadata
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import Phase, Progress
+from hyperpq.store import IndexStore
 from hyperpq.training.presets import get_recipe
 from hyperpq.training.recipe import Recipe
 
@@ -253,7 +254,7 @@ def train_index(build: Build, index: HiHPQIndex, sample: Sample) -> ImageIndex:
         The features to train on.
     """
     state = build.state
-    if (state.index / "manifest.json").exists():
+    if IndexStore.exists(state.index):
         return ImageIndex(HiHPQIndex.load(state.index, device=build.device), build.network)
     if not index.is_trained:
         n_viewed = len(sample.viewed.rows)

@@ -84,5 +84,6 @@ def update_index(
         workers=workers,
         progress=progress,
     )
-    seconds = dict(getattr(progress, "seconds", {}))
-    return images, BuildReport(len(images), update.added, update.removed, update.skipped, seconds)
+    return images, BuildReport(
+        len(images), update.added, update.removed, update.skipped, dict(progress.seconds)
+    )
