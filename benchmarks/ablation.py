@@ -85,6 +85,7 @@ _JOINT = {"continuous_weight": 0.0, "quantized_weight": 1.0}
 _NO_GRAPH = {"graph_neighbours": 0, "graph_steps": 0, "walk_steps": 0, "positive_weight": 1.0}
 _UNREFINED, _UNSMOOTHED = {"distil_epochs": 0}, {"smoothing_weight": 0.0}
 _BRANCH = {"hidden": 1024}
+_ORTHOGONAL = {"head": "orthogonal"}
 
 DEFAULT = Variant("", "default")
 VARIANTS = (
@@ -120,8 +121,13 @@ VARIANTS = (
     ),
     Variant("head", "residual branch, dropout .5", _BRANCH | {"dropout": 0.5}),
     Variant("head", "residual branch, no dropout", _BRANCH),
-    # Its optimiser is the Riemannian one of geoopt.
-    Variant("head", "orthogonal", {"head": "orthogonal"}),
+    # geoopt's RiemannianAdam divides by the norm of the whole gradient, where AdamW divides by that
+    # of each entry: a step is as long as the learning rate, so it needs a larger one. The curvature
+    # would get the same learning rate, so it is fixed.
+    Variant("head", "orthogonal", _ORTHOGONAL),
+    Variant(
+        "head", "orthogonal, learning rate 1, c fixed at 1", _ORTHOGONAL | {"lr": 1.0} | _fixed(1.0)
+    ),
     Variant("head", "unit length, no power normalization", {"normalization": "unit"}),
     Variant("head", "learned on 1 subspace", {"subspaces": 1}),
     Variant("head", "learned on 4 subspaces", {"subspaces": 4}),
