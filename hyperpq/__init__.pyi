@@ -12,4 +12,5 @@ from .index import index_factory as index_factory
 from .index import read_index as read_index
 from .index import write_index as write_index
 from .quantizers import LorentzProductQuantizer as LorentzProductQuantizer
+from .quantizers import ProductQuantizer as ProductQuantizer
 from .training import Recipe as Recipe

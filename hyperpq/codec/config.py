@@ -70,8 +70,8 @@ class CodecConfig:
     temperature, distil_epochs : float, int
         Settings of `distil_codebooks`, which refines the codebooks that `HiHPQCodec.with_bits`
         fits; 0 epochs leave it out.
-    geometry : {"lorentz", "euclidean", "sphere"}
-        Space of the subspaces.
+    geometry : str
+        Space of the subspaces, one of `GEOMETRIES`.
 
     Raises
     ------

@@ -20,6 +20,7 @@ from hyperpq.codec.config import AdditiveConfig, CodecConfig, Normalization, PQC
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.errors import CorruptIndexError, FormatVersionError
+from hyperpq.geometry.registry import GEOMETRIES
 from hyperpq.quantizers.product import CURVATURE_RANGE
 
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
@@ -260,6 +261,17 @@ def _empty_additive(stored: Mapping[str, Any], length: int) -> AdditiveCodec:
     return codec
 
 
+def _geometry(stored: Mapping[str, Any]) -> Any:
+    """Name of the geometry; newer versions may have more of them."""
+    name = stored.get("geometry", _YOUNGER["geometry"])
+    if isinstance(name, str) and name not in GEOMETRIES:
+        raise FormatVersionError(
+            f"{SETTINGS_FILE} has the geometry {ascii(name)[:60]}; this hyperpq knows "
+            f"{', '.join(map(repr, GEOMETRIES))}; open the index with the hyperpq that wrote it."
+        )
+    return name
+
+
 def _empty_hihpq(stored: Mapping[str, Any], length: int) -> HiHPQCodec:
     learned = stored["learned"]
     d, M, D, nbits = _sizes(stored, "d", "M", "D", "nbits")
@@ -288,7 +300,7 @@ def _empty_hihpq(stored: Mapping[str, Any], length: int) -> HiHPQCodec:
         smoothing_neighbours=stored["average_neighbours"],
         temperature=stored["temperature"],
         distil_epochs=stored["distil_epochs"],
-        geometry=stored.get("geometry", _YOUNGER["geometry"]),
+        geometry=_geometry(stored),
     )
     codec = HiHPQCodec(config)
     codec.sample = nn.Buffer(torch.zeros(sample, F, dtype=torch.float16))

@@ -2,12 +2,7 @@
 
 A `Geometry` has the maps, distances and means of a space. Quantizers, training and codecs take one
 and know nothing else about it. `get_geometry` finds it by its name, one of `GEOMETRIES`; `METRICS`
-are the ways in which the distances of subspaces add up.
-
-To add a geometry, write one file with a subclass of `Geometry` that defines its abstract methods,
-as `euclidean.py` does, and add its name to the line `GeometryName` of `registry.py`. Then
-``ProductQuantizer(..., geometry=name)`` and ``Recipe().replace(geometry=name)`` take it, and
-`tests/geometry/test_geometries.py` tests it against its own definition.
+are the ways in which the distances of subspaces add up. CONTRIBUTING.md says how to add a geometry.
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
 """`Geometry`: the maps, distances and means of a space, which everything else is written with.
 
-Conventions, used everywhere. A point is given by D coordinates ``x``, shape (..., D). In the
-geometries of this package they are the *space part* of its D + 1 ambient coordinates; the last of
+Conventions, used everywhere. A point is given by D coordinates ``x``, shape (..., D). In the curved
+spaces of this package they are the *space part* of its D + 1 ambient coordinates; the last of
 these, the *time part*, follows from ``x`` and ``c``, so a stored point can never leave the space.
 ``c > 0`` is the absolute value of the curvature, a tensor that broadcasts against the batch shape
 of the points, i.e. against ``x[..., 0]``: shape (M,) for points (n, M, D), (M, 1) for codebooks
@@ -26,8 +26,11 @@ from hyperpq.geometry.registry import Metric
 CHORD_FLOOR = 1e-8
 
 
-def clip_norm(v: Tensor, max_norm: float) -> Tensor:
-    """Shorten tangent vectors (..., D) longer than ``max_norm`` to that length."""
+def clip_norm(v: Tensor, max_norm: float | Tensor) -> Tensor:
+    """Shorten tangent vectors (..., D) longer than ``max_norm`` to that length.
+
+    ``max_norm`` is a number, or a tensor that broadcasts against (..., 1).
+    """
     norm_sq = (v * v).sum(-1, keepdim=True)
     limit = max_norm * max_norm
     safe = torch.where(norm_sq > limit, norm_sq, torch.ones_like(norm_sq))
@@ -40,6 +43,14 @@ class Geometry(Protocol):
     A subclass defines the abstract methods. The other methods are derived from these; a subclass
     overrides them where its space has a faster or more accurate way. Objects have no state.
 
+    Every geometry meets these demands, which `tests/geometry/test_geometries.py` checks:
+
+    - Gradients are finite at ``v = 0``, where ``|v|`` has none, and at equal points, where the
+      distance has none.
+    - `sqchord` is exactly 0 at equal points and accurate to rounding for near ones.
+      `sqchord_matrix` never returns less than `CHORD_FLOOR`, with zero gradient there.
+    - `nearest` is the exact one, and its result for a point depends on no other point.
+
     Attributes
     ----------
     name : str
@@ -47,12 +58,18 @@ class Geometry(Protocol):
     sign : {-1, 0, 1}
         Sign of the curvature: -1 for hyperbolic, 0 for flat and 1 for spherical space.
     max_radius : float
-        Largest useful ``sqrt(c) |v|`` of a tangent vector v at the origin.
+        Largest ``sqrt(c) |v|`` of a tangent vector v at the origin at which distances are accurate.
+        Codes of another length than the learned one have a clip radius within it (`fit_length`).
+        Elsewhere it is advice, unless the maps end at it: then `clip` enforces it, as the one of
+        `Sphere` does, so that quantizers have no vectors beyond it.
+    chord_is_inner_product : bool
+        Whether ``q^2 = 2 lift(x) @ dual(y) + 2 sign / c`` for all points x and y.
     """
 
     name: ClassVar[str]
     sign: ClassVar[Literal[-1, 0, 1]]
     max_radius: ClassVar[float]
+    chord_is_inner_product: ClassVar[bool] = False
 
     @abstractmethod
     def expmap0(self, v: Tensor, c: Tensor) -> Tensor:
@@ -90,8 +107,8 @@ class Geometry(Protocol):
         Returns
         -------
         Tensor, shape (..., D + 1)
-            Space part and time part. In flat space, which needs no ambient one, the time part is 1
-            (homogeneous coordinates).
+            Space part and time part. In flat space, which needs no ambient one, these are the point
+            and 1 (homogeneous coordinates).
         """
 
     @abstractmethod
@@ -124,7 +141,8 @@ class Geometry(Protocol):
         Returns
         -------
         Tensor, shape (...,)
-            Squared length of the straight line between the lifted points; differentiable.
+            Squared length of the straight line between the points in the ambient inner product,
+            which is Minkowskian for sign -1; in flat space the squared distance. Differentiable.
         """
 
     @abstractmethod
@@ -168,8 +186,23 @@ class Geometry(Protocol):
             Differentiable; the gradient of ``d`` at equal points, where it has none, is taken as 0.
         """
 
-    def clip(self, v: Tensor, max_norm: float) -> Tensor:
-        """Shorten tangent vectors (..., D) longer than ``max_norm`` to that length."""
+    def clip(self, v: Tensor, max_norm: float, c: Tensor) -> Tensor:
+        """Shorten long tangent vectors.
+
+        Parameters
+        ----------
+        v : Tensor, shape (..., D)
+            Tangent vectors at the origin.
+        max_norm : float
+            Largest length. A space whose maps end at `max_radius` shortens to that, too.
+        c : Tensor, broadcasts against (...,)
+            Absolute curvature.
+
+        Returns
+        -------
+        Tensor, shape (..., D)
+            Vectors in the same directions; differentiable.
+        """
         return clip_norm(v, max_norm)
 
     def distance(self, x: Tensor, y: Tensor, c: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Squared chords and distances of the Lorentz model, exact to rounding, with their gradients.
+"""Squared chords and metrics of the Lorentz model, exact to rounding, with their gradients.
 
 The squared Lorentzian chord ``q^2 = <x - y, x - y> = -2/c - 2 <x, y>`` (the "squared Lorentzian
 distance" of Law et al., ICML 2019) carries every metric: the geodesic distance is
@@ -34,7 +34,7 @@ def time_part(x: Tensor, c: Tensor) -> Tensor:
     x : Tensor, shape (..., D)
         Space parts.
     c : Tensor, broadcasts against (...,)
-        Negated curvature.
+        Absolute curvature.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def sqchord(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     x, y : Tensor, shapes broadcast to (..., D)
         Space parts.
     c : Tensor, broadcasts against (...,)
-        Negated curvature.
+        Absolute curvature.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def sqchord_matrix(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
     y : Tensor, shape (..., m, D)
         Space parts.
     c : Tensor, broadcasts against (..., 1)
-        Negated curvature, one for each matrix.
+        Absolute curvature, one for each matrix.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def metric_from_sqchord(q2: Tensor, c: Tensor, metric: Metric) -> Tensor:
     q2 : Tensor
         Squared chords.
     c : Tensor, broadcasts against ``q2``
-        Negated curvature.
+        Absolute curvature.
     metric : {"l1", "geodesic", "chord"}
         See `Geometry.metric_from_sqchord`.
 
@@ -222,13 +222,3 @@ def metric_from_sqchord(q2: Tensor, c: Tensor, metric: Metric) -> Tensor:
         return q2
     d = cast(Tensor, _ChordToArc.apply(q2, c))
     return d * d if metric == "geodesic" else d
-
-
-def distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Geodesic distance by the half-angle form, to full relative precision.
-
-    Shapes are as in `sqchord`. The ``arcosh`` of an inner product would lose all digits of near
-    points. Here the relative error stays near rounding at every radius
-    (tests/geometry/test_lorentz.py compares with 60 digits).
-    """
-    return metric_from_sqchord(sqchord(x, y, c), c, "l1")

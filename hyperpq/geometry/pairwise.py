@@ -32,7 +32,7 @@ def pairwise_distances(x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tenso
     y : Tensor, shape (m, M, D)
         Space parts.
     c : Tensor, shape (M,)
-        Negated curvatures.
+        Absolute curvatures.
     metric : {"l1", "geodesic", "chord"}
         See `Geometry.metric_from_sqchord`.
 

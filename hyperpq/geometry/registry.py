@@ -11,9 +11,14 @@ from hyperpq.errors import InvalidInputError
 if TYPE_CHECKING:
     from hyperpq.geometry.base import Geometry
 
-# The geometry of a name is the class with that name, capitalized, in the module with that name.
 GeometryName = Literal["lorentz", "euclidean", "sphere"]
 GEOMETRIES: tuple[GeometryName, ...] = get_args(GeometryName)
+# Module and class of each; a module is imported when its geometry is first used.
+_CLASSES: dict[str, str] = {
+    "lorentz": "hyperpq.geometry.lorentz:Lorentz",
+    "euclidean": "hyperpq.geometry.euclidean:Euclidean",
+    "sphere": "hyperpq.geometry.sphere:Sphere",
+}
 
 Metric = Literal["l1", "geodesic", "chord"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
@@ -25,7 +30,8 @@ def get_geometry(name: str) -> Geometry:
 
     Parameters
     ----------
-    name : {"lorentz", "euclidean", "sphere"}
+    name : str
+        One of `GEOMETRIES`.
 
     Raises
     ------
@@ -37,5 +43,5 @@ def get_geometry(name: str) -> Geometry:
             f"geometry is {name!r}; expected {', '.join(map(repr, GEOMETRIES[:-1]))} "
             f"or {GEOMETRIES[-1]!r}."
         )
-    module = import_module(f"hyperpq.geometry.{name}")
-    return cast("Geometry", getattr(module, name.capitalize())())
+    module, _, class_name = _CLASSES[name].partition(":")
+    return cast("Geometry", getattr(import_module(module), class_name)())

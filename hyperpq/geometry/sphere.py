@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from hyperpq.geometry.base import CHORD_FLOOR, Geometry
+from hyperpq.geometry.base import CHORD_FLOOR, Geometry, clip_norm
 from hyperpq.geometry.registry import Metric
 
 
@@ -17,12 +17,16 @@ class Sphere(Geometry):
     """Half of the sphere of radius ``1 / sqrt(c)``, the one around the pole.
 
     The pole is the origin, and the time part ``sqrt(1/c - |x|^2)`` of a point is its height.
-    Tangent vectors that lead beyond the equator end on it.
+    The space ends at the equator: `expmap0` takes longer tangent vectors to it, so two of one
+    direction would be one point. `clip` therefore shortens them to the equator, too. Near it the
+    height follows from a difference of near numbers, so rounding to float32 moves a point up or
+    down by as much as ``3e-4 / sqrt(c)``.
     """
 
     name: ClassVar[str] = "sphere"
     sign: ClassVar[Literal[-1, 0, 1]] = 1
     max_radius: ClassVar[float] = math.pi / 2
+    chord_is_inner_product: ClassVar[bool] = True
 
     @override
     def expmap0(self, v: Tensor, c: Tensor) -> Tensor:
@@ -59,6 +63,11 @@ class Sphere(Geometry):
         heights = _height(x, c).unsqueeze(-1) * _height(y, c).unsqueeze(-2)
         q2 = 2 * ((1 / c).unsqueeze(-1) - heights - x @ y.transpose(-1, -2))
         return q2.clamp_min(CHORD_FLOOR)
+
+    @override
+    def clip(self, v: Tensor, max_norm: float, c: Tensor) -> Tensor:
+        equator = self.max_radius * torch.rsqrt(c).unsqueeze(-1)
+        return clip_norm(v, equator.clamp_max(max_norm))
 
     @override
     def metric_from_sqchord(self, q2: Tensor, c: Tensor, metric: Metric) -> Tensor:

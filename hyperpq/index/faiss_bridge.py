@@ -14,7 +14,6 @@ from hyperpq.codec.base import Codec
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.errors import InvalidInputError, NotTrainedError
-from hyperpq.geometry.lorentz_chord import time_part
 from hyperpq.quantizers.flat_pq import FlatMetric
 from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.utils.files import atomic_write
@@ -136,11 +135,10 @@ class FaissExport:
         q = self.codec.quantizer
         tangent = torch.from_numpy(self.codec.embed(x)).unflatten(1, (q.M, q.D))
         with torch.inference_mode():
-            points = _with_time(q.points(tangent.to(self.codec.device)), q.c)
-            # With time negated and all doubled, the inner product is -(squared chord) - 2 / c.
-            points[..., :-1] *= 2
-            points[..., -1] *= -2
-        return points.flatten(1).cpu().numpy()
+            points = q.points(tangent.to(self.codec.device).double())
+            # Its inner product with a lifted codeword is -(squared chord) + 2 sign / c.
+            forms = -2 * q.geometry.dual(points, q.log_c.double().exp())
+        return forms.float().flatten(1).cpu().numpy()
 
     def distances(self, D: ArrayLike) -> NDArray[np.float32]:
         """Convert distances of FAISS to those of `HiHPQIndex.search`.
@@ -160,7 +158,8 @@ class FaissExport:
         offset = 0.0
         if self.how == "chord":
             assert isinstance(self.codec, HiHPQCodec)
-            offset = float((2 / self.codec.quantizer.c.detach().double()).sum())
+            q = self.codec.quantizer
+            offset = float((-2 * q.geometry.sign / q.c.detach().double()).sum())
         negated = self.how != "plain" or self.codec.metric == "ip"
         out = (-values.astype(np.float64) - offset).astype(np.float32) if negated else values
         return np.where(np.abs(values) == _MISSING, np.float32(np.inf), out)
@@ -178,8 +177,8 @@ def to_faiss(codec: Codec, codes: ArrayLike, ids: ArrayLike, *, how: str = "auto
     ids : array_like, shape (n,)
         Distinct ids, at least 0.
     how : {"auto", "chord", "tables"}
-        How distances become inner products. ``chord``, for the metric of that name: codewords and
-        queries are the space and time parts of points on the hyperboloid, and the index has
+        How distances become inner products. ``chord``, for the metric of that name in a curved
+        space: codewords and queries are the space and time parts of points, and the index has
         d' = M (D + 1). ``tables``, for every metric: codewords are unit vectors and queries are
         distance tables, d' = M K. ``auto`` chooses ``chord`` where it is possible. The codebooks of
         a `PQCodec` are used as they are.
@@ -235,31 +234,29 @@ def _conversion(codec: Codec, how: _Choice) -> Conversion:
                 f"how is {how!r}, but a PQCodec is always converted as it is; expected 'auto'."
             )
         return "plain"
-    # Only this metric is an inner product of points with a time part.
-    possible = isinstance(codec, HiHPQCodec) and (codec.config.geometry, codec.metric) == (
-        "lorentz",
-        "chord",
-    )
-    if how == "chord" and not possible:
+    if not isinstance(codec, HiHPQCodec) or codec.metric != "chord":
+        if how == "chord":
+            raise InvalidInputError(
+                f"how is 'chord', but the codec has the metric {codec.metric!r}; expected the "
+                "metric 'chord'; pass how='tables'."
+            )
+        return "tables"
+    geometry = codec.quantizer.geometry
+    if how == "chord" and not geometry.chord_is_inner_product:
         raise InvalidInputError(
-            f"how is 'chord', but the codec has the metric {codec.metric!r}; expected the metric "
-            "'chord' of Lorentz geometry; pass how='tables'."
+            f"how is 'chord', but the codec has the geometry {geometry.name!r}; expected a curved "
+            "one, where the chord is an inner product; pass how='tables'."
         )
-    return "chord" if possible and how != "tables" else "tables"
-
-
-def _with_time(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """Space parts (..., D) with the time part appended, correct to the last digit of float32."""
-    time = time_part(x.double(), c.double()).to(x.dtype)
-    return torch.cat([x, time.unsqueeze(-1)], -1)
+    return "chord" if geometry.chord_is_inner_product and how != "tables" else "tables"
 
 
 @torch.no_grad()
 def _chord_words(codec: Codec) -> torch.Tensor:
-    """Codewords (M, K, D + 1) as points with their time part."""
+    """Codewords (M, K, D + 1) as points with their time part, correct to the last digit."""
     assert isinstance(codec, HiHPQCodec)
     q = codec.quantizer
-    return _with_time(q.codewords(), q.c[:, None])
+    words = q.codewords(torch.float64)
+    return q.geometry.lift(words, q.log_c.double().exp()[:, None]).float()
 
 
 def _unit_words(codec: Codec) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Quantizers: vectors to codes, distance tables and back; and how their codebooks are fitted.
 
 A `Quantizer` has M codebooks of K codewords. `ProductQuantizer` codes the points of M subspaces in
-any geometry (`LorentzProductQuantizer` is its public name); `FlatProductQuantizer` has the plain
+any geometry (`LorentzProductQuantizer` is its earlier name); `FlatProductQuantizer` has the plain
 codebooks of FAISS's ``IndexPQ``; `AdditiveQuantizer` has codewords that add up.
 """
 

@@ -57,7 +57,7 @@ def manifold_kmeans(
     Tensor, shape (K, D)
         Tangent vectors of the codewords.
     """
-    v = geometry.clip(v, max_norm)
+    v = geometry.clip(v, max_norm, c)
     start, _ = kmeans(np.ascontiguousarray(v.numpy(), np.float32), K, seed=seed)
     words = torch.from_numpy(start)
     if len(v) <= K:
@@ -65,7 +65,7 @@ def manifold_kmeans(
     points = geometry.expmap0(v, c)
     ambient = geometry.lift(points, c).double()
     for _ in range(iterations):
-        own = nearest(points, geometry.expmap0(words, c), c, geometry)
+        own = approximate_nearest(points, geometry.expmap0(words, c), c, geometry)
         sums = torch.zeros(K, ambient.shape[1], dtype=torch.float64).index_add_(0, own, ambient)
         used = torch.bincount(own, minlength=K) > 0
         moved = geometry.logmap0(geometry.project(sums, c.double()).float(), c)
@@ -73,8 +73,12 @@ def manifold_kmeans(
     return words
 
 
-def nearest(points: Tensor, words: Tensor, c: Tensor, geometry: Geometry) -> Tensor:
-    """Index (n,) of the nearest of ``words`` (K, D) to ``points`` (n, D), both space parts."""
+def approximate_nearest(points: Tensor, words: Tensor, c: Tensor, geometry: Geometry) -> Tensor:
+    """Index (n,) of the nearest of ``words`` (K, D) to ``points`` (n, D).
+
+    In the dtype of the points, so that of two words at nearly one distance either may be found.
+    k-means has no need of the exact one, for which `Geometry.nearest` takes longer; codes do.
+    """
     forms = geometry.dual(words, c)
     by_space, by_time = forms[:, :-1].contiguous().T, forms[:, -1].contiguous()
     out = torch.empty(len(points), dtype=torch.int64)

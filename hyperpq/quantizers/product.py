@@ -34,9 +34,10 @@ class ProductQuantizer(nn.Module):
     beta : float
         Inverse temperature of the codebook attention.
     max_norm : float
-        Tangent vectors longer than this are shortened to it.
-    geometry : {"lorentz", "euclidean", "sphere"}
-        Space of each subspace; in flat space the curvatures have no effect.
+        Tangent vectors longer than this are shortened to it; on the sphere, those that lead beyond
+        the equator, at ``pi / (2 sqrt(c))``, are shortened to end on it.
+    geometry : str
+        Space of each subspace, one of `GEOMETRIES`; in flat space the curvatures have no effect.
 
     Attributes
     ----------
@@ -96,17 +97,22 @@ class ProductQuantizer(nn.Module):
             self.log_c.clamp_(torch.tensor(low).log().item(), torch.tensor(high).log().item())
 
     def clip(self, v: Tensor) -> Tensor:
-        """Tangent vectors (..., M, D), those longer than ``max_norm`` shortened to it."""
-        return self.geometry.clip(v, self.max_norm)
+        """Tangent vectors (..., M, D), those longer than the space or ``max_norm`` shortened."""
+        return self.geometry.clip(v, self.max_norm, self.log_c.to(v.dtype).exp())
 
     def points(self, v: Tensor) -> Tensor:
-        """Tangent vectors (..., M, D) -> space parts of points (..., M, D), clipped and mapped."""
+        """Tangent vectors (..., M, D) -> points (..., M, D), clipped and mapped."""
         return self.geometry.expmap0(self.clip(v), self.log_c.to(v.dtype).exp())
 
     def codewords(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Space parts of all codewords, shape (M, K, D); worked out in a dtype if one is given."""
-        v = self.clip(self.codebooks.to(dtype))
+        """Points of all codewords, shape (M, K, D); worked out in a dtype if one is given."""
+        v = self._clipped_codebooks(dtype)
         return self.geometry.expmap0(v, self.log_c.to(v.dtype).exp()[:, None])
+
+    def _clipped_codebooks(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Tangent vectors of all codewords, shape (M, K, D)."""
+        v = self.codebooks.to(dtype)
+        return self.geometry.clip(v, self.max_norm, self.log_c.to(v.dtype).exp()[:, None])
 
     def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Soft quantization: each point becomes a centroid of all codewords.
@@ -114,12 +120,12 @@ class ProductQuantizer(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (n, M, D)
-            Space parts of points.
+            Points.
 
         Returns
         -------
         soft : Tensor, shape (n, M, D)
-            Space parts of the centroids.
+            Centroids.
         p : Tensor, shape (M, n, K)
             Weights of the centroids, ``softmax(-beta q^2)``, with q^2 the squared chord.
         """
@@ -134,12 +140,12 @@ class ProductQuantizer(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (n, M, D)
-            Space parts of points.
+            Points.
 
         Returns
         -------
         Tensor, shape (n, M, D)
-            Space parts of the codewords. Their gradient goes to the codewords, and the same one to
+            Points of the codewords. Their gradient goes to the codewords, and the same one to
             ``x``, as if the step were the identity (van den Oord et al., NeurIPS 2017).
         """
         own = self.codes(x.detach()).long()
@@ -153,7 +159,7 @@ class ProductQuantizer(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (n, M, D)
-            Space parts of points.
+            Points.
 
         Returns
         -------
@@ -175,7 +181,7 @@ class ProductQuantizer(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (nq, M, D)
-            Space parts of the queries' points.
+            Points of the queries.
 
         Returns
         -------
@@ -194,7 +200,7 @@ class ProductQuantizer(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Tangent vectors of coded codewords: (n, M) integers -> (n, M, D)."""
-        v = self.clip(self.codebooks)
+        v = self._clipped_codebooks()
         return v[torch.arange(self.M, device=v.device), codes.long()]
 
     def pairwise_distances(self, x: Tensor, y: Tensor) -> Tensor:
@@ -203,9 +209,9 @@ class ProductQuantizer(nn.Module):
         Parameters
         ----------
         x : Tensor, shape (n, M, D)
-            Space parts.
+            Points.
         y : Tensor, shape (m, M, D)
-            Space parts.
+            Points.
 
         Returns
         -------
@@ -222,5 +228,5 @@ class ProductQuantizer(nn.Module):
         )
 
 
-# The public name of the paper's quantizer: the default geometry is hyperbolic.
+# The earlier name, from when hyperbolic space, the default, was the only one.
 LorentzProductQuantizer = ProductQuantizer

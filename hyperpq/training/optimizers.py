@@ -34,7 +34,7 @@ def make_optimizers(codec: HiHPQCodec, recipe: Recipe) -> list[torch.optim.Optim
     if codec.config.hidden:
         decayed += [codec.up, codec.down]
         free.append(codec.up_bias)
-    if recipe.representation.train_curvature and recipe.representation.geometry != "euclidean":
+    if recipe.representation.train_curvature and q.geometry.sign != 0:
         free.append(q.log_c)
     if codec.config.head == "linear":
         decayed.insert(0, codec.weight)

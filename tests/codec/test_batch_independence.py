@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperpq import HiHPQCodec, HiHPQIndex, PQCodec
+from hyperpq.geometry import GEOMETRIES
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
 from hyperpq.utils.exact_matmul import exact_matmul
@@ -25,8 +26,7 @@ KINDS = {
     "untrained": {"epochs": 0},
     "few rows": {"epochs": 0},
     "fidelity": {"epochs": 1, "objective": "fidelity"},
-    "euclidean": {"epochs": 0, "geometry": "euclidean"},
-    "sphere": {"epochs": 0, "geometry": "sphere"},
+    **{name: {"epochs": 0, "geometry": name} for name in GEOMETRIES if name != "lorentz"},
 }
 
 

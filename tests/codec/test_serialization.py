@@ -23,6 +23,7 @@ from hyperpq.codec.serialization import (
     to_files,
 )
 from hyperpq.errors import CorruptIndexError, FormatVersionError
+from hyperpq.geometry import GEOMETRIES
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
 
@@ -97,7 +98,7 @@ def test_recipes_have_the_names_of_the_code_in_memory(codec):
     assert stored_recipe(loaded_recipe({"old": 1, "guard": 0})) == {"old": 1, "guard": 0}
 
 
-@pytest.mark.parametrize("geometry", ["lorentz", "euclidean", "sphere"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_geometry_is_stored_unless_it_is_hyperbolic(geometry, x):
     codec = HiHPQCodec(CodecConfig(24, 2, D=4, geometry=geometry))
     with torch.no_grad():
@@ -112,7 +113,12 @@ def test_geometry_is_stored_unless_it_is_hyperbolic(geometry, x):
     assert again.config == codec.config
     np.testing.assert_array_equal(again.tables(x), codec.tables(x))
     with pytest.raises(CorruptIndexError, match="geometry"):
-        from_files(edited(files, geometry="flat"))
+        from_files(edited(files, geometry=3))
+
+
+def test_a_geometry_of_a_newer_version_is_named(codec):
+    with pytest.raises(FormatVersionError, match=r"geometry 'torus'; .*; open the index with the"):
+        from_files(edited(to_files(codec), geometry="torus"))
 
 
 def test_difference_is_named(codec):

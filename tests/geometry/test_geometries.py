@@ -1,7 +1,7 @@
 """Every geometry against geoopt in float64, 60-digit arithmetic and its own definition.
 
 A geometry that is added to `registry.GeometryName` takes part in the tests that are parametrized by
-`GEOMETRIES`; `REFERENCES` is what it is compared with, where geoopt has such a space.
+`GEOMETRIES`; `REFERENCES` is what it is compared with, and must have every geometry.
 """
 
 from __future__ import annotations
@@ -30,18 +30,37 @@ DTYPES = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Reference:
-    """A space of geoopt, in ambient coordinates of which the last is the time part.
+    """A space that is written without hyperpq, for one curvature.
 
     Attributes
     ----------
     expmap0 : callable
-        Tangent vectors (n, D) -> ambient points (n, D + 1) or (n, D).
+        Tangent vectors (n, D) -> ambient points (n, D + 1), time last, or (n, D). By geoopt.
     dist : callable
-        Distances of two arrays of ambient points.
+        Distances of two arrays of ambient points. By geoopt.
+    exact : callable
+        Distance of two points of D numbers each, the very ones that are given, in 60 digits.
     """
 
     expmap0: Callable[[torch.Tensor], torch.Tensor]
     dist: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    exact: Callable[[list[mpmath.mpf], list[mpmath.mpf]], mpmath.mpf]
+
+
+def _squared(x, y):
+    return sum((a - b) ** 2 for a, b in zip(x, y, strict=True))
+
+
+def _exact_curved(c: float, sign: int):
+    """The distance of a curved space by its chord."""
+    k, arc = mpmath.mpf(c), mpmath.asin if sign > 0 else mpmath.asinh
+
+    def exact(x, y):
+        heights = [mpmath.sqrt(1 / k - sign * sum(a * a for a in one)) for one in (x, y)]
+        half = mpmath.sqrt(k * (_squared(x, y) + sign * (heights[0] - heights[1]) ** 2)) / 2
+        return 2 / mpmath.sqrt(k) * arc(half)
+
+    return exact
 
 
 def _lorentz(c: float) -> Reference:
@@ -50,12 +69,19 @@ def _lorentz(c: float) -> Reference:
     def expmap0(v):
         return manifold.expmap0(torch.cat([torch.zeros_like(v[..., :1]), v], -1)).roll(-1, -1)
 
-    return Reference(expmap0, lambda x, y: manifold.dist(x.roll(1, -1), y.roll(1, -1)))
+    def dist(x, y):
+        return manifold.dist(x.roll(1, -1), y.roll(1, -1))
+
+    return Reference(expmap0, dist, _exact_curved(c, -1))
 
 
 def _euclidean(c: float) -> Reference:
     manifold = geoopt.Euclidean(ndim=1)
-    return Reference(lambda v: manifold.expmap(torch.zeros_like(v), v), manifold.dist)
+
+    def exact(x, y):
+        return mpmath.sqrt(_squared(x, y))
+
+    return Reference(lambda v: manifold.expmap(torch.zeros_like(v), v), manifold.dist, exact)
 
 
 def _sphere(c: float) -> Reference:
@@ -67,7 +93,10 @@ def _sphere(c: float) -> Reference:
         pole[..., -1] = 1
         return manifold.expmap(pole, along) / root
 
-    return Reference(expmap0, lambda x, y: manifold.dist(root * x, root * y) / root)
+    def dist(x, y):
+        return manifold.dist(root * x, root * y) / root
+
+    return Reference(expmap0, dist, _exact_curved(c, 1))
 
 
 REFERENCES = {"lorentz": _lorentz, "euclidean": _euclidean, "sphere": _sphere}
@@ -93,7 +122,7 @@ def geometry(request) -> Geometry:
 
 def test_names():
     assert [get_geometry(name).name for name in GEOMETRIES] == list(GEOMETRIES)
-    assert set(REFERENCES) <= set(GEOMETRIES)
+    assert set(REFERENCES) == set(GEOMETRIES)
     assert get_geometry("sphere") is get_geometry("sphere")
     with pytest.raises(
         InvalidInputError, match=r"geometry is 'torus'; expected .* or '\w+'\.$"
@@ -150,15 +179,7 @@ def test_maps_at_the_origin(geometry, c, seed, dtype, tolerance):
 
 def exact_distance(name: str, x: np.ndarray, y: np.ndarray, c: float) -> mpmath.mpf:
     """Distance of the very numbers given, in 60 digits."""
-    xs, ys, k = ([mpmath.mpf(float(a)) for a in v] for v in (x, y, [c]))
-    k = k[0]
-    flat = sum((a - b) ** 2 for a, b in zip(xs, ys, strict=True))
-    if name == "euclidean":
-        return mpmath.sqrt(flat)
-    sign = 1 if name == "sphere" else -1
-    heights = [mpmath.sqrt(1 / k - sign * sum(a * a for a in v)) for v in (xs, ys)]
-    half = mpmath.sqrt(k * (flat + sign * (heights[0] - heights[1]) ** 2)) / 2
-    return 2 / mpmath.sqrt(k) * (mpmath.asin(half) if name == "sphere" else mpmath.asinh(half))
+    return REFERENCES[name](c).exact(*([mpmath.mpf(float(a)) for a in one] for one in (x, y)))
 
 
 @pytest.mark.parametrize("separation", [1e-6, 1e-4, 1e-2, 1.0])
@@ -170,13 +191,66 @@ def test_distances_match_60_digits_at_every_separation(name, c, separation, dtyp
     v = drawn(geometry, 30, 4, c, 3) * 0.8
     g = torch.Generator().manual_seed(4)
     step = torch.randn(30, 4, generator=g, dtype=torch.float64) * separation / c**0.5
-    w = geometry.clip(v + step, min(2.0, 0.9 * geometry.max_radius) / c**0.5)
+    w = geometry.clip(v + step, min(2.0, 0.9 * geometry.max_radius) / c**0.5, tc)
     x, y = (geometry.expmap0(one.to(dtype), tc) for one in (v, w))
     got = geometry.distance(x, y, tc)
     for a, b, d in zip(x.numpy(), y.numpy(), got.tolist(), strict=True):
         if (a != b).any():
             want = exact_distance(name, a, b, float(tc))
             assert abs(d / want - 1) < tolerance
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+@pytest.mark.parametrize("name", REFERENCES)
+def test_distances_are_accurate_at_the_largest_radius(name, c):
+    """Of points at every angle, by tables in float32."""
+    geometry, tc = get_geometry(name), torch.tensor(c)
+    radius = min(geometry.max_radius, 100.0) / c**0.5
+    angles = torch.tensor([1e-2, 0.1, 0.5, 1.5, 3.0], dtype=torch.float64)
+    v = radius * torch.stack([angles.cos(), angles.sin(), 0 * angles], 1)
+    first = radius * torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+    x, y = (geometry.expmap0(one.float(), tc) for one in (v, first))
+    got = geometry.metric_from_sqchord(geometry.sqchord_table(x, y, tc[None]), tc, "l1")[:, 0]
+    reference = REFERENCES[name](c)
+    want = reference.dist(*(reference.expmap0(one) for one in (v, first.expand_as(v))))
+    # `Sphere` explains the absolute error.
+    torch.testing.assert_close(got.double() ** 2, want**2, rtol=1e-5, atol=5e-7 / c)
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+def test_sign_is_that_of_triangles(geometry, c):
+    """The side opposite the origin is longer than in flat space if the curvature is negative."""
+    v, w = (drawn(geometry, 50, 4, c, seed) for seed in (12, 13))
+    tc = torch.tensor(c, dtype=torch.float64)
+    excess = geometry.distance(geometry.expmap0(v, tc), geometry.expmap0(w, tc), tc)
+    excess = excess / (v - w).norm(dim=1) - 1
+    assert (torch.where(excess.abs() < 1e-12, 0, excess).sign() == -geometry.sign).all()
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+def test_whether_the_chord_is_an_inner_product(geometry, c):
+    x, y = (points(geometry, 30, 4, c, seed) for seed in (14, 15))
+    tc = torch.tensor(c, dtype=torch.float64)
+    products = (geometry.lift(x, tc) * geometry.dual(y, tc)).sum(1)
+    same = torch.isclose(2 * products + 2 * geometry.sign / tc, geometry.sqchord(x, y, tc))
+    assert same.all() == geometry.chord_is_inner_product
+
+
+@pytest.mark.parametrize("c", CURVATURES)
+def test_clip_keeps_directions_within_the_space(geometry, c):
+    v = torch.randn(50, 4, generator=torch.Generator().manual_seed(16), dtype=torch.float64)
+    v *= torch.logspace(-2, 2, 50)[:, None]
+    tc = torch.tensor(c, dtype=torch.float64)
+    for max_norm in (0.1, 1.5, 4.0):
+        clipped = geometry.clip(v, max_norm, tc)
+        lengths = clipped.norm(dim=1)
+        bound = float(lengths.max())
+        assert bound <= max_norm * (1 + 1e-12)
+        torch.testing.assert_close(lengths, v.norm(dim=1).clamp_max(bound))
+        torch.testing.assert_close(clipped / lengths[:, None], v / v.norm(dim=1, keepdim=True))
+        # No two clipped vectors are one point, up to the rounding of asin near the equator.
+        again = geometry.logmap0(geometry.expmap0(clipped, tc), tc)
+        torch.testing.assert_close(again, clipped, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("c", CURVATURES)

@@ -14,6 +14,7 @@ from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.codes import unpack
 from hyperpq.errors import InvalidInputError, NotTrainedError, StoreError
+from hyperpq.geometry import GEOMETRIES, get_geometry
 from hyperpq.index.faiss_bridge import FaissExport, from_faiss, to_faiss, write_faiss
 
 d, N, K = 24, 1500, 12
@@ -25,13 +26,15 @@ def vectors(n, seed):
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
-def learned(M, nbits, metric):
+def learned(M, nbits, metric, geometry="lorentz"):
     """A codec with drawn weights and curvatures."""
     torch.manual_seed(M + nbits)
     codec = (
         AdditiveCodec(AdditiveConfig(d, M, nbits, D=6, normalization="unit"))
         if metric == "inner"
-        else HiHPQCodec(CodecConfig(d, M, nbits, D=6, metric=metric, normalization="unit"))
+        else HiHPQCodec(
+            CodecConfig(d, M, nbits, D=6, metric=metric, normalization="unit", geometry=geometry)
+        )
     )
     with torch.no_grad():
         codec.weight.normal_()
@@ -90,6 +93,22 @@ def test_export_finds_what_our_scan_finds(M, nbits, metric, tmp_path):
         assert_same(again, codec, codes, ids, x)
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
         path.unlink()
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_export_by_the_chord_where_it_is_an_inner_product(geometry):
+    codec = learned(4, 8, "chord", geometry)
+    codes, ids, x = codec.encode(vectors(N, 1)), spread_ids(N), vectors(30, 2)
+    possible = get_geometry(geometry).chord_is_inner_product
+    for how in ("auto", "tables") + (("chord",) if possible else ()):
+        export = to_faiss(codec, codes, ids, how=how)
+        assert export.how == ("chord" if possible and how != "tables" else "tables")
+        assert_same(export, codec, codes, ids, x)
+    if not possible:
+        with pytest.raises(
+            InvalidInputError, match=rf"has the geometry '{geometry}'; .*pass how='tables'"
+        ):
+            to_faiss(codec, codes, ids, how="chord")
 
 
 @pytest.mark.parametrize("metric", ["l2", "ip"])

@@ -8,10 +8,10 @@ import torch
 
 from hyperpq.geometry import GEOMETRIES, Geometry, get_geometry
 from hyperpq.quantizers.fit_product import (
+    approximate_nearest,
     distil_codebooks,
     fit_codebooks,
     manifold_kmeans,
-    nearest,
 )
 from hyperpq.quantizers.product import ProductQuantizer
 
@@ -36,8 +36,8 @@ def kmeans_of(v, K, c, max_norm, geometry, **options):
 def test_kmeans_is_a_fixed_point_of_lloyd_in_float64(v, c, geometry):
     c, r = torch.tensor(c), min(2.0, geometry.max_radius / c**0.5)
     words = kmeans_of(v, 12, c, r, geometry, iterations=30).double()
-    points = geometry.expmap0(geometry.clip(v.double(), r), c.double())
-    own = nearest(points, geometry.expmap0(words, c.double()), c.double(), geometry)
+    points = geometry.expmap0(geometry.clip(v.double(), r, c), c.double())
+    own = approximate_nearest(points, geometry.expmap0(words, c.double()), c.double(), geometry)
     for k in own.unique():
         centre = geometry.centroid(
             points[own == k], torch.ones(1, int((own == k).sum())).double(), c.double()
@@ -55,9 +55,9 @@ def test_kmeans_lowers_the_error_of_the_curved_space(v, name):
     r = min(2.4, geometry.max_radius / 2)
 
     def error(words):
-        points = geometry.expmap0(geometry.clip(v, r), c)
+        points = geometry.expmap0(geometry.clip(v, r, c), c)
         words = geometry.expmap0(words, c)
-        own = words[nearest(points, words, c, geometry)]
+        own = words[approximate_nearest(points, words, c, geometry)]
         return float(geometry.sqchord(points, own, c).mean())
 
     before, after = (error(kmeans_of(v, 8, c, r, geometry, iterations=i)) for i in (0, 10))
@@ -67,7 +67,7 @@ def test_kmeans_lowers_the_error_of_the_curved_space(v, name):
 def test_kmeans_gains_by_its_steps(geometry):
     v = torch.randn(600, 4, generator=torch.Generator().manual_seed(0)) * 0.7
     c = torch.tensor(0.25)
-    x = geometry.expmap0(geometry.clip(v, 1.5), c)
+    x = geometry.expmap0(geometry.clip(v, 1.5, c), c)
 
     def cost(steps):
         words = kmeans_of(v, 16, c, 1.5, geometry, iterations=steps)
@@ -80,20 +80,21 @@ def test_nearest_is_that_of_the_distances(geometry, monkeypatch):
     g = torch.Generator().manual_seed(3)
     c = torch.tensor(0.5).double()
     points, words = (
-        geometry.expmap0(geometry.clip(torch.randn(n, 4, generator=g).double(), 2.0), c)
+        geometry.expmap0(geometry.clip(torch.randn(n, 4, generator=g).double(), 2.0, c), c)
         for n in (200, 16)
     )
     want = geometry.sqchord(points[:, None], words[None], c).argmin(1)
-    assert torch.equal(nearest(points, words, c, geometry), want)
+    assert torch.equal(approximate_nearest(points, words, c, geometry), want)
     monkeypatch.setattr("hyperpq.quantizers.fit_product._MAX_DISTANCES", 7 * 16)
-    assert torch.equal(nearest(points, words, c, geometry), want)
+    assert torch.equal(approximate_nearest(points, words, c, geometry), want)
 
 
 @pytest.mark.parametrize("n", [1, 3, 16])
 def test_few_vectors_are_their_own_codewords(v, n, geometry):
-    words = kmeans_of(v[:n], 16, torch.tensor(1.0), 9.0, geometry)
+    c = torch.tensor(1.0)
+    words, clipped = kmeans_of(v[:n], 16, c, 9.0, geometry), geometry.clip(v[:n], 9.0, c)
     assert words.shape == (16, 5)
-    assert torch.equal(words.unique(dim=0), v[:n].unique(dim=0))
+    assert torch.equal(words.unique(dim=0), clipped.unique(dim=0))
 
 
 def test_codebooks_are_those_of_each_subspace(geometry):

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hyperpq import codes as packing
 from hyperpq.errors import InvalidInputError
 from hyperpq.geometry import GEOMETRIES, METRICS
-from hyperpq.geometry.lorentz import expmap0
 from hyperpq.quantizers.product import ProductQuantizer
 
 
@@ -62,7 +61,7 @@ def test_pairwise_distances_of_codewords_is_the_adc_sum(metric):
     q = make(metric=metric, nbits=8)
     x = points(q, 6)
     codes = q.codes(points(q, 9, seed=5))
-    decoded = expmap0(q.decode(codes), q.c)
+    decoded = q.geometry.expmap0(q.decode(codes), q.c)
     want = q.tables(x)[:, torch.arange(q.M), codes.long()].sum(-1)
     torch.testing.assert_close(q.pairwise_distances(x, decoded), want, rtol=1e-6, atol=1e-6)
 
@@ -88,7 +87,7 @@ def test_attention_is_the_lorentz_centroid_under_softmax():
 def test_attention_sharpens_to_the_hard_code():
     q = make(beta=1e7)
     x = points(q, 30)
-    hard = expmap0(q.decode(q.codes(x)), q.c)
+    hard = q.geometry.expmap0(q.decode(q.codes(x)), q.c)
     torch.testing.assert_close(q.attend(x)[0], hard, rtol=1e-4, atol=1e-4)
 
 
@@ -205,9 +204,31 @@ def test_straight_through_is_the_codeword_with_the_gradient_of_the_point(geometr
     assert q.codebooks.grad.abs().sum() > 0
 
 
-def test_the_public_name_is_the_quantizer_of_hyperbolic_space():
+def test_vectors_end_at_the_equator_of_the_sphere():
+    """At c = 10 it is at .497: longer vectors are shortened to it, those of codewords included."""
+    q = ProductQuantizer(2, 3, 4, max_norm=1.5, geometry="sphere").double()
+    with torch.no_grad():
+        q.log_c.copy_(torch.tensor([10.0, 0.01]).log())
+        q.codebooks.normal_(generator=torch.Generator().manual_seed(0))
+    v = torch.tensor([[0.6, 0, 0], [1.2, 0, 0]], dtype=torch.float64)[:, None].expand(2, 2, 3)
+    equator = np.pi / 2 / 10**0.5
+    want = torch.tensor([[equator, 0.6], [equator, 1.2]], dtype=torch.float64)
+    torch.testing.assert_close(q.clip(v).norm(dim=2), want, rtol=1e-6, atol=0)
+    decoded = q.decode(torch.arange(16)[:, None].expand(16, 2))
+    torch.testing.assert_close(
+        q.geometry.logmap0(q.codewords(), q.c[:, None]).transpose(0, 1), decoded, rtol=1e-6, atol=0
+    )
+    assert (decoded[:, 0].norm(dim=1) <= equator * (1 + 1e-6)).all()
+    assert (decoded[:, 1].norm(dim=1) > 1).any()
+    # Beyond it the curvature still has a gradient, as it moves the equator.
+    (slope,) = torch.autograd.grad(q.clip(v).sum(), q.log_c)
+    assert slope[0] < 0 and slope[1] == 0
+
+
+def test_the_earlier_name_is_the_quantizer_of_hyperbolic_space():
     import hyperpq
 
+    assert hyperpq.ProductQuantizer is hyperpq.LorentzProductQuantizer is ProductQuantizer
     q = hyperpq.LorentzProductQuantizer(2, 3)
     assert q.curvatures.tolist() == [-1, -1]
     assert isinstance(q, ProductQuantizer)

@@ -69,7 +69,7 @@ def test_files_keep_the_geometry(x, geometry):
 def test_geometries_give_different_codes(x):
     codes = [
         train_codec(x, M=2, recipe=SMALL.replace(geometry=geometry, curvature=1.0)).encode(x)
-        for geometry in ("lorentz", "euclidean", "sphere")
+        for geometry in GEOMETRIES
     ]
     for i, own in enumerate(codes):
         assert all((own != other).any() for other in codes[i + 1 :])

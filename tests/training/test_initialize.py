@@ -9,6 +9,7 @@ import torch
 from hyperpq import HiHPQIndex
 from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
+from hyperpq.geometry import GEOMETRIES
 from hyperpq.training.features import normalized_features, tangent_vectors
 from hyperpq.training.initialize import (
     ATTENTION_SHARPNESS,
@@ -53,7 +54,7 @@ def test_normalization_mean_is_that_of_the_signed_roots():
     np.testing.assert_allclose(normalized_features(codec, x.astype(np.float64)), whole, atol=1e-7)
 
 
-@pytest.mark.parametrize("geometry", ["lorentz", "euclidean", "sphere"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_sharpness_of_the_attention_follows_the_data_in_each_geometry(x, small, geometry):
     recipe = small.replace(beta=0.0, geometry=geometry, curvature=0.25)
     codec = initialize_codec(TrainingTask(x, recipe, 2, 4, "l1", 0, "cpu"))

@@ -11,6 +11,7 @@ import torch
 from hyperpq.codec.serialization import from_files, to_files
 from hyperpq.errors import InvalidInputError, TrainingError
 from hyperpq.evaluation import mean_average_precision
+from hyperpq.geometry import GEOMETRIES
 from hyperpq.training import graph
 from hyperpq.training.trace import code_statistics
 from hyperpq.training.train import train_codec
@@ -30,7 +31,7 @@ def test_every_metric_trains(x, small, train, interrupting, metric):
     assert min(code_statistics(torch.tensor(codec.encode(x)), 256)["entropy"]) > 2
 
 
-@pytest.mark.parametrize("geometry", ["lorentz", "euclidean", "sphere"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_every_geometry_trains(x, small, train, interrupting, geometry):
     progress = interrupting[0](99)
     recipe = small.replace(epochs=6, warmup_epochs=9, geometry=geometry, curvature=0.25)
@@ -48,7 +49,7 @@ def test_every_geometry_trains(x, small, train, interrupting, geometry):
     assert np.isfinite(fitted.tables(x)).all()
 
 
-@pytest.mark.parametrize("geometry", ["lorentz", "euclidean", "sphere"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_straight_through_trains_in_every_geometry(x, small, train, geometry):
     recipe = small.replace(geometry=geometry, curvature=0.25, straight_through=True)
     codec, start = train(x, recipe), train(x, recipe.replace(epochs=0))
