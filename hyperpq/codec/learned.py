@@ -159,8 +159,8 @@ class LearnedCodec(Codec):
         bits, nbits = as_count(bits, "bits"), as_count(nbits, "nbits")
         if nbits not in (4, 8) or bits % nbits or bits > MAX_CODES * nbits:
             raise InvalidInputError(
-                f"bits is {bits} and nbits {nbits}; expected nbits 8 or 4 and a multiple of it, "
-                f"{MAX_CODES} times as many at most."
+                f"bits is {bits} and nbits {nbits}; expected nbits 8 or 4, and bits a multiple of "
+                f"nbits up to {MAX_CODES} x nbits."
             )
         hint = f"leave it out to keep {self.metric!r}"
         metric = self.metric if metric is None else as_choice(metric, "metric", self.METRICS, hint)

@@ -143,7 +143,7 @@ def _existing(path: Path, device: str, create: bool) -> HiHPQIndex | None:
         raise
     if ImageMetadata.from_index(index.metadata) is not None:
         raise InvalidInputError(
-            f"{path} is an index of images; expected an index of vectors; add images to it."
+            f"{path} is an index of images; expected an index of vectors; name another --index."
         )
     return index
 

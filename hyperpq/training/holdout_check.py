@@ -90,12 +90,18 @@ class HoldoutCheck:
         """
         before, after = self.agreement(start), self.agreement(learned)
         verdict = (
-            f"agreement of {len(self._best)} held-out images {after:.3f}, {before:.3f} at the start"
+            f"agreement of {len(self._best)} held-out items {after:.3f}, {before:.3f} at the start"
         )
         log.info("%s.", verdict)
+        needed = before + MIN_GAIN * (1 - before)
         if after - before >= MIN_GAIN * (1 - before):
             return True
-        log.warning("learning didn't help (%s): the codec is PCA and k-means.", verdict)
+        log.warning(
+            "learning gained too little (%s; expected %.3f or more): the codec stays PCA and "
+            "k-means; more items help.",
+            verdict,
+            needed,
+        )
         return False
 
     def agreement(self, codec: HiHPQCodec) -> float:

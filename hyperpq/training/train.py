@@ -104,7 +104,7 @@ def train_codec(
         return finalizer.plain(codec)
     if not split.is_enough:
         log.warning(
-            "%d images are too few to learn from: the codec is PCA and k-means, no more.",
+            "%d items are too few to learn from: the codec is PCA and k-means.",
             len(split.check_rows),
         )
         return finalizer.plain(codec)

@@ -160,7 +160,8 @@ def test_a_wrong_import_changes_nothing(hyperpq, made, tmp_path):
 
 def test_vectors_are_not_for_an_index_of_images(hyperpq, place, made):
     index = place / "hyperpq-index"
-    said = f"error: {index} is an index of images; expected an index of vectors; add images to it."
+    said = f"error: {index} is an index of images; expected an index of vectors; "
+    said += "name another --index."
     fails(hyperpq("add", made / "a.npy", "--index", index), said, 2)
 
 
