@@ -6,6 +6,7 @@ the command line or of a recipe; tests/docs fail until then.
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 from pathlib import Path
@@ -27,7 +28,7 @@ def cli_page() -> str:
     context = click.Context(cli, info_name="hyperpq", **cli.context_settings)
     commands = [(name, cli.get_command(context, name)) for name in cli.list_commands(context)]
     parts = [
-        "# The command line\n\n`docs/generate.py` makes this page from the help of the program.\n\n"
+        "# Command line\n\n"
         "Results go to stdout; progress, warnings and errors go to stderr. "
         "[Errors and exit codes](errors.md)\nlists the exit codes.\n",
         "\n".join(f"- [`hyperpq {name}`](#hyperpq-{name})" for name, _ in commands) + "\n",
@@ -37,6 +38,7 @@ def cli_page() -> str:
         assert command is not None
         child = click.Context(command, info_name=name, parent=context)
         parts.append(_section(f"hyperpq {name}", command, child))
+    parts.append("---\n\n`docs/generate.py` makes this page from the help of the program.\n")
     return "\n".join(parts)
 
 
@@ -48,7 +50,7 @@ def _section(title: str, command: click.Command, context: click.Context) -> str:
         if isinstance(parameter, click.Option)
         and (record := parameter.get_help_record(context)) is not None
     ]
-    rows = "".join(f"| `{_cell(names)}` | {_escaped(_cell(text))} |\n" for names, text in records)
+    rows = "".join(f"| {_code(names)} | {_escaped(_cell(text))} |\n" for names, text in records)
     table = f"\n| option | meaning |\n| --- | --- |\n{rows}" if rows else ""
     return f"## {title}\n\n```text\n{usage}\n```\n\n{_prose(command.help or '')}{table}"
 
@@ -62,6 +64,14 @@ def _prose(text: str) -> str:
         else:
             out.append(" ".join(paragraph.split()) + "\n")
     return "\n".join(out)
+
+
+def _code(text: str) -> str:
+    """Code in a cell: a bar there needs HTML, since Markdown's code spans show its backslash."""
+    text = " ".join(text.split())
+    if "|" not in text:
+        return f"`{text}`"
+    return f"<code>{html.escape(text).replace('|', '&#124;')}</code>"
 
 
 def _cell(text: str) -> str:

@@ -250,7 +250,7 @@ def test_readme_begins_with_what_a_reader_decides_by():
 
 
 def test_readme_says_where_codes_lose():
-    """The comparison by the first ten results, as it was measured, stands before the examples."""
+    """The comparison by the first ten results stands there as it was measured."""
     readme = (ROOT / "README.md").read_text("utf-8")
     measured = readme.partition("\n## What was measured\n")[2].partition("\n## ")[0]
     quality = (ROOT / "docs/results/quality.md").read_text("utf-8")
