@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from hyperpq.codec.config import AdditiveConfig, CodecConfig, PQConfig
     from hyperpq.quantizers.base import Quantizer
 
-# Features that are worked on at once.
-_BATCH = 2048
+# Features that are worked on at once: what they become in float64 stays in the caches. With 2,048
+# of 1,280 numbers, vectors took 1.3 to 1.8 times as long.
+_BATCH = 512
 
 # The threads of PyTorch do not survive a fork: its next parallel loop would wait for them forever.
 if hasattr(os, "register_at_fork"):
