@@ -46,6 +46,7 @@ class FlatProductQuantizer(nn.Module):
             raise InvalidInputError(f"metric is {metric!r}; expected 'l2' or 'ip'.")
         self.M, self.D, self.nbits, self.K, self.metric = M, D, nbits, 1 << nbits, metric
         self.codebooks = nn.Buffer(torch.zeros(M, self.K, D))
+        self._firsts: tuple[Tensor, int, Tensor] | None = None
 
     @property
     def spaces(self) -> int:
@@ -78,7 +79,16 @@ class FlatProductQuantizer(nn.Module):
         return self.codebooks.double().square().sum(-1)[:, None]
 
     def _first_of_equals(self) -> Tensor:
-        """For each codeword the first one equal to it, (M, K); a BLAS may rank equal ones apart."""
+        """For each codeword the first one equal to it, (M, K); a BLAS may rank equal ones apart.
+
+        It is kept until the codebooks change: it takes as long as the codes of 1,000 vectors.
+        """
+        books, version = self.codebooks, self.codebooks._version
+        if self._firsts is None or self._firsts[0] is not books or self._firsts[1] != version:
+            self._firsts = (books, version, self._compare_codewords())
+        return self._firsts[2]
+
+    def _compare_codewords(self) -> Tensor:
         number = torch.arange(self.K, device=self.codebooks.device)
         out = []
         for book in self.codebooks:

@@ -93,14 +93,14 @@ class HoldoutCheck:
             f"agreement of {len(self._best)} held-out items {after:.3f}, {before:.3f} at the start"
         )
         log.info("%s.", verdict)
-        needed = before + MIN_GAIN * (1 - before)
-        if after - before >= MIN_GAIN * (1 - before):
+        gain = MIN_GAIN * (1 - before)
+        if after - before >= gain:
             return True
         log.warning(
             "learning gained too little (%s; expected %.3f or more): the codec stays PCA and "
             "k-means; more items help.",
             verdict,
-            needed,
+            before + gain,
         )
         return False
 
