@@ -69,3 +69,7 @@ class FormatVersionError(StoreError):
 
 class IndexLockedError(StoreError):
     """Another process is writing to the index."""
+
+
+class SnapshotChangedError(StoreError):
+    """Another writer has committed since the snapshot was read; refresh and try again."""

@@ -6,11 +6,12 @@ import copy
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from hyperpq.errors import CorruptIndexError, InvalidInputError, StoreError
+from hyperpq.errors import CorruptIndexError, InvalidInputError, SnapshotChangedError, StoreError
 from hyperpq.store.base import Deletions, Store
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME, writer_lock
 from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME, FileEntry, Manifest
@@ -56,11 +57,15 @@ class IndexStore(Store):
         The directory.
     durability : {"full", "fast"}
         What a commit survives, see `Durability`.
+    lock_timeout : float
+        Seconds that a change waits for another writer before it raises `IndexLockedError`; 0, not
+        to wait, by default.
     """
 
     def __init__(self, path: Path, snapshot: Snapshot) -> None:
         self.path = path
         self.durability: Durability = "full"
+        self.lock_timeout = 0.0
         self._snapshot = snapshot
 
     def __repr__(self) -> str:
@@ -241,7 +246,7 @@ class IndexStore(Store):
             If another process is writing to the index.
         """
         path = self._report_path(name)
-        with writer_lock(self.path):
+        with self._lock():
             atomic_write(path, data, alone=True)
 
     def read_report(self, name: str) -> bytes | None:
@@ -284,10 +289,12 @@ class IndexStore(Store):
         InvalidInputError
             If an argument does not fit the index.
         IndexLockedError
-            If another process is writing.
+            If another process is writing, and has not finished within `lock_timeout`.
+        SnapshotChangedError
+            If another writer has committed since this object was opened or refreshed. What the
+            arguments say of segments may be wrong by now, so nothing was changed.
         StoreError
-            If another writer has committed since this object was opened, or the system refuses
-            (disk full, I/O error, read-only). The snapshot before is intact.
+            If the system refuses (disk full, I/O error, read-only). The snapshot before is intact.
         """
         old = self._manifest
         new = replace(
@@ -299,9 +306,9 @@ class IndexStore(Store):
         deletions, dropped = check_deletions(self.segments, delete or {}), set(drop)
         for position in dropped:
             check_position(self.segments, position, "drop")
-        with writer_lock(self.path):
+        with self._lock():
             if not is_current(self.path, old):
-                raise StoreError(
+                raise SnapshotChangedError(
                     f"{self.path}: the index was changed by another writer; refresh the index, "
                     "then try again."
                 )
@@ -333,11 +340,14 @@ class IndexStore(Store):
 
     def remove_leftovers(self) -> None:
         """Remove files that an interrupted commit has left; every commit does so at its end."""
-        with writer_lock(self.path):
+        with self._lock():
             if is_current(self.path, self._manifest):
                 # An earlier attempt may have failed when it made its manifest durable.
                 fsync_folder(self.path, sync=self.durability == "full")
                 remove_leftovers(self.path, self._manifest)
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return writer_lock(self.path, wait=self.lock_timeout)
 
 
 def _json_copy(settings: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import fcntl
 import os
 import platform
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -22,10 +23,13 @@ LOCK_NAME, HOLDER_NAME = ".lock", ".lock-holder"
 _HOLDER = re.compile(r"process \d+ on [\w.-]* since [-: \d]+ UTC", re.ASCII)
 # Some file systems report EACCES where another process holds the lock.
 _TAKEN = frozenset((errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK))
+# Seconds between two tries while another writer holds the lock. A small commit takes some
+# milliseconds; one that takes seconds is not delayed by much by the longest pause.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
 
 
 @contextmanager
-def writer_lock(folder: Path) -> Iterator[None]:
+def writer_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Hold the writer lock of an index directory.
 
     The lock belongs to the open file, so that two threads of one process keep each other out as
@@ -35,22 +39,25 @@ def writer_lock(folder: Path) -> Iterator[None]:
     ----------
     folder : Path
         The directory; the lock file in it is made if it is missing, and stays.
+    wait : float
+        Seconds to wait for another writer to finish. An interrupt ends the wait at once.
 
     Raises
     ------
     IndexLockedError
-        If another writer holds the lock; the message says who.
+        If another writer still holds the lock after that; the message says who.
     StoreError
         If the file system refuses: it is read-only, or has no locks, as some network file systems.
     """
     path, holder = folder / LOCK_NAME, folder / HOLDER_NAME
     with os_errors("lock", path):
-        handle = _locked(path)
+        handle = _locked_within(path, wait)
     if handle is None:
+        waited = f", and has not finished within {wait:g} s" if wait > 0 else ""
         raise IndexLockedError(
-            f"{folder}: another process is writing to this index{_holder(holder)}; try again when "
-            "it has finished, or, if that process has ended and a network file system still keeps "
-            f"its lock, remove {path}."
+            f"{folder}: another process is writing to this index{_holder(holder)}{waited}; try "
+            "again when it has finished, or, if that process has ended and a network file system "
+            f"still keeps its lock, remove {path}."
         )
     try:
         _name_holder(holder)
@@ -60,6 +67,21 @@ def writer_lock(folder: Path) -> Iterator[None]:
             remove_quietly(holder)
     finally:
         os.close(handle)
+
+
+def _locked_within(path: Path, wait: float) -> int | None:
+    """As `_locked`, tried again for ``wait`` seconds.
+
+    The system's own wait for a lock knows no limit, and a signal that ends it can come too early.
+    """
+    end, pause = time.monotonic() + wait, _FIRST_PAUSE
+    while (handle := _locked(path)) is None:
+        left = end - time.monotonic()
+        if left <= 0:
+            return None
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+    return handle
 
 
 def _locked(path: Path) -> int | None:

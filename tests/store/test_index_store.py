@@ -13,7 +13,13 @@ import pytest
 from conformance import StoreTests
 from store_tools import assert_same_rows, contents, make_rows, make_store
 
-from hyperpq.errors import CorruptIndexError, IndexNotFoundError, InvalidInputError, StoreError
+from hyperpq.errors import (
+    CorruptIndexError,
+    IndexNotFoundError,
+    InvalidInputError,
+    SnapshotChangedError,
+    StoreError,
+)
 from hyperpq.store import IndexStore, live_batches
 
 
@@ -211,7 +217,8 @@ def test_writer_that_fell_behind_is_refused(tmp_path):
     first = make_store(tmp_path / "index")
     second = IndexStore.open(tmp_path / "index")
     first.commit(delete={1: [1]})
-    with pytest.raises(StoreError, match="changed by another writer; refresh the index, then try"):
+    message = "changed by another writer; refresh the index, then try"
+    with pytest.raises(SnapshotChangedError, match=message):
         second.commit(next_id=50)
     # It still reads the snapshot that it opened, though the file of its tombstones is gone.
     assert (second.ntotal, first.ntotal) == (10, 9)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from store_tools import make_store
@@ -55,6 +58,69 @@ def test_threads_keep_each_other_out(tmp_path):
     assert f"process {os.getpid()} on " in refused[0]
     write()
     assert len(refused) == 1
+
+
+HOLDING = (
+    "import sys; from pathlib import Path; from hyperpq.store.lock import writer_lock\n"
+    "with writer_lock(Path(sys.argv[1]), wait=float(sys.argv[2])):\n"
+    "    print('locked', flush=True); sys.stdin.read()"
+)
+
+
+def start_holder(folder, wait=0.0):
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    command = [sys.executable, "-c", HOLDING, str(folder), str(wait)]
+    return subprocess.Popen(command, text=True, **pipes)
+
+
+def test_a_writer_waits_for_another_one(tmp_path):
+    store = make_store(tmp_path / "index")
+    store.lock_timeout = 1000.0
+    with start_holder(store.path) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        thread = threading.Thread(target=store.commit, kwargs={"next_id": 50})
+        thread.start()
+        assert IndexStore.open(store.path).next_id == 12
+        holder.stdin.close()
+        thread.join()
+    assert (store.next_id, IndexStore.open(store.path).next_id) == (50, 50)
+
+
+def test_a_writer_says_how_long_it_has_waited(tmp_path):
+    store = make_store(tmp_path / "index")
+    store.lock_timeout = 0.25
+    with start_holder(store.path) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        who = rf"\(process {holder.pid} on .* UTC\), and has not finished within 0.25 s; try again"
+        for change in (
+            lambda: store.commit(next_id=50),
+            lambda: store.write_report("skipped.csv", b""),
+            store.remove_leftovers,
+        ):
+            with pytest.raises(IndexLockedError, match=who):
+                change()
+        holder.stdin.close()
+    assert store.next_id == 12
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system has no /proc")
+def test_an_interrupt_ends_the_wait(tmp_path):
+    with writer_lock(tmp_path), start_holder(tmp_path, wait=1000.0) as waiting:
+        # Its signal handler is there once the module that waits is loaded; before, it is too early.
+        while str(tmp_path / LOCK_NAME) not in open_files(waiting.pid):
+            assert waiting.poll() is None
+        waiting.send_signal(signal.SIGINT)
+        out, errors = waiting.communicate()
+        assert out == ""
+        assert errors.endswith("KeyboardInterrupt\n")
+
+
+def open_files(pid):
+    found = []
+    for link in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            found.append(os.readlink(link))
+    return found
 
 
 def test_the_holder_is_named_only_while_there_is_one(tmp_path):
