@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -67,6 +67,8 @@ class IndexStore(Store):
         self.durability: Durability = "full"
         self.lock_timeout = 0.0
         self._snapshot = snapshot
+        # The process in which `hold_lock` is active; a forked child does not hold the lock.
+        self._lock_holder = 0
 
     def __repr__(self) -> str:
         return (
@@ -346,7 +348,28 @@ class IndexStore(Store):
                 fsync_folder(self.path, sync=self.durability == "full")
                 remove_leftovers(self.path, self._manifest)
 
+    @contextmanager
+    def hold_lock(self) -> Iterator[None]:
+        """Keep other writers out, so that what is refreshed in the block stays the newest.
+
+        Changes by this object in the block take place under the same lock. Other threads must not
+        change the object meanwhile.
+
+        Raises
+        ------
+        IndexLockedError
+            If another process is writing, and has not finished within `lock_timeout`.
+        """
+        with writer_lock(self.path, wait=self.lock_timeout):
+            self._lock_holder = os.getpid()
+            try:
+                yield
+            finally:
+                self._lock_holder = 0
+
     def _lock(self) -> AbstractContextManager[None]:
+        if self._lock_holder == os.getpid():
+            return nullcontext()
         return writer_lock(self.path, wait=self.lock_timeout)
 
 

@@ -33,7 +33,7 @@ def writer_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Hold the writer lock of an index directory.
 
     The lock belongs to the open file, so that two threads of one process keep each other out as
-    two processes do. A forked child shares the lock of its parent until it ends.
+    two processes do. A forked child does not hold the lock of its parent.
 
     Parameters
     ----------
@@ -59,14 +59,32 @@ def writer_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
             "again when it has finished, or, if that process has ended and a network file system "
             f"still keeps its lock, remove {path}."
         )
+    owner = os.getpid()
+    _held.add(handle)
     try:
         _name_holder(holder)
-        try:
-            yield
-        finally:
-            remove_quietly(holder)
+        yield
     finally:
-        os.close(handle)
+        if os.getpid() == owner:
+            remove_quietly(holder)
+            _held.discard(handle)
+            # To close it is not enough if another thread forked before it was noted as held.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
+
+
+# Descriptors of the locks that this process holds.
+_held: set[int] = set()
+
+
+def _close_inherited() -> None:
+    """Leave the locks to the parent: a child that lives on would hold them as long."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_close_inherited)
 
 
 def _locked_within(path: Path, wait: float) -> int | None:

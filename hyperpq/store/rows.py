@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from hyperpq.store.columns import (
     unknown_attribute,
 )
 from hyperpq.store.strings import Strings
+from hyperpq.utils.forks import cached
 
 
 class Rows:
@@ -103,7 +103,7 @@ class Rows:
         """Codes, shape (n, code_size), uint8."""
         return self._codes
 
-    @cached_property
+    @cached
     def tiled(self) -> TiledCodes:
         """The codes in the layout that is stored and scanned."""
         return TiledCodes.from_rows(self._codes)

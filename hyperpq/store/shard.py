@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hyperpq.store.manifest import ShardEntry
 from hyperpq.store.rows import Rows, check_row, rows_of
 from hyperpq.store.strings import Strings
 from hyperpq.utils.files import torn_file
+from hyperpq.utils.forks import cached
 
 
 class Shard:
@@ -152,7 +152,7 @@ class Shard:
             raise self._torn(f"/label_bytes/{name} has a string twice")
         return texts
 
-    @cached_property
+    @cached
     def deleted_mask(self) -> NDArray[np.bool_] | None:
         """True where the row is deleted, shape (n,), bool; None if no row is."""
         if not len(self.deleted_rows):
@@ -161,7 +161,7 @@ class Shard:
         mask[self.deleted_rows] = True
         return mask
 
-    @cached_property
+    @cached
     def live_bits(self) -> NDArray[np.uint64] | None:
         """Bits of the rows that are not deleted, see `codes.row_bits`; None if no row is."""
         if not len(self.deleted_rows):
@@ -170,7 +170,7 @@ class Shard:
         mask[self.deleted_rows] = False
         return row_bits(mask)
 
-    @cached_property
+    @cached
     def path_strings(self) -> Strings | None:
         """All paths as they are stored, or None."""
         if "path_bytes" not in self.entry.columns:

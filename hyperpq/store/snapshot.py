@@ -63,6 +63,17 @@ def read_snapshot(root: Path, known: Iterable[Shard] = ()) -> Snapshot:
             return Snapshot(manifest, shards)
 
 
+def open_snapshot(root: Path, manifest: Manifest) -> Snapshot:
+    """Open a snapshot whose manifest is known; later commits may have removed files of it.
+
+    Raises
+    ------
+    CorruptIndexError, StoreError
+        If a file of it is gone or has another length.
+    """
+    return Snapshot(manifest, _open_shards(root, manifest, ()))
+
+
 def _identity(folder: Path) -> tuple[int, int] | None:
     """What tells a folder from another one that has its name later."""
     try:

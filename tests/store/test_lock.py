@@ -159,7 +159,7 @@ def test_a_lock_on_a_file_without_a_name_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
     with writer_lock(tmp_path):
         assert os.stat(tmp_path / LOCK_NAME).st_ino == tries[-1]
-    assert len(tries) == 2
+        assert len(tries) == 2
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO])
@@ -196,3 +196,28 @@ def test_a_link_is_no_lock(tmp_path):
     with pytest.raises(StoreError, match="cannot lock"), writer_lock(tmp_path / "index"):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_its_parent(tmp_path):
+    """A worker that is forked while another thread writes lives on for longer than the change."""
+    gate, answer = os.pipe(), os.pipe()
+    with writer_lock(tmp_path):
+        child = os.fork()
+        if child == 0:
+            try:
+                with pytest.raises(IndexLockedError), writer_lock(tmp_path):
+                    pass
+                os.write(answer[1], b"locked\n")
+                os.read(gate[0], 1)
+                with writer_lock(tmp_path):
+                    os.write(answer[1], b"free\n")
+            finally:
+                os._exit(0)
+        assert os.read(answer[0], 100) == b"locked\n"
+    with writer_lock(tmp_path):
+        pass
+    os.write(gate[1], b"x")
+    assert os.read(answer[0], 100) == b"free\n"
+    assert os.waitpid(child, 0)[1] == 0
+    for end in (*gate, *answer):
+        os.close(end)
