@@ -5,18 +5,21 @@ Paths are bytes, because a file name on Linux is bytes in any encoding.
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import stat
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hyperpq.datasets.decode import RAW_EXTENSIONS, SNIFF_BYTES, sniff
+from hyperpq.datasets.ignore import IgnorePatterns
 from hyperpq.errors import DatasetError, InvalidInputError
 
-if TYPE_CHECKING:
-    from pathspec import GitIgnoreSpec
+logger = logging.getLogger(__name__)
 
 IGNORE_FILE = b".hyperpqignore"
 IMAGE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
@@ -28,6 +31,9 @@ _SYSTEM_NAMES = frozenset(
     b"@eadir|@recycle|@tmp|#recycle|#snapshot|$recycle.bin|recycler|system volume information|"
     b"lost+found|__macosx|thumbs.db|ehthumbs.db|desktop.ini".split(b"|")
 )
+# What the system answers where a file is gone; after any other error it may still be there.
+_GONE = frozenset((errno.ENOENT, errno.ENOTDIR))
+_MAX_SUFFIX = 12
 
 OnSkip = Callable[[bytes, str], None]
 
@@ -51,38 +57,62 @@ class ImageFile:
     mtime_ns: int
 
 
+@dataclass
+class Listing:
+    """What a listing of some roots has found.
+
+    Attributes
+    ----------
+    files : list of ImageFile
+        Files that may be images, sorted by path.
+    skipped : dict of bytes to str
+        Path and reason of each entry that could not be examined.
+    unknown : set of bytes
+        Those of the skipped entries that may still be there: a folder that cannot be read, an
+        entry after an I/O error. Nothing is known about images at or below these paths. A path
+        with a slash at its end, a broken link, stands for what is below it alone.
+    empty : list of bytes
+        Absolute paths of roots without images, or that do not exist.
+    other : Counter of str
+        Number of files that are no images in a known format, by the ending of their names in lower
+        case; those without one, or with a long one, are counted for ``""``.
+    """
+
+    files: list[ImageFile] = field(default_factory=list)
+    skipped: dict[bytes, str] = field(default_factory=dict)
+    unknown: set[bytes] = field(default_factory=set)
+    empty: list[bytes] = field(default_factory=list)
+    other: Counter[str] = field(default_factory=Counter)
+
+
 @dataclass(frozen=True)
 class _Rules:
     """Ignore patterns that apply in a folder, each with the folder that it is relative to."""
 
-    specs: tuple[tuple[bytes, GitIgnoreSpec], ...] = ()
+    levels: tuple[tuple[bytes, IgnorePatterns], ...] = ()
 
     def ignore(self, path: bytes, is_folder: bool) -> bool:
         """Whether the last pattern that matches ``path`` excludes it."""
-        for base, spec in self.specs:
-            relative = os.fsdecode(path[len(base) :]) + ("/" if is_folder else "")
-            verdict = spec.check_file(relative).include
+        for base, patterns in self.levels:
+            verdict = patterns.excludes(path[len(base) :], is_folder=is_folder)
             if verdict is not None:
                 return verdict
         return False
 
     def within(self, folder: bytes) -> _Rules:
-        """The rules inside ``folder``: its own ignore file takes precedence over those above it."""
-        name = os.path.join(folder, IGNORE_FILE)
-        if not os.path.isfile(name):
+        """The rules inside ``folder``, which has an ignore file, which comes before those above."""
+        data = _read_ignore_file(os.path.join(folder, IGNORE_FILE))
+        if data is None:
             return self
-        try:
-            with open(name, encoding="utf-8", errors="surrogateescape") as file:
-                lines = file.read().splitlines()
-        except OSError as error:
-            # To continue would list files that the user asked to exclude.
-            raise DatasetError(
-                f"{os.fsdecode(name)} cannot be read ({error.strerror}); "
-                "make it readable or remove it."
-            ) from error
-        own = (_with_slash(folder), _compile(lines, os.fsdecode(name)))
+        own = (_with_slash(folder), IgnorePatterns.from_bytes(data))
+        for line in own[1].invalid:
+            logger.warning(
+                "%s: the pattern %r matches nothing.",
+                os.fsdecode(os.path.join(folder, IGNORE_FILE)),
+                os.fsdecode(line),
+            )
         # The patterns of the caller (always first) keep precedence, as in git.
-        return _Rules((*self.specs[:1], own, *self.specs[1:]))
+        return _Rules((*self.levels[:1], own, *self.levels[1:]))
 
 
 def list_images(
@@ -96,6 +126,40 @@ def list_images(
 
     Parameters
     ----------
+    roots, include_hidden, exclude
+        See `scan_roots`.
+    on_skip : callable, optional
+        Called with the path and the reason for each entry that cannot be examined.
+
+    Returns
+    -------
+    list of ImageFile
+        See `scan_roots`.
+
+    Raises
+    ------
+    DatasetError, InvalidInputError
+        See `scan_roots`.
+    """
+    listing = scan_roots(roots, include_hidden=include_hidden, exclude=exclude)
+    if on_skip is not None:
+        for path, reason in listing.skipped.items():
+            on_skip(path, reason)
+    return listing.files
+
+
+def scan_roots(
+    roots: Sequence[str | bytes | Path],
+    *,
+    include_hidden: bool = False,
+    exclude: Sequence[str] = (),
+    leave_out: Sequence[str | bytes | Path] = (),
+    allow_missing: bool = False,
+) -> Listing:
+    """List every file below the roots that may be an image, and say what could not be examined.
+
+    Parameters
+    ----------
     roots : sequence of paths
         Folders, or single files, which are always listed.
     include_hidden : bool
@@ -104,20 +168,23 @@ def list_images(
     exclude : sequence of str
         Patterns in the syntax of .gitignore, relative to each root. They take precedence over
         those in ``.hyperpqignore`` files, which any folder may contain.
-    on_skip : callable, optional
-        Called with the path and the reason for each entry that cannot be examined: broken links,
-        unreadable folders, pipes, sockets and devices.
+    leave_out : sequence of paths
+        Folders that are not looked into, by whatever name or link they are reached.
+    allow_missing : bool
+        Whether a root that does not exist counts as one without images; else it is an error.
 
     Returns
     -------
-    list of ImageFile
-        Sorted by path. A file with a known image extension is always listed; any other file is
-        listed if its first bytes are those of an image.
+    Listing
+        A file with a known image extension is always listed; any other file is listed if its
+        first bytes are those of an image. Broken links, unreadable folders, pipes, sockets and
+        devices are skipped.
 
     Raises
     ------
     DatasetError
-        If a root is missing or unreadable, or an ignore file is unreadable.
+        If a root is missing or unreadable, an ignore file is unreadable, or a root was replaced
+        while it was listed, as when a disk is unmounted.
     InvalidInputError
         If a pattern is not valid.
 
@@ -126,65 +193,115 @@ def list_images(
     Links to files and folders are followed after all real folders have been listed. Each real file
     appears once, under its real name if that is below a root; loops of links are detected.
     """
-    spec = _compile(exclude, "exclude")
-    return _Listing(include_hidden, on_skip or (lambda path, reason: None)).run(roots, spec)
+    patterns = IgnorePatterns.from_lines(map(os.fsencode, exclude))
+    if patterns.invalid:
+        raise InvalidInputError(
+            f"exclude has {os.fsdecode(patterns.invalid[0])!r}, which matches nothing; expected "
+            "patterns in the syntax of .gitignore."
+        )
+    run = _Run(include_hidden, leave_out, allow_missing)
+    return run.scan([os.path.abspath(os.fsencode(root)) for root in roots], patterns)
 
 
-class _Listing:
+class _Run:
     """The state of one listing: the entries seen so far and the links still to follow."""
 
-    def __init__(self, include_hidden: bool, on_skip: OnSkip) -> None:
+    def __init__(
+        self,
+        include_hidden: bool,
+        leave_out: Iterable[str | bytes | Path],
+        allow_missing: bool,
+    ) -> None:
         self.include_hidden = include_hidden
-        self.on_skip = on_skip
-        self.files: list[ImageFile] = []
-        self.seen: set[tuple[int, int]] = set()  # device and inode, of files and folders
-        self.links: list[tuple[bytes, _Rules]] = []
+        self.allow_missing = allow_missing
+        self.found = Listing()
+        # Device and inode of files and folders, with the path where each was first seen.
+        self.seen: dict[tuple[int, int], bytes] = {}
+        self.links: list[tuple[bytes, bytes, _Rules]] = []
+        self.left_out = {_identity(status) for status in map(_status, leave_out) if status}
+        # Roots with an image that was listed as one of another root.
+        self.shared: set[bytes] = set()
 
-    def run(self, roots: Sequence[str | bytes | Path], exclude: GitIgnoreSpec) -> list[ImageFile]:
+    def scan(self, roots: Sequence[bytes], exclude: IgnorePatterns) -> Listing:
         """List the real folders of all roots, then the targets of links, round by round."""
+        found, identities = self.found, {}
         # Parents before children, so that the rules of the outermost root apply.
-        for path in sorted(os.path.abspath(os.fsencode(root)) for root in roots):
-            name = os.fsdecode(path)
-            try:
-                status = os.stat(path)
-                if stat.S_ISDIR(status.st_mode):
-                    os.scandir(path).close()
-            except FileNotFoundError:
+        for path in sorted(set(roots)):
+            status = self._root(path)
+            if status is None:
+                continue
+            identities[path] = _identity(status)
+            if stat.S_ISDIR(status.st_mode):
+                self._walk(path, path, status, _Rules(((_with_slash(path), exclude),)))
+            else:
+                self._add(path, path, status)
+        while self.links:
+            links, self.links = sorted(self.links, key=lambda link: link[0]), []
+            for path, root, rules in links:
+                self._follow(path, root, rules)
+        found.files.sort(key=lambda file: file.path)
+        for path, identity in identities.items():
+            status = _status(path)
+            if status is None or _identity(status) != identity:
                 raise DatasetError(
-                    f"{name} does not exist; give an existing folder of images."
-                ) from None
-            except OSError as error:
+                    f"{os.fsdecode(path)} was replaced while it was listed, as when a disk is "
+                    "unmounted; run the command again."
+                )
+        found.empty = [
+            root
+            for root in sorted(set(roots))
+            if root not in self.shared
+            and not self._has_images(root)
+            and not self._has_images(self.seen.get(identities.get(root, (-1, -1)), root))
+        ]
+        return found
+
+    def _root(self, path: bytes) -> os.stat_result | None:
+        """Status of a root; None if it does not exist and that is allowed."""
+        name = os.fsdecode(path)
+        try:
+            status = os.stat(path)
+            if stat.S_ISDIR(status.st_mode):
+                os.scandir(path).close()
+        except OSError as error:
+            if error.errno not in _GONE:
                 raise DatasetError(
                     f"{name} cannot be read ({error.strerror}); give a readable folder of images."
                 ) from error
-            if stat.S_ISDIR(status.st_mode):
-                self._walk(path, status, _Rules(((_with_slash(path), exclude),)))
-            elif stat.S_ISREG(status.st_mode):
-                self._add(path, status)
-            else:
-                raise DatasetError(
-                    f"{name} is neither a file nor a folder; give a folder of images."
-                )
-        while self.links:
-            links, self.links = sorted(self.links, key=lambda link: link[0]), []
-            for path, rules in links:
-                self._follow(path, rules)
-        return sorted(self.files, key=lambda file: file.path)
+            if self.allow_missing:
+                return None
+            raise DatasetError(
+                f"{name} does not exist; give an existing folder of images."
+            ) from None
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+            raise DatasetError(f"{name} is neither a file nor a folder; give a folder of images.")
+        return status
 
-    def _walk(self, root: bytes, status: os.stat_result, rules: _Rules) -> None:
+    def _has_images(self, root: bytes) -> bool:
+        """Whether an image at or below ``root`` was listed."""
+        for prefix in (root, _with_slash(root)):
+            at = bisect_left(self.found.files, prefix, key=lambda file: file.path)
+            paths = [file.path for file in self.found.files[at : at + 1]]
+            if any(path == root or path.startswith(_with_slash(root)) for path in paths):
+                return True
+        return False
+
+    def _walk(self, root: bytes, start: bytes, status: os.stat_result, rules: _Rules) -> None:
         """List a folder and all real folders below it; links are kept for later."""
-        waiting = [(root, status, rules)]
+        waiting = [(start, status, rules)]
         while waiting:
             folder, status, rules = waiting.pop()
-            if not self._is_new(status):
+            if _identity(status) in self.left_out or not self._is_new(root, folder, status):
                 continue
-            rules = rules.within(folder)
-            for entry in self._entries(folder):
+            entries = self._entries(folder)
+            if any(entry.name == IGNORE_FILE for entry in entries):
+                rules = rules.within(folder)
+            for entry in entries:
                 if not self.include_hidden and _is_hidden(entry.name):
                     continue
                 try:
                     if entry.is_symlink():
-                        self.links.append((entry.path, rules))
+                        self.links.append((entry.path, root, rules))
                         continue
                     status = entry.stat(follow_symlinks=False)
                 except OSError as error:
@@ -194,24 +311,28 @@ class _Listing:
                     if not rules.ignore(entry.path, is_folder=True):
                         waiting.append((entry.path, status, rules))
                 elif not rules.ignore(entry.path, is_folder=False):
-                    self._consider(entry.path, status)
+                    self._consider(root, entry.path, status)
 
-    def _follow(self, path: bytes, rules: _Rules) -> None:
+    def _follow(self, path: bytes, root: bytes, rules: _Rules) -> None:
         """List the target of a link."""
         try:
             status = os.stat(path)
         except OSError as error:
-            is_broken = isinstance(error, FileNotFoundError)
-            if not rules.ignore(path, is_folder=False):
-                self.on_skip(path, "broken link" if is_broken else _system_reason(error))
+            if rules.ignore(path, is_folder=False):
+                return
+            self._skip(path, error)
+            if error.errno in _GONE:
+                self.found.skipped[path] = "broken link"
+                # It may lead to a disk that is not mounted.
+                self.found.unknown.add(_with_slash(path))
             return
         is_folder = stat.S_ISDIR(status.st_mode)
         if rules.ignore(path, is_folder):
             return
         if is_folder:
-            self._walk(path, status, rules)
+            self._walk(root, path, status, rules)
         else:
-            self._consider(path, status)
+            self._consider(root, path, status)
 
     def _entries(self, folder: bytes) -> list[os.DirEntry[bytes]]:
         """The entries of a folder, sorted by name; none, after a report, if it is unreadable."""
@@ -222,12 +343,13 @@ class _Listing:
             self._skip(folder, error)
             return []
 
-    def _consider(self, path: bytes, status: os.stat_result) -> None:
+    def _consider(self, root: bytes, path: bytes, status: os.stat_result) -> None:
         """Add a file if it may be an image."""
         if not stat.S_ISREG(status.st_mode):
-            self.on_skip(path, "not a regular file")
+            self.found.skipped[path] = "not a regular file"
             return
-        if os.path.splitext(path)[1].lower() not in IMAGE_EXTENSIONS:
+        ending = os.path.splitext(path)[1].lower()
+        if ending not in IMAGE_EXTENSIONS:
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
                 try:
@@ -238,26 +360,56 @@ class _Listing:
                 self._skip(path, error)
                 return
             if sniff(header) is None:
+                if os.path.basename(path) != IGNORE_FILE:
+                    ending = ending if len(ending) <= _MAX_SUFFIX else b""
+                    self.found.other[ending.decode("utf-8", "backslashreplace")] += 1
                 return
-        self._add(path, status)
+        self._add(root, path, status)
 
-    def _add(self, path: bytes, status: os.stat_result) -> None:
-        if self._is_new(status):
-            self.files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
+    def _add(self, root: bytes, path: bytes, status: os.stat_result) -> None:
+        if self._is_new(root, path, status):
+            self.found.files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
 
-    def _is_new(self, status: os.stat_result) -> bool:
+    def _is_new(self, root: bytes, path: bytes, status: os.stat_result) -> bool:
         """Record a file or folder; False if it was recorded before."""
-        key = (status.st_dev, status.st_ino)
-        is_new = key not in self.seen
-        self.seen.add(key)
-        return is_new
+        first = self.seen.setdefault(_identity(status), path)
+        if first is path:
+            return True
+        if path != root and not first.startswith(_with_slash(root)) and first != root:
+            self.shared.add(root)
+        return False
 
     def _skip(self, path: bytes, error: OSError) -> None:
-        self.on_skip(path, _system_reason(error))
+        """Report an entry after an error of the system."""
+        self.found.skipped[path] = (error.strerror or "cannot be read").lower()
+        if error.errno not in _GONE:
+            self.found.unknown.add(path)
 
 
-def _system_reason(error: OSError) -> str:
-    return (error.strerror or "cannot be read").lower()
+def _read_ignore_file(path: bytes) -> bytes | None:
+    """Content of an ignore file; None if it is not a regular file, or was just removed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    except OSError as error:
+        if error.errno in _GONE or os.path.isdir(path):
+            return None
+        # To continue would list files that the user asked to exclude.
+        raise DatasetError(
+            f"{os.fsdecode(path)} cannot be read ({error.strerror}); make it readable or remove it."
+        ) from error
+
+
+def _status(path: str | bytes | Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _is_hidden(name: bytes) -> bool:
@@ -266,15 +418,3 @@ def _is_hidden(name: bytes) -> bool:
 
 def _with_slash(folder: bytes) -> bytes:
     return folder if folder.endswith(b"/") else folder + b"/"
-
-
-def _compile(lines: Sequence[str], where: str) -> GitIgnoreSpec:
-    """Compile .gitignore patterns; ``where`` names their source in the error."""
-    from pathspec import GitIgnoreSpec
-
-    try:
-        return GitIgnoreSpec.from_lines(lines)
-    except (ValueError, TypeError) as error:
-        raise InvalidInputError(
-            f"{where} is not valid ({error}); give patterns in the syntax of .gitignore."
-        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hyperpq.datasets.folder import ImageFile, list_images
+from hyperpq.datasets.folder import ImageFile, list_images, scan_roots
 from hyperpq.errors import DatasetError, InvalidInputError
 
 
@@ -136,32 +137,153 @@ def test_what_cannot_be_looked_at_is_reported(tmp_path, put, monkeypatch):
     assert names(tmp_path) == ["a.png"]  # and without anybody to tell
 
 
-def test_unreadable_folders_and_files_are_reported(tmp_path, put, monkeypatch):
+def failing(monkeypatch, call, name, code):
+    """Let a call of `os` fail with an error for a path of this name."""
+    real = getattr(os, call)
+
+    def replacement(path, *rest, **options):
+        if isinstance(path, bytes) and os.path.basename(path) == name:
+            raise OSError(code, os.strerror(code), path)
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(os, call, replacement)
+
+
+UNREADABLE = [errno.EACCES, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ELOOP]
+
+
+@pytest.mark.parametrize("code", [*UNREADABLE, errno.ENAMETOOLONG, errno.EMFILE])
+def test_what_cannot_be_read_is_not_known(tmp_path, put, monkeypatch, code):
+    """Images at or below such a path may still be there; root may read everything."""
     put("a.png")
     put("closed/b.png")
-    put("unknown")
-    scandir, open_ = os.scandir, os.open
-
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", path)
-
-    # Root may read everything, so the error of the system is simulated.
-    monkeypatch.setattr(
-        os, "scandir", lambda path: refuse(path) if path.endswith(b"closed") else scandir(path)
-    )
-    monkeypatch.setattr(
-        os,
-        "open",
-        lambda path, *flags: refuse(path) if path.endswith(b"unknown") else open_(path, *flags),
-    )
-    skipped = {}
-    assert names(tmp_path, on_skip=skipped.__setitem__) == ["a.png"]
-    assert skipped == {
-        os.fsencode(tmp_path / "closed"): "permission denied",
-        os.fsencode(tmp_path / "unknown"): "permission denied",
-    }
-    with pytest.raises(DatasetError, match=r"closed cannot be read \(Permission denied\)"):
+    put("plain")
+    (tmp_path / "link").symlink_to(put("far", b"nothing"))
+    failing(monkeypatch, "scandir", b"closed", code)
+    failing(monkeypatch, "open", b"plain", code)
+    failing(monkeypatch, "stat", b"link", code)
+    listing = scan_roots([tmp_path])
+    assert [os.path.basename(file.path) for file in listing.files] == [b"a.png"]
+    expected = {os.fsencode(tmp_path / name) for name in ("closed", "plain", "link")}
+    assert listing.unknown == listing.skipped.keys() == expected
+    assert set(listing.skipped.values()) == {os.strerror(code).lower()}
+    with pytest.raises(DatasetError, match=r"closed cannot be read \("):
         list_images([tmp_path / "closed"])
+
+
+def test_what_is_gone_is_known(tmp_path, put, monkeypatch):
+    """Files that are removed while they are listed."""
+    put("a.png")
+    put("closed/b.png")
+    put("plain")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for code in (errno.ENOENT, errno.ENOTDIR):
+        failing(monkeypatch, "scandir", b"closed", code)
+        failing(monkeypatch, "open", b"plain", code)
+        listing = scan_roots([tmp_path])
+        # A broken link to a folder may lead to a disk that is not mounted.
+        assert listing.unknown == {os.fsencode(tmp_path / "link") + b"/"}
+        assert len(listing.skipped) == 3
+
+
+class Entry:
+    """An entry of a folder whose status cannot be read."""
+
+    def __init__(self, entry):
+        self.name, self.path = entry.name, entry.path
+
+    def is_symlink(self):
+        return False
+
+    def stat(self, **_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), self.path)
+
+
+def test_an_entry_without_a_status_is_not_known(tmp_path, put, monkeypatch):
+    put("a/b.png")
+    put("c.png")
+    scandir = os.scandir
+
+    class Faulty:
+        def __init__(self, folder):
+            self.entries = scandir(folder)
+
+        def __enter__(self):
+            return [Entry(entry) if entry.name == b"a" else entry for entry in self.entries]
+
+        def __exit__(self, *_):
+            self.close()
+
+        def close(self):
+            self.entries.close()
+
+    monkeypatch.setattr(os, "scandir", Faulty)
+    listing = scan_roots([tmp_path])
+    assert [os.path.basename(file.path) for file in listing.files] == [b"c.png"]
+    assert listing.unknown == {os.fsencode(tmp_path / "a")}
+
+
+def test_each_root_without_an_image_is_named(tmp_path, put):
+    for name in ("a/1.png", "a/sub/2.png", "only-text/x.txt", "other/3.png"):
+        put(name)
+    put("only-text/x.txt", b"words")
+    for name in ("none", "a/nothing", "links"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "links/1.png").symlink_to(tmp_path / "a/1.png")
+    (tmp_path / "alias").symlink_to("a")
+    (tmp_path / "none/self").symlink_to(".")
+
+    def empty(*roots, **options):
+        found = scan_roots([tmp_path / root for root in roots], **options).empty
+        return [os.path.relpath(os.fsdecode(path), tmp_path) for path in found]
+
+    assert empty("a", "only-text", "none", "other") == ["none", "only-text"]
+    # What is listed under another root is there all the same.
+    assert empty("a", "a/sub", "a/nothing", "a/1.png", "alias", "links") == ["a/nothing"]
+    assert empty("a", "a/sub", exclude=["sub"]) == []
+    assert empty("a", "other", exclude=["1.png", "sub"]) == ["a"]
+    assert empty("a", "gone", "gone/x.png", allow_missing=True) == ["gone", "gone/x.png"]
+
+
+def test_a_root_that_is_replaced_meanwhile_is_an_error(tmp_path, put, monkeypatch):
+    """As by another disk, or by the empty folder beneath one."""
+    put("a/b/1.png")
+    scandir = os.scandir
+
+    def replace(path):
+        if path.endswith(b"/b"):
+            monkeypatch.setattr(os, "scandir", scandir)
+            (tmp_path / "a").rename(tmp_path / "away")
+            (tmp_path / "a").mkdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", replace)
+    with pytest.raises(DatasetError, match="a was replaced while it was listed"):
+        list_images([tmp_path / "a"])
+
+
+def test_files_of_other_kinds_are_counted(tmp_path, put):
+    put("a.png")
+    for name in ("1.psd", "2.PSD", "x/3.psd", "b.mp4", "c.svg", "readme", "d.averylongsuffix"):
+        put(name, b"8BPS or anything else")
+    put("é.ж", b"x")
+    put(".hidden.psd", b"8BPS")
+    put("raw/4.psd", b"8BPS")
+    put(".hyperpqignore", b"raw\n")
+    other = scan_roots([tmp_path]).other
+    assert other == {".psd": 3, ".mp4": 1, ".svg": 1, ".ж": 1, "": 2}
+    assert scan_roots([tmp_path], include_hidden=True).other[".psd"] == 4
+
+
+def test_folders_are_left_out_by_any_name(tmp_path, put):
+    put("a.png")
+    put("index/b.png")
+    put("index/c.h5", b"data")
+    (tmp_path / "link").symlink_to("index")
+    listing = scan_roots([tmp_path], leave_out=[tmp_path / "index", tmp_path / "missing"])
+    assert [os.path.basename(file.path) for file in listing.files] == [b"a.png"]
+    assert not listing.other
+    assert scan_roots([tmp_path / "link"], leave_out=[tmp_path / "index"]).files == []
 
 
 def test_bad_roots(tmp_path):
@@ -201,21 +323,31 @@ def test_ignore_files(tmp_path, put):
     assert names(tmp_path) == ["a.png", "x/b.png"]
     assert names(tmp_path, exclude=["!/b.png", "x/"]) == ["a.png", "b.png"]  # the caller decides
     assert names(tmp_path / "z") == ["a.png", "b.png"]  # the file above isn't in this root
-    put("z/.hyperpqignore", b"caf\xe9.png\n!\n")
-    with pytest.raises(InvalidInputError, match=r"z/\.hyperpqignore"):
-        list_images([tmp_path])
+
+
+def test_a_pattern_that_matches_nothing_is_named(tmp_path, put, caplog):
+    """git reads such a line without a word, and so the listing goes on."""
+    put("a.png")
+    put("b.png")
+    put(".hyperpqignore", b"caf\xe9.png\n[a-\nb.png\n")
+    assert names(tmp_path) == ["a.png"]
+    (message,) = caplog.messages
+    assert message == f"{tmp_path}/.hyperpqignore: the pattern '[a-' matches nothing."
+    for pattern in ("!", "[a", "a\\", "[[:what:]]"):
+        with pytest.raises(InvalidInputError, match=r"exclude has .*, which matches nothing"):
+            list_images([tmp_path], exclude=["b.png", pattern])
 
 
 def test_an_unreadable_ignore_file_is_an_error(tmp_path, put, monkeypatch):
+    """Without it, files would be listed that the user asked to exclude."""
     put("a.png")
     put(".hyperpqignore", b"a.png")
-
-    def refuse(name, **options):
-        raise PermissionError(13, "Permission denied", name)
-
-    monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(DatasetError, match=r"\.hyperpqignore cannot be read"):
-        list_images([tmp_path])
+    for code in (errno.EACCES, errno.EIO, errno.ESTALE):
+        failing(monkeypatch, "open", b".hyperpqignore", code)
+        with pytest.raises(DatasetError, match=r"\.hyperpqignore cannot be read"):
+            list_images([tmp_path])
+    failing(monkeypatch, "open", b".hyperpqignore", errno.ENOENT)
+    assert names(tmp_path) == ["a.png"]
 
 
 def test_odd_names(tmp_path):
