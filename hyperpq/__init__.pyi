@@ -13,4 +13,6 @@ from .index import read_index as read_index
 from .index import write_index as write_index
 from .quantizers import LorentzProductQuantizer as LorentzProductQuantizer
 from .quantizers import ProductQuantizer as ProductQuantizer
+from .scan import merge_range_results as merge_range_results
+from .scan import merge_results as merge_results
 from .training import Recipe as Recipe

@@ -1,12 +1,15 @@
 """Exact search of codes: distance tables and codes in, the k nearest rows out.
 
-The distance of a row is the float64 sum of its float32 table entries; rows are ordered by distance,
-ties by the lower id. Every kernel returns what the plain `scan.reference` returns. The kernels in
-``scan/native`` are used where the package was compiled, with the fastest instruction set (*level*)
-of the processor; the environment variable ``HYPERPQ_SCAN_LEVEL`` selects another one.
+The float32 table entries of a row are added in float64, and its distance is the nearest finite
+float32. What is compared is what is returned: rows are ordered by that distance, ties by the lower
+id, and a range search returns those below the radius. So the answers for parts of the rows, merged
+by `merge_results`, are the answer for all of them. Every kernel returns what the plain
+`scan.reference` returns. The kernels in ``scan/native`` are used where the package was compiled,
+with the fastest instruction set (*level*) of the processor; the environment variable
+``HYPERPQ_SCAN_LEVEL`` selects another one.
 
-Public functions: `search`, `range_search`, `search_segments`, `range_search_segments`, `prepare`
-and `levels`.
+Public functions: `search`, `range_search`, `search_segments`, `range_search_segments`, `prepare`,
+`merge_results`, `merge_range_results` and `levels`.
 """
 
 from __future__ import annotations
@@ -21,7 +24,8 @@ from numpy.typing import NDArray
 from hyperpq.codes import MAX_CODES, CodeSegment, TiledCodes, code_size, row_bits
 from hyperpq.errors import InvalidInputError
 from hyperpq.scan import reference
-from hyperpq.utils.devices import usable_cores
+from hyperpq.scan.merge import merge_range_results, merge_results
+from hyperpq.utils.devices import default_threads
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
@@ -35,6 +39,8 @@ else:
 __all__ = [
     "CodeSegment",
     "levels",
+    "merge_range_results",
+    "merge_results",
     "prepare",
     "range_search",
     "range_search_segments",
@@ -95,7 +101,8 @@ def search(
     k : int
         Number of results for each query.
     threads : int, optional
-        Number of threads, one for each core by default. It does not change the result.
+        Number of threads; by default one for each core that the process may use, up to
+        ``OMP_NUM_THREADS`` where that is set. It does not change the result.
     ids : array_like, shape (n,), int64, optional
         Distinct ids of the rows; 0 to n - 1 by default.
     mask : array_like, shape (n,), bool, optional
@@ -105,7 +112,8 @@ def search(
     Returns
     -------
     D : ndarray, shape (nq, k), float32
-        Distances, ascending, padded with +inf.
+        Distances, ascending, padded with +inf. Those of rows are finite: a sum beyond the range of
+        float32 is the largest float32.
     I : ndarray, shape (nq, k), int64
         Ids, ties by the lower one, padded with -1.
 
@@ -143,7 +151,7 @@ def range_search(
     ids: Any | None = None,
     mask: Any | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-    """Find all rows at a distance below ``radius``.
+    """Find all rows at a distance below ``radius``, which is rounded to float32.
 
     The other parameters and the errors are those of `search`.
 
@@ -168,7 +176,8 @@ def range_search_segments(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """`range_search` over the rows of several segments."""
     tables = _checked_tables(tables, segments)
-    radius = float(radius)
+    with np.errstate(over="ignore"):  # Above all of float32, it is above all distances.
+        radius = float(np.float32(float(radius)))
     if np.isnan(radius):
         raise InvalidInputError("radius is NaN; expected a number.")
     threads, level = _checked_threads(threads), _level()
@@ -219,7 +228,7 @@ def _level() -> str:
 
 
 def _checked_threads(threads: int | None) -> int:
-    return usable_cores() if threads is None else as_count(threads, "threads")
+    return default_threads() if threads is None else as_count(threads, "threads")
 
 
 def _segment(codes: Any, ids: Any, mask: Any) -> CodeSegment:

@@ -1,7 +1,7 @@
 """The scan in plain numpy, which every native kernel must agree with.
 
-The distance of a row is the float64 sum of its float32 table entries; rows are ordered by distance,
-ties by the lower id. Distances are returned as float32.
+The float32 table entries of a row are added in float64. Its distance is the nearest finite float32;
+what is compared is what is returned. Rows are ordered by distance, ties by the lower id.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hyperpq.codes import CodeSegment, unpack
 
 # Rows of a block, whose float64 sums stay in the second-level cache.
 _BLOCK = 1 << 16
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def search_segments(
@@ -27,13 +28,12 @@ def search_segments(
     I = np.full((nq, k), -1, np.int64)  # noqa: E741
 
     def scan_query(query: int) -> None:
-        best, labels = np.empty(0), np.empty(0, np.int64)
+        best, labels = np.empty(0, np.float32), np.empty(0, np.int64)
         for distances, ids in _blocks(tables[query], segments):
             best, labels = _nearest(
                 np.concatenate([best, distances]), np.concatenate([labels, ids]), k
             )
-        with np.errstate(over="ignore"):  # A sum beyond float32 is infinite, beside its id.
-            D[query, : len(best)] = best
+        D[query, : len(best)] = best
         I[query, : len(labels)] = labels
 
     workers = min(threads, nq)
@@ -51,25 +51,25 @@ def range_search_segments(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Find all rows at a distance below a radius, see `scan.range_search`."""
     lims = np.zeros(len(tables) + 1, np.int64)
-    D: list[NDArray[np.float64]] = [np.empty(0)]
+    bound = np.float32(radius)  # Compared as float32 by every version of numpy.
+    D: list[NDArray[np.float32]] = [np.empty(0, np.float32)]
     I: list[NDArray[np.int64]] = [np.empty(0, np.int64)]  # noqa: E741
     for query, table in enumerate(tables):
-        found, labels = np.empty(0), np.empty(0, np.int64)
+        found, labels = np.empty(0, np.float32), np.empty(0, np.int64)
         for distances, ids in _blocks(table, segments):
-            near = distances < radius
+            near = distances < bound
             found = np.concatenate([found, distances[near]])
             labels = np.concatenate([labels, ids[near]])
         order = np.lexsort((labels, found))
         lims[query + 1] = lims[query] + len(order)
         D.append(found[order])
         I.append(labels[order])
-    with np.errstate(over="ignore"):
-        return lims, np.concatenate(D).astype(np.float32), np.concatenate(I)
+    return lims, np.concatenate(D), np.concatenate(I)
 
 
 def _blocks(
     table: NDArray[np.float32], segments: Sequence[CodeSegment]
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int64]]]:
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     """Distances and ids of the active rows, one block of rows at a time."""
     wide = table.astype(np.float64)
     for segment in segments:
@@ -86,18 +86,19 @@ def _blocks(
             yield distances, ids
 
 
-def _distances(table: NDArray[np.float64], packed: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _distances(table: NDArray[np.float64], packed: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Distances (n,) of rows of packed codes (n, code_size) by the table (M, K) of one query."""
     codes = unpack(packed, len(table), 8 if table.shape[1] == 256 else 4)
     total = table[0].take(codes[:, 0])
     for m in range(1, len(table)):
         total += table[m].take(codes[:, m])
-    return total
+    # A sum beyond the range of float32 is the largest float32: infinity means that there is no row.
+    return np.clip(total, -_LARGEST, _LARGEST, out=total).astype(np.float32)
 
 
 def _nearest(
-    distances: NDArray[np.float64], labels: NDArray[np.int64], k: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    distances: NDArray[np.float32], labels: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k smallest pairs of distance and label, in order."""
     if len(distances) > k:
         # Everything up to the k-th distance, so that ties with it are ordered by label.

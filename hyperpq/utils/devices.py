@@ -4,19 +4,52 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.utils.cgroups import cpu_quota
+
+# Quotas of control groups are read once: they seldom change while a process runs.
+_cpu_quota = functools.cache(cpu_quota)
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use; where that is not known, of all cores."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
+    """Number of cores that this process may use, at least 1.
+
+    These are the cores that the system schedules it on (affinity), and no more than the CPU time
+    that its control groups allow (the limit of a container), rounded up. In Python 3.13 and newer
+    ``PYTHON_CPU_COUNT`` and ``-X cpu_count`` replace the affinity.
+    """
+    quota = _cpu_quota()
+    return _scheduled_cores() if quota is None else min(_scheduled_cores(), quota)
+
+
+def default_threads() -> int:
+    """Number of threads that a computation has unless the user gives one.
+
+    It is `usable_cores`, up to the first number of ``OMP_NUM_THREADS`` where that variable is set.
+    Other values of the variable are ignored.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    asked = int(first) if re.fullmatch(r"0*[1-9][0-9]{0,8}", first, re.ASCII) else None
+    return usable_cores() if asked is None else min(asked, usable_cores())
+
+
+def limit_torch_threads() -> None:
+    """Lower the number of threads of PyTorch to `usable_cores` where it is PyTorch's default.
+
+    PyTorch does not know of the quota of a container. More threads than that wait for each other. A
+    number that the user has set, or ``OMP_NUM_THREADS``, is left alone.
+    """
+    import torch
+
+    if torch.get_num_threads() == _scheduled_cores() > usable_cores():
+        torch.set_num_threads(usable_cores())
 
 
 def resolve_device(device: str) -> str:
@@ -82,6 +115,15 @@ def single_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def _scheduled_cores() -> int:
+    """Number of cores that the system may run this process on."""
+    counted: Callable[[], int | None] | None = getattr(os, "process_cpu_count", None)
+    if counted is not None:
+        return counted() or 1
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _cuda_possible() -> bool:

@@ -71,12 +71,10 @@ def check_answers(index, rng: random.Random) -> int:
     first = int(I[0, :WINDOW].min())
     ids = np.arange(first, first + WINDOW)
     codes = unpack(CODEC.encode(X[vector_numbers(ids, 0)]), CODEC.M, 8)
-    distances = TABLES[:, np.arange(CODEC.M), codes].sum(-1)
+    distances = TABLES[:, np.arange(CODEC.M), codes].sum(-1).astype(np.float32)
     order = np.lexsort((np.broadcast_to(ids, distances.shape), distances))
     np.testing.assert_array_equal(I[:, :WINDOW], ids[order])
-    np.testing.assert_array_equal(
-        D[:, :WINDOW], np.take_along_axis(distances, order, 1).astype(np.float32)
-    )
+    np.testing.assert_array_equal(D[:, :WINDOW], np.take_along_axis(distances, order, 1))
     # The same object still shows the same snapshot.
     assert index.ntotal == WINDOW
     np.testing.assert_array_equal(index.ids, ids)

@@ -32,7 +32,7 @@ X, QUERIES = make_x(), make_x(7, seed=1)
 
 
 def brute_force(index, queries, x, ids, k):
-    """Sum of table entries of each row in float64, by (distance, id)."""
+    """Sum of table entries of each row in float64, rounded to float32, by (distance, id)."""
     tables = index.codec.tables(queries).astype(np.float64)
     codes = unpack(index.encode(x), index.M, index.nbits)
     D = np.full((len(queries), k), np.inf, np.float32)
@@ -43,9 +43,9 @@ def brute_force(index, queries, x, ids, k):
             total = 0.0
             for m in range(index.M):
                 total += tables[q, m, row[m]]
-            rows.append((total, label))
-        for rank, (total, label) in enumerate(sorted(rows)[:k]):
-            D[q, rank], I[q, rank] = total, label
+            rows.append((np.float32(total), label))
+        for rank, (distance, label) in enumerate(sorted(rows)[:k]):
+            D[q, rank], I[q, rank] = distance, label
     return D, I
 
 

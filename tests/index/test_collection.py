@@ -62,7 +62,7 @@ class Model:
             if keep(id, row):
                 code = self.codes[row[0]]
                 distance = self.tables[q, 0, code[0]] + self.tables[q, 1, code[1]]
-                found.append((distance, id))
+                found.append((np.float32(distance), id))
         return sorted(found)
 
 
@@ -207,7 +207,7 @@ def test_one_row_in_a_million_and_all_of_them(trained):
     index = empty_like(trained)
     index.collection.add(codes, attributes={"number": np.arange(n)})
     tables = trained.codec.tables(QUERIES).astype(np.float64)
-    distances = tables[:, 0, codes[:, 0]] + tables[:, 1, codes[:, 1]]
+    distances = (tables[:, 0, codes[:, 0]] + tables[:, 1, codes[:, 1]]).astype(np.float32)
     for low, high in ((0, n), (1, n), (777, 778), (5, 5), (n - 1, n), (64, 128), (100, 999_000)):
         D, I = index.search(QUERIES, 20, where=f"{low} <= number < {high}")  # noqa: E741
         for q in range(3):
@@ -215,7 +215,7 @@ def test_one_row_in_a_million_and_all_of_them(trained):
             best = rows[np.lexsort((rows, distances[q, low:high]))][:20]
             assert I[q, : len(best)].tolist() == best.tolist()
             assert (I[q, len(best) :] == -1).all()
-            np.testing.assert_array_equal(D[q, : len(best)], np.float32(distances[q, best]))
+            np.testing.assert_array_equal(D[q, : len(best)], distances[q, best])
 
 
 def test_merging_other_codecs_says_why_not(trained):

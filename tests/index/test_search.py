@@ -1,4 +1,4 @@
-"""Search against a float64 brute force: distances, ids and ties."""
+"""Search against a brute force: distances, ids and ties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scan: ids, order and distances of every level against a float64 brute force in plain Python."""
+"""Scan: ids, order and distances of every level against a brute force in plain Python."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hyperpq.codes import pack, row_bits
 from hyperpq.errors import InvalidInputError
 from hyperpq.scan import CodeSegment, prepare, reference
 
+LARGEST = float(np.finfo(np.float32).max)
 LEVELS = [name for name in scan.levels() if not name.startswith("HYPERPQ")]
 
 
@@ -19,6 +20,11 @@ LEVELS = [name for name in scan.levels() if not name.startswith("HYPERPQ")]
 def level(request, monkeypatch):
     monkeypatch.setenv(scan.LEVEL_VARIABLE, request.param)
     return request.param
+
+
+def rounded(total):
+    """The float32 nearest to a float64 sum, as a Python float; the largest one beyond its range."""
+    return float(np.float32(min(max(total, -LARGEST), LARGEST)))
 
 
 def brute_force(tables, segments):
@@ -33,7 +39,7 @@ def brute_force(tables, segments):
                     total = 0.0
                     for m in range(M):
                         total += table[m][row[m]]
-                    found.append((total, label))
+                    found.append((rounded(total), label))
         out.append(sorted(found))
     return out
 
@@ -42,8 +48,8 @@ def first(found, k):
     D = np.full((len(found), k), np.inf, np.float32)
     I = np.full((len(found), k), -1, np.int64)  # noqa: E741
     for q, hits in enumerate(found):
-        for rank, (total, label) in enumerate(hits[:k]):
-            D[q, rank], I[q, rank] = np.float32(total), label
+        for rank, (distance, label) in enumerate(hits[:k]):
+            D[q, rank], I[q, rank] = distance, label
     return D, I
 
 
@@ -64,12 +70,26 @@ def make_tables(rng, kind, shape):
         tables[:, 0, rng.integers(shape[2])] = rng.choice([1e30, -1e30, 3e38, -3e38])
     if kind == "offset":
         tables += np.float32(1e6)
+    if kind == "float32 ties":  # Sums that differ in float64 are mostly equal in float32.
+        tables *= np.float32(0.02)
+        tables[:, 0] += np.float32(1e6)
     if kind == "squares":
         tables = tables**2
     return tables
 
 
-KINDS = ("normal", "ties", "equal", "huge", "largest", "smallest", "one huge", "offset", "squares")
+KINDS = (
+    "normal",
+    "ties",
+    "equal",
+    "huge",
+    "largest",
+    "smallest",
+    "one huge",
+    "offset",
+    "float32 ties",
+    "squares",
+)
 
 
 @st.composite
@@ -106,7 +126,6 @@ def packed(segments, K, has_masks):
     ]
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @given(cases())
 @settings(max_examples=80, deadline=None)
 def test_every_level_is_the_brute_force(case):
@@ -203,14 +222,114 @@ def test_order_of_segments_does_not_matter(level):
     np.testing.assert_array_equal(alone[1], I)
 
 
-def test_near_sums_that_float32_cannot_tell_apart_are_ordered_in_float64(level):
+def equal_in_float32():
+    """Tables and codes of 256 rows: each sum is below the one before, their float32 are equal."""
     tables = np.zeros((1, 2, 256), np.float32)
     tables[0, 0] = 1e6
     tables[0, 1] = np.linspace(1e-3, 0, 256)
     codes = np.stack([np.zeros(256, np.uint8), np.arange(256, dtype=np.uint8)], 1)
-    D, I = scan.search(tables, codes, 256)  # noqa: E741
-    assert len(np.unique(D)) == 1
-    np.testing.assert_array_equal(I[0], np.arange(256)[::-1])
+    return tables, codes
+
+
+def test_sums_that_float32_cannot_tell_apart_are_ordered_by_id(level):
+    tables, codes = equal_in_float32()
+    for k in (1, 9, 256):
+        D, I = scan.search(tables, codes, k)  # noqa: E741
+        np.testing.assert_array_equal(D, np.full((1, k), 1e6, np.float32))
+        np.testing.assert_array_equal(I[0], np.arange(k))
+    # Ids that fall from segment to segment, and within one.
+    segments = [
+        CodeSegment(prepare(codes[rows]), np.arange(1000, 744, -1)[rows])
+        for rows in (slice(0, 100), slice(100, 101), slice(101, 256))
+    ]
+    D, I = scan.search_segments(tables, segments, 200)  # noqa: E741
+    np.testing.assert_array_equal(I[0], np.arange(745, 945))
+
+
+@pytest.mark.parametrize("K", [16, 256])
+@pytest.mark.parametrize("n_segments", [1, 5])
+def test_pruning_keeps_rows_that_tie_in_float32(level, K, n_segments):
+    """Rows above the k-th sum in float64 that are equal to it in float32 and have a lower id."""
+    rng = np.random.default_rng(8)
+    tables = make_tables(rng, "float32 ties", (2, 6, K))
+    codes = rng.integers(0, K, (60_000, 6)).astype(np.uint8)
+    nbits, ids = 8 if K == 256 else 4, np.arange(60_000)[::-1].copy()
+    segments = [
+        CodeSegment(prepare(pack(some, nbits)), np.ascontiguousarray(labels))
+        for some, labels in zip(
+            np.array_split(codes, n_segments), np.array_split(ids, n_segments), strict=True
+        )
+    ]
+    totals = tables.astype(np.float64)[:, np.arange(6), codes].sum(-1)
+    for q, distances in enumerate(totals.astype(np.float32)):
+        assert len(np.unique(distances)) < 50
+        order = np.lexsort((ids, distances))
+        for k in (1, 10, 3000):
+            D, I = scan.search_segments(tables, segments, k)  # noqa: E741
+            np.testing.assert_array_equal(D[q], distances[order[:k]])
+            np.testing.assert_array_equal(I[q], ids[order[:k]])
+
+
+@pytest.mark.parametrize("kind", ["normal", "float32 ties", "offset", "squares"])
+def test_range_search_with_radii_taken_from_distances(level, kind):
+    """The rows within a radius are those of a full search whose distance is below it."""
+    rng = np.random.default_rng(4)
+    tables = make_tables(rng, kind, (10, 5, 16))
+    codes = prepare(pack(rng.integers(0, 16, (3000, 5)).astype(np.uint8), 4))
+    D, I = scan.search(tables, codes, 3000)  # noqa: E741
+    for q in range(10):
+        for rank in rng.choice(3000, 25, replace=False).tolist():
+            radius = D[q, rank]
+            lims, near, ids = scan.range_search(tables[q : q + 1], codes, radius)
+            below = D[q] < radius
+            assert lims.tolist() == [0, below.sum()]
+            assert not (near >= radius).any()
+            np.testing.assert_array_equal(near, D[q][below])
+            np.testing.assert_array_equal(ids, I[q][below])
+
+
+def test_a_radius_is_compared_as_float32(level):
+    """0.7 is above the float32 nearest to it; numpy's ``D < 0.7`` compares float32, too."""
+    tables = np.zeros((1, 1, 256), np.float32)
+    tables[0, 0, :3] = [0.7, np.nextafter(np.float32(0.7), np.float32(0)), 0.8]
+    codes = np.array([[0], [1], [2]], np.uint8)
+    assert float(tables[0, 0, 0]) < 0.7
+    for radius in (0.7, np.float64(0.7), np.float32(0.7)):
+        assert scan.range_search(tables, codes, radius)[2].tolist() == [1]
+    for radius in (1e39, 10**39, np.inf):
+        assert scan.range_search(tables, codes, radius)[2].tolist() == [1, 0, 2]
+    for radius in (-1e39, -np.inf, 0):
+        assert scan.range_search(tables, codes, radius)[2].tolist() == []
+
+
+def test_a_sum_beyond_float32_is_a_result(level):
+    """Infinity means that there is no row, so the distance of a row is finite."""
+    tables = np.zeros((1, 2, 256), np.float32)
+    tables[0, :, :3] = [3e38, LARGEST, -LARGEST]
+    codes = np.array([[1, 1], [0, 0], [2, 2], [9, 1], [9, 9]], np.uint8)
+    D, I = scan.search(tables, codes, 7)  # noqa: E741
+    np.testing.assert_array_equal(I, [[2, 4, 0, 1, 3, -1, -1]])
+    largest = [-LARGEST, 0, LARGEST, LARGEST, LARGEST, np.inf, np.inf]
+    np.testing.assert_array_equal(D[0], np.float32(largest))
+    for k in (1, 2, 3):
+        np.testing.assert_array_equal(scan.search(tables, codes, k)[1], I[:, :k])
+    _, near, ids = scan.range_search(tables, codes, np.inf)
+    np.testing.assert_array_equal(ids, [2, 4, 0, 1, 3])
+    assert np.isfinite(near).all()
+    assert scan.range_search(tables, codes, LARGEST)[2].tolist() == [2, 4]
+    assert scan.range_search(tables, codes, -LARGEST)[2].tolist() == []
+
+
+def test_a_k_th_distance_at_the_end_of_float32_rules_no_row_out(level):
+    """More rows than a sample, so that there is a threshold from the start."""
+    tables = np.full((1, 2, 256), 3e38, np.float32)
+    tables[0, 1, 7] = 0
+    codes = np.full((70_000, 2), 1, np.uint8)
+    codes[69_000:, 1] = 7
+    ids = np.arange(70_000)[::-1].copy()
+    D, I = scan.search(tables, codes, 2000, ids=ids)  # noqa: E741
+    np.testing.assert_array_equal(I[0], np.arange(2000))
+    np.testing.assert_array_equal(D[0], np.repeat(np.float32([3e38, LARGEST]), 1000))
 
 
 def test_search_takes_ids_and_mask(level):

@@ -75,7 +75,7 @@ py::tuple search_segments(const Array<float>& tables, const std::vector<SegmentA
 }
 
 py::tuple range_search_segments(const Array<float>& tables,
-                                const std::vector<SegmentArrays>& arrays, double radius,
+                                const std::vector<SegmentArrays>& arrays, float radius,
                                 size_t threads, const std::string& level) {
   const Queries queries = queries_of(tables);
   const std::vector<Segment> segments = segments_of(arrays, queries);
@@ -97,7 +97,7 @@ py::tuple range_search_segments(const Array<float>& tables,
   int64_t* ids = I.mutable_data();
   for (const std::vector<Hit>& hits : found)
     for (const Hit& hit : hits) {
-      *distances++ = static_cast<float>(hit.distance);
+      *distances++ = hit.distance;
       *ids++ = hit.id;
     }
   return py::make_tuple(limits, D, I);

@@ -14,8 +14,27 @@ namespace hyperpq {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// The distance of a row is S = fl(t[0] + ... + t[M - 1]), its float32 table entries added in this
-// order in float64. A search needs every row with S <= theta, the k-th smallest distance so far.
+// A bound of the float64 sums whose distance is `theta` or less: infinity for the largest float32,
+// else the point halfway to the next one, which float64 holds exactly. Greater sums are rounded up.
+// The point itself is rounded to either of the two, and is taken as one that may matter.
+inline double largest_sum(float theta) {
+  if (std::isinf(theta)) return theta;
+  const float next = std::nextafter(theta, std::numeric_limits<float>::infinity());
+  if (std::isinf(next)) return kInfinity;
+  return theta + (static_cast<double>(next) - theta) / 2;
+}
+
+// The distance of a row whose table entries have the sum `sum`: the nearest finite float32, so that
+// infinity stands for nothing else than a missing result.
+inline float distance_of(double sum) {
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  return static_cast<float>(std::min(std::max(sum, -kLargest), kLargest));
+}
+
+// The float32 table entries of a row are added in order in float64, S = fl(t[0] + ... + t[M - 1]),
+// and its distance is that sum rounded to float32, D = fl32(S). Distances are compared as they are
+// returned, in float32. A search needs every row with D <= theta, the k-th smallest distance so
+// far. As rounding is monotonic, those are rows with S <= sigma = largest_sum(theta).
 //
 // **Bytes.** With a[m] the least entry of subspace m and A = sum a[m], every entry is replaced by
 //
@@ -29,11 +48,11 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 // **Limit.** Let E be the exact sum of a row's entries and u = 2^-53. fl gives
 // S >= E - M u sum |t|, and |t| <= (t - a) + |a|, so with g = M u, B = sum |a|
 //
-//     S <= theta   =>   (E - A) (1 - g) <= theta - A + g B
-//     =>   sum b <= s (E - A) + M 2^-149 s <= s (theta - A' + margin) (1 + 2^-40)
+//     S <= sigma   =>   (E - A) (1 - g) <= sigma - A + g B
+//     =>   sum b <= s (E - A) + M 2^-149 s <= s (sigma - A' + margin) (1 + 2^-40)
 //
 // where A' is A as summed in float64 (off by at most g B) and margin = 4 g B + M 2^-149 / unit +
-// 1e-300. So a row whose byte sum exceeds that bound, `limit(theta)`, has S > theta and can be
+// 1e-300. So a row whose byte sum exceeds that bound, `limit(theta)`, has D > theta and can be
 // skipped. A saturated sum of 255 stands for any larger sum, so with a limit of 255 no row can be
 // skipped. The distances of the remaining rows are computed exactly, so the result is that of the
 // plain scan at every level.
@@ -104,9 +123,10 @@ class Tables {
   }
 
   // Prepares the bytes for `theta` and returns its limit, or -1 if no row can be that near.
-  int limit(double theta) {
-    if (theta == kInfinity) return 255;
-    const double slack = theta - base_ + margin_;
+  int limit(float theta) {
+    const double sigma = largest_sum(theta);
+    if (sigma == kInfinity) return 255;
+    const double slack = sigma - base_ + margin_;
     if (!(slack >= 0)) return -1;
     if (scale_ == 0 || limit_of(slack) < 170) {
       const float scale = static_cast<float>(std::min(253 / slack / unit_, 1e37));
@@ -119,17 +139,17 @@ class Tables {
     return limit_of(slack);
   }
 
-  // Exact distance of a row whose code in column c is codes[c * stride].
-  double distance(const uint8_t* codes, size_t stride) const {
+  // Distance of a row whose code in column c is codes[c * stride].
+  float distance(const uint8_t* codes, size_t stride) const {
     if (!nibbles_) {
       double sum = table_[codes[0]];
       for (size_t m = 1; m < M_; ++m) sum += table_[m * 256 + codes[m * stride]];
-      return sum;
+      return distance_of(sum);
     }
     double sum = table_[codes[0] & 15];
     for (size_t m = 1; m < M_; ++m)
       sum += table_[m * 16 + (codes[m / 2 * stride] >> (m % 2 * 4) & 15)];
-    return sum;
+    return distance_of(sum);
   }
 
  private:

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "bound.h"
@@ -11,11 +12,11 @@
 namespace hyperpq {
 
 struct Hit {
-  double distance;
+  float distance;
   int64_t id;
 };
 
-// The order of results: by distance, ties by the lower id.
+// The order of results: by distance as it is returned, ties by the lower id.
 inline bool operator<(const Hit& a, const Hit& b) {
   return a.distance < b.distance || (a.distance == b.distance && a.id < b.id);
 }
@@ -24,7 +25,7 @@ inline bool operator<(const Hit& a, const Hit& b) {
 // dropped, so that the cost of a hit does not depend on k.
 class Nearest {
  public:
-  void reset(size_t k, double theta) {
+  void reset(size_t k, float theta) {
     k_ = k;
     theta_ = theta;
     kept_ = 0;
@@ -32,9 +33,9 @@ class Nearest {
   }
 
   // No row at a greater distance can be among the k nearest.
-  double theta() const { return theta_; }
+  float theta() const { return theta_; }
 
-  void put(double distance, int64_t id) {
+  void put(float distance, int64_t id) {
     if (distance > theta_) return;
     hits_.push_back({distance, id});
     if (hits_.size() >= 2 * k_ + 64) drop();
@@ -61,21 +62,21 @@ class Nearest {
   }
 
   size_t k_ = 0, kept_ = 0;
-  double theta_ = kInfinity;
+  float theta_ = std::numeric_limits<float>::infinity();
   std::vector<Hit> hits_;
 };
 
 // Keeps all rows at a distance below the radius.
 class Within {
  public:
-  void reset(double radius) {
+  void reset(float radius) {
     radius_ = radius;
     hits_.clear();
   }
 
-  double theta() const { return radius_; }
+  float theta() const { return radius_; }
 
-  void put(double distance, int64_t id) {
+  void put(float distance, int64_t id) {
     if (distance < radius_) hits_.push_back({distance, id});
   }
 
@@ -87,7 +88,7 @@ class Within {
   }
 
  private:
-  double radius_ = 0;
+  float radius_ = 0;
   std::vector<Hit> hits_;
 };
 

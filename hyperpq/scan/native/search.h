@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -167,12 +168,13 @@ inline std::vector<Range> ranges_of(const std::vector<Segment>& segments, size_t
 
 // A distance that at least k rows of the ranges do not exceed, taken from a few evenly spaced
 // blocks; infinity if those blocks have fewer than k active rows.
-inline double first_threshold(const Tables& tables, const std::vector<Range>& ranges, size_t k) {
+inline float first_threshold(const Tables& tables, const std::vector<Range>& ranges, size_t k) {
+  constexpr float kNone = std::numeric_limits<float>::infinity();
   size_t total = 0;
   for (const Range& range : ranges) total += range.last - range.first;
   const size_t wanted = std::max(kSample, 2 * k) / kBlock;
-  if (8 * wanted > total) return kInfinity;  // All rows are not many more than a sample.
-  thread_local std::vector<double> distances;
+  if (8 * wanted > total) return kNone;  // All rows are not many more than a sample.
+  thread_local std::vector<float> distances;
   distances.clear();
   size_t before = 0, taken = 0;
   for (const Range& range : ranges) {
@@ -188,7 +190,7 @@ inline double first_threshold(const Tables& tables, const std::vector<Range>& ra
     }
     before += n;
   }
-  if (distances.size() < k) return kInfinity;
+  if (distances.size() < k) return kNone;
   const auto kth = distances.begin() + static_cast<std::ptrdiff_t>(k - 1);
   std::nth_element(distances.begin(), kth, distances.end());
   return *kth;
@@ -287,8 +289,8 @@ inline void search(const Level& level, const Queries& queries, const std::vector
   const Plan plan(queries, segments, threads, kept);
   const auto write = [&](size_t q, const std::vector<Hit>& hits) {
     for (size_t i = 0; i < k; ++i) {
-      D[q * k + i] = i < hits.size() ? static_cast<float>(hits[i].distance)
-                                     : std::numeric_limits<float>::infinity();
+      D[q * k + i] =
+          i < hits.size() ? hits[i].distance : std::numeric_limits<float>::infinity();
       I[q * k + i] = i < hits.size() ? hits[i].id : -1;
     }
   };
@@ -320,7 +322,7 @@ inline void search(const Level& level, const Queries& queries, const std::vector
 // Finds all rows at a distance below the radius, in ascending order for each query.
 inline std::vector<std::vector<Hit>> range_search(const Level& level, const Queries& queries,
                                                   const std::vector<Segment>& segments,
-                                                  double radius, size_t threads) {
+                                                  float radius, size_t threads) {
   const Plan plan(queries, segments, threads, 1);
   std::vector<std::vector<Hit>> found(plan.slices * queries.n);
   scan<Within>(
