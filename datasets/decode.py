@@ -26,7 +26,7 @@ from PIL import (
     features,
 )
 
-from hyperpq.errors import HyperPQError, ImageError
+from hyperpq.errors import HyperPQError, ImageError, ImageUnavailableError
 
 # Pillow warns about damaged metadata and about large images; our own limit and reasons replace
 # both. This is set once, as `warnings.catch_warnings` changes global state and isn't thread-safe.
@@ -134,6 +134,8 @@ def open_image(
     ------
     ImageError
         With a short reason without the path. No other error is raised for bad content.
+    ImageUnavailableError
+        If the file cannot be read now, which says nothing of its content.
 
     Notes
     -----
@@ -156,7 +158,8 @@ def open_image(
     except HyperPQError:
         raise
     except Exception as error:
-        raise ImageError(_reason(error)) from error
+        kind = ImageUnavailableError if _is_of_the_system(error) else ImageError
+        raise kind(_reason(error)) from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -225,12 +228,12 @@ def _plugin(kind: str) -> type[ImageFile.ImageFile]:
     try:
         from pillow_heif import as_plugin
     except ImportError:
-        raise ImageError(f"{kind} needs: pip install 'hyperpq[heif]'") from None
+        raise ImageUnavailableError(f"{kind} needs: pip install 'hyperpq[heif]'") from None
     if kind == "HEIC":
         return as_plugin.HeifImageFile
     # Pillow reads AVIF since 11.3; before that, pillow-heif did.
     if not hasattr(as_plugin, "AvifImageFile"):
-        raise ImageError("AVIF needs: pip install 'pillow>=11.3'")
+        raise ImageUnavailableError("AVIF needs: pip install 'pillow>=11.3'")
     return as_plugin.AvifImageFile
 
 
@@ -247,7 +250,7 @@ def _raw_preview(file: BinaryIO, max_megapixels: float, shrink_to: int | None) -
     try:
         import rawpy
     except ImportError:
-        raise ImageError("RAW needs: pip install 'hyperpq[raw]'") from None
+        raise ImageUnavailableError("RAW needs: pip install 'hyperpq[raw]'") from None
     file.seek(0)
     with rawpy.imread(file) as raw:
         orientation = _FLIP_TO_ORIENTATION.get(raw.sizes.flip, 1)
@@ -308,6 +311,18 @@ def _to_bytes(image: Image.Image) -> np.ndarray:
             bottom, top = 0.0, declared[0]
     scale = 255.0 / (top - bottom) if top > bottom else 0.0
     return ((values - np.float64(bottom)) * scale + 0.5).astype(np.uint8)
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether an error says nothing of the file, which may be a good image at another time."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return False
+    # A decoder that follows a damaged offset seeks to where no file has a byte: EINVAL.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, OSError)
+        and error.errno in errno.errorcode
+        and error.errno != errno.EINVAL
+    )
 
 
 def _reason(error: Exception) -> str:

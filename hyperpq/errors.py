@@ -17,6 +17,13 @@ class InvalidInputError(HyperPQError, ValueError):
     """An argument has the wrong shape, dtype, range or content. Nothing was changed."""
 
 
+class UnknownIdError(InvalidInputError, KeyError):
+    """The index has no vector with an id that was given. Nothing was changed."""
+
+    # That of KeyError would put the message in quotes.
+    __str__ = Exception.__str__
+
+
 class NotTrainedError(HyperPQError, RuntimeError):
     """The codec or index must be trained first."""
 
@@ -35,6 +42,10 @@ class BackboneError(HyperPQError):
 
 class ImageError(HyperPQError):
     """A file cannot be used as an image; the message is the reason, without the path."""
+
+
+class ImageUnavailableError(ImageError):
+    """A file cannot be read now: no permission, an I/O error, or a package is missing."""
 
 
 class DatasetError(HyperPQError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import struct
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hyperpq.datasets.decode import open_image, sniff
-from hyperpq.errors import ImageError
+from hyperpq.errors import ImageError, ImageUnavailableError
 
 RED, GREEN, BLUE = (220, 30, 20), (20, 200, 40), (30, 40, 210)
 
@@ -512,9 +513,40 @@ def test_nothing_but_image_error_escapes(data):
         image = open_image(io.BytesIO(raw), max_megapixels=0.5, shrink_to=shrink_to)
     except ImageError as error:
         assert 0 < len(str(error)) < 80
+        # Such bytes are the same tomorrow.
+        assert not isinstance(error, ImageUnavailableError)
     else:
         assert image.mode == "RGB"
         assert np.asarray(image).shape == (image.height, image.width, 3)
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that fails after its header."""
+
+    code = errno.EIO
+
+    def read(self, size=-1):
+        if self.tell() >= 64:
+            raise OSError(self.code, os.strerror(self.code))
+        return super().read(min(size, 64) if size >= 0 else 64)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize(
+    "code", [errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EBADMSG]
+)
+def test_an_error_of_the_disk_says_nothing_of_the_image(kind, code):
+    file = Failing(encoded(scene(400, 300), kind))
+    file.code = code
+    with pytest.raises(ImageUnavailableError):
+        open_image(file)
+
+
+def test_a_file_that_is_gone_is_not_unavailable(tmp_path):
+    for path in (tmp_path / "gone.png", tmp_path, "a\0b"):
+        with pytest.raises(ImageError) as caught:
+            open_image(path)
+        assert not isinstance(caught.value, ImageUnavailableError)
 
 
 def test_threads_and_open_files(tmp_path):
