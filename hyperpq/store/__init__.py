@@ -3,8 +3,8 @@
 `Store` is what `MemoryStore` and `IndexStore` offer: segments of rows, changed by commits that are
 whole or not at all. `Segment` is what `Rows` in memory and a `Shard` on disk offer. Columns are
 NumPy arrays, `Categories` or `Strings`; `live_batches` reads rows batch by batch.
-`replace_directory`, `recover_directory` and `verify_directory` work on whole index directories,
-whose files `docs/reference/format.md` describes.
+`find_place`, `replace_directory`, `recover_directory` and `verify_directory` work on whole index
+directories, whose files `docs/reference/format.md` describes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hyperpq.store.base import Deletions, Segment, Store
 from hyperpq.store.columns import Categories, Column
 from hyperpq.store.index_store import Durability, IndexStore
 from hyperpq.store.memory import MemoryStore
+from hyperpq.store.place import Place, find_place
 from hyperpq.store.rows import Rows
 from hyperpq.store.segments import live_batches
 from hyperpq.store.shard import Shard
@@ -27,12 +28,14 @@ __all__ = [
     "Durability",
     "IndexStore",
     "MemoryStore",
+    "Place",
     "Problem",
     "Rows",
     "Segment",
     "Shard",
     "Store",
     "Strings",
+    "find_place",
     "live_batches",
     "recover_directory",
     "replace_directory",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,15 +14,17 @@ from typing import Any, Literal, TypeAlias
 
 from hyperpq.errors import CorruptIndexError, InvalidInputError, SnapshotChangedError, StoreError
 from hyperpq.store.base import Deletions, Store
+from hyperpq.store.leftovers import remove_leftovers
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME, writer_lock
 from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME, FileEntry, Manifest
 from hyperpq.store.manifest_parser import MAX_FILE_BYTES, is_current, is_file_name
+from hyperpq.store.place import whole_directory
 from hyperpq.store.rows import Rows
 from hyperpq.store.segments import check_deletions, check_next_id, check_position
 from hyperpq.store.shard import Shard
-from hyperpq.store.snapshot import Snapshot, read_snapshot
+from hyperpq.store.snapshot import Snapshot, open_snapshot, snapshot_of
 from hyperpq.store.swap import recover_directory
-from hyperpq.store.transaction import Transaction, make_folders, remove_leftovers, write_manifest
+from hyperpq.store.transaction import Transaction, make_folders, write_manifest
 from hyperpq.store.verify import REPORT_ENDINGS, Problem, is_report_name, verify_directory
 from hyperpq.utils.files import (
     atomic_write,
@@ -41,8 +44,8 @@ class IndexStore(Store):
     """A store in an index directory: settings, checked files, and shards of codes as segments.
 
     An object shows one snapshot. Commits of another writer do not change it until `refresh` is
-    called. Reading needs neither a lock nor the right to write. `docs/reference/format.md`
-    describes every file and the order of a commit.
+    called. Reading needs neither a lock nor the right to write, and changes nothing on disk.
+    `docs/reference/format.md` describes every file and the order of a commit.
 
     Parameters
     ----------
@@ -60,12 +63,15 @@ class IndexStore(Store):
     lock_timeout : float
         Seconds that a change waits for another writer before it raises `IndexLockedError`; 0, not
         to wait, by default.
+    read_only : bool
+        Whether every change is refused, see `open`.
     """
 
     def __init__(self, path: Path, snapshot: Snapshot) -> None:
         self.path = path
         self.durability: Durability = "full"
         self.lock_timeout = 0.0
+        self.read_only = False
         self._snapshot = snapshot
         # The process in which `hold_lock` is active; a forked child does not hold the lock.
         self._lock_holder = 0
@@ -129,11 +135,13 @@ class IndexStore(Store):
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
         """Whether a directory has the manifest of an index; its content is not checked."""
-        return (Path(path) / MANIFEST_NAME).exists()
+        return (whole_directory(Path(path)) / MANIFEST_NAME).exists()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, verify: bool = False) -> IndexStore:
-        """Open an index directory for reading and writing.
+    def open(
+        cls, path: str | os.PathLike[str], *, verify: bool = False, read_only: bool = False
+    ) -> IndexStore:
+        """Open an index directory for reading and writing; the opening itself writes nothing.
 
         The manifest, the tombstones and shards below 256 KiB are read and checked; of every other
         file it is checked that it is there and has its length. `read_file` and `verify` check
@@ -145,6 +153,9 @@ class IndexStore(Store):
             The directory.
         verify : bool
             Check every file first, as `verify` does.
+        read_only : bool
+            Whether every change by this object raises a `StoreError`. Without it a change is
+            refused only where the system refuses to write.
 
         Raises
         ------
@@ -158,13 +169,14 @@ class IndexStore(Store):
             If the system refuses to read.
         """
         root = Path(os.path.abspath(path))
-        recover_directory(root)
         if verify:
             damage = [problem for problem in verify_directory(root) if problem.kind == "damage"]
             if damage:
                 more = f" There are {len(damage) - 1} more problems." if len(damage) > 1 else ""
                 raise CorruptIndexError(f"{root / damage[0].file}: {damage[0].what}{more}")
-        return cls(root, read_snapshot(root))
+        store = cls(root, open_snapshot(root))
+        store.read_only = read_only
+        return store
 
     def refresh(self) -> bool:
         """Show the snapshot that is on disk now; whether it is another one.
@@ -176,12 +188,44 @@ class IndexStore(Store):
         CorruptIndexError, IndexNotFoundError
             As `open`; this object then shows the same snapshot as before.
         """
-        snapshot = read_snapshot(self.path, self.segments)
+        snapshot = open_snapshot(self.path, self.segments)
         if snapshot.manifest.files != self._manifest.files:
             raise StoreError(f"{self.path}: another index is in this place now; open it again.")
         changed = snapshot.manifest != self._manifest
         self._snapshot = snapshot
         return changed
+
+    def show(self, manifest: Manifest) -> bool:
+        """Show the snapshot of a known manifest, unless later commits removed a part of it.
+
+        Parameters
+        ----------
+        manifest : Manifest
+            A manifest that this directory had.
+
+        Returns
+        -------
+        bool
+            Whether that snapshot is shown now; otherwise the one of before is.
+
+        Raises
+        ------
+        StoreError
+            If another index has taken the place of that one.
+        """
+        if manifest.files != self._manifest.files:
+            raise StoreError(f"{self.path}: another index is in this place now; open it again.")
+        if manifest != self._manifest:
+            try:
+                self._snapshot = snapshot_of(whole_directory(self.path), manifest)
+            except CorruptIndexError:
+                return False
+        return True
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the snapshot that is shown holds."""
+        return self._manifest
 
     @property
     def _manifest(self) -> Manifest:
@@ -230,7 +274,8 @@ class IndexStore(Store):
                 f"{self.path / MANIFEST_NAME}: the index has no file {name!r}; expected "
                 f"{', '.join(self.file_names) or 'none'}."
             )
-        return read_checked(self.path / name, entry.size, entry.checksums)
+        path = whole_directory(self.path) / self._manifest.stored_name(name)
+        return read_checked(path, entry.size, entry.checksums)
 
     def write_report(self, name: str, data: bytes) -> None:
         """Write a file for people beside the index, whole or not at all, without a checksum.
@@ -247,22 +292,22 @@ class IndexStore(Store):
         IndexLockedError
             If another process is writing to the index.
         """
-        path = self._report_path(name)
+        self._check_report(name)
         with self._lock():
-            atomic_write(path, data, alone=True)
+            atomic_write(self.path / name, data, alone=True)
 
     def read_report(self, name: str) -> bytes | None:
         """Read what `write_report` wrote under ``name``, or None if there is nothing."""
-        path = self._report_path(name)
+        self._check_report(name)
+        path = whole_directory(self.path) / name
         return read_regular(path, limit=MAX_FILE_BYTES) if os.path.lexists(path) else None
 
-    def _report_path(self, name: str) -> Path:
+    def _check_report(self, name: str) -> None:
         if not is_report_name(name) or name in self._manifest.files:
             raise InvalidInputError(
                 f"report is {name!r}; expected letters, digits, _ and - and an ending of "
                 f"{', '.join(REPORT_ENDINGS)}, and no file of the index."
             )
-        return self.path / name
 
     def verify(self) -> list[Problem]:
         """Check the directory as it stands on disk; see `verify_directory`."""
@@ -360,7 +405,7 @@ class IndexStore(Store):
         IndexLockedError
             If another process is writing, and has not finished within `lock_timeout`.
         """
-        with writer_lock(self.path, wait=self.lock_timeout):
+        with self._taken_lock():
             self._lock_holder = os.getpid()
             try:
                 yield
@@ -370,7 +415,20 @@ class IndexStore(Store):
     def _lock(self) -> AbstractContextManager[None]:
         if self._lock_holder == os.getpid():
             return nullcontext()
-        return writer_lock(self.path, wait=self.lock_timeout)
+        return self._taken_lock()
+
+    @contextmanager
+    def _taken_lock(self) -> Iterator[None]:
+        """The writer lock, taken once what a killed writer has left undone is undone."""
+        if self.read_only:
+            refused = StoreError(
+                f"{self.path}: the index was opened with read_only; open it without to change it."
+            )
+            refused.errno = errno.EROFS
+            raise refused
+        recover_directory(self.path)
+        with writer_lock(self.path, wait=self.lock_timeout):
+            yield
 
 
 def _json_copy(settings: dict[str, Any]) -> dict[str, Any]:

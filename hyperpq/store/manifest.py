@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hyperpq.store.columns import GROUPS
@@ -200,6 +200,9 @@ class Manifest:
         Files beside the manifest, such as those of the codec.
     shards : tuple of ShardEntry
         The rows.
+    stored_names : dict of str to str
+        Names in the directory of those of `files` that are not called as they are there: an index
+        that was published inside another one had to leave that one's files alone.
     """
 
     snapshot_number: int
@@ -208,6 +211,7 @@ class Manifest:
     next_shard: int
     files: dict[str, FileEntry]
     shards: tuple[ShardEntry, ...]
+    stored_names: dict[str, str] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
         """The file's text: JSON with sorted keys, equal for equal manifests."""
@@ -223,14 +227,22 @@ class Manifest:
             "settings": self.settings,
             "next_id": self.next_id,
             "next_shard": self.next_shard,
-            "files": {name: entry.to_json() for name, entry in self.files.items()},
+            "files": {name: self._file_to_json(name) for name in self.files},
             "shards": [entry.to_json() for entry in self.shards],
         }
+
+    def _file_to_json(self, name: str) -> dict[str, Any]:
+        stored = self.stored_names.get(name)
+        return self.files[name].to_json() | ({} if stored is None else {"file": stored})
+
+    def stored_name(self, name: str) -> str:
+        """Name in the index directory of one of `files`."""
+        return self.stored_names.get(name, name)
 
     @property
     def named_files(self) -> dict[str, FileEntry]:
         """Every file that the manifest names, by its path in the index directory."""
-        named = dict(self.files)
+        named = {self.stored_name(name): entry for name, entry in self.files.items()}
         for shard in self.shards:
             named[shard.file] = shard.content
             if shard.tombstones:
@@ -241,6 +253,8 @@ class Manifest:
         """Hash of what the index holds, whatever its history and file names."""
         content = self._to_json()
         del content["generation"], content["next_shard"]
+        for entry in content["files"].values():
+            entry.pop("file", None)
         for shard in content["shards"]:
             del shard["file"]
             if shard["dead"]:
@@ -256,6 +270,14 @@ def canonical(value: object) -> bytes:
 def shard_path(number: int) -> str:
     """Path in the index directory of a shard."""
     return f"{SHARDS_FOLDER}/{number:06d}.h5"
+
+
+def renamed_file(name: str, snapshot_number: int) -> str:
+    """Name in the index directory of one of `Manifest.files` whose own name is taken.
+
+    Its dot keeps it apart from the names of reports.
+    """
+    return f"{snapshot_number:08d}.{name}"
 
 
 def tombstone_path(number: int, snapshot_number: int) -> str:

@@ -33,6 +33,7 @@ from hyperpq.store.manifest import (
     ShardEntry,
     TombstonesEntry,
     canonical,
+    renamed_file,
     tombstone_path,
 )
 from hyperpq.utils.files import CHECKSUM_BLOCK, checksum, read_regular, torn_file
@@ -46,6 +47,7 @@ _MAX_SHOWN = 60  # characters of one wrong value
 _HEX = re.compile(r"[0-9a-f]{32}")
 _SHARD_FILE = re.compile(SHARDS_FOLDER + r"/([0-9]{6,12})\.h5")
 _TOMBSTONE_FILE = re.compile(TOMBSTONES_FOLDER + r"/([0-9]{6,12})-([0-9]{8,19})\.h5")
+_RENAMED_FILE = re.compile(r"([0-9]{8,19})\.[A-Za-z0-9_.-]+")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _RESERVED_FILES = frozenset((MANIFEST_NAME, *FOLDERS))
 
@@ -140,22 +142,39 @@ def _manifest(content: Any, data: bytes) -> Manifest:
     for key, kind in (("settings", dict), ("files", dict), ("shards", list)):
         if not isinstance(fields[key], kind):
             raise ValueError(f"{key} is no {kind.__name__}")
-    files = {}
+    snapshot_number = _count(fields["generation"], "generation", low=1)
+    files, stored_names = {}, {}
     for name, value in fields["files"].items():
         if not is_file_name(name):
             raise ValueError(f"files has {name!r}, which is no file name of an index")
-        entry = _object(value, ("bytes", "xxh3_128"), f"files: {name}")
+        keys = ["bytes", "xxh3_128"]
+        if isinstance(value, dict) and "file" in value:
+            stored_names[name] = _stored_name(value["file"], name, snapshot_number)
+            keys.append("file")
+        entry = _object(value, keys, f"files: {name}")
         files[name] = _file_entry(entry, f"files: {name}", high=MAX_FILE_BYTES)
     manifest = Manifest(
-        snapshot_number=_count(fields["generation"], "generation", low=1),
+        snapshot_number=snapshot_number,
         settings=fields["settings"],
         next_id=_count(fields["next_id"], "next_id"),
         next_shard=_count(fields["next_shard"], "next_shard"),
         files=files,
         shards=tuple(_shard_entry(shard) for shard in fields["shards"]),
+        stored_names=stored_names,
     )
+    if len({manifest.stored_name(name) for name in files}) < len(files):
+        raise ValueError("files has a file twice")
     _check_shards_fit(manifest)
     return manifest
+
+
+def _stored_name(value: Any, name: str, snapshot_number: int) -> str:
+    """Name in the directory of one of ``files``, if it has another one there."""
+    number = _match(_RENAMED_FILE, value)[1]
+    fits = value == renamed_file(name, int(number)) and int(number) <= snapshot_number
+    if not fits or not is_file_name(value):
+        raise ValueError(f"files: {_short(value)} is no name that {name} can have")
+    return str(value)
 
 
 def _check_shards_fit(manifest: Manifest) -> None:

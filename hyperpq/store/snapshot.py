@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hyperpq.errors import CorruptIndexError
+from hyperpq.errors import CorruptIndexError, StoreError
 from hyperpq.store.manifest import FOLDERS, FileEntry, Manifest
 from hyperpq.store.manifest_parser import read_manifest
+from hyperpq.store.place import whole_directory
 from hyperpq.store.shard import Shard
 from hyperpq.store.tombstones import read_tombstones
 from hyperpq.utils.files import irregular_file, missing_file, os_errors, wrong_length
@@ -30,6 +31,33 @@ class Snapshot:
 
     manifest: Manifest
     shards: tuple[Shard, ...] = ()
+
+
+def open_snapshot(path: Path, known: Iterable[Shard] = ()) -> Snapshot:
+    """Read the present snapshot of the index ``path``, wherever it is whole; write nothing.
+
+    Parameters
+    ----------
+    path : Path
+        The place of the index.
+    known : iterable of Shard
+        See `read_snapshot`.
+
+    Raises
+    ------
+    IndexNotFoundError, FormatVersionError, CorruptIndexError, StoreError
+        See `read_snapshot`.
+    """
+    while True:
+        root = whole_directory(path)
+        before = _identity(root)
+        try:
+            return read_snapshot(root, known)
+        except StoreError:
+            # A replacement that goes on meanwhile renames the folder.
+            now = whole_directory(path)
+            if (now, _identity(now)) == (root, before):
+                raise
 
 
 def read_snapshot(root: Path, known: Iterable[Shard] = ()) -> Snapshot:
@@ -63,7 +91,7 @@ def read_snapshot(root: Path, known: Iterable[Shard] = ()) -> Snapshot:
             return Snapshot(manifest, shards)
 
 
-def open_snapshot(root: Path, manifest: Manifest) -> Snapshot:
+def snapshot_of(root: Path, manifest: Manifest) -> Snapshot:
     """Open a snapshot whose manifest is known; later commits may have removed files of it.
 
     Raises
@@ -88,7 +116,7 @@ def _open_shards(root: Path, manifest: Manifest, known: Iterable[Shard]) -> tupl
         if (root / name).is_symlink():
             raise irregular_file(root / name)
     for name, entry in manifest.files.items():
-        _check_status(root / name, entry)
+        _check_status(root / manifest.stored_name(name), entry)
     opened = {(shard.entry.file, shard.entry.content): shard for shard in known}
     shards = []
     for named in manifest.shards:

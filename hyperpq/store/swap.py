@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -10,10 +11,14 @@ from hyperpq.errors import IndexNotFoundError, StoreError
 from hyperpq.store.lock import folder_lock, writer_lock
 from hyperpq.store.manifest import MANIFEST_NAME
 from hyperpq.store.manifest_parser import read_manifest
+from hyperpq.store.place import find_place, former_of, is_vacant
+from hyperpq.store.publish import publish_inside
 from hyperpq.store.verify import foreign_files
 from hyperpq.utils.files import fsync_folder, os_errors
 
-FORMER_SUFFIX = ".old-hyperpq"
+# Why a folder cannot be renamed although files can be made in it: it is a mount point, it comes
+# from the image of a container, or the folder above it cannot be written.
+_NOT_RENAMED = frozenset((errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES))
 
 
 def replace_directory(new: str | os.PathLike[str], old: str | os.PathLike[str]) -> None:
@@ -22,12 +27,16 @@ def replace_directory(new: str | os.PathLike[str], old: str | os.PathLike[str]) 
     First ``old`` is renamed to ``old.old-hyperpq``, then ``new`` gets its name, then the former
     index is removed. After a crash in between, `recover_directory` undoes or finishes that.
 
+    Where that cannot be, see `find_place`, the files of ``new`` are linked into ``old`` beside its
+    own, the manifest is replaced, and the former files are removed. After a crash in between
+    ``old`` is one of the two indexes, and this function can be called again.
+
     Parameters
     ----------
     new : path-like
-        A complete index directory beside ``old``, on the same file system.
+        A complete index directory, mostly in `Place.working_directory`. It is gone afterwards.
     old : path-like
-        The place. It must hold an index, be an empty folder, or not exist.
+        The place. It must hold an index, be free, or not exist.
 
     Raises
     ------
@@ -38,27 +47,37 @@ def replace_directory(new: str | os.PathLike[str], old: str | os.PathLike[str]) 
         If another process is writing to ``old``.
     """
     # A link stays, and its target is replaced.
-    new, old = Path(os.path.abspath(new)), Path(os.path.realpath(old))
+    new, place = Path(os.path.realpath(new)), find_place(old)
     read_manifest(new)
+    recover_directory(place.path)
+    try:
+        if not place.inside and not new.is_relative_to(place.path):
+            _replace_by_name(new, place.path)
+            return
+    except StoreError as error:
+        if error.errno not in _NOT_RENAMED or not place.path.is_dir():
+            raise
+    if not place.is_free():
+        _check_is_index(place.path)
+    publish_inside(new, place.path)
+    _remove(new)
+
+
+def _replace_by_name(new: Path, old: Path) -> None:
     with folder_lock(old.parent):
         _recover(old)
-        former = _former(old)
+        former = former_of(old)
         if os.path.lexists(former):
             raise StoreError(
                 f"{former}: this folder, left by an earlier replacement, is in the way; remove it."
             )
-        if not os.path.lexists(old) or _is_empty_folder(old):
+        if is_vacant(old):
             with os_errors("rename into place", old):
                 os.rename(new, old)
             fsync_folder(old.parent)
             return
-        try:
-            foreign = foreign_files(old, read_manifest(old))
-        except IndexNotFoundError:
-            raise StoreError(
-                f"{old}: this is neither an index nor an empty folder; give another place."
-            ) from None
-        if foreign:
+        _check_is_index(old)
+        if foreign := foreign_files(old, read_manifest(old)):
             raise StoreError(
                 f"{old}: the folder has {foreign[0]!r}, which is no part of the index and would be "
                 "lost; move it away first."
@@ -68,10 +87,21 @@ def replace_directory(new: str | os.PathLike[str], old: str | os.PathLike[str]) 
         shutil.rmtree(former, ignore_errors=True)
 
 
+def _check_is_index(old: Path) -> None:
+    try:
+        read_manifest(old)
+    except IndexNotFoundError:
+        raise StoreError(
+            f"{old}: this is neither an index nor an empty folder; give another place."
+        ) from None
+
+
 def _swap(new: Path, old: Path, former: Path) -> None:
     with os_errors("move aside", old):
         os.rename(old, former)
     try:
+        # A power cut must not leave the second rename without the first.
+        fsync_folder(old.parent)
         with os_errors("rename into place", old):
             os.rename(new, old)
     except BaseException:
@@ -82,11 +112,21 @@ def _swap(new: Path, old: Path, former: Path) -> None:
     fsync_folder(old.parent)
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder in one step, so that half of an index is not taken for one."""
+    aside = folder.with_name(folder.name + ".published-hyperpq")
+    shutil.rmtree(aside, ignore_errors=True)
+    with os_errors("remove", folder):
+        os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
 def recover_directory(old: str | os.PathLike[str]) -> None:
     """Undo or finish a replacement of ``old`` that was interrupted, if there was one.
 
-    If ``old`` is missing, the former index gets its name back. If ``old`` is an index, the former
-    one is removed; it does not matter if that fails, as on a read-only file system.
+    Every writer does this before it changes an index; readers read what is whole, and change
+    nothing. If ``old`` is missing or an empty folder, the former index gets its name back. If
+    ``old`` is an index, the former one is removed; it does not matter if that fails.
 
     Raises
     ------
@@ -94,26 +134,18 @@ def recover_directory(old: str | os.PathLike[str]) -> None:
         If ``old`` is missing and the system refuses to rename the former index back.
     """
     old = Path(os.path.realpath(old))
-    if os.path.lexists(_former(old)):
+    if os.path.lexists(former_of(old)):
         with folder_lock(old.parent):
             _recover(old)
 
 
 def _recover(old: Path) -> None:
-    former = _former(old)
+    former = former_of(old)
     if not os.path.lexists(former):
         return
-    if not os.path.lexists(old) or _is_empty_folder(old):
+    if is_vacant(old):
         with os_errors(f"bring back after an interrupted replacement, from {former.name}", old):
             os.rename(former, old)
             fsync_folder(old.parent)
     elif os.path.lexists(old / MANIFEST_NAME):
         shutil.rmtree(former, ignore_errors=True)
-
-
-def _former(old: Path) -> Path:
-    return old.with_name(old.name + FORMER_SUFFIX)
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and next(path.iterdir(), None) is None

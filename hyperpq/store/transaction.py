@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from hyperpq.store.tombstones import write_tombstones
 from hyperpq.utils.files import (
     atomic_write,
     fsync_folder,
+    irregular_file,
     os_errors,
     remove_quietly,
     rename_over,
@@ -160,27 +159,6 @@ class Transaction:
             remove_quietly(temporary_path(path))
 
 
-def remove_leftovers(root: Path, manifest: Manifest) -> None:
-    """Remove files of earlier snapshots and of interrupted commits that ``manifest`` does not name.
-
-    The writer lock must be held, and ``manifest`` must be durable. It does not matter if something
-    cannot be removed.
-    """
-    named = manifest.named_files
-    for folder in ("", *FOLDERS):
-        with suppress(OSError):
-            for name in os.listdir(root / folder):
-                path = f"{folder}/{name}" if folder else name
-                if path not in named and is_leftover(folder, name):
-                    remove_quietly(root / path)
-
-
-def is_leftover(folder: str, name: str) -> bool:
-    """Whether a file that no manifest names looks like one that the store has written."""
-    is_temporary = name.startswith(".") and name.endswith(".tmp")
-    return is_temporary or (bool(folder) and name.endswith(".h5"))
-
-
 def write_manifest(root: Path, manifest: Manifest, *, sync: bool = True) -> None:
     """Replace the manifest of ``root``, durably and in one step; under the writer lock."""
     path, data = root / MANIFEST_NAME, manifest.to_bytes()
@@ -194,3 +172,5 @@ def make_folders(root: Path) -> None:
     for name in FOLDERS:
         with os_errors("create", root / name):
             (root / name).mkdir(exist_ok=True)
+        if (root / name).is_symlink():
+            raise irregular_file(root / name)

@@ -14,12 +14,13 @@ import numpy as np
 
 from hyperpq.errors import StoreError
 from hyperpq.store.hdf5_layout import structure_problem
+from hyperpq.store.leftovers import UNPUBLISHED_NAME, is_leftover, unpublished_names
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
 from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME, Extent, FileEntry, Manifest, ShardEntry
 from hyperpq.store.manifest_parser import is_file_name, read_manifest
+from hyperpq.store.place import LOST_AND_FOUND, whole_directory
 from hyperpq.store.shard import Shard
 from hyperpq.store.tombstones import parse_tombstones, read_tombstones_file
-from hyperpq.store.transaction import is_leftover
 from hyperpq.utils.files import CHECKSUM_BLOCK, checksums_of_file
 
 REPORT_ENDINGS = (".csv", ".jsonl", ".json", ".txt", ".html")
@@ -78,7 +79,7 @@ def verify_directory(path: str | os.PathLike[str]) -> list[Problem]:
     IndexNotFoundError
         If there is no index at all.
     """
-    root = Path(path)
+    root = whole_directory(Path(path))
     checked: dict[tuple[str, FileEntry], np.ndarray | Problem] = {}
     while True:
         try:
@@ -131,7 +132,8 @@ def _problems(
     tombstones: dict[str, bytes | StoreError],
     checked: dict[tuple[str, FileEntry], np.ndarray | Problem],
 ) -> Iterator[Problem]:
-    for name, entry in manifest.files.items():
+    for logical, entry in manifest.files.items():
+        name = manifest.stored_name(logical)
         try:
             if what := _checksum_problem(root / name, entry):
                 yield Problem(name, f"{what}.")
@@ -263,7 +265,9 @@ def foreign_files(root: Path, manifest: Manifest, *, garbage: bool = False) -> l
     list of str
         Paths in the directory; an unknown folder stands for all that it holds.
     """
-    named = {MANIFEST_NAME, LOCK_NAME, HOLDER_NAME, *manifest.named_files}
+    named = {MANIFEST_NAME, LOCK_NAME, HOLDER_NAME, LOST_AND_FOUND, *manifest.named_files}
+    unpublished = unpublished_names(root)
+    tidied = set() if unpublished is None else {UNPUBLISHED_NAME, *unpublished}
     foreign = []
     for folder in ("", *FOLDERS):
         for name in _names(root / folder):
@@ -271,7 +275,7 @@ def foreign_files(root: Path, manifest: Manifest, *, garbage: bool = False) -> l
             is_known = relative in named or (
                 not folder and (name in FOLDERS or is_report_name(name))
             )
-            if not is_known and (garbage or not is_leftover(folder, name)):
+            if not is_known and (garbage or not is_leftover(folder, name, tidied)):
                 foreign.append(relative)
     return foreign
 

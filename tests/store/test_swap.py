@@ -9,7 +9,13 @@ import pytest
 from store_tools import assert_same_rows, make_rows, make_store
 
 from hyperpq.errors import IndexLockedError, IndexNotFoundError, StoreError
-from hyperpq.store import IndexStore, recover_directory, replace_directory, verify_directory
+from hyperpq.store import (
+    IndexStore,
+    recover_directory,
+    replace_directory,
+    snapshot,
+    verify_directory,
+)
 from hyperpq.store.lock import writer_lock
 
 
@@ -51,11 +57,73 @@ def test_replacing_loses_nothing_that_is_not_the_index(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["old", "photos"]
 
 
-def test_recovering_an_interrupted_replacement(tmp_path):
+def snapshot_of_names(folder):
+    return sorted((str(path), path.lstat().st_mtime_ns) for path in folder.rglob("*"))
+
+
+def test_readers_do_not_repair_an_interrupted_replacement(tmp_path):
+    """Opening renamed directories, although readers write nothing."""
     old = make_store(tmp_path / "index").path
-    os.rename(old, tmp_path / "index.old-hyperpq")
-    assert IndexStore.open(old, verify=True).ntotal == 10
-    shutil.copytree(old, tmp_path / "index.old-hyperpq")
-    recover_directory(old)
+    former = tmp_path / "index.old-hyperpq"
+    os.rename(old, former)
+    for vacant in (False, True):
+        if vacant:
+            old.mkdir()
+        before = snapshot_of_names(tmp_path)
+        store = IndexStore.open(old, verify=True)
+        assert (store.path, store.ntotal) == (old, 10)
+        assert IndexStore.exists(old)
+        assert verify_directory(old) == store.verify() == []
+        assert store.read_file("codec.safetensors") == b"c" * 99
+        assert store.read_report("skipped.csv") is None
+        assert not store.refresh()
+        assert snapshot_of_names(tmp_path) == before
+    # A writer repairs it; a reader that was opened before goes on with what it has.
+    reader = IndexStore.open(old, read_only=True)
+    store.commit(delete={0: [1]})
     assert os.listdir(tmp_path) == ["index"]
-    assert verify_directory(old) == []
+    assert (store.ntotal, reader.ntotal) == (9, 10)
+    assert reader.refresh()
+    assert reader.ntotal == 9
+    assert reader.read_file("codec.safetensors") == b"c" * 99
+
+
+def test_a_writer_removes_what_a_finished_replacement_has_left(tmp_path):
+    store = make_store(tmp_path / "index")
+    shutil.copytree(store.path, tmp_path / "index.old-hyperpq")
+    assert IndexStore.open(store.path, verify=True).ntotal == 10
+    assert sorted(os.listdir(tmp_path)) == ["index", "index.old-hyperpq"]
+    store.remove_leftovers()
+    assert os.listdir(tmp_path) == ["index"]
+    os.rename(store.path, tmp_path / "index.old-hyperpq")
+    recover_directory(store.path)
+    assert os.listdir(tmp_path) == ["index"]
+    assert verify_directory(store.path) == []
+
+
+@pytest.mark.parametrize("step", ["aside", "into place", "removed"])
+def test_a_reader_follows_a_replacement_that_goes_on_meanwhile(tmp_path, monkeypatch, step):
+    """Each step of it takes place between the reading of the manifest and that of the shards."""
+    old, new = make_store(tmp_path / "index").path, tmp_path / "index.new"
+    IndexStore.create(new, settings={}, files={}).commit(append=[make_rows(5)])
+    former = tmp_path / "index.old-hyperpq"
+    if step != "aside":
+        os.rename(old, former)
+
+    def act():
+        if step == "aside":
+            os.rename(old, former)
+        else:
+            os.rename(new, old)
+            if step == "removed":
+                shutil.rmtree(former)
+
+    real, done = snapshot._open_shards, []
+
+    def open_shards(*arguments):
+        if not done:
+            done.append(act())
+        return real(*arguments)
+
+    monkeypatch.setattr(snapshot, "_open_shards", open_shards)
+    assert IndexStore.open(old).ntotal == (10 if step in ("aside", "into place") else 5)

@@ -1,0 +1,191 @@
+"""Where an index may lie: which folder is read, and where a new index for its place is made.
+
+Mostly a new index is made beside its place and renamed. A folder cannot be renamed if it is a mount
+point, such as the volume of a container, or if the folder above it cannot be written; and if it is
+the current directory, the shell would be left in the folder that is removed. Then the new index is
+made inside the folder, and `swap.replace_directory` publishes it by the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from hyperpq.errors import StoreError
+from hyperpq.store.leftovers import UNPUBLISHED_NAME, unpublished_names
+from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
+from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME
+from hyperpq.utils.files import os_errors
+
+FORMER_SUFFIX = ".old-hyperpq"
+WORKING_SUFFIXES = (".building", ".building-done", ".saving-hyperpq")
+"""Endings of working directories; inside a place they are the whole name."""
+LOST_AND_FOUND = "lost+found"
+"""A folder that file systems have at their top, and that is no part of what a user puts there."""
+_MOUNTS = Path("/proc/self/mountinfo")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of an index, which may not exist yet, and how a new index gets there.
+
+    Attributes
+    ----------
+    path : Path
+        The directory of the index, without links.
+    inside : bool
+        Whether a new index is made inside the directory, because it must not be renamed.
+    """
+
+    path: Path
+    inside: bool
+
+    def working_directory(self, suffix: str) -> Path:
+        """Where a new index is made: ``INDEX.building`` or ``INDEX/.building``, for example.
+
+        Parameters
+        ----------
+        suffix : str
+            One of `WORKING_SUFFIXES`.
+
+        Returns
+        -------
+        Path
+            On the file system of the place, if that exists. If there is a directory that was begun
+            where `inside` was another one, it is that.
+        """
+        places = [self.path.with_name(self.path.name + suffix), self.path / suffix]
+        wanted, other = reversed(places) if self.inside else places
+        return other if other.is_dir() and not wanted.is_dir() else wanted
+
+    def is_free(self) -> bool:
+        """Whether there is nothing in the place that would be in the way of an index.
+
+        The folder may hold the lock, working directories, what an interrupted
+        `swap.replace_directory` has left, and the folder ``lost+found`` of a file system.
+
+        Raises
+        ------
+        StoreError
+            If the system refuses to list it.
+        """
+        if not os.path.lexists(self.path):
+            return True
+        if not self.path.is_dir():
+            return False
+        with os_errors("list", self.path):
+            names = set(os.listdir(self.path))
+        if MANIFEST_NAME in names:
+            return False
+        unpublished = unpublished_names(self.path)
+        if unpublished is not None:
+            names -= {UNPUBLISHED_NAME, *unpublished, *FOLDERS}
+        names -= {LOCK_NAME, HOLDER_NAME, LOST_AND_FOUND, *WORKING_SUFFIXES}
+        return all(name.startswith(".") and name.endswith(".tmp") for name in names)
+
+
+def find_place(path: str | os.PathLike[str]) -> Place:
+    """Decide, before any work, where a new index for a place is made and how it gets there.
+
+    Nothing is made or changed.
+
+    Parameters
+    ----------
+    path : path-like
+        The directory of the index, or where it will be. A link stays, and its target is meant.
+
+    Returns
+    -------
+    Place
+
+    Raises
+    ------
+    StoreError
+        If neither the directory nor the folder above it can be written, or the system refuses to
+        look there.
+    """
+    place = Path(os.path.realpath(path))
+    with os_errors("look into", place):
+        try:
+            status = os.stat(place)
+        except FileNotFoundError:
+            return Place(place, inside=False)
+        if not stat.S_ISDIR(status.st_mode) or _can_be_renamed(place, status):
+            return Place(place, inside=False)
+    if not _is_writable(place):
+        raise StoreError(
+            f"{place}: neither this folder nor the one above it can be written; get the right to "
+            "write to one of them, or choose another place."
+        )
+    return Place(place, inside=True)
+
+
+def _can_be_renamed(folder: Path, status: os.stat_result) -> bool:
+    parent = os.stat(folder.parent)
+    is_mine = os.geteuid() in (0, status.st_uid, parent.st_uid)
+    return (
+        _is_writable(folder.parent)
+        and (is_mine or not parent.st_mode & stat.S_ISVTX)
+        and not _is_current(folder)
+        and not _is_mount_point(folder)
+    )
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(
+        folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids
+    )
+
+
+def _is_current(folder: Path) -> bool:
+    """Whether the current directory of this process lies in a folder."""
+    try:
+        return Path(os.getcwd()).is_relative_to(folder)
+    except FileNotFoundError:
+        return False
+
+
+def _is_mount_point(folder: Path) -> bool:
+    if os.path.ismount(folder):
+        return True
+    # A folder that is mounted from the same file system shows only in the list of the system.
+    try:
+        lines = _MOUNTS.read_bytes().splitlines()
+    except OSError:
+        return False
+    mounted = (line.split()[4] for line in lines)
+    return any(_OCTAL.sub(_character, name) == os.fsencode(folder) for name in mounted)
+
+
+def _character(escape: re.Match[bytes]) -> bytes:
+    return bytes([int(escape[1], 8)])
+
+
+def former_of(place: Path) -> Path:
+    """Where `swap.replace_directory` keeps the former index of a place, given without links."""
+    return place.with_name(place.name + FORMER_SUFFIX)
+
+
+def is_vacant(place: Path) -> bool:
+    """Whether a place is missing or an empty folder, as an interrupted replacement leaves it."""
+    if not os.path.lexists(place):
+        return True
+    return place.is_dir() and next(place.iterdir(), None) is None
+
+
+def whole_directory(path: Path) -> Path:
+    """The folder to read for the index ``path``; nothing is changed.
+
+    Between the two renames of `swap.replace_directory` the place is vacant, and the former index
+    beside it is the one that is whole.
+    """
+    if not os.path.lexists(path / MANIFEST_NAME):
+        real = Path(os.path.realpath(path))
+        former = former_of(real)
+        if os.path.lexists(former / MANIFEST_NAME) and is_vacant(real):
+            return former
+    return path
