@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 import warnings
+from contextlib import nullcontext
 from io import BytesIO
 from typing import BinaryIO
 
@@ -158,8 +159,10 @@ def open_image(
     except HyperPQError:
         raise
     except Exception as error:
-        kind = ImageUnavailableError if _is_of_the_system(error) else ImageError
-        raise kind(_reason(error)) from error
+        failed = error if _is_of_the_system(error) else _read_error(source)
+        if failed is not None:
+            raise ImageUnavailableError(_reason(failed)) from error
+        raise ImageError(_reason(error)) from error
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
@@ -323,6 +326,22 @@ def _is_of_the_system(error: Exception) -> bool:
         and error.errno in errno.errorcode
         and error.errno != errno.EINVAL
     )
+
+
+def _read_error(source: str | bytes | os.PathLike[str] | BinaryIO) -> Exception | None:
+    """The system's error if a file cannot be read to its end; a decoder may have hidden it."""
+    try:
+        with (
+            open(source, "rb", opener=_open_without_waiting)
+            if isinstance(source, str | bytes | os.PathLike)
+            else nullcontext(source)
+        ) as file:
+            file.seek(0)
+            while file.read(1 << 20):
+                pass
+    except Exception as error:
+        return error if _is_of_the_system(error) else None
+    return None
 
 
 def _reason(error: Exception) -> str:
