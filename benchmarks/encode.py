@@ -11,7 +11,6 @@ of the pipeline to the network.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from hyperpq.datasets.decode import open_image
 from hyperpq.datasets.preprocessing import to_pixels
 from hyperpq.images.extract import ReadOptions, extract_features
 from hyperpq.images.listing import list_images
+from hyperpq.utils.devices import default_threads
 
 NETWORK, DECODING, PIPELINE = "network alone", "decoding alone", "pipeline"
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         to_pixels(open_image(path, shrink_to=preprocessing.decode_side), preprocessing)
 
     def decode_all() -> None:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(default_threads()) as pool:
             list(pool.map(decode, paths))
 
     methods: dict[str, Callable[[], object]] = {

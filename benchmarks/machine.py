@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 from pathlib import Path
+
+from hyperpq.utils.devices import usable_cores
 
 
 def describe_machine() -> str:
@@ -17,4 +18,4 @@ def describe_machine() -> str:
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break
-    return f"{datetime.date.today()}, {name}, {os.cpu_count()} cores"
+    return f"{datetime.date.today()}, {name}, {usable_cores()} cores"

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
+from hyperpq.utils.devices import usable_cores
+
 Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
@@ -33,7 +35,7 @@ def run_tasks(
         return
     # The numeric libraries of a new process read this variable when they are loaded.
     before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, usable_cores() // jobs))
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(jobs, context) as pool:

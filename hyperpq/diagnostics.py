@@ -47,7 +47,7 @@ def describe_environment() -> dict[str, Section]:
     """Versions, devices, kernels and backbones, in sections."""
     from hyperpq import scan
     from hyperpq.backbones import available_backbones
-    from hyperpq.utils.devices import resolve_device
+    from hyperpq.utils.devices import resolve_device, usable_cores
 
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     return {
@@ -59,7 +59,7 @@ def describe_environment() -> dict[str, Section]:
             "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
         },
         "machine": {
-            "cores": os.cpu_count(),
+            "cores": usable_cores(),
             "device": resolve_device("auto"),
             "C++ compiler": compiler or "none; the kernels cannot be compiled here",
         },

@@ -8,7 +8,7 @@ import importlib.util
 from hyperpq.backbones.base import Backbone
 from hyperpq.backbones.efficientnet_lite import LITE_MODELS, lite_installed, load_lite
 from hyperpq.errors import BackboneError, InvalidInputError
-from hyperpq.utils.devices import resolve_device
+from hyperpq.utils.devices import limit_torch_threads, resolve_device
 
 _FAMILIES = {
     "timm": ("timm:NAME", "a model of timm (DINOv2, ViT, ConvNeXt...)", "timm"),
@@ -84,8 +84,10 @@ def load_backbone(
         "torchscript": torch_modules.load_torchscript,
     }
     backbone = loaders[kind](name, rest, resolve_device(device))
-    if threads is not None:
-        # PyTorch has one number of threads per process.
+    # PyTorch has one number of threads per process.
+    if threads is None:
+        limit_torch_threads()
+    else:
         import torch
 
         torch.set_num_threads(threads)

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.backbones.base import BATCH_SIZE
-from hyperpq.errors import ImageError
+from hyperpq.errors import ImageError, ImageUnavailableError
 from hyperpq.images.metadata import MAX_MEGAPIXELS
+from hyperpq.utils.devices import default_threads
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ class Features:
         Width and height of the upright images.
     skipped : list of (int, str)
         Position and reason of each file that could not be read.
+    unavailable : set of int
+        Those of the skipped positions whose files may be good images at another time, see
+        `ImageUnavailableError`.
     """
 
     rows: NDArray[np.int64]
@@ -82,6 +86,7 @@ class Features:
     views: NDArray[np.float32]
     sizes: NDArray[np.int32]
     skipped: list[tuple[int, str]] = field(default_factory=list)
+    unavailable: set[int] = field(default_factory=set)
 
     @classmethod
     def empty(cls, d: int, n_views: int = 0) -> Features:
@@ -98,15 +103,24 @@ class Features:
             np.concatenate([batch.views for batch in batches], axis=1),
             np.concatenate([batch.sizes for batch in batches]),
             [pair for batch in batches for pair in batch.skipped],
+            set().union(*(batch.unavailable for batch in batches)),
         )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why an image cannot be read, without the error itself, whose frames would keep the image."""
+
+    reason: str
+    is_unavailable: bool
 
 
 def _read(
     path: bytes, pixels: NDArray[np.uint8], backbone: Backbone, options: ReadOptions
-) -> tuple[int, int] | str:
+) -> tuple[int, int] | _Failure:
     """Fill ``pixels`` (1 + V, S, S, 3) with an image and its views.
 
-    Returns width and height of the image, or the reason why it cannot be read.
+    Returns width and height of the image, or why it cannot be read.
     """
     from hyperpq.datasets.augment import make_view, view_rng
     from hyperpq.datasets.decode import full_size, open_image
@@ -116,7 +130,7 @@ def _read(
     try:
         image = open_image(path, max_megapixels=options.max_megapixels, shrink_to=prep.decode_side)
     except ImageError as error:
-        return str(error)
+        return _Failure(str(error), isinstance(error, ImageUnavailableError))
     to_pixels(image, prep, out=pixels[0])
     if options.augmentation is not None:
         # Views depend on the name of the file only, so that a folder can move.
@@ -148,8 +162,9 @@ def stream_features(
     """
     side = backbone.preprocessing.size
     passes = 1 + (options.n_views if options.augmentation is not None else 0)
-    workers = options.workers or os.cpu_count() or 1
-    waiting: deque[tuple[int, NDArray[np.uint8], list[Future[tuple[int, int] | str]]]] = deque()
+    workers = options.workers or default_threads()
+    waiting: deque[tuple[int, NDArray[np.uint8], list[Future[tuple[int, int] | _Failure]]]]
+    waiting = deque()
     starts = iter(range(0, len(paths), BATCH_SIZE))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
@@ -171,8 +186,8 @@ def stream_features(
             start, pixels, futures = waiting.popleft()
             outcomes = [future.result() for future in futures]
             submit()
-            sizes = {i: size for i, size in enumerate(outcomes) if not isinstance(size, str)}
-            skipped = [(start + i, why) for i, why in enumerate(outcomes) if isinstance(why, str)]
+            sizes = {i: size for i, size in enumerate(outcomes) if not isinstance(size, _Failure)}
+            failures = [(start + i, f) for i, f in enumerate(outcomes) if isinstance(f, _Failure)]
             good = list(sizes)
             if len(good) < len(outcomes):
                 pixels = pixels[:, good]
@@ -185,7 +200,8 @@ def stream_features(
                 features[0],
                 features[1:],
                 np.array([*sizes.values()], np.int32).reshape(-1, 2),
-                skipped,
+                [(row, failure.reason) for row, failure in failures],
+                {row for row, failure in failures if failure.is_unavailable},
             )
     finally:
         pool.shutdown(cancel_futures=True)

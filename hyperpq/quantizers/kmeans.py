@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import MissingDependencyError, TrainingError
+from hyperpq.utils.devices import usable_cores
 
 # With larger values squared distances overflow float32, and FAISS then ends the process.
 MAX_VALUE = 1e16
@@ -15,6 +16,8 @@ MAX_VALUE = 1e16
 
 def import_faiss() -> Any:
     """Import faiss, or raise an error with the two commands that install it.
+
+    It gets no more threads than there are usable cores.
 
     Raises
     ------
@@ -28,6 +31,9 @@ def import_faiss() -> Any:
             "faiss is missing; install it with `pip install 'hyperpq[cpu]'` "
             "or, on a machine with an NVIDIA GPU, `pip install 'hyperpq[gpu]'`."
         ) from error
+    # The number is one of each thread that calls faiss, and does not follow a container's quota.
+    if faiss.omp_get_max_threads() > usable_cores():
+        faiss.omp_set_num_threads(usable_cores())
     return faiss
 
 

@@ -41,14 +41,13 @@ def default_threads() -> int:
 
 
 def limit_torch_threads() -> None:
-    """Lower the number of threads of PyTorch to `usable_cores` where it is PyTorch's default.
+    """Lower the number of threads of PyTorch to `usable_cores` if it is greater.
 
-    PyTorch does not know of the quota of a container. More threads than that wait for each other. A
-    number that the user has set, or ``OMP_NUM_THREADS``, is left alone.
+    PyTorch does not know the quota of a container, and more threads than that wait for each other.
     """
     import torch
 
-    if torch.get_num_threads() == _scheduled_cores() > usable_cores():
+    if torch.get_num_threads() > usable_cores():
         torch.set_num_threads(usable_cores())
 
 

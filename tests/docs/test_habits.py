@@ -13,6 +13,18 @@ from hyperpq import __version__
 ROOT = Path(__file__).parents[2]
 
 
+def test_cores_are_counted_in_one_place():
+    """`os.cpu_count` knows neither the affinity of the process nor the quota of a container."""
+    counts = re.compile(r"\b(cpu_count|process_cpu_count|sched_getaffinity|get_nprocs)\b")
+    files = [
+        str(path.relative_to(ROOT))
+        for folder in ("hyperpq", "cli", "datasets", "benchmarks", "docs")
+        for path in (ROOT / folder).rglob("*.py")
+        if counts.search(path.read_text("utf-8"))
+    ]
+    assert files == ["hyperpq/utils/devices.py"]
+
+
 def load(path: str):
     return yaml.safe_load((ROOT / path).read_text("utf-8"))
 
