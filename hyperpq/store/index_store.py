@@ -30,6 +30,7 @@ from hyperpq.utils.files import (
     atomic_write,
     checksums,
     fsync_folder,
+    make_folder,
     os_errors,
     read_checked,
     read_regular,
@@ -118,9 +119,7 @@ class IndexStore(Store):
                 )
             manifest.files[name] = FileEntry(len(data), checksums(data))
         recover_directory(root)
-        made = [folder for folder in (root, *root.parents) if not folder.exists()]
-        with os_errors("create", root):
-            root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         _check_free(root, files)
         with writer_lock(root):
             _check_free(root, files)
@@ -128,8 +127,6 @@ class IndexStore(Store):
             for name, data in files.items():
                 atomic_write(root / name, data)
             write_manifest(root, manifest)
-        for folder in made:
-            fsync_folder(folder.parent)
         return cls(root, Snapshot(manifest))
 
     @staticmethod

@@ -73,19 +73,26 @@ class Place:
         StoreError
             If the system refuses to list it.
         """
+        return not self._in_the_way()
+
+    def check_free(self) -> None:
+        """Raise `StoreError` unless the place is free; the message says what is in the way."""
+        if names := self._in_the_way():
+            what = "already an index" if MANIFEST_NAME in names else f"not empty ({min(names)})"
+            raise StoreError(
+                f"{self.path}: the folder is {what}; choose another place or remove it first."
+            )
+
+    def _in_the_way(self) -> set[str]:
         if not os.path.lexists(self.path):
-            return True
-        if not self.path.is_dir():
-            return False
+            return set()
         with os_errors("list", self.path):
             names = set(os.listdir(self.path))
-        if MANIFEST_NAME in names:
-            return False
         unpublished = unpublished_names(self.path)
-        if unpublished is not None:
+        if unpublished is not None and MANIFEST_NAME not in names:
             names -= {UNPUBLISHED_NAME, *unpublished, *FOLDERS}
         names -= {LOCK_NAME, HOLDER_NAME, LOST_AND_FOUND, *WORKING_SUFFIXES}
-        return all(name.startswith(".") and name.endswith(".tmp") for name in names)
+        return {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
 
 
 def find_place(path: str | os.PathLike[str]) -> Place:

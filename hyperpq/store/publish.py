@@ -20,6 +20,7 @@ from hyperpq.store.manifest import (
     tombstone_path,
 )
 from hyperpq.store.manifest_parser import read_manifest
+from hyperpq.store.place import Place
 from hyperpq.store.transaction import make_folders, write_manifest
 from hyperpq.store.verify import is_report_name
 from hyperpq.utils.files import (
@@ -38,29 +39,34 @@ from hyperpq.utils.files import (
 _NOT_LINKED = frozenset((errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP))
 
 
-def publish_inside(new: Path, old: Path) -> None:
-    """Make the content of the index ``new`` that of the directory ``old``.
+def publish_inside(new: Path, place: Place, *, overwrite: bool) -> None:
+    """Make the content of the index ``new`` that of another directory.
 
-    The files of ``new`` are linked into ``old`` under names that are free there, then the manifest
-    is replaced, then the former files are removed. Where the file system has no links, files are
-    copied. ``new`` stays as it is, so that all of this can be done again after a crash.
+    The files of ``new`` are linked into the other one under names that are free there, then the
+    manifest is replaced, then the former files are removed. Where the file system has no links,
+    files are copied. ``new`` stays as it is, so that all of this can be done again after a crash.
 
     Parameters
     ----------
     new : Path
         A complete index directory.
-    old : Path
+    place : Place
         An index directory, or a folder that is to become one.
+    overwrite : bool
+        False refuses to replace an index.
 
     Raises
     ------
     IndexLockedError
-        If another process is writing to ``old``.
+        If another process is writing to the place.
     StoreError
-        If the system refuses; ``old`` is then as before, but for files that its next commit
-        removes.
+        If there is an index and ``overwrite`` is False, or the system refuses. The place is then as
+        before, but for files that its next commit removes.
     """
+    old = place.path
     with writer_lock(old):
+        if not overwrite:
+            place.check_free()
         source = read_manifest(new)
         former = read_manifest(old) if os.path.lexists(old / MANIFEST_NAME) else None
         target = source if former is None else _behind(source, former)

@@ -11,7 +11,7 @@ from hyperpq.errors import IndexNotFoundError, StoreError
 from hyperpq.store.lock import folder_lock, writer_lock
 from hyperpq.store.manifest import MANIFEST_NAME
 from hyperpq.store.manifest_parser import read_manifest
-from hyperpq.store.place import find_place, former_of, is_vacant
+from hyperpq.store.place import Place, find_place, former_of, is_vacant
 from hyperpq.store.publish import publish_inside
 from hyperpq.store.verify import foreign_files
 from hyperpq.utils.files import fsync_folder, os_errors
@@ -21,7 +21,9 @@ from hyperpq.utils.files import fsync_folder, os_errors
 _NOT_RENAMED = frozenset((errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES))
 
 
-def replace_directory(new: str | os.PathLike[str], old: str | os.PathLike[str]) -> None:
+def replace_directory(
+    new: str | os.PathLike[str], old: str | os.PathLike[str], *, overwrite: bool = True
+) -> None:
     """Put the index ``new`` in the place of ``old``, which may exist, and remove the former index.
 
     First ``old`` is renamed to ``old.old-hyperpq``, then ``new`` gets its name, then the former
@@ -37,12 +39,14 @@ def replace_directory(new: str | os.PathLike[str], old: str | os.PathLike[str]) 
         A complete index directory, mostly in `Place.working_directory`. It is gone afterwards.
     old : path-like
         The place. It must hold an index, be free, or not exist.
+    overwrite : bool
+        False refuses to replace an index.
 
     Raises
     ------
     StoreError
-        If ``old`` holds files that do not belong to an index and would be lost, or if the system
-        refuses; ``old`` is then as before.
+        If there is an index and ``overwrite`` is False, if ``old`` holds files that do not belong
+        to an index and would be lost, or if the system refuses; ``old`` is then as before.
     IndexLockedError
         If another process is writing to ``old``.
     """
@@ -51,21 +55,31 @@ def replace_directory(new: str | os.PathLike[str], old: str | os.PathLike[str]) 
     read_manifest(new)
     recover_directory(place.path)
     try:
-        if not place.inside and not new.is_relative_to(place.path):
-            _replace_by_name(new, place.path)
+        if _can_be_renamed(new, place):
+            _replace_by_name(new, place, overwrite=overwrite)
             return
     except StoreError as error:
         if error.errno not in _NOT_RENAMED or not place.path.is_dir():
             raise
     if not place.is_free():
         _check_is_index(place.path)
-    publish_inside(new, place.path)
+    publish_inside(new, place, overwrite=overwrite)
     _remove(new)
 
 
-def _replace_by_name(new: Path, old: Path) -> None:
+def _can_be_renamed(new: Path, place: Place) -> bool:
+    if place.inside or new.is_relative_to(place.path):
+        return False
+    # What a free folder may hold, such as a lock, would be in the way of the new name.
+    return is_vacant(place.path) or not place.is_free()
+
+
+def _replace_by_name(new: Path, place: Place, *, overwrite: bool) -> None:
+    old = place.path
     with folder_lock(old.parent):
         _recover(old)
+        if not overwrite:
+            place.check_free()
         former = former_of(old)
         if os.path.lexists(former):
             raise StoreError(

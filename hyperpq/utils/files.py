@@ -70,6 +70,21 @@ def fsync_folder(folder: Path, *, sync: bool = True) -> None:
             os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably; it may exist.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses.
+    """
+    made = [missing for missing in (folder, *folder.parents) if not missing.exists()]
+    with os_errors("create", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    for new in made:
+        fsync_folder(new.parent)
+
+
 def write_synced(
     path: Path,
     blocks: Iterable[tuple[int, bytes | np.ndarray]],
