@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,12 +42,20 @@ class IDSelector(ABC):
 
 @dataclass(frozen=True)
 class IDSelectorRange(IDSelector):
-    """Ids from ``imin`` to ``imax - 1``; none if ``imax`` is not above ``imin``."""
+    """Ids from ``imin`` to ``imax - 1``; none if ``imax`` is not above ``imin``.
+
+    ``assume_sorted`` is FAISS's and changes nothing: the ids of an index are always in order.
+    """
 
     imin: int
     imax: int
+    assume_sorted: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.assume_sorted, (bool, np.bool_)):
+            raise InvalidInputError(
+                f"assume_sorted is {self.assume_sorted!r}; expected True or False."
+            )
         for name in ("imin", "imax"):
             value = as_count(getattr(self, name), name, int(_INT64.min))
             object.__setattr__(self, name, value)
@@ -189,9 +197,11 @@ class IDSelectorXOr(_Two):
         return self.lhs.mask(ids) ^ self.rhs.mask(ids)
 
 
-@dataclass(frozen=True, init=False)
 class SearchParameters:
     """Which rows are searched: those that both parameters select; all rows by default.
+
+    As in FAISS, parameters can also be assigned: ``params = SearchParameters(); params.sel = sel``.
+    A search sees the values that they have when it begins.
 
     Parameters
     ----------
@@ -203,18 +213,44 @@ class SearchParameters:
     Raises
     ------
     InvalidInputError
-        If a parameter is of another type, or the text is not a condition.
+        If a parameter is of another type, or the text is not a condition; also when it is assigned.
     """
 
-    sel: IDSelector | None
-    where: Where | None
+    # No others can be assigned: a misspelt or unknown parameter is an error.
+    __slots__ = ("_sel", "_where")
+    __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, sel: IDSelector | None = None, where: str | Where | None = None) -> None:
-        if sel is not None:
-            _check(sel, "sel")
-        parsed = where if where is None or isinstance(where, Where) else Where(where)
-        object.__setattr__(self, "sel", sel)
-        object.__setattr__(self, "where", parsed)
+        self.sel = sel
+        self.where = where
+
+    @property
+    def sel(self) -> IDSelector | None:
+        """The selector of ids."""
+        return self._sel
+
+    @sel.setter
+    def sel(self, value: IDSelector | None) -> None:
+        if value is not None:
+            _check(value, "sel")
+        self._sel = value
+
+    @property
+    def where(self) -> Where | None:
+        """The condition."""
+        return self._where
+
+    @where.setter
+    def where(self, value: str | Where | None) -> None:
+        self._where = value if value is None or isinstance(value, Where) else Where(value)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SearchParameters):
+            return NotImplemented
+        return (self.sel, self.where) == (other.sel, other.where)
+
+    def __repr__(self) -> str:
+        return f"SearchParameters(sel={self.sel!r}, where={self.where!r})"
 
 
 def as_parameters(params: SearchParameters | None, where: str | Where | None) -> SearchParameters:
@@ -230,7 +266,8 @@ def as_parameters(params: SearchParameters | None, where: str | Where | None) ->
     if params is None:
         return SearchParameters(where=where)
     if where is None:
-        return params
+        # Another thread may assign to what was given.
+        return SearchParameters(params.sel, params.where)
     if params.where is not None:
         raise InvalidInputError("where is given twice, in params too; expected one of them.")
     return SearchParameters(params.sel, where)

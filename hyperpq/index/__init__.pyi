@@ -7,4 +7,7 @@ from .faiss_bridge import from_faiss as from_faiss
 from .faiss_bridge import to_faiss as to_faiss
 from .faiss_bridge import write_faiss as write_faiss
 from .hihpq_index import HiHPQIndex as HiHPQIndex
+from .serialize import deserialize_index as deserialize_index
+from .serialize import serialize_index as serialize_index
+from .stats import IndexStats as IndexStats
 from .view import RowView as RowView

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.errors import InvalidInputError
+from hyperpq.errors import InvalidInputError, SnapshotChangedError, StoreError
 from hyperpq.filters.selectors import IDSelector, IDSelectorArray, SearchParameters
 from hyperpq.filters.where import Where
-from hyperpq.index.directory import write_directory
+from hyperpq.index.directory import DirectoryReference, write_directory
 from hyperpq.index.metadata import as_metadata, read_only
+from hyperpq.index.stats import IndexStats
 from hyperpq.index.view import RowView, refuse_missing, selected
 from hyperpq.store import Column, IndexStore, MemoryStore, Rows, Store
+from hyperpq.utils.forks import ForkSafeLock
 from hyperpq.utils.validation import as_codes, as_count, as_ids
 
+T = TypeVar("T")
 _MAX_ID = np.iinfo(np.int64).max
 
 
@@ -47,21 +51,47 @@ class Collection:
     -----
     Changes by several threads take place one after another. A view shows the rows before or after
     a change, never a part of it.
+
+    Where another process has changed the directory meanwhile, `add`, `update`, `remove`, `merge`
+    and `compact` are made to what it has stored, which this object then shows: ids by default are
+    counted on from there, and given ids and columns are checked against it. A change waits up to
+    `IndexStore.lock_timeout` seconds while another process is writing. `reset` and an assignment to
+    `metadata` would undo what the caller has not seen, and raise `SnapshotChangedError` instead.
+
+    A pickle of a collection in a directory has its path and not its rows. It shows the same
+    snapshot, or the newest one if files of that are gone. A collection in memory is pickled whole.
     """
 
     def __init__(self, code_size: int, store: Store | None = None) -> None:
         self.code_size = code_size
         self._store: Store = MemoryStore() if store is None else store
         self._metadata: dict[str, Any] = {}
-        self._changing = threading.RLock()
+        self._changing = ForkSafeLock()
+        self._follows = True
 
     def __getstate__(self) -> dict[str, Any]:
+        reference = self.reference
+        if reference is not None:
+            return {"code_size": self.code_size, "reference": reference}
         # A lock cannot be copied.
         return {name: value for name, value in self.__dict__.items() if name != "_changing"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state
-        self._changing = threading.RLock()
+        reference = state.pop("reference", None)
+        if reference is None:
+            self.__dict__ |= state
+            self._changing = ForkSafeLock()
+        else:
+            Collection.__init__(self, state["code_size"], reference.open())
+
+    def __copy__(self) -> Collection:
+        # Rows never change, so that two collections can have the same ones.
+        other = Collection(self.code_size, copy.copy(self._store))
+        other._metadata = self._metadata
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Collection:
+        return self.__copy__()
 
     def view(self) -> RowView:
         """The rows as they are now, to be selected and read."""
@@ -71,6 +101,16 @@ class Collection:
     def path(self) -> Path | None:
         """Directory of the rows; None in memory."""
         return self._directory.path if self._directory else None
+
+    @property
+    def reference(self) -> DirectoryReference | None:
+        """What another process needs to open the same rows; None in memory."""
+        return DirectoryReference.of(self._directory) if self._directory else None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether every change is refused."""
+        return bool(self._directory and self._directory.read_only)
 
     @property
     def snapshot(self) -> int:
@@ -97,6 +137,21 @@ class Collection:
         """Id of the next row that is added without an id."""
         return self._store.next_id
 
+    def stats(self) -> IndexStats:
+        """How many rows there are and how much space they take; no column is read."""
+        rows = self.view()
+        return IndexStats(
+            rows.ntotal,
+            rows.n_deleted,
+            rows.n_segments,
+            self.code_size,
+            rows.next_id,
+            tuple(rows.attribute_names),
+            **rows.column_bytes(),
+            snapshot=self.snapshot,
+            path=self.path,
+        )
+
     @property
     def metadata(self) -> dict[str, Any]:
         """JSON values of the caller, read-only; assign a mapping to change them.
@@ -111,7 +166,7 @@ class Collection:
     @metadata.setter
     def metadata(self, value: Mapping[str, Any]) -> None:
         checked = as_metadata(value)
-        with self._changing:
+        with self._writing():
             if directory := self._directory:
                 directory.commit(settings={**directory.settings, "metadata": checked})
             else:
@@ -120,6 +175,48 @@ class Collection:
     @property
     def _directory(self) -> IndexStore | None:
         return self._store if isinstance(self._store, IndexStore) else None
+
+    def check_writable(self) -> None:
+        """Raise `StoreError` if the directory was opened for reading only."""
+        if self.read_only:
+            error = StoreError(
+                f"{self.path}: the index was opened read-only and cannot be changed; load it "
+                "without read_only=True to change it."
+            )
+            error.errno = errno.EROFS
+            raise error
+
+    @contextmanager
+    def on_this_snapshot(self) -> Iterator[None]:
+        """Changes in the block are made to the rows that are shown now, or not at all.
+
+        If another process changes the directory meanwhile, they raise `SnapshotChangedError`. For
+        a caller that has decided what to change by looking at the rows.
+        """
+        before, self._follows = self._follows, False
+        try:
+            yield
+        finally:
+            self._follows = before
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self.check_writable()
+        with self._changing:
+            yield
+
+    def _change(self, make: Callable[[], T]) -> T:
+        """Make a change; once more if another process has changed the directory meanwhile."""
+        with self._writing():
+            directory = self._directory
+            try:
+                return make()
+            except SnapshotChangedError:
+                if directory is None or not self._follows:
+                    raise
+            with directory.hold_lock():
+                directory.refresh()
+                return make()
 
     def new_ids(self, ids: ArrayLike | None, n: int) -> NDArray[np.int64]:
         """Ids (n,) int64 for new rows: those given, checked, or the next ones if None."""
@@ -140,6 +237,7 @@ class Collection:
         InvalidInputError
             If `add` would refuse them.
         """
+        self.check_writable()
         labels = self.new_ids(ids, n)
         if not n:
             return {}
@@ -180,11 +278,14 @@ class Collection:
         """
         given = as_codes(codes, self.code_size).copy()
         old = np.empty(0, np.int64) if remove is None else as_ids(remove, None, distinct=False)
-        with self._changing:
+
+        def change() -> None:
             labels = self._new_ids(ids, len(given), old)
             rows = Rows(given, labels, attributes, paths)
             columns = _copied(rows.attributes)
             self._append(Rows(rows.codes, rows.ids, columns, rows.path_strings), old)
+
+        self._change(change)
 
     def update(
         self, ids: ArrayLike, codes: ArrayLike, *, attributes: Mapping[str, Any] | None = None
@@ -207,29 +308,50 @@ class Collection:
         """
         given = as_codes(codes, self.code_size).copy()
         labels = as_ids(ids, len(given))
-        with self._changing:
+
+        def change() -> None:
             kept = self._rows_of(labels)
             if kept is None:
                 return
             new = Rows(given, labels, attributes)
             if unknown := new.attributes.keys() - kept.attributes.keys():
+                names = ", ".join(kept.attribute_names)
+                has = f"expected {names}, as the index has" if names else "the index has none"
                 raise InvalidInputError(
-                    f"attributes have {min(unknown)}; expected "
-                    f"{', '.join(kept.attribute_names) or 'none'}, as the index has them."
+                    f"attributes have {min(unknown)}; {has}; rows get their attributes when they "
+                    "are added."
                 )
             columns = {**kept.attributes, **_copied(new.attributes)}
             self._append(Rows(new.codes, kept.ids, columns, kept.path_strings), labels)
 
-    def remove(self, ids: Any | None = None, *, where: str | Where | None = None) -> int:
-        """Remove rows, see `HiHPQIndex.remove_ids`; how many there were."""
+        self._change(change)
+
+    def remove(
+        self,
+        ids: Any | None = None,
+        *,
+        where: str | Where | None = None,
+        missing_ok: bool = True,
+    ) -> int:
+        """Remove rows, see `HiHPQIndex.remove_ids`; how many there were.
+
+        Unless ``missing_ok``, an `UnknownIdError` is raised if an id is not there, and nothing is
+        removed.
+        """
         if ids is None and where is None:
             raise InvalidInputError(
                 "neither ids nor where is given; expected one of them; to remove all rows call "
                 "reset()."
             )
-        with self._changing:
+
+        def change() -> int:
             if where is None and not isinstance(ids, IDSelector):
-                deleted = self._positions(np.unique(as_ids(ids, None, distinct=False)))
+                labels = np.unique(as_ids(ids, None, distinct=False))
+                deleted = self._positions(labels)
+                if not missing_ok:
+                    found = [self._store.segments[p].ids[rows] for p, rows in deleted.items()]
+                    known = np.concatenate([np.empty(0, np.int64), *found])
+                    refuse_missing(labels, ~np.isin(labels, known))
             else:
                 sel = ids if ids is None or isinstance(ids, IDSelector) else IDSelectorArray(ids)
                 params, deleted = SearchParameters(sel, where), {}
@@ -239,7 +361,9 @@ class Collection:
                         deleted[position] = rows
             if deleted:
                 self._store.commit(delete=deleted)
-        return sum(map(len, deleted.values()))
+            return sum(map(len, deleted.values()))
+
+        return self._change(change)
 
     def merge(self, other: RowView, add_id: int = 0) -> None:
         """Add all rows of another collection, see `HiHPQIndex.merge_from`."""
@@ -249,7 +373,8 @@ class Collection:
                 f"add_id is {add_id}, with which ids of other would leave 0 to 2**63 - 1; expected "
                 "another one."
             )
-        with self._changing:
+
+        def change() -> None:
             for _, rows, _ in self._store.find(ids + add_id):
                 raise InvalidInputError(
                     f"id {ids[rows >= 0][0]} of other is taken once add_id {add_id} is added; "
@@ -266,9 +391,11 @@ class Collection:
                 next_id=self._next_after(int(ids[-1]) + add_id),
             )
 
+        self._change(change)
+
     def reset(self) -> None:
         """Remove all rows, and count ids from 0 again."""
-        with self._changing:
+        with self._writing():
             self._store.commit(drop=range(self.n_segments), next_id=0)
 
     def compact(self) -> bool:
@@ -276,8 +403,7 @@ class Collection:
 
         Search results stay the same, and other readers of the directory are not disturbed.
         """
-        with self._changing:
-            return self._store.compact()
+        return self._change(self._store.compact)
 
     def refresh(self) -> bool:
         """Show what other processes have committed since; whether there was anything."""
@@ -345,11 +471,12 @@ class Collection:
             raise InvalidInputError(
                 f"report {name!r} is for an index in memory; expected one in a directory; save it."
             )
-        self._directory.write_report(name, data)
+        with self._writing():
+            self._directory.write_report(name, data)
 
     def remove_leftovers(self) -> None:
         """Remove files that an interrupted change has left in the directory."""
-        with self._changing:
+        with self._writing():
             if self._directory:
                 self._directory.remove_leftovers()
 

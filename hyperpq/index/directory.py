@@ -5,19 +5,75 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperpq.errors import CorruptIndexError
-from hyperpq.store import IndexStore, replace_directory
-from hyperpq.utils.validation import as_choice
+from hyperpq.errors import CorruptIndexError, InvalidInputError
+from hyperpq.store import IndexStore, find_place, recover_directory, replace_directory
+from hyperpq.store.lock import writer_lock
+from hyperpq.utils.files import make_folder
+from hyperpq.utils.validation import as_choice, as_number
 
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.index.view import RowView
     from hyperpq.store import Durability
+    from hyperpq.store.manifest import Manifest
 
 DURABILITIES: tuple[Durability, ...] = ("full", "fast")
+LOCK_TIMEOUT = 10.0
+"""Seconds that a change waits by default while another process writes to the directory."""
+
+
+@dataclass(frozen=True)
+class DirectoryReference:
+    """Where an index directory is, and which snapshot of it is shown: what a pickle has of it.
+
+    Attributes
+    ----------
+    path : Path
+        The directory.
+    manifest : Manifest
+        The snapshot.
+    durability : {"full", "fast"}
+        See `HiHPQIndex.load`.
+    lock_timeout : float
+        See `HiHPQIndex.load`.
+    read_only : bool
+        See `HiHPQIndex.load`.
+    """
+
+    path: Path
+    manifest: Manifest
+    durability: Durability
+    lock_timeout: float
+    read_only: bool
+
+    @classmethod
+    def of(cls, store: IndexStore) -> DirectoryReference:
+        """The reference to an opened directory."""
+        return cls(
+            store.path, store.manifest, store.durability, store.lock_timeout, store.read_only
+        )
+
+    def open(self) -> IndexStore:
+        """Open the snapshot, or the newest one if files of it are gone.
+
+        Raises
+        ------
+        StoreError
+            If the directory is gone or holds another index, or the system refuses to read it.
+        """
+        store = IndexStore.open(self.path, read_only=self.read_only)
+        store.durability, store.lock_timeout = self.durability, self.lock_timeout
+        store.show(self.manifest)
+        return store
+
+    def open_with_codec(self) -> tuple[Codec, IndexStore]:
+        """`open`, and the codec on the CPU."""
+        store = self.open()
+        return _codec_of(store), store
 
 
 def write_directory(
@@ -54,28 +110,36 @@ def write_directory(
         If the place is taken or the system refuses.
     """
     target = Path(os.path.abspath(path))
-    work = target
-    if overwrite and target.is_dir() and any(target.iterdir()):
+    recover_directory(target)
+    place = find_place(target)
+    if not overwrite:
+        place.check_free()
+    elif not place.is_free():
         IndexStore.open(target)
-        # Beside what a link points to, so that a rename can put it there.
-        place = Path(os.path.realpath(target))
-        work = place.with_name(place.name + ".saving-hyperpq")
-        shutil.rmtree(work, ignore_errors=True)
-    store = IndexStore.create(work, settings=settings, files=files)
-    try:
-        if rows.n_segments:
-            store.commit(append=rows.batches(), next_id=rows.next_id)
-        if work != target:
-            replace_directory(work, target)
-    except BaseException:
-        # Without its rows it would look like an empty index.
-        shutil.rmtree(work, ignore_errors=True)
-        raise
-    return IndexStore.open(target)
+    # Not in its place: without its rows it would look like an empty index.
+    work = place.working_directory(".saving-hyperpq")
+    make_folder(work)
+    with writer_lock(work):
+        try:
+            shutil.rmtree(work / "index", ignore_errors=True)
+            store = IndexStore.create(work / "index", settings=settings, files=files)
+            if rows.n_segments:
+                store.commit(append=rows.batches(), next_id=rows.next_id)
+            replace_directory(store.path, target, overwrite=overwrite)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    store = IndexStore.open(target)
+    store.lock_timeout = LOCK_TIMEOUT
+    return store
 
 
 def open_directory(
-    path: str | os.PathLike[str], *, verify: bool, durability: Durability
+    path: str | os.PathLike[str],
+    *,
+    verify: bool,
+    durability: Durability,
+    read_only: bool = False,
+    lock_timeout: float = LOCK_TIMEOUT,
 ) -> tuple[Codec, IndexStore]:
     """Open an index directory, see `HiHPQIndex.load`.
 
@@ -87,8 +151,16 @@ def open_directory(
         The rows, and settings that agree with the codec.
     """
     as_choice(durability, "durability", DURABILITIES)
-    store = IndexStore.open(path, verify=verify)
-    store.durability = durability
+    wait = as_number(lock_timeout, "lock_timeout")
+    if wait < 0:
+        raise InvalidInputError(f"lock_timeout is {wait}; expected seconds, at least 0.")
+    store = IndexStore.open(path, verify=verify, read_only=read_only)
+    store.durability, store.lock_timeout = durability, wait
+    return _codec_of(store), store
+
+
+def _codec_of(store: IndexStore) -> Codec:
+    """The codec of a directory, on the CPU; settings and rows agree with it."""
     # After the opening, so that a missing index is reported without loading torch.
     from hyperpq.codec.serialization import from_files
 
@@ -107,7 +179,7 @@ def open_directory(
             f"{store.path}: a shard has codes of another size than {codec.code_size} bytes; "
             "expected that size."
         )
-    return codec, store
+    return codec
 
 
 def codec_settings(codec: Codec) -> dict[str, Any]:

@@ -12,13 +12,20 @@ from hyperpq.utils.validation import as_count
 if TYPE_CHECKING:
     from hyperpq.index.hihpq_index import HiHPQIndex
 
-_GRAMMAR = re.compile(
-    r"(?:IDMap2?,)?HiHPQ(?P<M>[0-9]{1,4})(?:x(?P<nbits>[48]))?(?:,(?P<metric>l1|geodesic|chord))?"
+_LEARNED = re.compile(
+    r"HiHPQ(?P<M>[0-9]{1,4})(?:x(?P<nbits>[48]))?(?:,(?P<metric>l1|geodesic|chord))?"
 )
+_PLAIN = re.compile(
+    r"(?:OPQ(?P<groups>[0-9]{1,4})(?:_(?P<width>[0-9]{1,6}))?,)?"
+    r"PQ(?P<M>[0-9]{1,4})(?:x(?P<nbits>[48]))?(?:np)?"
+)
+# FAISS's numbers of its metrics.
+_METRIC_INNER_PRODUCT, _METRIC_L2 = 0, 1
+_NUMBERED = {_METRIC_INNER_PRODUCT: "ip", _METRIC_L2: "l2"}
 
 
-def parse_factory(d: int, text: str) -> dict[str, Any]:
-    """Parse the name of an index such as ``HiHPQ8x8,chord``.
+def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[str, Any]:
+    """Parse the name of an index such as ``HiHPQ8x8,chord`` or ``OPQ8,PQ8``.
 
     Parameters
     ----------
@@ -26,35 +33,87 @@ def parse_factory(d: int, text: str) -> dict[str, Any]:
         Width of the vectors.
     text : str
         ``HiHPQ{M}``, then ``x8`` or ``x4`` (bits of a code, 8 by default), then ``,l1``,
-        ``,geodesic`` or ``,chord`` (``l1`` by default). A prefix ``IDMap,`` or ``IDMap2,`` is
-        accepted and has no effect, since vectors can always have ids of their own.
+        ``,geodesic`` or ``,chord`` (``l1`` by default). Or plain codebooks by FAISS's name:
+        ``PQ{M}``, then ``x8`` or ``x4``, and in front of it ``OPQ{M},`` or ``OPQ{M}_{width},`` for
+        a learned rotation; ``np`` at the end is accepted and has no effect, since codebooks are
+        never trained for polysemous codes. With each of them ``IDMap`` or ``IDMap2``, in front
+        (``IDMap,``) or at the end (``,IDMap``), is accepted and has no effect, since vectors can
+        always have ids of their own.
+    metric : str or int, optional
+        Metric of the index: ``l2`` (the default) or ``ip`` of plain codebooks, or FAISS's numbers
+        ``faiss.METRIC_L2`` and ``faiss.METRIC_INNER_PRODUCT`` of these; ``l1``, ``geodesic`` or
+        ``chord`` of ``HiHPQ``, if the text does not say it.
 
     Returns
     -------
     dict
-        ``d``, ``M``, ``nbits`` and ``metric``.
+        Arguments of `HiHPQIndex`: ``d``, ``M``, ``nbits``, ``metric``, and ``rotation`` where there
+        is one.
 
     Raises
     ------
     InvalidInputError
-        If the text is another one.
+        If the text is another one, or the metric does not fit it.
     """
     d = as_count(d, "d")
-    match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
-    if not match or int(match["M"]) < 1:
+    bare = text
+    if isinstance(text, str):
+        bare = re.sub(r"^IDMap2?,", "", text)
+        bare = re.sub(r",IDMap2?\Z", "", text) if bare == text else bare
+    for grammar in (_LEARNED, _PLAIN):
+        match = grammar.fullmatch(bare) if isinstance(bare, str) else None
+        if match and int(match["M"]) >= 1:
+            sizes = {"d": d, "M": int(match["M"]), "nbits": int(match["nbits"] or 8)}
+            if grammar is _LEARNED:
+                return {**sizes, "metric": _learned_metric(text, match["metric"], metric)}
+            return {**sizes, "metric": _plain_metric(metric), **_rotation(text, match, d)}
+    raise InvalidInputError(
+        f"the factory text is {text!r}; expected HiHPQ, the number of codes, x8 or x4, and then "
+        ",l1 or ,geodesic or ,chord, as in HiHPQ8, HiHPQ16x4 or HiHPQ8x8,chord; or PQ with x8 or "
+        "x4, after OPQ if it is wanted, as in PQ8, PQ16x4 or OPQ8_32,PQ8."
+    )
+
+
+def _learned_metric(text: str, named: str | None, metric: str | int | None) -> str:
+    if metric is None:
+        return named or "l1"
+    if metric not in ("l1", "geodesic", "chord") or metric != (named or metric):
         raise InvalidInputError(
-            f"the factory text is {text!r}; expected HiHPQ, the number of codes, x8 or x4, and "
-            "then ,l1 or ,geodesic or ,chord, as in HiHPQ8, HiHPQ16x4 or HiHPQ8x8,chord."
+            f"metric is {metric!r} with the factory text {text!r}; expected 'l1', 'geodesic' or "
+            "'chord', the same in both; leave it out."
         )
-    return {
-        "d": d,
-        "M": int(match["M"]),
-        "nbits": int(match["nbits"] or 8),
-        "metric": match["metric"] or "l1",
-    }
+    return str(metric)
 
 
-def index_factory(d: int, text: str, *, device: str = "auto") -> HiHPQIndex:
+def _plain_metric(metric: str | int | None) -> str:
+    if metric is None:
+        return "l2"
+    name = _NUMBERED.get(metric) if type(metric) is int else metric
+    if name not in _NUMBERED.values():
+        raise InvalidInputError(
+            f"metric is {metric!r}; expected 'l2' or 'ip', or faiss.METRIC_L2 or "
+            "faiss.METRIC_INNER_PRODUCT."
+        )
+    return str(name)
+
+
+def _rotation(text: str, match: re.Match[str], d: int) -> dict[str, int]:
+    if match["groups"] is None:
+        return {}
+    if int(match["groups"]) != int(match["M"]):
+        raise InvalidInputError(
+            f"the factory text is {text!r}; expected the same number after OPQ and PQ, as in "
+            f"OPQ{match['M']},PQ{match['M']}."
+        )
+    width = int(match["width"] or d)
+    if not width:
+        raise InvalidInputError(f"the factory text is {text!r}; expected a width of at least 1.")
+    return {"rotation": width}
+
+
+def index_factory(
+    d: int, text: str, metric: str | int | None = None, *, device: str = "auto"
+) -> HiHPQIndex:
     """Make an untrained index by its name, see `parse_factory`.
 
     Examples
@@ -62,10 +121,12 @@ def index_factory(d: int, text: str, *, device: str = "auto") -> HiHPQIndex:
     >>> from hyperpq.index.factory import index_factory
     >>> index_factory(64, "HiHPQ8x8", device="cpu")
     HiHPQIndex(d=64, M=8, nbits=8, metric='l1', not trained)
+    >>> index_factory(64, "OPQ8_32,PQ8", "ip", device="cpu")
+    HiHPQIndex(d=64, M=8, nbits=8, metric='ip', rotation=32, not trained)
     """
     from hyperpq.index.hihpq_index import HiHPQIndex
 
-    return HiHPQIndex(**parse_factory(d, text), device=device)
+    return HiHPQIndex(**parse_factory(d, text, metric), device=device)
 
 
 def read_index(path: str | os.PathLike[str], *, device: str = "auto") -> HiHPQIndex:

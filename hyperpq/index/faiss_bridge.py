@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from hyperpq.codec.base import Codec
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
-from hyperpq.errors import InvalidInputError, NotTrainedError
+from hyperpq.errors import InvalidInputError
 from hyperpq.quantizers.flat_pq import FlatMetric
 from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.utils.files import atomic_write
-from hyperpq.utils.validation import as_choice, as_codes, as_ids
+from hyperpq.utils.validation import as_choice, as_codes, as_features, as_ids
 
 Conversion = Literal["plain", "chord", "tables"]
 _Choice = Literal["auto", "chord", "tables"]
@@ -36,7 +36,9 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
     ----------
     index : faiss.IndexPQ
         A trained index with metric L2 or inner product and 8 or 4 bits, alone or in a
-        ``faiss.IndexIDMap`` or ``IndexIDMap2``. It is an object, not a file, since the reader of
+        ``faiss.IndexIDMap``, ``IndexIDMap2`` or a ``faiss.IndexPreTransform`` with one rotation
+        (``OPQMatrix``, ``RandomRotationMatrix``, or another ``LinearTransform`` with orthonormal
+        rows and without a bias). It is an object, not a file, since the reader of
         FAISS is not made for files from unknown sources.
 
     Returns
@@ -56,19 +58,17 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
         If faiss is not installed.
     """
     faiss = import_faiss()
-    inner, ids = index, None
-    if isinstance(index, faiss.IndexIDMap):
-        ids, inner = faiss.vector_to_array(index.id_map), faiss.downcast_index(index.index)
+    inner, ids, rotation = index, None, None
+    for _ in range(2):  # A map of a rotated index, or a rotated map.
+        if ids is None and isinstance(inner, faiss.IndexIDMap):
+            ids, inner = faiss.vector_to_array(inner.id_map), faiss.downcast_index(inner.index)
+        elif rotation is None and isinstance(inner, faiss.IndexPreTransform):
+            rotation, inner = _rotation_of(inner), faiss.downcast_index(inner.index)
     name = type(inner).__name__
-    if isinstance(inner, faiss.IndexPreTransform):
-        raise InvalidInputError(
-            "index is a faiss IndexPreTransform, whose transform cannot be converted; expected the "
-            "index in it; pass faiss.downcast_index(index.index), and index.chain.at(i).apply(x) "
-            "in place of x."
-        )
     if not isinstance(inner, faiss.IndexPQ):
         raise InvalidInputError(
-            f"index is a {name}; expected a faiss.IndexPQ, alone or in a faiss.IndexIDMap."
+            f"index is a {name}; expected a faiss.IndexPQ, alone or in a faiss.IndexIDMap or an "
+            "IndexPreTransform with one rotation."
         )
     metrics: dict[int, FlatMetric] = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
     pq = inner.pq
@@ -79,12 +79,28 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
             "METRIC_L2 or METRIC_INNER_PRODUCT and 8 or 4 bits."
         )
     words = faiss.vector_to_array(pq.centroids).reshape(pq.M, pq.ksub, pq.dsub)
-    codec = PQCodec.from_codebooks(words, metric=metrics[inner.metric_type])
+    codec = PQCodec.from_codebooks(words, metric=metrics[inner.metric_type], rotation=rotation)
     n = inner.ntotal
     codes = faiss.vector_to_array(inner.codes).reshape(n, codec.code_size)
     if pq.nbits == 4 and pq.M % 2:
         codes[:, -1] &= 15
     return codec, codes, as_ids(np.arange(n) if ids is None else ids, n)
+
+
+def _rotation_of(index: Any) -> NDArray[np.float32]:
+    """Matrix (d2, d) of the only transform of a ``faiss.IndexPreTransform``."""
+    faiss = import_faiss()
+    chain = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
+    linear = len(chain) == 1 and isinstance(chain[0], faiss.LinearTransform)
+    if not linear or chain[0].have_bias or not chain[0].is_trained:
+        names = " and ".join(type(transform).__name__ for transform in chain) or "no transform"
+        raise InvalidInputError(
+            f"index is a faiss IndexPreTransform with {names}, which cannot be converted; expected "
+            "one trained rotation without a bias; pass faiss.downcast_index(index.index), and "
+            "index.chain.at(i).apply(x) in place of x."
+        )
+    matrix: NDArray[np.float32] = faiss.vector_to_array(chain[0].A)
+    return matrix.reshape(chain[0].d_out, chain[0].d_in)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +114,8 @@ class FaissExport:
     Attributes
     ----------
     index : faiss.IndexIDMap2
-        A map over an ``IndexPQ``.
+        A map over an ``IndexPQ``, or over an ``IndexPreTransform`` with one where the codec has a
+        rotation.
     codec : Codec
         The codec of the codes, which makes the queries.
     how : {"plain", "chord", "tables"}
@@ -128,7 +145,7 @@ class FaissExport:
             If ``x`` is not made of features, see `validation.as_features`.
         """
         if self.how == "plain":
-            return self.codec.embed(x)
+            return as_features(x, self.codec.d)
         if self.how == "tables":
             return -self.codec.tables(x).reshape(-1, self.index.d)
         assert isinstance(self.codec, HiHPQCodec)
@@ -191,10 +208,7 @@ def to_faiss(codec: Codec, codes: ArrayLike, ids: ArrayLike, *, how: str = "auto
     """
     faiss = import_faiss()
     asked = as_choice(how, "how", _CHOICES)
-    if not codec.is_trained:
-        raise NotTrainedError(
-            "the codec is not trained; expected a trained one; train it or load one."
-        )
+    codec.check_trained()
     rows = as_codes(codes, codec.code_size)
     labels = as_ids(ids, len(rows))
     chosen = _conversion(codec, asked)
@@ -207,13 +221,29 @@ def to_faiss(codec: Codec, codes: ArrayLike, ids: ArrayLike, *, how: str = "auto
     M, K, D = words.shape
     inner = faiss.IndexPQ(M * D, M, K.bit_length() - 1, metric)
     faiss.copy_array_to_vector(words.cpu().numpy().ravel(), inner.pq.centroids)
-    outer = faiss.IndexIDMap2(inner)  # Takes an empty index only.
-    inner.is_trained = outer.is_trained = True
+    inner.is_trained = True
+    middle = _rotated_index(codec, inner)
+    outer = faiss.IndexIDMap2(middle)  # Takes an empty index only.
+    outer.is_trained = True
     faiss.copy_array_to_vector(rows.ravel(), inner.codes)
     faiss.copy_array_to_vector(labels, outer.id_map)
-    inner.ntotal = outer.ntotal = len(rows)
+    inner.ntotal = middle.ntotal = outer.ntotal = len(rows)
     outer.construct_rev_map()
     return FaissExport(outer, codec, chosen)
+
+
+def _rotated_index(codec: Codec, inner: Any) -> Any:
+    """A trained FAISS index behind the rotation of a codec; the index itself without one."""
+    if not isinstance(codec, PQCodec) or codec.rotation is None:
+        return inner
+    faiss = import_faiss()
+    rotation = codec.rotation.cpu().numpy()
+    transform = faiss.LinearTransform(rotation.shape[1], rotation.shape[0], False)
+    faiss.copy_array_to_vector(rotation.ravel(), transform.A)
+    transform.is_trained, transform.is_orthonormal = True, True
+    index = faiss.IndexPreTransform(transform, inner)
+    index.is_trained = True
+    return index
 
 
 def write_faiss(export: FaissExport, path: str | os.PathLike[str]) -> None:

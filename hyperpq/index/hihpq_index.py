@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.codes import check_sizes, code_size
-from hyperpq.errors import InvalidInputError, NotTrainedError, TrainingError
-from hyperpq.filters.selectors import IDSelector, SearchParameters
-from hyperpq.filters.where import Where
+from hyperpq.codes import check_sizes
+from hyperpq.errors import InvalidInputError, TrainingError
 from hyperpq.index.collection import Collection
-from hyperpq.index.directory import codec_settings, open_directory
-from hyperpq.index.search import memory_for, range_search, search
+from hyperpq.index.directory import LOCK_TIMEOUT, codec_settings, open_directory
+from hyperpq.index.vector_index import VectorIndex
 from hyperpq.utils.devices import resolve_device
-from hyperpq.utils.validation import as_choice, as_count, as_features, as_number, as_rows, as_views
+from hyperpq.utils.validation import as_choice, as_count, as_features, as_rows, as_views
 
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
+    from hyperpq.codec.config import PQConfig
     from hyperpq.index.faiss_bridge import FaissExport
     from hyperpq.progress import Progress
     from hyperpq.store.index_store import Durability
     from hyperpq.training.recipe import Recipe
 
 
-class HiHPQIndex:
+class HiHPQIndex(VectorIndex):
     """Exhaustive index over learned hyperbolic product codes.
 
     An index consists of a codec, which `train` learns, and a `Collection` of coded rows. A new
@@ -45,16 +43,21 @@ class HiHPQIndex:
         Number of subquantizers, and so of codes of one vector.
     nbits : {8, 4}
         Bits of one code; a vector has M * nbits bits.
-    metric : {"l1", "geodesic", "chord"}
-        How distances add up over the subspaces, see `ProductQuantizer`. Training with
-        ``objective="fidelity"`` replaces it by ``inner``, see `AdditiveCodec`.
+    metric : {"l1", "geodesic", "chord", "l2", "ip"}
+        How distances add up over the subspaces, see `ProductQuantizer`. Codes that are trained with
+        ``objective="fidelity"`` have the metric ``inner`` whatever is said here, see
+        `AdditiveCodec`. With ``l2`` and ``ip`` the index has plain codebooks and learns no
+        representation, like FAISS's ``IndexPQ``; ``d`` must be a multiple of M.
+    rotation : int
+        With plain codebooks, the width of the vectors after a learned rotation (OPQ), see
+        `PQConfig`; 0 for none.
     device : str
         ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda`` or ``cuda:N``: where vectors are
         trained on and encoded.
 
     Attributes
     ----------
-    d, M, nbits, metric
+    d, M, nbits
         As above.
     device : str
         Name of the device in use.
@@ -65,19 +68,34 @@ class HiHPQIndex:
 
     Notes
     -----
+    *As a container.* ``len(index)`` is the number of vectors, ``id in index`` says whether there is
+    one with an id, iteration gives the ids in ascending order, ``index[id]`` is
+    ``index.reconstruct(id)``, and ``index[ids]`` is ``index.reconstruct_batch(ids)``.
+    ``del index[id]`` removes vectors that must be there, unlike `remove_ids`.
+
     *Threads.* Several threads can search one index at the same time. A search sees the rows before
     or after a change that another thread makes meanwhile, never a part of it. Changes by several
     threads take place one after another. `train` must not run at the same time as other calls.
 
-    *Processes.* One process at a time can change an index directory; another one gets an
-    `IndexLockedError`. Any number of processes can read it. They keep the snapshot that they
-    opened until they call `refresh`.
+    *Processes.* Any number of processes can read an index directory. They keep the snapshot that
+    they opened until they call `refresh` or change the index. Changes by several processes take
+    place one after another: a change waits while another process writes, and is made to what that
+    one has stored, see `Collection`.
 
-    *Fork.* A forked child can search and read an index on the CPU: codes stay memory-mapped, and
-    the scan starts its threads in each call. PyTorch's own threads do not survive a fork, so
-    encoding is single-threaded in the child. Fork while no other thread changes the index, and not
-    after CUDA was used. Parent and child then have an index each: changes of an index in memory
-    stay in the process that makes them.
+    *Pickle.* An index in a directory travels to another process by its path: a pickle has neither
+    codes nor codec, and the index shows the same snapshot there, or the newest one if that is gone.
+    An index in memory is pickled with all its rows. Pickles are for processes of one program; files
+    are made by `save`, and bytes that can come from somebody else by `serialize_index`.
+
+    *Copies.* `copy.copy` gives an index of its own with the same codec object; no row is copied,
+    and changes of one do not show in the other. That of an index in a directory is in the same
+    directory. `copy.deepcopy` copies the codec, too, and `clone` gives an index in memory.
+
+    *Fork.* A forked child can search, read and change an index on the CPU, whatever other threads
+    of the parent are doing with it: codes stay memory-mapped, and the scan starts its threads in
+    each call. PyTorch's own threads do not survive a fork, so encoding is single-threaded in the
+    child. Do not fork after CUDA was used. Parent and child then have an index each: changes of an
+    index in memory stay in the process that makes them.
 
     Examples
     --------
@@ -93,92 +111,68 @@ class HiHPQIndex:
     """
 
     def __init__(
-        self, d: int, M: int = 4, nbits: int = 8, *, metric: str = "l1", device: str = "auto"
+        self,
+        d: int,
+        M: int = 4,
+        nbits: int = 8,
+        *,
+        metric: str = "l1",
+        rotation: int = 0,
+        device: str = "auto",
     ) -> None:
-        from hyperpq.codec.config import LEARNED_METRICS
+        from hyperpq.codec.config import LEARNED_METRICS, PQConfig
+        from hyperpq.quantizers.flat_pq import FLAT_METRICS
 
         self.d, self.M, self.nbits = as_count(d, "d"), as_count(M, "M"), as_count(nbits, "nbits")
         check_sizes(self.M, 1, self.nbits)
-        self.metric: str = as_choice(metric, "metric", LEARNED_METRICS)
+        # What is asked for; `metric` is what the codec has.
+        self._metric: str = as_choice(metric, "metric", (*LEARNED_METRICS, *FLAT_METRICS))
+        self._plain: PQConfig | None = None
+        for flat in FLAT_METRICS:
+            if metric == flat:
+                self._plain = PQConfig(self.d, self.M, self.nbits, flat, rotation)
+        if rotation and self._plain is None:
+            raise InvalidInputError(
+                f"rotation is {rotation!r} with the metric {metric!r}; expected 0, as only plain "
+                "codebooks (the metrics 'l2' and 'ip') have a rotation."
+            )
         self.device = resolve_device(device)
         self.codec: Codec | None = None
         self.collection = Collection(self.code_size)
 
     @classmethod
     def from_codec(cls, codec: Codec, *, device: str = "auto") -> HiHPQIndex:
-        """An empty index with a trained codec."""
+        """An empty index with a trained codec.
+
+        Raises
+        ------
+        NotTrainedError
+            The codec is not trained.
+        """
+        from hyperpq.codec.pq import PQCodec
+        from hyperpq.quantizers.additive import INNER
+
+        codec.check_trained()
         index = cls.__new__(cls)
-        index.d, index.M, index.nbits, index.metric = codec.d, codec.M, codec.nbits, codec.metric
+        index.d, index.M, index.nbits = codec.d, codec.M, codec.nbits
+        # Nobody has asked for the metric of additive codes, which another recipe does not have.
+        index._metric = "l1" if codec.metric == INNER else codec.metric
+        index._plain = codec.config if isinstance(codec, PQCodec) else None
         index.device = resolve_device(device)
         index.codec = codec.to(index.device).eval()
         index.collection = Collection(index.code_size)
         return index
 
-    def __len__(self) -> int:
-        return self.ntotal
-
     def __repr__(self) -> str:
         state = f"ntotal={self.ntotal}" if self.is_trained else "not trained"
+        rotation = (
+            f"rotation={self._plain.rotation}, " if self._plain and self._plain.rotation else ""
+        )
         place = f", path={str(self.path)!r}" if self.path else ""
         return (
             f"{type(self).__name__}(d={self.d}, M={self.M}, nbits={self.nbits}, "
-            f"metric={self.metric!r}, {state}{place})"
+            f"metric={self.metric!r}, {rotation}{state}{place})"
         )
-
-    @property
-    def is_trained(self) -> bool:
-        """Whether the index has a codec, which `add` and `search` need."""
-        return self.codec is not None
-
-    @property
-    def code_size(self) -> int:
-        """Bytes of one coded vector."""
-        return code_size(self.M, self.nbits)
-
-    @property
-    def ntotal(self) -> int:
-        """Number of vectors in the index."""
-        return self.collection.ntotal
-
-    @property
-    def next_id(self) -> int:
-        """Id of the next vector that is added without an id."""
-        return self.collection.next_id
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """Ids of all vectors, shape (ntotal,), int64, ascending."""
-        return self.collection.view().ids
-
-    @property
-    def attribute_names(self) -> list[str]:
-        """Names of the attribute columns, sorted."""
-        return self.collection.view().attribute_names
-
-    @property
-    def path(self) -> Path | None:
-        """Directory of the index; None for an index in memory."""
-        return self.collection.path
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """JSON values of your own that are stored with the index.
-
-        They are read-only; assign a mapping to change them: ``index.metadata = {"made": "here"}``.
-        The assignment is checked at once. In an index directory it is durable when it returns.
-        """
-        return self.collection.metadata
-
-    @metadata.setter
-    def metadata(self, value: Mapping[str, Any]) -> None:
-        self.collection.metadata = value
-
-    def _trained(self) -> Codec:
-        if self.codec is None:
-            raise NotTrainedError(
-                "the index is not trained; expected a codec; call train(x) first."
-            )
-        return self.codec
 
     def train(
         self,
@@ -195,6 +189,10 @@ class HiHPQIndex:
         **changes: Any,
     ) -> None:
         """Learn the codec from vectors, without labels.
+
+        An index in memory without vectors can be trained again, which replaces its codec. The
+        metric is then the one that the index was made with. With plain codebooks the arguments are
+        ``x``, ``seed`` and ``progress``, see `PQCodec.fit`.
 
         Parameters
         ----------
@@ -241,6 +239,18 @@ class HiHPQIndex:
             )
         features = as_features(x, self.d)
         as_count(len(features), "the number of rows of x")
+        if self._plain is not None:
+            self._refuse_for_plain_codebooks(
+                views=views,
+                view_rows=view_rows,
+                recipe=None if recipe == "default" else recipe,
+                trace_path=trace_path,
+                checkpoint=checkpoint,
+                resume=resume or None,
+                **changes,
+            )
+            self._fit_plain_codebooks(self._plain, features, seed, progress)
+            return
         rows = None if view_rows is None else as_rows(view_rows, "view_rows", len(features))
         if rows is not None and views is None:
             raise InvalidInputError("view_rows are given without views; expected both.")
@@ -252,7 +262,7 @@ class HiHPQIndex:
             view_rows=rows,
             M=self.M,
             nbits=self.nbits,
-            metric=self.metric,
+            metric=self._metric,
             recipe=chosen,
             seed=as_count(seed, "seed", 0),
             device=self.device,
@@ -263,7 +273,31 @@ class HiHPQIndex:
                 progress or SilentProgress(),
             ),
         )
-        self.metric = self.codec.metric
+
+    def _refuse_for_plain_codebooks(self, **arguments: object) -> None:
+        for name, value in arguments.items():
+            if value is not None:
+                raise InvalidInputError(
+                    f"{name} is given, but an index with the metric {self._metric!r} has plain "
+                    "codebooks; expected x, seed and progress alone; for a learned representation "
+                    "make an index with the metric 'l1'."
+                )
+
+    def _fit_plain_codebooks(
+        self, settings: PQConfig, x: NDArray[np.float32], seed: int, progress: Progress | None
+    ) -> None:
+        from hyperpq.codec.pq import PQCodec
+
+        codec = PQCodec.fit(
+            x,
+            settings.M,
+            settings.nbits,
+            metric=settings.metric,
+            rotation=settings.rotation,
+            seed=seed,
+            progress=progress,
+        )
+        self.codec = codec.to(self.device)
 
     def with_bits(
         self, bits: int, *, nbits: int = 8, metric: str | None = None, x: ArrayLike | None = None
@@ -272,296 +306,21 @@ class HiHPQIndex:
 
         Parameters, errors and what is fitted anew: see `LearnedCodec.with_bits`.
         """
+        from hyperpq.codec.hihpq import HiHPQCodec
         from hyperpq.codec.learned import LearnedCodec
 
         codec = self._trained()
         if not isinstance(codec, LearnedCodec):
             raise InvalidInputError(
                 f"bits is {bits!r}, but plain codebooks have codes of {codec.M * codec.nbits} bits "
-                "only; expected a learned codec; train a HiHPQIndex."
+                "only; expected a learned codec; train an index with the metric 'l1'."
             )
         shorter = codec.with_bits(bits, nbits=nbits, metric=metric, x=x)
+        if isinstance(shorter, HiHPQCodec):
+            shorter.warn_of_noise()
         other = HiHPQIndex.from_codec(shorter, device=self.device)
         other.metadata = self.metadata
         return other
-
-    def encode(self, x: ArrayLike) -> NDArray[np.uint8]:
-        """Vectors (n, d) -> codes (n, code_size) uint8, see `Codec.encode`."""
-        return self._trained().encode(x)
-
-    def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
-        """Codes -> tangent vectors (n, M * D) of their codewords, see `Codec.decode`."""
-        return self._trained().decode(codes)
-
-    def embed(self, x: ArrayLike) -> NDArray[np.float32]:
-        """Vectors (n, d) -> tangent vectors (n, M * D) before quantization, see `Codec.embed`."""
-        return self._trained().embed(x)
-
-    def search(
-        self,
-        x: ArrayLike,
-        k: int,
-        *,
-        params: SearchParameters | None = None,
-        where: str | Where | None = None,
-        threads: int | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the k nearest vectors of each query by their codes; the result is exact.
-
-        Parameters
-        ----------
-        x : array_like, shape (nq, d)
-            Queries.
-        k : int
-            Number of results for each query.
-        params : SearchParameters, optional
-            Which ids are searched, as in FAISS.
-        where : str or Where, optional
-            Which rows are searched by their attributes, such as ``"width >= 512"``.
-        threads : int, optional
-            Number of threads, one for each core by default. It does not change the result.
-
-        Returns
-        -------
-        D : ndarray, shape (nq, k), float32
-            Distances, ascending; +inf where there are fewer than k vectors.
-        I : ndarray, shape (nq, k), int64
-            Ids, ties by the lower one; -1 beside +inf.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError
-        """
-        codec, k, queries = self._trained(), as_count(k, "k"), as_features(x, self.d)
-        segments = self.collection.view().code_segments(params, where)
-        return search(codec, segments, queries, k, threads)
-
-    def range_search(
-        self,
-        x: ArrayLike,
-        radius: float,
-        *,
-        params: SearchParameters | None = None,
-        where: str | Where | None = None,
-        threads: int | None = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-        """Find all vectors at a distance below ``radius``; other parameters as in `search`.
-
-        Returns
-        -------
-        lims : ndarray, shape (nq + 1,), int64
-            The results of query q are those from ``lims[q]`` to ``lims[q + 1]``.
-        D : ndarray, shape (lims[-1],), float32
-            Distances, ascending for each query.
-        I : ndarray, shape (lims[-1],), int64
-            Ids, ties by the lower one.
-        """
-        codec, queries = self._trained(), as_features(x, self.d)
-        radius = as_number(radius, "radius")
-        segments = self.collection.view().code_segments(params, where)
-        return range_search(codec, segments, queries, radius, threads)
-
-    def search_and_reconstruct(
-        self,
-        x: ArrayLike,
-        k: int,
-        *,
-        params: SearchParameters | None = None,
-        where: str | Where | None = None,
-        threads: int | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """`search`, with what `reconstruct` returns for each result.
-
-        Returns
-        -------
-        D, I
-            As `search`.
-        R : ndarray, shape (nq, k, M * D), float32
-            Tangent vectors; NaN where there is no result.
-        """
-        codec, k, queries = self._trained(), as_count(k, "k"), as_features(x, self.d)
-        rows = self.collection.view()
-        D, I = search(codec, rows.code_segments(params, where), queries, k, threads)  # noqa: E741
-        found = np.unique(I[I >= 0])
-        decoded = codec.decode(rows.codes_of(found))
-        with memory_for(k):
-            R = np.full((*I.shape, decoded.shape[1]), np.nan, np.float32)
-        R[I >= 0] = decoded[np.searchsorted(found, I[I >= 0])]
-        return D, I, R
-
-    def reconstruct(self, id: int) -> NDArray[np.float32]:
-        """Decoded tangent vector (M * D,) of the vector with this id, in the space of `embed`.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError
-            The latter if the index has no such id.
-        """
-        return self.reconstruct_batch([as_count(id, "id", 0)])[0]
-
-    def reconstruct_batch(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """`reconstruct` for several ids: (n,) -> (n, M * D) float32."""
-        return self._trained().decode(self.collection.view().codes_of(ids))
-
-    def reconstruct_n(self, i0: int = 0, ni: int = -1) -> NDArray[np.float32]:
-        """`reconstruct` for the ids from ``i0`` to ``i0 + ni - 1``, or all from i0 if ni is -1.
-
-        Returns
-        -------
-        ndarray, shape (ni, M * D), float32
-            In the order of the ids.
-        """
-        codec, i0 = self._trained(), as_count(i0, "i0", 0)
-        ni = as_count(ni, "ni", -1, np.iinfo(np.int64).max - i0 + 1)
-        rows = self.collection.view()
-        if ni < 0:
-            ids = rows.ids[rows.ids >= i0]
-        else:
-            # Of more ids than there are rows, one of the first is missing.
-            ids = np.arange(i0, i0 + min(ni, rows.ntotal + 1), dtype=np.int64)
-        return codec.decode(rows.codes_of(ids))
-
-    def select(
-        self, params: SearchParameters | None = None, where: str | Where | None = None
-    ) -> NDArray[np.int64]:
-        """Ids (n,) int64, ascending, of the rows that `search` with these arguments searches."""
-        return self.collection.view().select(params, where)
-
-    def attributes_of(self, ids: ArrayLike) -> dict[str, NDArray[Any]]:
-        """Attributes of rows, in the order of ``ids``.
-
-        Parameters
-        ----------
-        ids : array_like, shape (n,)
-            Ids of the index.
-
-        Returns
-        -------
-        dict of str to ndarray, each shape (n,)
-            Numbers, ``datetime64[ns]``, or strings (object, None where there is none).
-
-        Raises
-        ------
-        InvalidInputError
-            If the index does not have one of the ids.
-        """
-        return self.collection.view().attributes_of(ids)
-
-    def add(
-        self,
-        x: ArrayLike,
-        ids: ArrayLike | None = None,
-        *,
-        attributes: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Encode vectors and add them, in one transaction.
-
-        Parameters
-        ----------
-        x : array_like, shape (n, d)
-            Vectors.
-        ids : array_like, shape (n,), optional
-            Distinct ids, at least 0, that are not in the index; counted on from the highest one by
-            default.
-        attributes : mapping of str to array_like, each shape (n,), optional
-            Columns to filter by: numbers, times or strings, see `store.columns.as_column`. The
-            first addition decides which columns the index has; all later ones give the same.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError, StoreError
-            Nothing was added.
-        """
-        codec, features = self._trained(), as_features(x, self.d)
-        columns = self.collection.check_new(len(features), ids, attributes)
-        if len(features):
-            self.collection.add(codec.encode(features), ids, attributes=columns)
-
-    def add_with_ids(
-        self, x: ArrayLike, ids: ArrayLike, *, attributes: Mapping[str, Any] | None = None
-    ) -> None:
-        """`add` with ids of your own, by FAISS's name."""
-        if ids is None:
-            raise InvalidInputError("ids are None; expected one for each row of x; or call add(x).")
-        self.add(x, ids, attributes=attributes)
-
-    def update(
-        self, x: ArrayLike, ids: ArrayLike, *, attributes: Mapping[str, Any] | None = None
-    ) -> None:
-        """Replace the vectors of some ids, in one transaction.
-
-        Parameters
-        ----------
-        x : array_like, shape (n, d)
-            New vectors.
-        ids : array_like, shape (n,)
-            Ids of the index, each once.
-        attributes : mapping of str to array_like, optional
-            New values of some columns; the others, and paths, stay.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError, StoreError
-            Nothing was changed.
-        """
-        codec, features = self._trained(), as_features(x, self.d)
-        self.collection.update(ids, codec.encode(features), attributes=attributes)
-
-    def remove_ids(
-        self, ids: ArrayLike | IDSelector | None = None, *, where: str | Where | None = None
-    ) -> int:
-        """Remove vectors, in one transaction.
-
-        Parameters
-        ----------
-        ids : array_like of int, or IDSelector, optional
-            Ids; those that are not in the index are ignored.
-        where : str or Where, optional
-            A condition on attributes, see `search`. With ``ids`` both must hold.
-
-        Returns
-        -------
-        int
-            Number of vectors removed.
-        """
-        return self.collection.remove(ids, where=where)
-
-    def merge_from(self, other: HiHPQIndex, add_id: int = 0) -> None:
-        """Add all vectors of another index with the same codec, in one transaction.
-
-        Parameters
-        ----------
-        other : HiHPQIndex
-            The other index, which stays as it is (FAISS would empty it).
-        add_id : int
-            Number added to its ids.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError, StoreError
-            If the codecs or attributes differ or an id would occur twice; nothing was changed.
-        """
-        from hyperpq.codec.serialization import difference
-
-        if not isinstance(other, HiHPQIndex):
-            raise InvalidInputError(f"other is of {type(other)}; expected a HiHPQIndex.")
-        if why := difference(self._trained(), other._trained()):
-            raise InvalidInputError(
-                f"other cannot be merged: {why}; expected the same codec in both; train once."
-            )
-        self.collection.merge(other.collection.view(), add_id)
-
-    def reset(self) -> None:
-        """Remove all vectors and count ids from 0 again; the codec stays."""
-        self.collection.reset()
-
-    def compact(self) -> bool:
-        """Join small segments and drop deleted rows, see `Collection.compact`."""
-        return self.collection.compact()
-
-    def refresh(self) -> bool:
-        """Show what other processes have committed since; whether there was anything."""
-        return self.collection.refresh()
 
     def clone(self) -> HiHPQIndex:
         """A copy in memory, with the same codec object."""
@@ -613,6 +372,8 @@ class HiHPQIndex:
         device: str = "auto",
         verify: bool = False,
         durability: Durability = "full",
+        read_only: bool = False,
+        lock_timeout: float = LOCK_TIMEOUT,
     ) -> HiHPQIndex:
         """Open an index directory; codes are memory-mapped, not read.
 
@@ -627,12 +388,24 @@ class HiHPQIndex:
         durability : {"full", "fast"}
             ``fast`` leaves out every fsync: changes survive a kill, but a power cut may destroy the
             index.
+        read_only : bool
+            Whether to refuse every change. Nothing is written to the directory in either case
+            before the index is changed.
+        lock_timeout : float
+            Seconds that a change waits while another process writes to the directory, before it
+            raises an `IndexLockedError`; 0, not to wait.
 
         Raises
         ------
         IndexNotFoundError, CorruptIndexError, FormatVersionError, InvalidInputError
         """
-        codec, store = open_directory(path, verify=verify, durability=durability)
+        codec, store = open_directory(
+            path,
+            verify=verify,
+            durability=durability,
+            read_only=read_only,
+            lock_timeout=lock_timeout,
+        )
         index = cls.from_codec(codec, device=device)
         index.collection = Collection(index.code_size, store)
         return index

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq import scan
 from hyperpq.errors import InvalidInputError
+from hyperpq.progress import Progress, SilentProgress
 
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 # Queries whose distance tables are in memory at once.
 _QUERY_BATCH = 256
+# Vectors that are encoded between two reports of progress.
+_ENCODE_BATCH = 1 << 13
+N = TypeVar("N", bound=np.generic)
 
 
 def search(
@@ -26,6 +30,9 @@ def search(
     queries: NDArray[np.float32],
     k: int,
     threads: int | None = None,
+    *,
+    out: tuple[NDArray[np.float32] | None, NDArray[np.int64] | None] = (None, None),
+    progress: Progress | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Find the k nearest rows of each query; the result is exact.
 
@@ -41,6 +48,10 @@ def search(
         Number of results for each query.
     threads : int, optional
         Number of threads of the scan, one for each core by default.
+    out : (ndarray or None, ndarray or None)
+        Arrays for D and I, or None to make them.
+    progress : Progress, optional
+        Where to report each batch of queries.
 
     Returns
     -------
@@ -50,13 +61,16 @@ def search(
     Raises
     ------
     InvalidInputError
-        If the results do not fit in memory.
+        If the results do not fit in memory, or a given array does not fit them.
     """
+    shape = (len(queries), k)
+    D = output(out[0], "D", shape, np.float32)
+    I = output(out[1], "I", shape, np.int64)  # noqa: E741
+    if any(np.may_share_memory(queries, array) for array in (D, I)):
+        queries = queries.copy()
+    D[...], I[...] = np.inf, -1
     filled = min(k, max(sum(segment.codes.n for segment in segments), 1))
-    with memory_for(k):
-        D = np.full((len(queries), k), np.inf, np.float32)
-        I = np.full((len(queries), k), -1, np.int64)  # noqa: E741
-    for rows in _batches(len(queries)):
+    for rows in _batches(len(queries), "search", progress):
         tables = codec.tables(queries[rows])
         D[rows, :filled], I[rows, :filled] = scan.search_segments(
             tables, segments, filled, threads=threads
@@ -70,6 +84,8 @@ def range_search(
     queries: NDArray[np.float32],
     radius: float,
     threads: int | None = None,
+    *,
+    progress: Progress | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Find all rows at a distance below ``radius``; parameters as in `search`.
 
@@ -80,13 +96,87 @@ def range_search(
     """
     lims = [np.zeros(1, np.int64)]
     D, I = [np.empty(0, np.float32)], [np.empty(0, np.int64)]  # noqa: E741
-    for rows in _batches(len(queries)):
+    for rows in _batches(len(queries), "search", progress):
         tables = codec.tables(queries[rows])
         found = scan.range_search_segments(tables, segments, radius, threads=threads)
         lims.append(found[0][1:] + lims[-1][-1])
         D.append(found[1])
         I.append(found[2])
     return np.concatenate(lims), np.concatenate(D), np.concatenate(I)
+
+
+def encode(
+    codec: Codec, features: NDArray[np.float32], progress: Progress | None = None
+) -> NDArray[np.uint8]:
+    """Features (n, d) to codes (n, code_size), with a report of each batch."""
+    if progress is None:
+        return codec.encode(features)
+    codes = np.empty((len(features), codec.code_size), np.uint8)
+    with progress.phase("add", len(features), "vectors") as phase:
+        for start in range(0, len(features), _ENCODE_BATCH):
+            batch = features[start : start + _ENCODE_BATCH]
+            codes[start : start + len(batch)] = codec.encode(batch)
+            phase.advance(len(batch))
+    return codes
+
+
+def with_values(
+    I: NDArray[np.int64],  # noqa: E741
+    ids: NDArray[np.int64],
+    values: NDArray[N],
+    out: NDArray[N] | None,
+    name: str,
+    missing: float,
+) -> NDArray[N]:
+    """Values of the results of a search.
+
+    Parameters
+    ----------
+    I : ndarray, shape (nq, k), int64
+        Results; -1 where there is none.
+    ids : ndarray, shape (n,), int64
+        The ids among them, ascending.
+    values : ndarray, shape (n, width)
+        The values of these ids.
+    out : ndarray or None
+        Array for the result.
+    name : str
+        What to call it in an error.
+    missing : float
+        Value where there is no result.
+
+    Returns
+    -------
+    ndarray, shape (nq, k, width)
+    """
+    array = output(out, name, (*I.shape, values.shape[1]), values.dtype)
+    array[...] = missing
+    array[I >= 0] = values[np.searchsorted(ids, I[I >= 0])]
+    return array
+
+
+def output(given: NDArray[N] | None, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[N]:
+    """The array for a result: the one that was given, checked, or a new one, of any content.
+
+    Raises
+    ------
+    InvalidInputError
+        If the given array has another shape or dtype or cannot be written, or there is no memory
+        for a new one.
+    """
+    if given is None:
+        with memory_for(shape[1]):
+            return np.empty(shape, dtype)
+    if not isinstance(given, np.ndarray) or given.shape != shape or given.dtype != dtype:
+        has = (
+            f"{given.dtype} of shape {given.shape}"
+            if isinstance(given, np.ndarray)
+            else f"of {type(given)}"
+        )
+        raise InvalidInputError(f"{name} is {has}; expected {np.dtype(dtype)} of shape {shape}.")
+    if not given.flags.writeable:
+        raise InvalidInputError(f"{name} is read-only; expected an array that can be written.")
+    return given
 
 
 @contextmanager
@@ -100,5 +190,10 @@ def memory_for(k: int) -> Iterator[None]:
         ) from error
 
 
-def _batches(n: int) -> Iterator[slice]:
-    return (slice(start, start + _QUERY_BATCH) for start in range(0, n, _QUERY_BATCH))
+def _batches(n: int, name: str, progress: Progress | None) -> Iterator[slice]:
+    """Batches of queries; a report when the next one is asked for."""
+    with (progress or SilentProgress()).phase(name, n, "queries") as phase:
+        for start in range(0, n, _QUERY_BATCH):
+            rows = slice(start, min(start + _QUERY_BATCH, n))
+            yield rows
+            phase.advance(rows.stop - rows.start)

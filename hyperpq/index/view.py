@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.codes import CodeSegment, row_bits
-from hyperpq.errors import InvalidInputError
+from hyperpq.errors import InvalidInputError, UnknownIdError
 from hyperpq.filters.selectors import SearchParameters, as_parameters
 from hyperpq.filters.where import Where
-from hyperpq.store import Categories, Column, Rows, Segment, Store, live_batches
+from hyperpq.index.directory import DirectoryReference
+from hyperpq.index.stats import column_bytes
+from hyperpq.store import Categories, Column, IndexStore, Rows, Segment, Store, live_batches
 from hyperpq.store.columns import concatenate
 from hyperpq.store.paths import Paths
 from hyperpq.utils.validation import as_ids
@@ -37,10 +39,43 @@ class RowView:
         self.code_size = code_size
         self._store = store
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Of rows in a directory their place, as mapped files cannot be pickled.
+        store = self._store
+        kept = DirectoryReference.of(store) if isinstance(store, IndexStore) else store
+        return {"code_size": self.code_size, "store": kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        kept = state["store"]
+        opened = kept.open() if isinstance(kept, DirectoryReference) else kept
+        RowView.__init__(self, state["code_size"], opened)
+
+    def __len__(self) -> int:
+        return self.ntotal
+
+    def __contains__(self, id: object) -> bool:
+        """Whether there is a row with an id, which is an integer."""
+        if not isinstance(id, (int, np.integer)) or isinstance(id, (bool, np.timedelta64)):
+            raise InvalidInputError(
+                f"id is {id!r}; expected an integer; for several ids use np.isin(ids, rows.ids)."
+            )
+        if not 0 <= id <= np.iinfo(np.int64).max:
+            return False
+        return any(True for _ in self._store.find(np.array([id], np.int64)))
+
+    def __iter__(self) -> Iterator[int]:
+        """The ids, ascending."""
+        return iter(self.ids.tolist())
+
     @property
     def ntotal(self) -> int:
         """Number of rows."""
         return self._store.ntotal
+
+    @property
+    def n_deleted(self) -> int:
+        """Number of deleted rows that take space until `Collection.compact` drops them."""
+        return self._store.n_deleted
 
     @property
     def n_segments(self) -> int:
@@ -57,6 +92,10 @@ class RowView:
         """Names of the attribute columns, sorted."""
         segments = self._store.segments
         return segments[0].attribute_names if segments else []
+
+    def column_bytes(self) -> dict[str, int]:
+        """Bytes of codes, ids, attributes and paths, see `IndexStats`; none is read."""
+        return column_bytes(self._store.segments)
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -100,7 +139,7 @@ class RowView:
 
         Raises
         ------
-        InvalidInputError
+        UnknownIdError
             If there is no row with one of the ids.
         """
         labels = as_ids(ids, None, distinct=False)
@@ -118,8 +157,10 @@ class RowView:
 
         Raises
         ------
+        UnknownIdError
+            If there is no row with one of the ids.
         InvalidInputError
-            If there is no row with one of the ids, or the rows have no paths.
+            If the rows have no paths.
         """
         labels = as_ids(ids, None, distinct=False)
         found: dict[int, bytes] = {}
@@ -177,9 +218,9 @@ def selected(segment: Segment, params: SearchParameters) -> NDArray[np.bool_]:
 
 
 def refuse_missing(ids: NDArray[np.int64], missing: NDArray[np.bool_]) -> None:
-    """Raise `InvalidInputError` that names the first id that is missing, if one is."""
+    """Raise `UnknownIdError` that names the first id that is missing, if one is."""
     if missing.any():
-        raise InvalidInputError(
+        raise UnknownIdError(
             f"id is {ids[missing][0]}; the index has no vector with it; expected ids of the index."
         )
 

@@ -87,6 +87,18 @@ def as_features(
     return out
 
 
+def as_queries(x: ArrayLike, d: int, name: str = "x") -> NDArray[np.float32]:
+    """Return ``x`` as by `as_features`; a single vector of shape (d,) is one row.
+
+    Raises
+    ------
+    InvalidInputError
+        See `as_features`.
+    """
+    array = as_array(x, name)
+    return as_features(array[None] if array.shape == (d,) else array, d, name)
+
+
 def as_codes(codes: ArrayLike, size: int) -> NDArray[np.uint8]:
     """Return ``codes`` as an array of rows of bytes, shape (n, size).
 

@@ -151,7 +151,51 @@ def test_search_parameters():
     assert told.where == Where("width > 5")
     assert told == selectors.SearchParameters(ALL, Where("width > 5"))
     assert told != selectors.SearchParameters(ALL)
-    assert hash(told) == hash(selectors.SearchParameters(ALL, "width > 5"))
     assert selectors.SearchParameters().where is None
+    assert repr(selectors.SearchParameters(ALL)) == (
+        "SearchParameters(sel=IDSelectorAll(), where=None)"
+    )
+
+
+def test_search_parameters_are_assigned_as_in_faiss():
+    """FAISS's own tests make them without arguments and set ``sel``."""
+    for names in (selectors, faiss):
+        params = names.SearchParameters()
+        params.sel = names.IDSelectorRange(2, 5)
+        assert params.sel.is_member(4)
+    told = selectors.SearchParameters()
+    told.where = "width > 5"
+    assert told.where == Where("width > 5")
+    assert told == selectors.SearchParameters(where="width > 5")
+    told.sel = told.where = None
+    assert told == selectors.SearchParameters()
+    for name, value, message in (
+        ("sel", [1, 2], r"sel is \[1, 2\]"),
+        ("sel", faiss.IDSelectorAll(), "sel is .*expected an IDSelector of hyperpq"),
+        ("where", 5, "where is 5; expected a condition"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            setattr(told, name, value)
+    assert told == selectors.SearchParameters()
     with pytest.raises(AttributeError):
-        told.sel = None
+        told.nprobe = 3
+    with pytest.raises(TypeError):
+        hash(told)
+
+
+def test_parameters_that_are_assigned_during_a_search_do_not_reach_it():
+    told = selectors.SearchParameters(ALL)
+    used = selectors.as_parameters(told, None)
+    told.sel = selectors.IDSelectorArray([3])
+    assert used.sel == ALL
+
+
+def test_ranges_take_the_third_argument_of_faiss():
+    for flag in (True, False, np.True_):
+        ours = selectors.IDSelectorRange(3, 7, flag)
+        theirs = faiss.IDSelectorRange(3, 7, bool(flag))
+        asked = np.arange(10)
+        assert ours.mask(asked).tolist() == [theirs.is_member(int(id)) for id in asked]
+        assert ours == selectors.IDSelectorRange(imin=3, imax=7, assume_sorted=False)
+    with pytest.raises(InvalidInputError, match="assume_sorted is 5; expected True or False"):
+        selectors.IDSelectorRange(3, 7, 5)
