@@ -59,7 +59,18 @@ def in_child(work) -> int:
     return os.waitpid(start_child(work), 0)[1]
 
 
-CALLS = ("open", "mkdir", "ftruncate", "pwrite", "fsync", "replace", "rename", "unlink")
+CALLS = (
+    "open",
+    "mkdir",
+    "ftruncate",
+    "pwrite",
+    "fsync",
+    "link",
+    "replace",
+    "rename",
+    "unlink",
+    "rmdir",
+)
 
 
 def intercept(monkeypatch, act, calls=CALLS) -> None:
