@@ -24,6 +24,7 @@ from hyperpq.backbones.onnx_runtime import OnnxBackbone, open_session
 from hyperpq.backbones.onnx_writer import GraphWriter
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
+from hyperpq.utils.cache import cache_folder
 
 if TYPE_CHECKING:
     from efficientnet_lite_pytorch import EfficientNet
@@ -113,11 +114,16 @@ def load_lite(name: str, device: str, threads: int | None) -> Backbone:
             mean=[_MEAN] * 3,
             std=[_STD] * 3,
         )
-    path = _cache_folder() / f"{name}-{weights_hash}-v{_GRAPH_VERSION}.onnx.xxh3"
-    graph = _read_cached(path)
+    folder, graph = cache_folder(), None
+    if folder is None:
+        _log.info("there is no home directory; set HYPERPQ_CACHE to a folder for cached files")
+    else:
+        path = folder / f"{name}-{weights_hash}-v{_GRAPH_VERSION}.onnx.xxh3"
+        graph = _read_cached(path)
     if graph is None:
         graph = build_onnx(_network(name, weights), model.size)
-        _write_cached(path, graph)
+        if folder is not None:
+            _write_cached(path, graph)
     return OnnxBackbone(
         name,
         open_session(graph, "cpu", threads, name),
@@ -228,14 +234,6 @@ def _feature_map(network: EfficientNet) -> EfficientNet:
     """The network, changed so that its output is its last feature map."""
     network.forward = network.extract_features
     return network
-
-
-def _cache_folder() -> Path:
-    """Folder of files that can be generated again."""
-    if own := os.environ.get("HYPERPQ_CACHE"):
-        return Path(own)
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(home, "hyperpq")
 
 
 def _read_cached(path: Path) -> bytes | None:

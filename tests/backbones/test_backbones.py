@@ -143,13 +143,15 @@ def test_unwritable_cache_is_no_error(tmp_path, monkeypatch, caplog):
     assert "cannot be written" in caplog.text
 
 
-def test_cache_folder(monkeypatch):
-    monkeypatch.delenv("HYPERPQ_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert lite._cache_folder() == Path("/x/hyperpq")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", "/h")
-    assert lite._cache_folder() == Path("/h/.cache/hyperpq")
+def test_without_a_home_nothing_is_cached(tmp_path, monkeypatch, caplog):
+    for name in ("HYPERPQ_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "none"))
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO):
+        assert load_backbone("lite0", device="cpu").d == 1280
+    assert "set HYPERPQ_CACHE" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weights_that_are_not_there_or_not_right(tmp_path, monkeypatch):
