@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.machine import describe_machine
 from hyperpq.backbones import BATCH_SIZE, load_backbone
-from hyperpq.images.listing import list_images
+from hyperpq.datasets.folder import list_images
 
 HYPERPQ = [sys.executable, "-m", "hyperpq"]
 
@@ -57,7 +57,7 @@ def build(images: Path, index: Path, options: Sequence[str]) -> tuple[float, flo
 
 def query(images: Path, index: Path, count: int) -> tuple[int, float, float]:
     """Search random images of the index; returns their number, the seconds and precision@10."""
-    paths = [file.path for file in list_images([images])[0]]
+    paths = [file.path for file in list_images([images])]
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(paths), min(count, len(paths)), replace=False)
     names = b"".join(paths[i] + b"\n" for i in sorted(chosen))

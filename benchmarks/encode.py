@@ -25,7 +25,7 @@ from hyperpq.backbones import BATCH_SIZE, load_backbone
 from hyperpq.datasets.decode import open_image
 from hyperpq.datasets.preprocessing import to_pixels
 from hyperpq.images.extract import ReadOptions, extract_features
-from hyperpq.images.listing import list_images
+from hyperpq.datasets.folder import list_images
 from hyperpq.utils.devices import default_threads
 
 NETWORK, DECODING, PIPELINE = "network alone", "decoding alone", "pipeline"
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbone", default="lite0", help="network (default lite0)")
     args = parser.parse_args(argv)
     network = load_backbone(args.backbone)
-    paths = [file.path for file in list_images([args.images])[0]][: args.n]
+    paths = [file.path for file in list_images([args.images])][: args.n]
     preprocessing = network.preprocessing
     side = preprocessing.size
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, side, side, 3), np.uint8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from hyperpq.errors import BackboneError, CorruptIndexError, InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images import skipped as skipped_files
+from hyperpq.images.changes import Entry, compare, is_below, stored_time
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike, as_paths
 from hyperpq.images.metadata import ImageMetadata
@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 
 SEGMENT_SIZE = 4096
 """Images of one segment and one commit: at 160 images a second, a kill loses half a minute."""
-
-
-@dataclass
-class _Changes:
-    """How an index differs from a listing: paths that are equal, and ids of the others."""
-
-    unchanged: set[bytes] = field(default_factory=set)
-    outdated: dict[bytes, int] = field(default_factory=dict)
-    missing: list[int] = field(default_factory=list)
 
 
 class ImageIndex:
@@ -224,6 +215,7 @@ class ImageIndex:
         files: Sequence[ImageFile],
         *,
         remove_below: Sequence[PathLike] = (),
+        unknown: Collection[bytes] = (),
         skipped: dict[bytes, str] | None = None,
         workers: int = 0,
         progress: Progress | None = None,
@@ -238,6 +230,9 @@ class ImageIndex:
         remove_below : sequence of path-like
             Folders that the listing covers: images of the index that are below one of them and
             not in the listing are removed.
+        unknown : collection of bytes
+            Paths that the listing could not examine, see `datasets.folder.Listing`: images at or
+            below them are kept.
         skipped : dict, optional
             Paths that the listing skipped, with the reasons, for ``skipped.csv``.
         workers : int
@@ -248,26 +243,42 @@ class ImageIndex:
         Returns
         -------
         UpdateReport
+
+        Notes
+        -----
+        A changed image that cannot be read now keeps its row, and the next update tries again. Its
+        row is removed if the file can be read and is no image any more. Size and mtime are
+        those of before the file was read, so what changes while it is read counts as changed in the
+        next update. Other content with the same size and mtime is not noticed.
         """
         listed = {file.path: file for file in files}
-        folders = tuple(os.path.join(os.path.abspath(os.fsencode(r)), b"") for r in remove_below)
-        changes = self._compare(listed, folders)
-        report = UpdateReport(unchanged=len(changes.unchanged), skipped=dict(skipped or {}))
+        folders = [os.path.abspath(os.fsencode(root)) for root in remove_below]
+        changes = compare(self._entries(), listed, folders, unknown)
+        report = UpdateReport(
+            unchanged=len(changes.unchanged), kept=changes.kept, skipped=dict(skipped or {})
+        )
         new = [file for path, file in sorted(listed.items()) if path not in changes.unchanged]
         if changes.missing:
-            self.index.remove_ids(changes.missing)
+            with self.index.collection.on_this_snapshot():
+                self.index.remove_ids(changes.missing)
             report.removed = len(changes.missing)
         options = ReadOptions(workers, self.max_megapixels)
         with (progress or SilentProgress()).phase("encode", len(new)) as phase:
             for start in range(0, len(new), SEGMENT_SIZE):
                 batch = new[start : start + SEGMENT_SIZE]
                 features = extract_features([f.path for f in batch], self.backbone, options, phase)
-                old = [changes.outdated[f.path] for f in batch if f.path in changes.outdated]
+                kept = {batch[row].path for row in features.unavailable} & changes.outdated.keys()
+                old = [
+                    changes.outdated[f.path]
+                    for f in batch
+                    if f.path in changes.outdated and f.path not in kept
+                ]
                 readable = [batch[row] for row in features.rows]
                 if readable or old:
                     self.add_features(readable, features.plain, features.sizes, remove=old)
                 report.added += len(readable)
                 report.removed += len(old)
+                report.kept += len(kept)
                 report.skipped |= {batch[row].path: why for row, why in features.skipped}
         self._write_skipped(report.skipped, listed.keys(), folders)
         return report
@@ -293,18 +304,23 @@ class ImageIndex:
         remove : sequence of int
             Ids of images to remove in the same commit.
         """
-        self.index.collection.add(
-            self.index.encode(features),
-            attributes={
-                "folder": _folder_names(file.path for file in files),
-                "size": np.array([file.size for file in files], np.int64),
-                "mtime": np.array([file.mtime_ns for file in files], np.int64).view(TIME),
-                "width": sizes[:, 0],
-                "height": sizes[:, 1],
-            },
-            paths=[file.path for file in files],
-            remove=np.array(remove, np.int64),
-        )
+        codes = self.index.encode(features)
+        # What to add and remove was decided by looking at the rows.
+        with self.index.collection.on_this_snapshot():
+            self.index.collection.add(
+                codes,
+                attributes={
+                    "folder": _folder_names(file.path for file in files),
+                    "size": np.array([file.size for file in files], np.int64),
+                    "mtime": np.array(
+                        [stored_time(file.mtime_ns) for file in files], np.int64
+                    ).view(TIME),
+                    "width": sizes[:, 0],
+                    "height": sizes[:, 1],
+                },
+                paths=[file.path for file in files],
+                remove=np.array(remove, np.int64),
+            )
 
     def _features(
         self, paths: list[bytes], phase_name: str, workers: int, progress: Progress | None
@@ -318,43 +334,38 @@ class ImageIndex:
         paths = self.index.collection.view().paths_of(ids)
         return dict(zip(ids.tolist(), paths, strict=True))
 
-    def _entries(self) -> Iterator[tuple[bytes, tuple[int, int], int]]:
+    def _entries(self) -> Iterator[Entry]:
         """Path, (size, mtime) and id of every image in the index."""
         for rows in self.index.collection.view().batches():
-            sizes, times = rows.attribute("size"), rows.attribute("mtime")
-            if isinstance(sizes, Categories) or isinstance(times, Categories):
-                raise CorruptIndexError(f"{self.index.path}: size or mtime is not a number.")
+            paths, sizes, times = rows.paths, rows.attribute("size"), rows.attribute("mtime")
+            if (
+                paths is None
+                or isinstance(sizes, Categories)
+                or isinstance(times, Categories)
+                or sizes.dtype.kind != "i"
+                or times.dtype != TIME
+            ):
+                raise CorruptIndexError(
+                    f"{self.index.path} has no path, no whole number size or no time mtime for "
+                    "each image; it was not written by hyperpq, so do not trust its source."
+                )
             columns = sizes.tolist(), times.view(np.int64).tolist(), rows.ids.tolist()
-            for path, size, time, id in zip(rows.paths or [], *columns, strict=True):
+            for path, size, time, id in zip(paths, *columns, strict=True):
                 yield path, (size, time), id
 
-    def _compare(self, listed: dict[bytes, ImageFile], folders: tuple[bytes, ...]) -> _Changes:
-        """How the index differs from a listing of some folders (with a slash at their end)."""
-        changes = _Changes()
-        for path, state, id in self._entries():
-            file = listed.get(path)
-            if file is None:
-                # A root may also be a single image.
-                if path.startswith(folders) or path + b"/" in folders:
-                    changes.missing.append(id)
-            elif (file.size, file.mtime_ns) == state:
-                changes.unchanged.add(path)
-            else:
-                changes.outdated[path] = id
-        return changes
-
     def _write_skipped(
-        self, skipped: dict[bytes, str], listed: Collection[bytes], folders: tuple[bytes, ...]
+        self, skipped: dict[bytes, str], listed: Collection[bytes], folders: Collection[bytes]
     ) -> None:
         """Replace the lines of ``skipped.csv`` about files that this update has examined."""
         collection = self.index.collection
         if collection.path is None:
             return
+        below = tuple(os.path.join(folder, b"") for folder in folders)
         old = skipped_files.from_csv(collection.read_report(skipped_files.NAME))
         kept = {
             path: reason
             for path, reason in old.items()
-            if path not in listed and not path.startswith(folders)
+            if path not in listed and not is_below(path, below)
         }
         collection.write_report(skipped_files.NAME, skipped_files.to_csv(kept | skipped))
 

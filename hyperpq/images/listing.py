@@ -3,48 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from hyperpq.datasets import folder
-from hyperpq.datasets.folder import ImageFile
+from hyperpq.datasets.folder import list_images
 from hyperpq.errors import InvalidInputError
 
 PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-
-
-def list_images(
-    roots: Sequence[PathLike],
-    *,
-    include_hidden: bool = False,
-    exclude: Sequence[str] = (),
-    exclude_folders: Sequence[bytes] = (),
-) -> tuple[list[ImageFile], dict[bytes, str]]:
-    """List the images below folders, and the files that were skipped.
-
-    Parameters
-    ----------
-    roots, include_hidden, exclude
-        See `datasets.folder.list_images`.
-    exclude_folders : sequence of bytes
-        Absolute paths of folders whose images are not listed, such as the index itself.
-
-    Returns
-    -------
-    files : list of ImageFile
-        Sorted by path.
-    skipped : dict of bytes to str
-        Path and reason of each entry that could not be examined.
-    """
-    skipped: dict[bytes, str] = {}
-    files = folder.list_images(
-        [os.fsdecode(root) for root in roots],
-        include_hidden=include_hidden,
-        exclude=exclude,
-        on_skip=skipped.__setitem__,
-    )
-    excluded = tuple(os.path.join(name, b"") for name in exclude_folders)
-    return [file for file in files if not file.path.startswith(excluded)], skipped
 
 
 def as_paths(paths: PathLike | Sequence[PathLike]) -> list[bytes]:
@@ -54,7 +20,22 @@ def as_paths(paths: PathLike | Sequence[PathLike]) -> list[bytes]:
     return [os.fsencode(path) for path in paths]
 
 
-def query_paths(names: Sequence[str], stdin: BinaryIO) -> list[bytes]:
+def as_roots(roots: PathLike | Sequence[PathLike]) -> list[bytes]:
+    """Folders or images as absolute paths, at least one; a single path counts as a list of one.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none, or one is empty, which would mean the current folder.
+    """
+    paths = as_paths(roots)
+    if not paths or not all(paths):
+        found = "an empty path" if paths else "no path"
+        raise InvalidInputError(f"roots has {found}; expected at least one folder of images.")
+    return [os.path.abspath(path) for path in paths]
+
+
+def query_paths(names: Sequence[str], stdin: BinaryIO, *, null: bool = False) -> list[bytes]:
     """Images that the arguments of a command stand for.
 
     Parameters
@@ -64,6 +45,9 @@ def query_paths(names: Sequence[str], stdin: BinaryIO) -> list[bytes]:
         for names on ``stdin``.
     stdin : binary file
         Read only if one of the names is ``-``.
+    null : bool
+        Whether the names in a list end with a NUL, as `find -print0` writes them, instead of the
+        end of a line. Such a name may hold any character.
 
     Raises
     ------
@@ -73,22 +57,35 @@ def query_paths(names: Sequence[str], stdin: BinaryIO) -> list[bytes]:
     out: list[bytes] = []
     for name in names:
         if name == "-":
-            out += stdin.read().splitlines()
+            out += _listed("stdin", stdin.read, null)
         elif name.startswith("@"):
-            try:
-                with open(name[1:], "rb") as file:
-                    out += file.read().splitlines()
-            except OSError as error:
-                raise InvalidInputError(
-                    f"{name[1:]} cannot be read ({error.strerror}); expected a file with the name "
-                    "of one image per line after @."
-                ) from error
+            out += _listed(name[1:], Path(name[1:]).read_bytes, null)
         elif os.path.isdir(name):
-            out += [file.path for file in list_images([name])[0]]
+            out += [file.path for file in list_images([name])]
         else:
             out.append(os.fsencode(name))
-    paths = [path for path in out if path.strip()]
+    paths = [path for path in out if (path if null else path.strip())]
     if not paths:
         given = " ".join(names) or repr("")
         raise InvalidInputError(f"{given} names no image; expected at least one.")
     return paths
+
+
+def _listed(source: str, read: Callable[[], bytes], null: bool) -> list[bytes]:
+    """The names in a list."""
+    try:
+        data = read()
+    except OSError as error:
+        wanted = "" if source == "stdin" else "a file with "
+        raise InvalidInputError(
+            f"{source} cannot be read ({error.strerror or error}); expected {wanted}the name of "
+            "one image per line."
+        ) from error
+    if null:
+        return data.split(b"\0")
+    if b"\0" in data:
+        raise InvalidInputError(
+            f"{source} has a NUL, which no name holds; expected the name of one image per line, or "
+            "the option -0 (null=True) for names that end with a NUL."
+        )
+    return data.splitlines()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from sys import float_info
 from typing import Any
+
+from hyperpq.errors import CorruptIndexError
 
 MAX_MEGAPIXELS = 200.0
 """Default limit on the size of an image."""
@@ -33,16 +36,31 @@ class ImageMetadata:
 
     @classmethod
     def from_index(cls, metadata: Mapping[str, Any]) -> ImageMetadata | None:
-        """Read the metadata of an index; None if it is not an index of images."""
-        stored = metadata.get(_KEY)
-        if not isinstance(stored, Mapping):
+        """Read the metadata of an index; None if it is not an index of images.
+
+        Raises
+        ------
+        CorruptIndexError
+            If it says that it is one, and what it says of its images is not valid.
+        """
+        if _KEY not in metadata:
             return None
-        backbone, options = stored.get("backbone"), stored.get("options", {})
-        limit = stored.get("max_megapixels", MAX_MEGAPIXELS)
-        if not isinstance(backbone, dict) or not isinstance(backbone.get("name"), str):
-            return None
-        if not isinstance(options, dict) or type(limit) not in (int, float):
-            return None
+        stored = metadata[_KEY]
+        fields = stored if isinstance(stored, Mapping) else {}
+        backbone, options = fields.get("backbone"), fields.get("options", {})
+        limit = fields.get("max_megapixels", MAX_MEGAPIXELS)
+        if (
+            not isinstance(backbone, dict)
+            or not isinstance(backbone.get("name"), str)
+            or not isinstance(backbone.get("preprocessing", {}), dict)
+            or not isinstance(options, dict)
+            or type(limit) not in (int, float)
+            or not 0 < limit <= float_info.max
+        ):
+            raise CorruptIndexError(
+                f"the entry {_KEY!r} of the metadata of the index is not valid; expected "
+                "backbone, max_megapixels and options, as hyperpq build writes them."
+            )
         return cls(backbone, float(limit), options)
 
     def to_index(self) -> dict[str, Any]:

@@ -56,6 +56,9 @@ class UpdateReport:
     ----------
     added, removed, unchanged : int
         Numbers of images; a changed image counts as removed and added.
+    kept : int
+        Number of images that the index keeps as they were, although they could not be examined or
+        not be read.
     skipped : dict of bytes to str
         Path and reason of each file that could not be used.
     """
@@ -63,4 +66,5 @@ class UpdateReport:
     added: int = 0
     removed: int = 0
     unchanged: int = 0
+    kept: int = 0
     skipped: dict[bytes, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +11,7 @@ from typing import Any, TypedDict
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.metadata import MAX_MEGAPIXELS
 from hyperpq.training.presets import get_recipe
-from hyperpq.utils.validation import as_count
+from hyperpq.utils.validation import as_count, as_number
 
 # Fields that are stored in an index under another name, which the format fixes.
 _STORED_NAMES = {"metric": "score"}
@@ -18,6 +19,7 @@ FIXED_OPTIONS = frozenset(
     ("bits", "recipe", "objective", "metric", "seed", "train_size", "view_size", "epochs")
 )
 """Options that an index has for life, as its codec was trained with them."""
+_TRAINING_OPTIONS = ("recipe", "objective", "epochs", "train_size", "view_size")
 
 
 def subquantizers(bits: int) -> int:
@@ -106,12 +108,19 @@ class BuildOptions:
         as_count(self.view_size, "view_size", 0)
         if self.epochs is not None:
             as_count(self.epochs, "epochs", 0)
-        if not self.max_megapixels > 0:
+        if not 0 < as_number(self.max_megapixels, "max_megapixels") < math.inf:
             raise InvalidInputError(
-                f"max_megapixels is {self.max_megapixels}; expected more than 0."
+                f"max_megapixels is {self.max_megapixels}; expected a finite number above 0."
             )
-        exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
-        object.__setattr__(self, "exclude", exclude)
+        for name in ("backbone", "recipe", "objective", "metric"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (name != "metric" or value is not None):
+                raise InvalidInputError(f"{name} is {value!r}; expected a name.")
+        if not isinstance(self.include_hidden, bool):
+            raise InvalidInputError(
+                f"include_hidden is {self.include_hidden!r}; expected True or False."
+            )
+        object.__setattr__(self, "exclude", _as_patterns(self.exclude))
         get_recipe(self.recipe, self.bits, objective=self.objective)
         if self.codec is not None:
             object.__setattr__(self, "codec", os.path.abspath(self.codec))
@@ -131,12 +140,41 @@ class BuildOptions:
             If a field is not known or has a value that is not valid.
         """
         names = {stored: name for name, stored in _STORED_NAMES.items()}
-        try:
-            return cls(**{names.get(name, name): value for name, value in fields.items()})
-        except TypeError as error:
+        known = {names.get(name, name): value for name, value in fields.items()}
+        if len(known) < len(fields) or not known.keys() <= cls.__dataclass_fields__.keys():
+            unknown = sorted(map(repr, known.keys() - cls.__dataclass_fields__.keys()))
             raise InvalidInputError(
-                f"the stored options of the build are not valid: {error}."
-            ) from error
+                f"the stored options of the build have {', '.join(unknown) or 'a name twice'}; "
+                "expected only options of hyperpq build, so a later version may have written them."
+            )
+        # The path of another index is never stored.
+        return cls(**known | {"codec": None})
+
+
+def check_codec_alone(options: BuildChoices) -> None:
+    """Raise `InvalidInputError` if a codec is given together with options of the training."""
+    given = [name for name in _TRAINING_OPTIONS if options.get(name) is not None]
+    if given and options.get("codec") is not None:
+        names = " and ".join(name.replace("_", "-") for name in given)
+        raise InvalidInputError(
+            f"codec is given, so nothing is trained and {names} would have no effect; leave out "
+            f"{names}, or train a codec by leaving out codec."
+        )
+
+
+def _as_patterns(value: object) -> tuple[str, ...]:
+    """The patterns of ``exclude``."""
+    patterns = (value,) if isinstance(value, str) else value
+    if not isinstance(patterns, Sequence) or isinstance(patterns, bytes):
+        raise InvalidInputError(f"exclude is {value!r}; expected a list of patterns.")
+    for pattern in patterns:
+        try:
+            os.fsencode(pattern if isinstance(pattern, str) else None)  # type: ignore[arg-type]
+        except (TypeError, UnicodeEncodeError):
+            raise InvalidInputError(
+                f"exclude has {pattern!r}; expected text in the syntax of .gitignore."
+            ) from None
+    return tuple(patterns)
 
 
 @dataclass
@@ -149,10 +187,16 @@ class BuildReport:
         Number of images in the index.
     added, removed : int
         Number of images added and removed; a changed image counts as both.
+    kept : int
+        Number of images that the index keeps as they were, although they could not be examined or
+        not be read; see ``skipped``.
     skipped : dict of bytes to str
         Path and reason of each file that could not be used.
     seconds : dict of str to float
         Duration of each phase.
+    other : dict of str to int
+        Number of files in formats that are not read, by the ending of their names, see
+        `datasets.folder.Listing`.
     """
 
     images: int
@@ -160,3 +204,16 @@ class BuildReport:
     removed: int
     skipped: dict[bytes, str]
     seconds: dict[str, float] = field(default_factory=dict)
+    kept: int = 0
+    other: dict[str, int] = field(default_factory=dict)
+
+
+def other_files(other: Mapping[str, int], most: int = 5) -> str:
+    """How many files of other kinds there are: ``12 files of other kinds (8 .psd, 4 .ico)``."""
+    total = sum(other.values())
+    counts = sorted(other.items(), key=lambda item: (-item[1], item[0]))
+    kinds = [f"{n:,} {ending or 'without an ending'}" for ending, n in counts[:most]]
+    if len(counts) > most:
+        kinds.append(f"{sum(n for _, n in counts[most:]):,} more")
+    what = "1 file of another kind" if total == 1 else f"{total:,} files of other kinds"
+    return f"{what} ({', '.join(kinds)})"

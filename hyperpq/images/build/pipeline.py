@@ -1,10 +1,11 @@
 """`build_index`: from folders of images to an index directory, in stages that survive a kill.
 
-Everything is made in ``INDEX.building`` beside the index and replaces the index when it is
-complete, so that an existing index can always be used. The stages are the list of images, the
-sample (features and views of the training images), the training (with a checkpoint each epoch) and
-the encoding (with a commit for each segment). A stage continues where it was interrupted, with the
-same batches, and so an interrupted build ends with the same bytes as an undisturbed one.
+Everything is made in ``INDEX.building`` beside the index, or in ``INDEX/.building`` where INDEX
+cannot be renamed, and replaces the index when it is complete, so that an existing index can always
+be used. The stages are the list of images, the sample (features and views of the training images),
+the training (with a checkpoint each epoch) and the encoding (with a commit for each segment). A
+stage continues where it was interrupted, with the same batches, and so an interrupted build ends
+with the same bytes as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperpq.backbones import load_backbone
@@ -25,13 +25,24 @@ from hyperpq.errors import (
 )
 from hyperpq.images import skipped as skipped_files
 from hyperpq.images.build import stages
-from hyperpq.images.build.options import BuildChoices, BuildOptions, BuildReport
+from hyperpq.images.build.options import (
+    BuildChoices,
+    BuildOptions,
+    BuildReport,
+    check_codec_alone,
+)
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.build.update import update_index
 from hyperpq.images.image_index import ImageIndex
-from hyperpq.images.listing import PathLike, as_paths
+from hyperpq.images.listing import PathLike, as_roots
 from hyperpq.progress import Progress, SilentProgress
-from hyperpq.store import IndexStore, recover_directory, replace_directory
+from hyperpq.store import (
+    IndexStore,
+    Place,
+    find_place,
+    recover_directory,
+    replace_directory,
+)
 from hyperpq.store.lock import writer_lock
 from hyperpq.utils.files import os_errors
 
@@ -50,13 +61,15 @@ def build_index(
     workers: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    allow_empty: bool = False,
     progress: Progress | None = None,
     **options: Unpack[BuildChoices],
 ) -> tuple[ImageIndex, BuildReport]:
     """Build an index of all images below some folders, or bring an index up to date.
 
     An existing index is updated: new and changed images are added, images that are no longer in
-    the folders are removed, and no image is encoded twice.
+    the folders are removed, and no image is encoded twice. What cannot be read is kept, see
+    `update_index`.
 
     Parameters
     ----------
@@ -74,11 +87,14 @@ def build_index(
         Whether to continue an interrupted build; if there is none, a new build starts.
     overwrite : bool
         Whether to replace an existing index, once the new one is complete.
+    allow_empty : bool
+        Whether a folder may have no images any more, or be gone; see `update_index`.
     progress : Progress, optional
         Where to report progress.
     **options
         Other fields of `BuildOptions`. An existing index keeps the options that it was built with,
-        and it is an error to ask for others.
+        and it is an error to ask for others. With ``codec`` nothing is trained, and options of the
+        training are an error.
 
     Returns
     -------
@@ -88,34 +104,40 @@ def build_index(
     Raises
     ------
     DatasetError
-        If there is no image, or none can be read.
+        If there is no image, none can be read, or a folder of which an existing index has images
+        has none any more.
     InvalidInputError, BackboneError, MissingDependencyError
         If an option is not valid, or the network cannot be used.
     StoreError
         If ``path`` is in use for something else, there is an interrupted build and neither
         ``resume`` nor ``overwrite`` is given, or the system refuses to write.
     """
-    target = Path(os.path.abspath(path))
-    state, chosen = BuildState(target), BuildOptions(**options)
+    roots = as_roots(roots)
+    check_codec_alone(options)
+    chosen = BuildOptions(**options)
     if backbone is not None:
         name = backbone if isinstance(backbone, str) else backbone.name
         chosen = replace(chosen, backbone=name)
-    recover_directory(target)
+    # Where an index cannot be put there is nothing to wait for.
+    place = find_place(path)
+    state = BuildState(place.working_directory(".building"))
+    recover_directory(place.path)
     if state.clean_up():
         # The interrupted build that this call resumes was complete.
         overwrite = overwrite and not resume
-    is_index = IndexStore.exists(target)
+    is_index = IndexStore.exists(place.path)
     if is_index and not overwrite and not state.exists():
         return update_index(
             roots,
-            target,
+            path,
             backbone=backbone,
             device=device,
             workers=workers,
+            allow_empty=allow_empty,
             progress=progress,
             **options,
         )
-    _check_target(target, is_index)
+    _check_place(place, path, is_index)
     begun = state.exists()
     with os_errors("create", state.path):
         state.path.mkdir(parents=True, exist_ok=True)
@@ -132,44 +154,50 @@ def build_index(
             if backbone is None or isinstance(backbone, str):
                 backbone = load_backbone(chosen.backbone, device=device)
             build = stages.Build(
-                as_paths(roots),
-                target,
+                roots,
+                place.path,
+                state,
                 chosen,
                 backbone,
                 device,
                 workers,
                 progress or SilentProgress(),
+                allow_empty,
             )
-            return _run(build)
+            report = _run(build)
         except (BackboneError, DatasetError, InvalidInputError, MissingDependencyError):
             # There is nothing that a resumed build could use.
             if not begun:
                 state.discard()
             raise
+    return ImageIndex.open(os.path.abspath(path), device=device, backbone=backbone), report
 
 
-def _check_target(target: Path, is_index: bool) -> None:
-    """Raise `StoreError` unless an index can be built at ``target``."""
-    with os_errors("look into", target):
-        taken = target.exists() and (target.is_file() or any(target.iterdir()))
-    if taken and not is_index:
-        what = "file" if target.is_file() else "folder with other files"
-        raise StoreError(f"{target} is a {what}; expected another directory for the index.")
+def _check_place(place: Place, path: str | os.PathLike[str], is_index: bool) -> None:
+    """Raise `StoreError` unless an index can be built at a place."""
+    if place.path.exists() and not place.path.is_dir():
+        raise StoreError(f"{path} is a file; expected a directory for the index.")
+    if not is_index and not place.is_free():
+        raise StoreError(
+            f"{path} is a folder with other files; expected another directory for the index."
+        )
 
 
-def _run(build: stages.Build) -> tuple[ImageIndex, BuildReport]:
+def _run(build: stages.Build) -> BuildReport:
     """All stages of a build."""
     index = stages.new_index(build)
-    files, skipped = stages.read_or_list(build)
+    plan = stages.read_or_list(build)
     if index.is_trained:
         sample = stages.Sample.empty(build.network.d)
     else:
-        sample = stages.sample_features(build, files)
+        sample = stages.sample_features(build, plan.files)
     images = stages.train_index(build, index, sample)
-    skipped |= stages.encode_images(build, images, files, sample)
+    skipped = plan.skipped | stages.encode_images(build, images, plan.files, sample)
+    count = len(images)
     _publish(build, images, skipped)
-    done = ImageIndex.open(build.target, device=build.device, backbone=build.network)
-    return done, BuildReport(len(done), len(done), 0, skipped, dict(build.progress.seconds))
+    return BuildReport(
+        count, count, 0, skipped, dict(build.progress.seconds), other=dict(plan.other)
+    )
 
 
 def _publish(build: stages.Build, images: ImageIndex, skipped: dict[bytes, str]) -> None:
@@ -182,5 +210,5 @@ def _publish(build: stages.Build, images: ImageIndex, skipped: dict[bytes, str])
         collection.write_report(state.trace.name, state.trace.read_bytes())
     # After the move, a kill must not leave what looks like a build without an index.
     state.finish()
-    replace_directory(state.index, build.target)
+    replace_directory(state.index, build.place)
     state.discard()

@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.datasets.augment import AUGMENTATIONS
-from hyperpq.datasets.folder import ImageFile
+from hyperpq.datasets.folder import ImageFile, Listing, scan_roots
 from hyperpq.errors import DatasetError, InvalidInputError
-from hyperpq.images.build.options import BuildOptions, subquantizers
-from hyperpq.images.build.state import BuildState, working_directory
+from hyperpq.images.build.options import BuildOptions, other_files, subquantizers
+from hyperpq.images.build.state import BuildState
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.image_index import SEGMENT_SIZE, ImageIndex
-from hyperpq.images.listing import list_images
 from hyperpq.images.metadata import ImageMetadata
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import Phase, Progress
 from hyperpq.store import IndexStore
+from hyperpq.store.place import former_of
 from hyperpq.training.presets import get_recipe
 from hyperpq.training.recipe import Recipe
 
@@ -42,9 +42,11 @@ class Build:
     Attributes
     ----------
     roots : list of bytes
-        Folders or images.
-    target : Path
-        Directory of the finished index.
+        Folders or images, as absolute paths.
+    place : Path
+        Directory of the finished index, without links.
+    state : BuildState
+        The working directory.
     options : BuildOptions
         What determines the content of the index.
     network : Backbone
@@ -55,20 +57,19 @@ class Build:
         Number of decoding threads; 0 means one per core.
     progress : Progress
         Where to report progress.
+    allow_empty : bool
+        Whether a root may be missing.
     """
 
     roots: list[bytes]
-    target: Path
+    place: Path
+    state: BuildState
     options: BuildOptions
     network: Backbone
     device: str
     workers: int
     progress: Progress
-
-    @cached_property
-    def state(self) -> BuildState:
-        """The working directory."""
-        return BuildState(self.target)
+    allow_empty: bool = False
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -105,51 +106,89 @@ class Sample:
 
 
 def list_for_build(
-    roots: Sequence[bytes], target: Path, options: BuildOptions, progress: Progress
-) -> tuple[list[ImageFile], dict[bytes, str]]:
-    """Images below the roots, without those in the directory of the index itself.
+    roots: Sequence[bytes],
+    place: Path,
+    state: BuildState,
+    options: BuildOptions,
+    progress: Progress,
+    *,
+    allow_missing: bool = False,
+) -> Listing:
+    """List the images below the roots, without those in the directories of the index itself.
 
-    Returns
-    -------
-    files : list of ImageFile
-        At least one.
-    skipped : dict of bytes to str
-        Path and reason of each entry that could not be examined.
+    Parameters
+    ----------
+    roots : sequence of bytes
+        Absolute paths of folders or images.
+    place : Path
+        Directory of the index.
+    state : BuildState
+        The working directory.
+    options : BuildOptions
+        What is listed.
+    progress : Progress
+        Where to report progress.
+    allow_missing : bool
+        Whether a root may be missing.
+
+    Raises
+    ------
+    DatasetError
+        See `datasets.folder.scan_roots`.
+    """
+    with progress.phase("list", None, "files") as phase:
+        listing = scan_roots(
+            roots,
+            include_hidden=options.include_hidden,
+            exclude=options.exclude,
+            leave_out=[place, former_of(place), state.path, state.discarded],
+            allow_missing=allow_missing,
+        )
+        phase.advance(len(listing.files))
+    return listing
+
+
+def no_image_found(roots: Sequence[bytes], listing: Listing) -> DatasetError:
+    """The error for roots without an image, with what is there instead."""
+    names = ", ".join(map(os.fsdecode, roots))
+    instead = ""
+    if listing.skipped:
+        path, reason = min(listing.skipped.items())
+        instead += f", {len(listing.skipped)} skipped, such as {os.fsdecode(path)} ({reason})"
+    if listing.other:
+        instead += f", {other_files(listing.other)}"
+    return DatasetError(
+        f"no image was found in {names}{instead}; expected JPEG, PNG, WebP, GIF or other images in "
+        "or below these folders; check that the disk is mounted, and the patterns of --exclude "
+        "and .hyperpqignore."
+    )
+
+
+def read_or_list(build: Build) -> Listing:
+    """The list of images, which is made once: a resumed build has the same list.
 
     Raises
     ------
     DatasetError
         If there is no image.
     """
-    own = [os.fsencode(target), os.fsencode(working_directory(target))]
-    with progress.phase("list", None, "files") as phase:
-        files, skipped = list_images(
-            roots,
-            include_hidden=options.include_hidden,
-            exclude=options.exclude,
-            exclude_folders=own,
-        )
-        phase.advance(len(files))
-    if not files:
-        names = ", ".join(map(os.fsdecode, roots))
-        raise DatasetError(
-            f"no image was found in {names}; expected JPEG, PNG, WebP, GIF or other images in or "
-            "below these folders; check that the disk is mounted, and the patterns of --exclude "
-            "and .hyperpqignore."
-        )
-    return files, skipped
-
-
-def read_or_list(build: Build) -> tuple[list[ImageFile], dict[bytes, str]]:
-    """The list of images, which is made once: a resumed build has the same list."""
     settings = {
         "roots": [os.path.abspath(root).hex() for root in build.roots],
         "options": build.options.to_stored(),
     }
     plan = build.state.read_plan(settings)
     if plan is None:
-        plan = list_for_build(build.roots, build.target, build.options, build.progress)
-        build.state.write_plan(settings, *plan)
+        plan = list_for_build(
+            build.roots,
+            build.place,
+            build.state,
+            build.options,
+            build.progress,
+            allow_missing=build.allow_empty,
+        )
+        if not plan.files:
+            raise no_image_found(build.roots, plan)
+        build.state.write_plan(settings, plan)
     return plan
 
 
@@ -210,9 +249,12 @@ def sample_features(build: Build, files: Sequence[ImageFile]) -> Sample:
     )
     if not len(sample.viewed.rows) and not len(sample.others.rows):
         row, reason = (sample.viewed.skipped + sample.others.skipped)[0]
+        name = os.fsdecode(files[row].path)
         raise DatasetError(
-            f"none of {size} images can be read, such as {os.fsdecode(files[row].path)} "
-            f"({reason}); expected images to train on."
+            f"{name} cannot be read ({reason}) and is the only image; expected images to train on."
+            if size == 1
+            else f"none of {size} images can be read, such as {name} ({reason}); expected images "
+            "to train on."
         )
     return sample
 
@@ -237,7 +279,10 @@ def _sample_batches(
         else:
             phase.advance(len(rows))
         skipped = [(int(rows[i]), reason) for i, reason in batch.skipped]
-        batches.append(replace(batch, rows=rows[batch.rows], skipped=skipped))
+        unavailable = {int(rows[i]) for i in batch.unavailable}
+        batches.append(
+            replace(batch, rows=rows[batch.rows], skipped=skipped, unavailable=unavailable)
+        )
     return batches
 
 

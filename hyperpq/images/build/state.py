@@ -6,17 +6,17 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.datasets.folder import ImageFile
+from hyperpq.datasets.folder import ImageFile, Listing
 from hyperpq.errors import InvalidInputError
 from hyperpq.images import skipped as skipped_files
 from hyperpq.images.extract import Features
+from hyperpq.store import find_place
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
 from hyperpq.utils.files import atomic_write
 
@@ -25,9 +25,17 @@ _ARRAYS = ("rows", "plain", "views", "sizes")
 
 
 def working_directory(path: str | os.PathLike[str]) -> Path:
-    """Directory of an unfinished build of the index ``path``; it exists until that is finished."""
-    target = Path(os.path.abspath(path))
-    return target.with_name(target.name + ".building")
+    """Directory of an unfinished build of the index ``path``; it exists until that is finished.
+
+    It is ``INDEX.building``, or ``INDEX/.building`` where INDEX cannot be renamed, see
+    `store.find_place`.
+
+    Raises
+    ------
+    StoreError
+        If no index can be made there.
+    """
+    return find_place(path).working_directory(".building")
 
 
 class BuildState:
@@ -38,19 +46,21 @@ class BuildState:
     Attributes
     ----------
     path : Path
-        The working directory.
+        The working directory, see `working_directory`.
     index, checkpoint, trace : Path
         The trained index that is being filled, the checkpoint and the trace of the training.
+    discarded : Path
+        The name of the directory while it is removed.
     """
 
-    def __init__(self, target: Path) -> None:
-        self.path = working_directory(target)
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.index = self.path / "index"
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.trace = self.path / "training.jsonl"
         self._plan, self._settings = self.path / "plan.bin", self.path / "settings.json"
         self._finished = self.path / "finished"
-        self._discarded = self.path.with_name(self.path.name + "-done")
+        self.discarded = self.path.with_name(self.path.name + "-done")
 
     def exists(self) -> bool:
         """Whether there is an unfinished build."""
@@ -58,7 +68,7 @@ class BuildState:
 
     def clean_up(self) -> bool:
         """Remove what a finished build has left; whether it had not yet removed its directory."""
-        shutil.rmtree(self._discarded, ignore_errors=True)
+        shutil.rmtree(self.discarded, ignore_errors=True)
         left = self._finished.exists() and not self.index.exists()
         if left:
             self.discard()
@@ -74,12 +84,10 @@ class BuildState:
 
     def discard(self) -> None:
         """Remove the directory in one step, as a part of it must not be taken for a build."""
-        os.rename(self.path, self._discarded)
-        shutil.rmtree(self._discarded, ignore_errors=True)
+        os.rename(self.path, self.discarded)
+        shutil.rmtree(self.discarded, ignore_errors=True)
 
-    def read_plan(
-        self, settings: dict[str, Any]
-    ) -> tuple[list[ImageFile], dict[bytes, str]] | None:
+    def read_plan(self, settings: dict[str, Any]) -> Listing | None:
         """The plan of a build with equal settings; None, in an empty directory, if there is none.
 
         Raises
@@ -102,11 +110,9 @@ class BuildState:
                 entry.unlink()
         return None
 
-    def write_plan(
-        self, settings: dict[str, Any], files: Sequence[ImageFile], skipped: dict[bytes, str]
-    ) -> None:
+    def write_plan(self, settings: dict[str, Any], listing: Listing) -> None:
         """Write the list of images, and then the settings, which make it valid."""
-        atomic_write(self._plan, _plan_bytes(files, skipped))
+        atomic_write(self._plan, _plan_bytes(listing))
         atomic_write(self._settings, json.dumps(settings, indent=1).encode())
 
     def make_folder(self, name: str) -> None:
@@ -144,26 +150,33 @@ class BuildState:
         return self.path / folder / f"{number:05d}{ending}"
 
 
-def _plan_bytes(files: Sequence[ImageFile], skipped: dict[bytes, str]) -> bytes:
+def _plan_bytes(listing: Listing) -> bytes:
     """The plan as records that end with NUL, the only byte that a path cannot contain."""
-    records = [b"f %d %d %s" % (f.size, f.mtime_ns, f.path) for f in files]
-    records += [b"s %s" % path for path in skipped]
-    records += [b"r %s" % reason.encode() for reason in skipped.values()]
+    records = [b"f %d %d %s" % (f.size, f.mtime_ns, f.path) for f in listing.files]
+    records += [b"s %s" % path for path in listing.skipped]
+    records += [b"r %s" % reason.encode() for reason in listing.skipped.values()]
+    records += [b"o %d %s" % (n, ending.encode()) for ending, n in sorted(listing.other.items())]
     return b"".join(record + b"\0" for record in records)
 
 
-def _parse_plan(data: bytes) -> tuple[list[ImageFile], dict[bytes, str]]:
-    """Inverse of `_plan_bytes`."""
-    files, skipped, reasons = [], [], []
+def _parse_plan(data: bytes) -> Listing:
+    """Inverse of `_plan_bytes`: all that a build, which removes nothing, needs of a listing."""
+    plan = Listing()
+    skipped, reasons = [], []
     for record in data.split(b"\0")[:-1]:
-        if record.startswith(b"f "):
-            size, mtime, path = record[2:].split(b" ", 2)
-            files.append(ImageFile(path, int(size), int(mtime)))
-        elif record.startswith(b"s "):
-            skipped.append(record[2:])
+        kind, rest = record[:2], record[2:]
+        if kind == b"f ":
+            size, mtime, path = rest.split(b" ", 2)
+            plan.files.append(ImageFile(path, int(size), int(mtime)))
+        elif kind == b"s ":
+            skipped.append(rest)
+        elif kind == b"r ":
+            reasons.append(rest.decode())
         else:
-            reasons.append(record[2:].decode())
-    return files, dict(zip(skipped, reasons, strict=True))
+            count, ending = rest.split(b" ", 1)
+            plan.other[ending.decode()] = int(count)
+    plan.skipped = dict(zip(skipped, reasons, strict=True))
+    return plan
 
 
 def _load(path: Path) -> NDArray[Any]:
