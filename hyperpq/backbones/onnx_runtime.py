@@ -20,7 +20,8 @@ from hyperpq.backbones.base import (
 )
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
-from hyperpq.utils.devices import usable_cores
+from hyperpq.utils.devices import default_threads
+from hyperpq.utils.imports import import_onnxruntime
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -102,10 +103,9 @@ def open_session(
     BackboneError
         If the model cannot be loaded.
     """
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
+    options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Spinning threads take cores from the decoding threads: with two of these, a build was 5 to
@@ -193,9 +193,7 @@ def load_onnx(name: str, path: str, device: str, threads: int | None) -> Backbon
 
 def onnx_on_gpu() -> bool:
     """Whether this ONNX Runtime can use a GPU."""
-    import onnxruntime
-
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    return "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
 
 
 def hash_model_files(name: str, paths: Sequence[str]) -> str:

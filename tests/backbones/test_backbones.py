@@ -11,7 +11,6 @@ import types
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import xxhash
@@ -24,6 +23,7 @@ from hyperpq.backbones.onnx_writer import _varint
 from hyperpq.backbones.torch_modules import TorchBackbone, hash_parameters
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
+from hyperpq.utils.imports import import_onnxruntime
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -376,7 +376,7 @@ def test_onnx_files_that_do_not_fit(tmp_path):
     (tmp_path / "m.onnx.json").write_text('{"size": 64}')
     with pytest.raises(BackboneError, match="size is 64; expected 32, the size of the model"):
         load_backbone(name)
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if "CUDAExecutionProvider" not in import_onnxruntime().get_available_providers():
         (tmp_path / "m.onnx.json").unlink()
         with pytest.raises((MissingDependencyError, InvalidInputError)):
             load_backbone(name, device="cuda")

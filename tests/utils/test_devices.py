@@ -156,7 +156,7 @@ def test_decoding_and_onnx_runtime_follow_the_quota(cores, monkeypatch, tmp_path
         options = extract.ReadOptions(workers)
         list(extract.stream_features([os.fsencode(tmp_path / "none.jpg")], network, options))
         assert pools.pop() == started
-    ort = pytest.importorskip("onnxruntime")
+    ort = import_onnxruntime()
     sessions = []
     session = ort.InferenceSession
 
