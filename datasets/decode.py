@@ -27,6 +27,7 @@ from PIL import (
     features,
 )
 
+from hyperpq.datasets.metadata_filter import without_metadata, without_tiff_metadata
 from hyperpq.errors import HyperPQError, ImageError, ImageUnavailableError
 
 # Pillow warns about damaged metadata and about large images; our own limit and reasons replace
@@ -190,7 +191,24 @@ def _decode(
         return _raw_preview(file, max_megapixels, shrink_to)
     if kind == "WebP" and int.from_bytes(header[4:8], "little") + 8 > file.seek(0, os.SEEK_END):
         raise ImageError("truncated")  # the decoder would only report a failure
-    file.seek(0)
+    if kind != "TIFF":
+        return _decode_pixels(without_metadata(file, kind), kind, max_megapixels, shrink_to)
+    try:
+        file.seek(0)
+        return _decode_pixels(file, kind, max_megapixels, shrink_to)
+    except HyperPQError:
+        raise
+    except Exception:  # of the pixels or of the metadata; see open_image
+        bare = without_tiff_metadata(file)
+        if bare is None:
+            raise
+        return _decode_pixels(bare, kind, max_megapixels, shrink_to)
+
+
+def _decode_pixels(
+    file: BinaryIO, kind: str, max_megapixels: float, shrink_to: int | None
+) -> Image.Image:
+    """Decode a file of a known format, at its beginning."""
     image = _plugin(kind)(file)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_camera_file(image):
         return _raw_preview(file, max_megapixels, shrink_to)
@@ -203,11 +221,11 @@ def _decode(
     if shrink_to is not None and kind == "JPEG":
         image.draft(None, (shrink_to, shrink_to))  # a square: orientation makes no difference
     image.load()
-    orientation = _orientation(image) or 1
+    orientation = _orientation(image)
     upright = _to_rgb(image)
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
-    is_transposed = orientation >= _MIN_TRANSPOSED
+    is_transposed = orientation is not None and orientation >= _MIN_TRANSPOSED
     upright.info[_FULL_SIZE] = (height, width) if is_transposed else (width, height)
     return upright
 
@@ -265,18 +283,21 @@ def _raw_preview(file: BinaryIO, max_megapixels: float, shrink_to: int | None) -
             image = Image.fromarray(preview.data).convert("RGB")
         else:
             jpeg = BytesIO(preview.data)
-            if _orientation(JpegImagePlugin.JpegImageFile(jpeg)) is not None:
+            stripped = without_metadata(jpeg, "JPEG")
+            if _orientation(JpegImagePlugin.JpegImageFile(stripped)) is not None:
                 orientation = 1  # the preview has an orientation of its own
             image = _decode(jpeg, b"", max_megapixels, shrink_to)
     return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """The EXIF orientation, None if there is none."""
+    """The EXIF orientation, None if there is none or none that is known."""
     try:
-        return image.getexif().get(_ORIENTATION)
+        orientation = image.getexif().get(_ORIENTATION)
     except Exception:  # as in open_image; damaged metadata must not exclude a good image
         return None
+    # Of any type in a damaged file.
+    return orientation if type(orientation) is int and 1 <= orientation <= 8 else None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
