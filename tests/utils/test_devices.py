@@ -18,6 +18,7 @@ from hyperpq.utils.devices import (
     single_thread,
     usable_cores,
 )
+from hyperpq.utils.imports import import_onnxruntime
 
 
 def test_devices_are_those_that_are_there(monkeypatch):
