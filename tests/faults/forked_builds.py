@@ -2,8 +2,8 @@
 
 One process imports everything once and forks for each job that it reads, a JSON object a line; it
 answers with a JSON object a line. A step is a change of a name in the file system (a rename, a
-removal, a new or a removed folder), seen through Python's audit hooks: whatever comes between two
-steps only writes into files that have no final name yet.
+link, a removal, a new or a removed folder), seen through Python's audit hooks: whatever comes
+between two steps only writes into files that have no final name yet.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import sys
 
 import numpy as np
+from build_jobs import is_step
 
 from hyperpq.backbones.base import Backbone
 from hyperpq.datasets.preprocessing import Preprocessing
@@ -58,13 +59,13 @@ def count_steps(root, kill, log):
     seen = [0]
 
     def hook(event, args):
-        if event not in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+        if event not in ("os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"):
             return
-        path = os.fsdecode(args[1] if event == "os.rename" else args[0])
+        path = os.fsdecode(args[1] if event in ("os.rename", "os.link") else args[0])
         if os.path.isabs(path) and not path.startswith(root):
             return
         step = f"{event[3:]} {path.removeprefix(root)}"
-        if kill is not None and (isinstance(kill, int) or step.startswith(kill[0])):
+        if kill is not None and (isinstance(kill, int) or is_step(step, kill[0])):
             if seen[0] == (kill if isinstance(kill, int) else kill[1]):
                 os.kill(os.getpid(), signal.SIGKILL)
             seen[0] += 1
@@ -73,8 +74,11 @@ def count_steps(root, kill, log):
     sys.addaudithook(hook)
 
 
-def job(root, images, name="index", kill=None, update=False, answer=None, **options):
+def job(root, images, name="index", kill=None, inside=False, answer=None, **options):
+    """Build an index, or answer queries; ``inside`` makes the index the current directory."""
     steps, error = [], None
+    if inside:
+        os.chdir(os.path.join(root, name))
     count_steps(root, kill, steps.append)
     try:
         if answer:
@@ -82,8 +86,8 @@ def job(root, images, name="index", kill=None, update=False, answer=None, **opti
             found = index.query(answer, 3)
             steps = [[os.fsdecode(r.path) for r in a.results] for a in found]
         else:
-            call = build.update_index if update else build.build_index
-            call(images, os.path.join(root, name), device="cpu", backbone=Grid(), **options)
+            path = os.path.join(root, name)
+            build.build_index(images, path, device="cpu", backbone=Grid(), **options)
     except HyperPQError as raised:
         error = f"{type(raised).__name__}: {raised}"
     return {"steps": steps, "error": error}

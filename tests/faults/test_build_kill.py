@@ -9,9 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from build_jobs import content, files_of, is_step, job_server
 
 from hyperpq.images.skipped import from_csv
 from hyperpq.index.hihpq_index import HiHPQIndex
@@ -19,7 +19,8 @@ from hyperpq.store import verify_directory
 
 OPTIONS = {"seed": 3, "bits": 32, "train_size": 40, "epochs": 3, "recipe": "paper"}
 
-# Steps of each stage, early and late: (how the step begins, how many such steps pass before).
+# Steps of each stage, early and late: how the step begins, or all of it with $ at its end, and how
+# many such steps pass before.
 STEPS = {
     "work": ("mkdir /index.building", 0),
     "plan": ("rename /index.building/plan.bin", 0),
@@ -30,15 +31,17 @@ STEPS = {
     "train-first": ("rename /index.building/checkpoint.safetensors", 0),
     "train-trace": ("rename /index.building/training.jsonl", 2),
     "train-later": ("rename /index.building/checkpoint.safetensors", 2),
-    "trained-files": ("rename /index.building/index/codec.safetensors", 0),
-    "trained-index": ("rename /index.building/index/manifest.json", 0),
+    "trained-files": ("rename /index.building/index.saving-hyperpq/index/codec.safetensors", 0),
+    "trained-index": ("rename /index.building/index.saving-hyperpq/index/manifest.json", 0),
+    "trained-moved": ("rename /index.building/index$", 0),
+    "trained-saved": ("rmdir /index.building/index.saving-hyperpq", 0),
     "encode-skipped": ("rename /index.building/skipped/00001.csv", 0),
     "encode-shard": ("rename /index.building/index/shards", 1),
-    "encode-manifest": ("rename /index.building/index/manifest.json", 2),
-    "encode-last": ("rename /index.building/index/manifest.json", 4),
+    "encode-manifest": ("rename /index.building/index/manifest.json", 1),
+    "encode-last": ("rename /index.building/index/manifest.json", 3),
     "report": ("rename /index.building/index/skipped.csv", 0),
     "finished": ("rename /index.building/finished", 0),
-    "replace": ("rename /index", 25),
+    "replace": ("rename /index$", 0),
     "replaced": ("rename /index.building-done", 0),
     "removal": ("remove plan.bin", 0),
 }
@@ -47,21 +50,14 @@ STEPS = {
 @pytest.fixture(scope="module")
 def jobs(tally):
     """Run a job of forked_builds.py: its answer, with ``status`` -9 if it was killed."""
-    script = Path(__file__).with_name("forked_builds.py")
-    with subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with job_server() as run:
 
-        def run(root, images, **facts):
-            facts = {"root": str(root), "images": [str(images)], **facts}
-            process.stdin.write(json.dumps(facts) + "\n")
-            process.stdin.flush()
-            answer = json.loads(process.stdout.readline())
+        def counted(root, images, **facts):
+            answer = run(root, images, **facts)
             tally["killed"] += answer["status"] == -signal.SIGKILL
             return answer
 
-        yield run
-        process.stdin.close()
+        yield counted
 
 
 @pytest.fixture(scope="module")
@@ -88,20 +84,6 @@ def whole(jobs, images, tmp_path_factory):
     return content(root), done["steps"]
 
 
-def content(root, name="index"):
-    """All files of an index with their bytes; checks that there is nothing beside the index."""
-    assert [entry.name for entry in root.iterdir()] == [name]
-    return files_of(root / name)
-
-
-def files_of(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (".lock", ".lock-holder")
-    }
-
-
 def check_same(root, whole):
     """Check that the index is that of the undisturbed build, naming files that differ."""
     found = content(root)
@@ -116,7 +98,7 @@ def test_the_undisturbed_build_is_what_it_should_be(whole, images):
     assert json.loads(files["manifest.json"])["generation"] >= 6
     assert len(json.loads(files["manifest.json"])["shards"]) >= 2
     for begins, passed in STEPS.values():
-        assert sum(step.startswith(begins) for step in steps) > passed, begins
+        assert sum(is_step(step, begins) for step in steps) > passed, begins
 
 
 @pytest.mark.parametrize("step", STEPS)
