@@ -8,8 +8,10 @@ from .filters import Where as Where
 from .images import ImageIndex as ImageIndex
 from .images import build_index as build_index
 from .index import HiHPQIndex as HiHPQIndex
+from .index import deserialize_index as deserialize_index
 from .index import index_factory as index_factory
 from .index import read_index as read_index
+from .index import serialize_index as serialize_index
 from .index import write_index as write_index
 from .quantizers import LorentzProductQuantizer as LorentzProductQuantizer
 from .quantizers import ProductQuantizer as ProductQuantizer

@@ -15,9 +15,11 @@ Checksums of all files are in ``manifest.json``, which has one of itself.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +71,7 @@ def serialize_index(index: HiHPQIndex) -> bytes:
     >>> deserialize_index(serialize_index(index)).ntotal
     300
     """
-    with tempfile.TemporaryDirectory(prefix="hyperpq-") as folder:
-        root = Path(folder) / "index"
+    with _temporary_place() as root:
         index._write(root, overwrite=False, move=False)
         names = sorted(
             file.relative_to(root).as_posix()
@@ -113,8 +114,7 @@ def deserialize_index(data: Any, *, device: str = "auto") -> HiHPQIndex:
 
     files = _parse(data)
     _check_names(files)
-    with tempfile.TemporaryDirectory(prefix="hyperpq-") as folder:
-        root = Path(folder) / "index"
+    with _temporary_place() as root:
         with os_errors("write", root):
             for name, content in files.items():
                 file = root / name
@@ -129,11 +129,20 @@ def deserialize_index(data: Any, *, device: str = "auto") -> HiHPQIndex:
             raise _unsound(str(error).replace(f"{root}/", "").replace(str(root), "it")) from error
 
 
+@contextmanager
+def _temporary_place() -> Iterator[Path]:
+    """Where an index can be written; what is there at the end is removed."""
+    with os_errors("use the temporary directory", Path(os.environ.get("TMPDIR", "TMPDIR"))):
+        folder = tempfile.TemporaryDirectory(prefix="hyperpq-")
+    with folder:
+        yield Path(folder.name) / "index"
+
+
 def _parse(data: Any) -> dict[str, memoryview]:
     """Files by their names, as parts of ``data``."""
     try:
         view = memoryview(data).cast("B")
-    except TypeError:
+    except (TypeError, ValueError, BufferError):
         raise InvalidInputError(
             f"data is of {type(data)}; expected what serialize_index returned: bytes or an array "
             "of bytes."
