@@ -14,7 +14,7 @@ from hyperpq.filters.where import Where
 from hyperpq.images import skipped as skipped_files
 from hyperpq.images.changes import Entry, compare, is_below, stored_time
 from hyperpq.images.extract import Features, ReadOptions, extract_features
-from hyperpq.images.listing import PathLike, as_paths
+from hyperpq.images.listing import PathLike, as_paths, as_roots
 from hyperpq.images.metadata import ImageMetadata
 from hyperpq.images.results import Answer, Encoded, Result, UpdateReport
 from hyperpq.index.hihpq_index import HiHPQIndex
@@ -282,6 +282,43 @@ class ImageIndex:
                 report.skipped |= {batch[row].path: why for row, why in features.skipped}
         self._write_skipped(report.skipped, listed.keys(), folders)
         return report
+
+    def remove(self, below: PathLike | Sequence[PathLike]) -> int:
+        """Remove the images at or below some paths, in one transaction; no file is touched.
+
+        Parameters
+        ----------
+        below : path-like or sequence of path-like
+            Folders or images, which need not exist any more.
+
+        Returns
+        -------
+        int
+            Number of images removed.
+
+        Raises
+        ------
+        InvalidInputError
+            If the index has no image at or below one of the paths; nothing was changed.
+        """
+        folders = as_roots(below)
+        ids: set[int] = set()
+        counts = dict.fromkeys(folders, 0)
+        ends = [(folder, (os.path.join(folder, b""),)) for folder in counts]
+        for path, _, id in self._entries():
+            for folder, end in ends:
+                if is_below(path, end):
+                    counts[folder] += 1
+                    ids.add(id)
+        for folder, count in counts.items():
+            if not count:
+                raise InvalidInputError(
+                    f"{os.fsdecode(folder)} has no image in {self.index.path}; expected a folder "
+                    "or an image of which the index has any."
+                )
+        self.index.remove_ids(sorted(ids))
+        self._write_skipped({}, (), folders)
+        return len(ids)
 
     def add_features(
         self,
