@@ -12,6 +12,7 @@ from hyperpq.cli import options, output
 @click.command("add")
 @click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="DIR...")
 @options.index_option
+@options.dataset_option
 @options.backbone_option
 @options.device_option
 @options.workers_option
@@ -21,6 +22,7 @@ from hyperpq.cli import options, output
 def command(
     inputs: tuple[Path, ...],
     index_path: Path,
+    dataset: str | None,
     backbone: str | None,
     device: str,
     workers: int,
@@ -40,12 +42,18 @@ def command(
         from hyperpq.io.import_vectors import import_vectors
 
         done = import_vectors(
-            inputs, index_path, create=False, device=device, progress=output.progress(quiet)
+            inputs,
+            index_path,
+            create=False,
+            dataset=dataset,
+            device=device,
+            progress=output.progress(quiet),
         )
         facts = [("added", f"{done.added:,}"), ("vectors", f"{done.index.ntotal:,}")]
     else:
         from hyperpq.images.build import update_index
 
+        options.only_for_vectors(dataset)
         images, report = update_index(
             inputs,
             index_path,
@@ -63,4 +71,4 @@ def command(
             ("seconds", output.seconds(report.seconds)),
         ]
     if not quiet:
-        output.emit(output.table(facts))
+        output.emit_summary(facts)

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 @click.option(
     "--images",
     multiple=True,
-    required=True,
     type=options.PATH,
     metavar="DIR",
-    help="Folder of images. More folders can follow it.",
+    help="Folder of images, the same as an argument DIR.",
 )
 @options.index_option
 @options.training_options
@@ -76,6 +75,8 @@ def command(
     The index contains the images in and below the folders DIR. If it exists already, the command
     adds new and changed images, removes images that no longer exist, and encodes no image twice.
     """
+    if not images and not more:
+        raise click.UsageError("no folder of images was given; expected at least one DIR.")
     from hyperpq.images.build import build_index, working_directory
 
     try:
@@ -106,7 +107,7 @@ def command(
         ("index", index_path),
         ("next", _query_command(index, index_path)),
     ]
-    output.emit(output.table(facts))
+    output.emit_summary(facts)
 
 
 def _query_command(index: ImageIndex, index_path: Path) -> str:

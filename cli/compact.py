@@ -23,12 +23,10 @@ def command(index_path: Path, quiet: bool) -> None:
     shards, deleted = len(store.segments), store.n_deleted
     store.compact()
     if not quiet:
-        output.emit(
-            output.table(
-                [
-                    ("shards", f"{len(store.segments):,} (before: {shards:,})"),
-                    ("removed rows dropped", f"{deleted:,}"),
-                    ("rows", f"{store.ntotal:,}"),
-                ]
-            )
+        output.emit_summary(
+            [
+                ("shards", f"{len(store.segments):,} (before: {shards:,})"),
+                ("removed rows dropped", f"{deleted:,}"),
+                ("rows", f"{store.ntotal:,}"),
+            ]
         )

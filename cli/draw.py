@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import options, output
+from hyperpq.cli import options, output, streams
+from hyperpq.cli.text import escaped
 
 
 @click.command("draw")
@@ -42,4 +43,6 @@ def command(folder: Path, count: int, size: int, seed: int) -> None:
     from hyperpq.datasets.drawn import draw_dataset, species
 
     draw_dataset(folder, count, size=size, seed=seed)
-    output.emit(f"{count} images of {min(count, len(species()))} species in {folder}\n")
+    kinds = min(count, len(species()))
+    if not streams.stdout_is_missing():
+        output.emit(escaped(f"{count} images of {kinds} species in {folder}") + "\n")

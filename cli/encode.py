@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import options, output
+from hyperpq.cli import options, output, streams
 
 
 @click.command("encode")
@@ -21,6 +21,8 @@ from hyperpq.cli import options, output
     help="File to write the codes to, an array of uint8 of shape (n, code_size).",
 )
 @options.index_option
+@options.dataset_option
+@options.null_option
 @options.backbone_option
 @options.device_option
 @options.workers_option
@@ -29,6 +31,8 @@ def command(
     inputs: tuple[str, ...],
     out: Path,
     index_path: Path,
+    dataset: str | None,
+    null: bool,
     backbone: str | None,
     device: str,
     workers: int,
@@ -48,18 +52,23 @@ def command(
     if all(is_vector_file(Path(name)) for name in inputs):
         from hyperpq.io.encode_vectors import encode_vectors
 
-        save_codes(out, encode_vectors(inputs, index_path, device=device))
+        save_codes(out, encode_vectors(inputs, index_path, dataset=dataset, device=device))
         return
 
     from hyperpq.images.image_index import ImageIndex
     from hyperpq.images.listing import query_paths
 
+    options.only_for_vectors(dataset)
+    if "-" in inputs:
+        streams.check_stdin()
     images = ImageIndex.open(index_path, device=device, backbone=backbone)
     encoded = images.encode(
-        query_paths(inputs, sys.stdin.buffer), workers=workers, progress=output.progress(quiet)
+        query_paths(inputs, sys.stdin.buffer, null=null),
+        workers=workers,
+        progress=output.progress(quiet),
     )
     save_codes(out, [encoded.codes])
-    output.emit("".join(f"{output.name(path)}\n" for path in encoded.paths))
+    output.emit(output.names(encoded.paths, null=null))
     for path, reason in encoded.skipped.items():
         output.warn(path, reason)
     if encoded.skipped:

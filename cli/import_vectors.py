@@ -13,11 +13,7 @@ from hyperpq.cli import options, output
 @click.command("import")
 @click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="FILE...")
 @options.index_option
-@click.option(
-    "--dataset",
-    metavar="NAME",
-    help="Name of the HDF5 dataset or the Parquet column, if a file has several.",
-)
+@options.dataset_option
 @click.option(
     "--ids",
     type=options.PATH,
@@ -66,4 +62,4 @@ def command(
     ]
     if done.trained_on:
         facts.insert(0, ("trained on", f"{done.trained_on:,} vectors of width {index.d}"))
-    output.emit(output.table(facts))
+    output.emit_summary(facts)

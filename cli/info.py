@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hyperpq.cli import options, output
+from hyperpq.cli.text import for_json
 
 
 @click.command("info")
@@ -19,8 +20,8 @@ def command(index_path: Path, as_json: bool) -> None:
 
     sections = describe(index_path)
     if as_json:
-        output.emit(json.dumps(sections, indent=1) + "\n")
+        output.emit(json.dumps(for_json(sections), indent=1) + "\n")
         return
     for title, content in sections.items():
-        output.emit(f"{title}\n")
-        output.emit(output.table((f"  {key}", value) for key, value in content.items()))
+        lines = output.table((f"  {key}", value) for key, value in content.items())
+        output.emit(f"{title}\n{lines}")

@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost while modules are loaded."""
+"""Ctrl-C, SIGTERM and SIGHUP: one line and an exit code, not lost while modules are loaded."""
 
 from __future__ import annotations
 
@@ -7,26 +7,47 @@ from types import FrameType
 
 # Seconds until a delayed interrupt is tried again.
 _DELAY = 0.05
+_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+_UNTOUCHED = (signal.SIG_DFL, signal.default_int_handler)
+
+_received = signal.SIGINT
 
 
-def delay_interrupts_while_loading() -> None:
-    """Delay Ctrl-C, from now on, until no module is being loaded.
+def handle_signals() -> None:
+    """From now on a signal that asks to stop raises `KeyboardInterrupt`.
 
-    Compiled modules discard exceptions that are raised while they load (those of Cython do, when
-    they register with `collections.abc`; numpy.random is one): the interrupt would be lost, and the
-    command would continue. If Ctrl-C is ignored or there are no timers, nothing changes.
+    It is delayed while a module is being loaded. Compiled modules discard exceptions that are
+    raised meanwhile (those of Cython do, when they register with `collections.abc`; numpy.random is
+    one): the interrupt would be lost, and the command would continue. A signal that is ignored, as
+    SIGHUP is below nohup, stays ignored.
     """
-    default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if default and hasattr(signal, "setitimer"):
-        for number in (signal.SIGINT, signal.SIGALRM):
-            signal.signal(number, _interrupt)
+    handled = [number for number in _SIGNALS if signal.getsignal(number) in _UNTOUCHED]
+    for number in (*handled, signal.SIGALRM):
+        signal.signal(number, _interrupt)
+
+
+def release_signals() -> None:
+    """From now on a signal ends the program at once: its work is done."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _interrupt:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def exit_code() -> int:
+    """Exit code after an interrupt, as a shell gives it: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + _received
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _received
+    if number != signal.SIGALRM:
+        _received = signal.Signals(number)
     at = frame
     while at is not None:
         if at.f_code.co_filename.startswith("<frozen importlib"):
             signal.setitimer(signal.ITIMER_REAL, _DELAY)
             return
         at = at.f_back
-    signal.default_int_handler(number, frame)
+    raise KeyboardInterrupt

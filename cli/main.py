@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import importlib
 import os
 import sys
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 import click
 
 from hyperpq._version import __version__
-from hyperpq.cli.interrupts import delay_interrupts_while_loading
+from hyperpq.cli import interrupts, streams
+from hyperpq.cli.text import escaped
 from hyperpq.errors import HyperPQError, InvalidInputError
 
 COMMANDS = (
     "build",
     "query",
+    "search",
     "add",
     "train",
     "import",
@@ -30,6 +33,8 @@ COMMANDS = (
 )
 # Exit codes by the class of the error; that of all other errors is 1.
 EXIT_CODES: dict[type[HyperPQError], int] = {InvalidInputError: 2}
+# What a shell gives for a program that SIGPIPE ends, which Python ignores.
+_END_OF_PIPE = 141
 # Modules that cannot have the name of their command.
 MODULES = {"import": "import_vectors"}
 
@@ -49,32 +54,72 @@ class LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Parse the arguments of the program; its help is printed here."""
+        with _endings():
+            return super().make_context(info_name, args, parent, **extra)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without arguments, the help is what stderr says about wrong usage."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error of hyperpq becomes one line and an exit code."""
-        try:
+        with _endings():
             return super().invoke(ctx)
-        except HyperPQError as error:
-            _say(f"error: {error}")
-            ctx.exit(exit_code(type(error)))
-        except OSError as error:
-            # The reader of a pipe may stop early: that is no error, and click exits silently.
-            if error.errno == errno.EPIPE:
-                raise
-            where = error.filename or "a file"
-            _say(f"error: {where} cannot be used: {error.strerror or error}.")
-            ctx.exit(1)
-        except KeyboardInterrupt as stop:
-            _say(f"interrupted; {stop}." if str(stop) else "interrupted.")
-            ctx.exit(130)
+
+
+@contextlib.contextmanager
+def _endings() -> Iterator[None]:
+    """Turn whatever may end a command into one line on stderr and an exit code."""
+    try:
+        yield
+    except click.UsageError as error:
+        # Some messages of click list choices in lines of their own.
+        message = " ".join(error.format_message().split())
+        message += "" if message[-1:] in ".?!" else "."
+        path = error.ctx.command_path if error.ctx else "hyperpq"
+        _end(f"error: {message[:1].lower()}{message[1:]} See `{path} --help`.", 2)
+    except HyperPQError as error:
+        _end(f"error: {error}", exit_code(type(error)))
+    except OSError as error:
+        if streams.is_end_of_pipe(error):
+            raise click.exceptions.Exit(_END_OF_PIPE) from None
+        _end(f"error: {_refused(error)}.", 1)
+    except MemoryError:
+        _end("error: there is not enough memory.", 1)
+    except KeyboardInterrupt as stop:
+        _end(f"interrupted; {stop}." if str(stop) else "interrupted.", interrupts.exit_code())
+
+
+def _refused(error: OSError) -> str:
+    """What the system refused."""
+    if isinstance(error, FileNotFoundError):
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the working directory does not exist any more; change to another one"
+    where = "a file" if error.filename is None else os.fsdecode(error.filename)
+    return f"{where} cannot be used: {error.strerror or error}"
+
+
+def _end(message: str, code: int) -> NoReturn:
+    click.echo(f"hyperpq: {escaped(message.strip())}", err=True)
+    raise click.exceptions.Exit(code)
 
 
 def exit_code(kind: type[HyperPQError]) -> int:
     """Exit code of the program after an error of this class."""
     return next((code for base, code in EXIT_CODES.items() if issubclass(kind, base)), 1)
-
-
-def _say(message: str) -> None:
-    click.echo("hyperpq: " + " ".join(message.split()), err=True)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,15 +135,19 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the console script."""
-    # File names may contain any bytes, which an error message must be able to print.
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="surrogateescape")
+    streams.prepare()
     # Threads that spin while they wait slow down everything else on a busy core. The variable is
     # read when PyTorch and FAISS are loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    delay_interrupts_while_loading()
-    cli(prog_name="hyperpq")
+    interrupts.handle_signals()
+    try:
+        code = cli(prog_name="hyperpq", standalone_mode=False)
+    except click.Abort:
+        # A signal came between parsing and running.
+        click.echo("hyperpq: interrupted.", err=True)
+        code = interrupts.exit_code()
+    interrupts.release_signals()
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,25 @@ workers_option = click.option(
     show_default="one per core",
     help="Number of threads that decode images.",
 )
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    show_default="one per core",
+    help="Number of threads of the search.",
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+null_option = click.option(
+    "-0",
+    "--null",
+    is_flag=True,
+    help="Names end with a NUL instead of the end of a line: those that are read from stdin and "
+    "from @FILE, as `find -print0` writes them, and those that are printed one per line.",
+)
+dataset_option = click.option(
+    "--dataset",
+    metavar="NAME",
+    help="Name of the HDF5 dataset or the Parquet column, if a file has several.",
+)
 exclude_option = click.option(
     "--exclude",
     multiple=True,
@@ -109,3 +127,9 @@ def given(**options: Any) -> dict[str, Any]:
         for name, value in options.items()
         if value is not None and value is not False and value != ()
     }
+
+
+def only_for_vectors(dataset: str | None) -> None:
+    """Refuse `--dataset` where images are given."""
+    if dataset is not None:
+        raise click.UsageError("--dataset is for files of vectors; images were given.")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import click
+
+from hyperpq.cli import streams
+from hyperpq.cli.text import escaped, name, quoted
 
 if TYPE_CHECKING:
     from hyperpq.progress import RichProgress, SilentProgress
@@ -18,38 +20,60 @@ Facts: TypeAlias = list[tuple[str, object]]
 """Names and values of a summary."""
 
 
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"hyperpq: {escaped(super().format(record))}"
+
+
 def progress(quiet: bool, bars: bool = True) -> RichProgress | SilentProgress:
     """Progress bars on a terminal, and none elsewhere; the library's warnings go to stderr."""
     from hyperpq.progress import RichProgress, SilentProgress
 
     logger = logging.getLogger("hyperpq")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("hyperpq: %(message)s"))
+    handler.setFormatter(_OneLine())
     handler.setLevel(logging.ERROR if quiet else logging.WARNING)
     logger.handlers = [handler]
     return RichProgress() if bars and sys.stderr.isatty() and not quiet else SilentProgress()
 
 
 def emit(text: str) -> None:
-    """Write results to stdout; the names of files keep their bytes."""
+    """Write results to stdout, as UTF-8; bytes of names that are not UTF-8 stay as they are."""
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
     sys.stdout.buffer.flush()
 
 
+def emit_summary(facts: Facts) -> None:
+    """Write what a command did to stdout; who closes stdout does not want to know."""
+    if not streams.stdout_is_missing():
+        emit(table(facts))
+
+
+def names(paths: Iterable[bytes], *, null: bool) -> str:
+    """A list of paths for other programs, and on a terminal for people.
+
+    The paths have their bytes, and each is followed by a NUL (``null``) or the end of a line.
+    """
+    if null:
+        return "".join(f"{name(path)}\0" for path in paths)
+    show = quoted if streams.stdout_is_terminal() else name
+    return "".join(f"{show(path)}\n" for path in paths)
+
+
+def note(message: str) -> None:
+    """Write a line to stderr."""
+    click.echo(f"hyperpq: {escaped(message)}", err=True)
+
+
 def warn(path: bytes, reason: str) -> None:
     """Write why an image could not be read to stderr."""
-    click.echo(f"hyperpq: {name(path)}: {reason}", err=True)
-
-
-def name(path: bytes) -> str:
-    """A path as text, for people and for JSON."""
-    return os.fsdecode(path)
+    note(f"{quoted(path)}: {reason}")
 
 
 def table(facts: Iterable[tuple[str, object]]) -> str:
     """Names and values in aligned lines."""
-    rows = [(label, str(value)) for label, value in facts]
+    rows = [(label, escaped(str(value))) for label, value in facts]
     width = max((len(label) for label, _ in rows), default=0)
     return "".join(f"{label:<{width}}  {value}\n" for label, value in rows)
 
@@ -64,4 +88,4 @@ def skipped_summary(skipped: Mapping[bytes, str], index_path: Path) -> str:
     if not skipped:
         return "0"
     path, reason = next(iter(sorted(skipped.items())))
-    return f"{len(skipped)} (e.g. {name(path)}: {reason}), all in {index_path / 'skipped.csv'}"
+    return f"{len(skipped)} (e.g. {quoted(path)}: {reason}), all in {index_path / 'skipped.csv'}"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from hyperpq.cli import formats, options, output
+from hyperpq.cli import formats, options, output, streams
+
+if TYPE_CHECKING:
+    from hyperpq.images import ImageIndex
+    from hyperpq.images.results import Answer
 
 
 @click.command("query")
@@ -35,13 +41,9 @@ from hyperpq.cli import formats, options, output
     "\"folder == 'cats' and width >= 512\". Other attributes are height, size, mtime, path and id; "
     "see docs/how-to/filters.md.",
 )
+@options.null_option
 @click.option("--exclude-self", is_flag=True, help="Exclude the query image itself.")
-@click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    show_default="one per core",
-    help="Number of threads of the search.",
-)
+@options.threads_option
 @options.backbone_option
 @options.device_option
 @options.workers_option
@@ -52,6 +54,7 @@ def command(
     index_path: Path,
     style: str,
     where: str | None,
+    null: bool,
     exclude_self: bool,
     threads: int | None,
     backbone: str | None,
@@ -67,7 +70,9 @@ def command(
     from hyperpq.images.image_index import ImageIndex
     from hyperpq.images.listing import query_paths
 
-    paths = query_paths(images, sys.stdin.buffer)
+    if "-" in images:
+        streams.check_stdin()
+    paths = query_paths(images, sys.stdin.buffer, null=null)
     index = ImageIndex.open(index_path, device=device, backbone=backbone)
     answers = index.query(
         paths,
@@ -78,9 +83,26 @@ def command(
         workers=workers,
         progress=output.progress(quiet, bars=len(paths) >= 10),
     )
-    output.emit(formats.WRITERS[style](answers))
+    output.emit(formats.WRITERS[style](answers, null))
+    if not quiet and not any(answer.results for answer in answers):
+        _explain(index, answers, where, exclude_self)
     failed = [answer for answer in answers if answer.error]
     for answer in failed:
         output.warn(answer.query, answer.error or "")
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _explain(
+    index: ImageIndex, answers: Sequence[Answer], where: str | None, exclude_self: bool
+) -> None:
+    """Say why nothing was found, unless no query could be read."""
+    if all(answer.error for answer in answers):
+        return
+    other = " but the query" if exclude_self else ""
+    if not len(index):
+        output.note(f"nothing was found: {index.index.path} has no images.")
+    elif where is not None:
+        output.note(f"nothing was found: no image{other} fulfils the condition {where}")
+    else:
+        output.note(f"nothing was found: the index has no image{other}.")

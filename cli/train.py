@@ -20,6 +20,7 @@ from hyperpq.cli import options, output
     help="File with features of augmented views of the same items, of shape (V, n, d).",
 )
 @options.index_option
+@options.dataset_option
 @options.training_options
 @options.device_option
 @click.option(
@@ -32,6 +33,7 @@ def command(
     features: Path,
     views: Path | None,
     index_path: Path,
+    dataset: str | None,
     device: str,
     checkpoint: Path | None,
     quiet: bool,
@@ -48,6 +50,7 @@ def command(
     index, n = train_vectors(
         features,
         index_path,
+        dataset=dataset,
         views=views,
         checkpoint=checkpoint,
         device=device,
@@ -56,14 +59,12 @@ def command(
     )
     if quiet:
         return
-    output.emit(
-        output.table(
-            [
-                ("trained on", f"{n:,} vectors of width {index.d}"),
-                ("code", f"{index.M * index.nbits} bits, {index.code_size} bytes per vector"),
-                ("seconds", output.seconds(progress.seconds)),
-                ("index", index_path),
-                ("next", f"hyperpq add VECTORS.npy --index {shlex.quote(str(index_path))}"),
-            ]
-        )
+    output.emit_summary(
+        [
+            ("trained on", f"{n:,} vectors of width {index.d}"),
+            ("code", f"{index.M * index.nbits} bits, {index.code_size} bytes per vector"),
+            ("seconds", output.seconds(progress.seconds)),
+            ("index", index_path),
+            ("next", f"hyperpq add VECTORS.npy --index {shlex.quote(str(index_path))}"),
+        ]
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from hyperpq.cli import options, output
+from hyperpq.cli.text import escaped
 
 
 @click.command("verify")
@@ -22,8 +23,8 @@ def command(index_path: Path, quiet: bool) -> None:
 
     problems = verify_directory(index_path)
     for problem in problems:
-        output.emit(f"{problem.kind}  {problem.file}: {problem.what}\n")
+        output.emit(escaped(f"{problem.kind}  {problem.file}: {problem.what}") + "\n")
     if any(problem.kind == "damage" for problem in problems):
         raise click.exceptions.Exit(1)
     if not quiet:
-        output.emit(f"{index_path}: all files are as they were written.\n")
+        output.emit(escaped(f"{index_path}: all files are as they were written.") + "\n")

@@ -16,6 +16,7 @@ def encode_vectors(
     paths: Sequence[str | os.PathLike[str]],
     index_path: str | os.PathLike[str],
     *,
+    dataset: str | None = None,
     device: str = "auto",
 ) -> list[NDArray[np.uint8]]:
     """Encode the vectors of files with the codec of an index.
@@ -26,6 +27,8 @@ def encode_vectors(
         Files of vectors, see `open_vectors`.
     index_path : path-like
         Directory of the index.
+    dataset : str, optional
+        See `open_vectors`.
     device : str
         See `HiHPQIndex`.
 
@@ -42,5 +45,5 @@ def encode_vectors(
         If the index cannot be opened.
     """
     index = HiHPQIndex.load(index_path, device=device)
-    files = [open_vectors(path, d=index.d) for path in paths]
+    files = [open_vectors(path, dataset=dataset, d=index.d) for path in paths]
     return [index.encode(batch) for file in files for batch in file.batches()]

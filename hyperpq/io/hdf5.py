@@ -94,7 +94,7 @@ def _chosen(file: h5py.File, path: Path, dataset: str | None) -> h5py.Dataset:
     if len(flat) != 1:
         raise InvalidInputError(
             f"{path} has {len(flat)} datasets of two dimensions ({_listed(flat)}); "
-            "expected one, or the name of one."
+            "choose one with dataset=NAME (--dataset NAME)."
         )
     return _checked(file, path, flat[0])
 

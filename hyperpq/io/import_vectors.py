@@ -101,9 +101,10 @@ def import_vectors(
     index = _existing(Path(index_path), device, create)
     # Compared with None, since an empty index is false.
     if index is not None and training:
+        words = ", ".join(sorted(training))
         raise InvalidInputError(
-            f"{', '.join(sorted(training))} cannot be chosen for {index_path}, which is trained "
-            "already; leave that out, or name a new index."
+            f"{words} cannot be chosen for {index_path}, which is trained already; leave "
+            f"{words} out, or name a new index."
         )
     files = _open_files(paths, dataset, None if index is None else index.d)
     total, labels = sum(file.shape[0] for file in files), None

@@ -105,7 +105,7 @@ def _chosen(path: Path, schema: pyarrow.Schema, column: str | None) -> Sequence[
     if len(lists) > 1:
         raise InvalidInputError(
             f"{path} has several columns of lists of numbers ({', '.join(map(repr, lists))}); "
-            "expected the name of one."
+            "choose one with dataset=NAME (--dataset NAME)."
         )
     if lists:
         return lists

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperpq.errors import StoreError
 from hyperpq.images.build.options import subquantizers
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.io.vector_files import load_views, open_vectors
 from hyperpq.progress import Progress
+from hyperpq.store import IndexStore
+from hyperpq.store.lock import LOCK_NAME
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,6 +42,7 @@ def train_vectors(
     path: PathLike,
     index_path: PathLike,
     *,
+    dataset: str | None = None,
     views: PathLike | None = None,
     checkpoint: PathLike | None = None,
     device: str = "auto",
@@ -53,6 +57,8 @@ def train_vectors(
         File of vectors, see `open_vectors`.
     index_path : path-like
         Directory of the new index.
+    dataset : str, optional
+        See `open_vectors`.
     views : path-like, optional
         .npy file with vectors of augmented views of the same items, of shape (V, n, d).
     checkpoint : path-like, optional
@@ -80,7 +86,8 @@ def train_vectors(
     StoreError
         If the directory is in use, or the system refuses to write.
     """
-    x = open_vectors(path).read()
+    _check_free(Path(os.path.abspath(index_path)))
+    x = open_vectors(path, dataset=dataset).read()
     loaded = None if views is None else load_views(Path(views))
     index = new_index(
         x,
@@ -92,6 +99,22 @@ def train_vectors(
         **training,
     )
     return index, len(x)
+
+
+def _check_free(root: Path) -> None:
+    """Refuse, before the training, a place where the index could not be saved after it."""
+    if IndexStore.exists(root):
+        what = "the folder is already an index"
+    elif root.is_dir():
+        names = os.listdir(root)
+        if not names or LOCK_NAME in names:
+            return
+        what = f"the folder is not empty ({min(names)})"
+    elif os.path.lexists(root):
+        what = "this is not a folder"
+    else:
+        return
+    raise StoreError(f"{root}: {what}; choose another place or remove it first.")
 
 
 def new_index(

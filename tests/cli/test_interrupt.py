@@ -11,10 +11,13 @@ import time
 
 import pytest
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
-def heed_ctrl_c():
-    """Do not ignore Ctrl-C: jobs in the background of a shell do, and so do their children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+def heed_signals():
+    """Do not ignore signals: jobs in the background of a shell do, and so do their children."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def command(place, index, *options):
@@ -24,20 +27,22 @@ def command(place, index, *options):
     ]
 
 
-def test_ctrl_c(place, tmp_path):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_asks_to_stop(place, tmp_path, number):
+    """Ctrl-C, `kill`, the end of a service or of a container, and a terminal that is closed."""
     index, work = tmp_path / "index", tmp_path / "index.building"
     with subprocess.Popen(
         command(place, index),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_signals,
     ) as process:
         while not (work / "settings.json").exists():
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate()
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert out == b""
     assert err == b"hyperpq: interrupted; run the same command with --resume to continue.\n"
     refused = subprocess.run(command(place, index), capture_output=True)
@@ -47,6 +52,23 @@ def test_ctrl_c(place, tmp_path):
         f"hyperpq: error: {work} is an interrupted build; "
         "continue it with --resume, or start again with --overwrite."
     )
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """Below nohup a build goes on when the terminal is closed."""
+    program = (
+        "import os, signal\n"
+        "from hyperpq.cli.interrupts import handle_signals\n"
+        "handle_signals()\n"
+        "os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print('still here')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    assert (done.returncode, done.stdout) == (0, b"still here\n")
 
 
 def test_ctrl_c_is_not_lost_while_modules_load(tmp_path):
@@ -61,8 +83,8 @@ def test_ctrl_c_is_not_lost_while_modules_load(tmp_path):
     )
     program = (
         "import time\n"
-        "from hyperpq.cli.interrupts import delay_interrupts_while_loading\n"
-        "delay_interrupts_while_loading()\n"
+        "from hyperpq.cli.interrupts import handle_signals\n"
+        "handle_signals()\n"
         "try:\n"
         "    import deaf\n"
         "    time.sleep(30)\n"
@@ -74,7 +96,7 @@ def test_ctrl_c_is_not_lost_while_modules_load(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_signals,
     )
     assert done.stderr == ""
     assert done.stdout == "interrupted\n"
@@ -86,7 +108,7 @@ def test_ctrl_c_elsewhere(place, tmp_path):
     # Opening the pipe waits until the command opens it too, in order to read.
     with (
         subprocess.Popen(
-            command, cwd=place, stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c
+            command, cwd=place, stderr=subprocess.PIPE, preexec_fn=heed_signals
         ) as process,
         open(tmp_path / "names", "w"),
     ):

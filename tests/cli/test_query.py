@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -187,7 +188,7 @@ def test_the_index_of_the_environment_and_of_the_option(hyperpq, place, photos, 
 
 
 def test_names_that_are_not_utf8(hyperpq, place, photos, tmp_path):
-    """Names are printed with the bytes that they have on disk."""
+    """JSON is valid Unicode that gives the bytes back; lists of names have the bytes themselves."""
     folder = bytes(tmp_path / "images")
     os.mkdir(folder)
     odd = [
@@ -199,9 +200,18 @@ def test_names_that_are_not_utf8(hyperpq, place, photos, tmp_path):
     built = hyperpq("build", "--images", folder, "--index", index, "--epochs", "0")
     assert built.returncode == 0
     options = ("-k", "1", "--index", index, "--format")
-    done = query(hyperpq, tmp_path, *odd, b"gone\xe9.jpg", *options, "json", code=1)
-    assert [a["results"][0]["path"] for a in from_json(done)] == [os.fsdecode(p) for p in odd]
-    assert done.stderr == b"hyperpq: gone\xe9.jpg: no such file\n"
+    done = query(hyperpq, tmp_path, *odd, b"gone\xe9\x1b[2J.jpg", *options, "json", code=1)
+    done.stdout.decode("ascii")
+    first, second = from_json(done)
+    assert first["query"] == odd[0].decode("utf-8", "replace")
+    assert base64.b64decode(first["query_bytes"]) == odd[0]
+    (result,) = first["results"]
+    assert result["path"] == first["query"]
+    assert list(result) == ["rank", "distance", "id", "path", "path_bytes"]
+    assert base64.b64decode(result["path_bytes"]) == odd[0]
+    assert list(second) == ["query", "results"]
+    assert second["query"] == second["results"][0]["path"] == odd[1].decode()
+    assert done.stderr == rb"hyperpq: $'gone\xe9\x1b[2J.jpg': no such file" + b"\n"
     env = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = query(hyperpq, tmp_path, odd[0], *options, "paths", env=env)
     assert done.stdout == odd[0] + b"\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,16 +9,22 @@ import numpy as np
 import pytest
 
 from hyperpq import HiHPQIndex, ImageIndex
+from hyperpq.cli import main
 from hyperpq.errors import HyperPQError
 from hyperpq.images.build import build_index, update_index
+from hyperpq.utils.devices import usable_cores
 
 # Name: (arguments, exit code, the line on stderr with * for anything). `I` stands for the index of
-# the fixture, `P` for an image of it; other names lie in the folder of `wrong`. A line of click's
-# begins with "Error:" and follows two lines of usage.
+# the fixture, `P` for an image of it; other names lie in the folder of `wrong`. After "usage:", the
+# line ends with the command whose help it names.
 COMMANDS = {
-    "no-such-command": ("biuld", 2, "Error: No such command 'biuld'.*"),
-    "no-such-option": ("query P --top 3", 2, "Error: No such option '--top'.*"),
-    "build-without-images": ("build", 2, "Error: Missing option '--images'."),
+    "no-such-command": ("biuld", 2, "usage: no such command 'biuld'.*"),
+    "no-such-option": ("query P --top 3", 2, "usage: no such option '--top'.*"),
+    "build-without-images": (
+        "build",
+        2,
+        "usage: no folder of images was given; expected at least one DIR.",
+    ),
     "build-no-folder": (
         "build --images gone",
         1,
@@ -28,7 +33,7 @@ COMMANDS = {
     "build-empty-path": (
         "build --images {empty}",
         2,
-        "Error: Invalid value for '--images': the path is empty; expected a path.",
+        "usage: invalid value for '--images': the path is empty; expected a path.",
     ),
     "build-empty-folder": (
         "build --images empty",
@@ -53,12 +58,12 @@ COMMANDS = {
     "build-bits-word": (
         "build --images P --bits many",
         2,
-        "Error: Invalid value for '--bits': 'many' is not a valid integer.",
+        "usage: invalid value for '--bits': 'many' is not a valid integer.",
     ),
     "build-seed-negative": (
         "build --images P --seed -1",
         2,
-        "Error: Invalid value for '--seed': -1 is not in the range x>=0.",
+        "usage: invalid value for '--seed': -1 is not in the range x>=0.",
     ),
     "build-seed-huge": (
         "build --images P --seed 99999999999999999999",
@@ -68,12 +73,12 @@ COMMANDS = {
     "build-epochs-negative": (
         "build --images P --epochs -1",
         2,
-        "Error: Invalid value for '--epochs': -1 is not in the range x>=0.",
+        "usage: invalid value for '--epochs': -1 is not in the range x>=0.",
     ),
     "build-train-size-0": (
         "build --images P --train-size 0",
         2,
-        "Error: Invalid value for '--train-size': 0 is not in the range x>=1.",
+        "usage: invalid value for '--train-size': 0 is not in the range x>=1.",
     ),
     "build-megapixels-nan": (
         "build --images P --max-megapixels nan",
@@ -83,12 +88,12 @@ COMMANDS = {
     "build-recipe": (
         "build --images P --recipe best",
         2,
-        "Error: Invalid value for '--recipe': 'best' is not one of 'default', 'paper'.",
+        "usage: invalid value for '--recipe': 'best' is not one of 'default', 'paper'.",
     ),
     "build-pattern": (
         "build --images P --exclude !",
         2,
-        "exclude is not valid (*'!'*); give patterns in the syntax of .gitignore.",
+        "exclude has '!', *; expected patterns in the syntax of .gitignore.",
     ),
     "build-backbone-name": (
         "build --images P --backbone lite9",
@@ -149,7 +154,7 @@ COMMANDS = {
         "build a new index.",
     ),
     "build-nothing-there": ("build --images empty --index I", 1, "no image was found in *empty; *"),
-    "query-without-image": ("query", 2, "Error: Missing argument 'IMG...'."),
+    "query-without-image": ("query", 2, "usage: missing argument 'IMG...'."),
     "query-no-index": (
         "query P --index gone",
         1,
@@ -185,13 +190,13 @@ COMMANDS = {
         "query @gone.txt --index I",
         2,
         "gone.txt cannot be read (No such file or directory); expected a file with the name of one "
-        "image per line after @.",
+        "image per line.",
     ),
     "query-empty-stdin": ("query - --index I", 2, "- names no image; expected at least one."),
     "query-k-0": (
         "query P -k 0",
         2,
-        "Error: Invalid value for '-k': 0 is not in the range x>=1.",
+        "usage: invalid value for '-k': 0 is not in the range x>=1.",
     ),
     "query-k-huge": (
         "query P --index I -k 99999999999999999999",
@@ -201,12 +206,12 @@ COMMANDS = {
     "query-format": (
         "query P --format xml",
         2,
-        "Error: Invalid value for '--format': 'xml' is not one of *",
+        "usage: invalid value for '--format': 'xml' is not one of *",
     ),
     "query-threads-0": (
         "query P --threads 0",
         2,
-        "Error: Invalid value for '--threads': 0 is not in the range x>=1.",
+        "usage: invalid value for '--threads': 0 is not in the range x>=1.",
     ),
     "query-missing-image": ("query gone.jpg --index I", 1, "hyperpq: gone.jpg: no such file"),
     "add-no-index": ("add bad --index gone", 1, "{here}/gone: there is no index here *"),
@@ -257,7 +262,7 @@ COMMANDS = {
     ),
     "info-damaged-index": ("info --index damaged", 1, "{here}/damaged/manifest.json: *"),
     "verify-no-index": ("verify --index gone", 1, "gone: there is no index here *"),
-    "completion-shell": ("completion tcsh", 2, "Error: Invalid value for *: 'tcsh' is not one of*"),
+    "completion-shell": ("completion tcsh", 2, "usage: invalid value for *: 'tcsh' is not one of*"),
     "draw-into-a-file": ("draw text.txt", 1, "text.txt cannot be written (*); give a folder *"),
 }
 
@@ -309,7 +314,7 @@ def outcomes(request, hyperpq, wrong, place, photos):
         return hyperpq(*args, cwd=wrong, env={"HYPERPQ_INDEX": f"index-{name}"})
 
     before = state(wrong, place)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         done = dict(zip(chosen, pool.map(run, chosen), strict=True))
     assert state(wrong, place) == before
     return done
@@ -318,14 +323,13 @@ def outcomes(request, hyperpq, wrong, place, photos):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command(outcomes, wrong, place, name):
     done, (_, code, expected) = outcomes[name], COMMANDS[name]
-    lines = done.stderr.decode().splitlines()
-    if expected.startswith("Error:"):
-        assert lines[0].startswith("Usage: hyperpq")
-        line = lines[-1]
-    else:
-        (line,) = lines
-        if not expected.startswith("hyperpq: "):
-            expected = f"hyperpq: error: {expected}"
+    (line,) = done.stderr.decode().splitlines()
+    if expected.startswith("usage: "):
+        command = COMMANDS[name][0].partition(" ")[0]
+        program = f"hyperpq {command}" if command in main.COMMANDS else "hyperpq"
+        expected = f"{expected.removeprefix('usage: ')} See `{program} --help`."
+    if not expected.startswith("hyperpq: "):
+        expected = f"hyperpq: error: {expected}"
     expected = expected.format(here=wrong, index=place / "hyperpq-index", empty="")
     assert re.fullmatch(re.escape(expected).replace(r"\*", ".*"), line), line
     assert done.returncode == code

@@ -1,0 +1,98 @@
+"""`search_vectors`: the nearest vectors of an index to each vector in files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.filters.where import Where
+from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.io.vector_files import batch_rows, open_vectors
+from hyperpq.progress import Progress, SilentProgress
+from hyperpq.utils.validation import as_count
+
+# Results of a batch: their distances and ids take 48 MiB.
+_BATCH_RESULTS = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class FoundVectors:
+    """Results of consecutive queries.
+
+    Attributes
+    ----------
+    start : int
+        Number of the first query, counted over all files from 0.
+    D : ndarray, shape (nq, k), float32
+        Distances, ascending; +inf where there are fewer than k results.
+    I : ndarray, shape (nq, k), int64
+        Ids; -1 where there are fewer than k results.
+    """
+
+    start: int
+    D: NDArray[np.float32]
+    I: NDArray[np.int64]  # noqa: E741
+
+
+def search_vectors(
+    paths: Sequence[str | os.PathLike[str]],
+    index_path: str | os.PathLike[str],
+    k: int,
+    *,
+    dataset: str | None = None,
+    where: str | None = None,
+    threads: int | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Iterator[FoundVectors]:
+    """Search an index for the vectors in files, batch by batch.
+
+    Parameters
+    ----------
+    paths : sequence of path-like
+        Files of vectors, see `open_vectors`.
+    index_path : path-like
+        Directory of the index; of an index of images the vectors are features of its network.
+    k : int
+        Number of results for each query.
+    dataset : str, optional
+        See `open_vectors`.
+    where : str, optional
+        Condition that the results fulfil, see `Where`.
+    threads : int, optional
+        See `HiHPQIndex.search`.
+    device : str
+        See `HiHPQIndex`.
+    progress : Progress, optional
+        Where to report progress.
+
+    Yields
+    ------
+    FoundVectors
+        At least one batch, which may be without queries.
+
+    Raises
+    ------
+    InvalidInputError
+        If a file or an argument is not valid. All but the values of the vectors is checked before
+        the first search.
+    IndexNotFoundError, CorruptIndexError, FormatVersionError
+        If the index cannot be opened.
+    """
+    k = as_count(k, "k")
+    index = HiHPQIndex.load(index_path, device=device)
+    condition = None if where is None else Where(where)
+    files = [open_vectors(path, dataset=dataset, d=index.d) for path in paths]
+    total, start = sum(file.shape[0] for file in files), 0
+    rows = max(1, min(batch_rows(index.d), _BATCH_RESULTS // k))
+    with (progress or SilentProgress()).phase("search", total, "vectors") as phase:
+        for file in files:
+            for batch in file.batches(rows):
+                D, I = index.search(batch, k, where=condition, threads=threads)  # noqa: E741
+                yield FoundVectors(start, D, I)
+                start += len(batch)
+                phase.advance(len(batch))
