@@ -139,6 +139,21 @@ class Where:
         return out
 
 
+def _hint(text: str) -> str:
+    """What to write instead of an operator of another language, or nothing."""
+    words = _LITERAL.sub("", text)
+    if _ASSIGNMENT.search(words):
+        return "; equality is written =="
+    if _OTHER_OPERATOR.search(words):
+        return "; conditions are combined by and, or and not, in lower case"
+    return ""
+
+
+_LITERAL = re.compile(r"'[^']*'|\"[^\"]*\"")
+_ASSIGNMENT = re.compile(r"(?<![=!<>])=(?!=)")
+_OTHER_OPERATOR = re.compile(r"\b(?:AND|OR|NOT|And|Or|Not)\b|[&|]|!(?!=)")
+
+
 class _Parser:
     """Converts the nodes of Python's syntax tree that the filter language has; refuses others."""
 
@@ -167,7 +182,7 @@ class _Parser:
             if error.offset:
                 place, problem = self._offset(error.lineno or 1) + error.offset, error.msg
             raise InvalidInputError(
-                f"where: character {place}: {problem}; expected {_CONDITION}."
+                f"where: character {place}: {problem}; expected {_CONDITION}{_hint(source)}."
             ) from None
         except (MemoryError, RecursionError):
             raise self._too_deep() from None
@@ -208,7 +223,9 @@ class _Parser:
                 raise self._span(node).error(
                     f"is only a column; expected a comparison, such as {name} != 0"
                 )
-        raise self._span(node).error(f"is not a condition; expected {_CONDITION}")
+        raise self._span(node).error(
+            f"is not a condition; expected {_CONDITION}{_hint(self._text)}"
+        )
 
     def value(self, node: ast.expr) -> Value:
         span = self._span(node)
@@ -234,7 +251,7 @@ class _Parser:
                 if isinstance(value, Literal) and not isinstance(value.value, str):
                     return Literal(span, -value.value)
                 return Calculation(span, Literal(span, 0), "-", value)
-        raise span.error(f"is not a value; expected {_VALUE}")
+        raise span.error(f"is not a value; expected {_VALUE}{_hint(self._text)}")
 
     def _comparison(self, span: Span, sides: list[ast.expr], ops: list[ast.cmpop]) -> Condition:
         match ops, sides:

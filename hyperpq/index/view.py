@@ -206,6 +206,12 @@ def selected(segment: Segment, params: SearchParameters) -> NDArray[np.bool_]:
             return segment.ids
         if name == "path" and segment.path_strings is not None:
             return Paths(segment.path_strings.offsets, segment.path_strings.blob)
+        if name not in segment.schema:
+            columns = ", ".join(sorted({"id", *segment.schema}))
+            raise InvalidInputError(
+                f"where names {name!r}, which is no column of the index; expected one of "
+                f"{columns}; text is written in quotes, as in folder == '{name}'."
+            )
         return segment.attribute(name)
 
     mask = np.ones(segment.n, bool)

@@ -157,9 +157,10 @@ def conform_rows(rows: Rows, schema: Mapping[str, str] | None) -> Rows:
     if schema is None or rows.schema == schema:
         return rows
     if schema.keys() != rows.schema.keys():
+        names = ", ".join(sorted(schema))
         raise InvalidInputError(
-            f"attributes are {', '.join(sorted(rows.schema)) or 'none'}; "
-            f"expected {', '.join(sorted(schema)) or 'none'}, as the index has them."
+            f"attributes are {', '.join(sorted(rows.schema)) or 'none'}; expected "
+            + (f"{names}, as the index has them." if names else "none, as the index has none.")
         )
     columns = {
         name: conform(name, column, schema[name]) for name, column in rows.attributes.items()

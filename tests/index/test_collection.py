@@ -257,8 +257,8 @@ def test_merging_other_codecs_says_why_not(trained):
         (lambda i: i.remove_ids(), "neither ids nor where"),
         (lambda i: i.remove_ids([[1]]), "ids have shape"),
         (lambda i: i.remove_ids([1.5]), "ids have dtype float64"),
-        (lambda i: i.remove_ids(where="numbr < 3"), "attribute 'numbr'.*expected number, word"),
-        (lambda i: i.remove_ids(where="path == 'x'"), "attribute 'path'"),
+        (lambda i: i.remove_ids(where="numbr < 3"), "names 'numbr'.*one of id, number, word"),
+        (lambda i: i.remove_ids(where="path == 'x'"), "where names 'path'"),
         (lambda i: i.update(X[:2], [2, 3]), "id is 3; the index has no vector"),
         (lambda i: i.update(X[:2], [2, 2]), "ids contain 2 twice"),
         (lambda i: i.update(X[:2], [2]), "ids have shape"),
@@ -413,6 +413,34 @@ def test_batches_are_all_rows_once(rows):
         assert max(batch.n for batch in batches) <= size
         assert [i for batch in batches for i in batch.ids.tolist()] == [0, 1, 3, 4]
         assert [p for batch in batches for p in batch.paths] == [PATHS[i] for i in (0, 1, 3, 4)]
+
+
+def test_a_filter_by_a_column_that_is_not_there(rows, trained):
+    """Text without quotes is taken for a column."""
+    message = (
+        "where names 'cats', which is no column of the index; expected one of id, path, size; text "
+        "is written in quotes, as in folder == 'cats'."
+    )
+    with pytest.raises(InvalidInputError) as caught:
+        rows.view().select(where="path == cats")
+    assert str(caught.value) == message
+    plain = empty_like(trained)
+    plain.add(X[:3])
+    for name in ("path", "size"):
+        with pytest.raises(InvalidInputError, match=f"names '{name}', .*expected one of id; text"):
+            plain.search(QUERIES, 2, where=f"{name} == 'a'")
+
+
+def test_columns_of_an_index_without_attributes(trained):
+    index = empty_like(trained)
+    index.add(X[:3])
+    with pytest.raises(InvalidInputError) as caught:
+        index.add(X[:1], attributes={"size": [1]})
+    assert str(caught.value) == "attributes are size; expected none, as the index has none."
+    with pytest.raises(InvalidInputError, match="attributes have size; the index has none; rows"):
+        index.update(X[:1], [0], attributes={"size": [1]})
+    with pytest.raises(InvalidInputError, match=r"have size; expected number, word, as the index"):
+        filled(trained, 3).update(X[:1], [0], attributes={"size": [1]})
 
 
 def test_deleted_rows_and_segments_are_counted(rows):
