@@ -3,6 +3,16 @@ from ._version import __version__ as __version__
 from .codec import HiHPQCodec as HiHPQCodec
 from .codec import PQCodec as PQCodec
 from .errors import HyperPQError as HyperPQError
+from .filters import IDSelector as IDSelector
+from .filters import IDSelectorAll as IDSelectorAll
+from .filters import IDSelectorAnd as IDSelectorAnd
+from .filters import IDSelectorArray as IDSelectorArray
+from .filters import IDSelectorBatch as IDSelectorBatch
+from .filters import IDSelectorBitmap as IDSelectorBitmap
+from .filters import IDSelectorNot as IDSelectorNot
+from .filters import IDSelectorOr as IDSelectorOr
+from .filters import IDSelectorRange as IDSelectorRange
+from .filters import IDSelectorXOr as IDSelectorXOr
 from .filters import SearchParameters as SearchParameters
 from .filters import Where as Where
 from .images import ImageIndex as ImageIndex
