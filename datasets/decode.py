@@ -11,10 +11,10 @@ import os
 import stat
 import warnings
 from contextlib import nullcontext
+from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
-import numpy as np
 from PIL import (
     BmpImagePlugin,
     GifImagePlugin,
@@ -27,7 +27,9 @@ from PIL import (
     features,
 )
 
+from hyperpq.datasets.decode_memory import Reserve, bytes_of_webp, bytes_to_decode, webp_size
 from hyperpq.datasets.metadata_filter import without_metadata, without_tiff_metadata
+from hyperpq.datasets.to_rgb import to_rgb
 from hyperpq.errors import HyperPQError, ImageError, ImageUnavailableError
 
 # Pillow warns about damaged metadata and about large images; our own limit and reasons replace
@@ -59,12 +61,14 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTATION, _BITS_PER_SAMPLE, _DNG_VERSION = 0x0112, 0x0102, 0xC612
+_ORIENTATION, _DNG_VERSION = 0x0112, 0xC612
 _MAKE, _SUB_FILE_TYPE, _SUB_IFDS = 0x010F, 0x00FE, 0x014A
 # LibRaw's flip (its documentation, `libraw_image_sizes_t`) as an EXIF orientation.
 _FLIP_TO_ORIENTATION = {3: 3, 5: 8, 6: 6}
 
 _FULL_SIZE = "hyperpq full size"
+# Pixels of a decoded image above which it is reduced first.
+_LARGE = 32_000_000
 # EXIF orientations from this one on swap width and height.
 _MIN_TRANSPOSED = 5
 
@@ -114,6 +118,7 @@ def open_image(
     *,
     max_megapixels: float = 200.0,
     shrink_to: int | None = None,
+    reserve: Reserve | None = None,
 ) -> Image.Image:
     """Decode one image to RGB, upright, with transparent areas shown on white.
 
@@ -122,10 +127,15 @@ def open_image(
     source : str, bytes, path or binary file
         A path, or an open seekable file, which is read from its beginning and left open.
     max_megapixels : float
-        An image whose header announces more is not decoded.
+        An image whose header announces more is not decoded. TIFF, WebP and GIF also have the limit
+        of Pillow, 179 megapixels.
     shrink_to : int, optional
-        A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as its shorter side keeps this
-        many pixels.
+        A JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, and any image of more than 32
+        megapixels is reduced by a whole number before anything else is done with it, as long as
+        its shorter side keeps this many pixels.
+    reserve : callable, optional
+        Called before pixels are decoded with the number of bytes that this takes; may wait until
+        there is as much memory. Of several calls, the largest number counts.
 
     Returns
     -------
@@ -145,6 +155,7 @@ def open_image(
     grey is divided by 257. Integers and floats without a declared range are scaled by the smallest
     of 1 (floats only), 255 and 65535 that bounds them all, or else between minimum and maximum.
     """
+    limits = _Limits(max_megapixels, shrink_to, reserve)
     # Pillow and its plugins raise almost any exception on damaged bytes (OSError, SyntaxError,
     # ValueError, KeyError, struct.error, zlib.error, ...): this is the one boundary for them.
     try:
@@ -153,10 +164,10 @@ def open_image(
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise ImageError("not a regular file")
-                return _decode(file, os.fsencode(source), max_megapixels, shrink_to)
+                return _decode(file, os.fsencode(source), limits)
         name = getattr(source, "name", b"")
         name = os.fsencode(name) if isinstance(name, str | bytes) else b""
-        return _decode(source, name, max_megapixels, shrink_to)
+        return _decode(source, name, limits)
     except HyperPQError:
         raise
     except Exception as error:
@@ -171,9 +182,24 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def _decode(
-    file: BinaryIO, name: bytes, max_megapixels: float, shrink_to: int | None
-) -> Image.Image:
+@dataclass(frozen=True)
+class _Limits:
+    """How large an image may be and becomes; see `open_image`."""
+
+    max_megapixels: float
+    shrink_to: int | None
+    reserve: Reserve | None
+
+    def check(self, size: tuple[int, int]) -> None:
+        megapixels = size[0] * size[1] / 1e6
+        if megapixels > self.max_megapixels:
+            raise ImageError(
+                f"{megapixels:.4g} megapixels, more than the limit of {self.max_megapixels:g} "
+                "megapixels"
+            )
+
+
+def _decode(file: BinaryIO, name: bytes, limits: _Limits) -> Image.Image:
     """Decode an open file; ``name`` only distinguishes camera files from other TIFFs."""
     file.seek(0)
     header = file.read(SNIFF_BYTES)
@@ -188,46 +214,57 @@ def _decode(
     if kind is None:
         raise ImageError("not an image")
     if kind == "RAW":
-        return _raw_preview(file, max_megapixels, shrink_to)
+        return _raw_preview(file, limits)
     if kind == "WebP" and int.from_bytes(header[4:8], "little") + 8 > file.seek(0, os.SEEK_END):
         raise ImageError("truncated")  # the decoder would only report a failure
     if kind != "TIFF":
-        return _decode_pixels(without_metadata(file, kind), kind, max_megapixels, shrink_to)
+        return _decode_pixels(without_metadata(file, kind), kind, limits)
     try:
         file.seek(0)
-        return _decode_pixels(file, kind, max_megapixels, shrink_to)
+        return _decode_pixels(file, kind, limits)
     except HyperPQError:
         raise
     except Exception:  # of the pixels or of the metadata; see open_image
         bare = without_tiff_metadata(file)
         if bare is None:
             raise
-        return _decode_pixels(bare, kind, max_megapixels, shrink_to)
+        return _decode_pixels(bare, kind, limits)
 
 
-def _decode_pixels(
-    file: BinaryIO, kind: str, max_megapixels: float, shrink_to: int | None
-) -> Image.Image:
+def _decode_pixels(file: BinaryIO, kind: str, limits: _Limits) -> Image.Image:
     """Decode a file of a known format, at its beginning."""
+    if kind == "WebP" and (size := webp_size(file.read(SNIFF_BYTES))):
+        # Its decoder allocates memory when it is made.
+        limits.check(size)
+        if limits.reserve is not None:
+            limits.reserve(bytes_of_webp(size))
+    file.seek(0)
     image = _plugin(kind)(file)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_camera_file(image):
-        return _raw_preview(file, max_megapixels, shrink_to)
-    megapixels = image.width * image.height / 1e6
-    if megapixels > max_megapixels:
-        raise ImageError(
-            f"{megapixels:.4g} megapixels, more than the limit of {max_megapixels:g} megapixels"
-        )
-    width, height = image.size
-    if shrink_to is not None and kind == "JPEG":
-        image.draft(None, (shrink_to, shrink_to))  # a square: orientation makes no difference
+        return _raw_preview(file, limits)
+    full_size = image.size
+    limits.check(full_size)
+    if limits.shrink_to is not None and kind == "JPEG":
+        # A square: orientation makes no difference.
+        image.draft(None, (limits.shrink_to, limits.shrink_to))
+    factor = _reduction(image.size, limits.shrink_to)
+    if limits.reserve is not None:
+        limits.reserve(bytes_to_decode(image, kind, full_size, factor))
     image.load()
     orientation = _orientation(image)
-    upright = _to_rgb(image)
+    upright = to_rgb(image, factor)
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
     is_transposed = orientation is not None and orientation >= _MIN_TRANSPOSED
-    upright.info[_FULL_SIZE] = (height, width) if is_transposed else (width, height)
+    upright.info[_FULL_SIZE] = full_size[::-1] if is_transposed else full_size
     return upright
+
+
+def _reduction(size: tuple[int, int], shrink_to: int | None) -> int:
+    """By which number a decoded image is reduced."""
+    if shrink_to is None or size[0] * size[1] <= _LARGE:
+        return 1
+    return max(1, min(size) // shrink_to)
 
 
 def full_size(image: Image.Image) -> tuple[int, int]:
@@ -266,7 +303,7 @@ def _is_camera_file(image: TiffImagePlugin.TiffImageFile) -> bool:
     )
 
 
-def _raw_preview(file: BinaryIO, max_megapixels: float, shrink_to: int | None) -> Image.Image:
+def _raw_preview(file: BinaryIO, limits: _Limits) -> Image.Image:
     """Decode the JPEG or bitmap preview in a raw file of a camera."""
     try:
         import rawpy
@@ -286,7 +323,7 @@ def _raw_preview(file: BinaryIO, max_megapixels: float, shrink_to: int | None) -
             stripped = without_metadata(jpeg, "JPEG")
             if _orientation(JpegImagePlugin.JpegImageFile(stripped)) is not None:
                 orientation = 1  # the preview has an orientation of its own
-            image = _decode(jpeg, b"", max_megapixels, shrink_to)
+            image = _decode(jpeg, b"", limits)
     return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 
@@ -298,43 +335,6 @@ def _orientation(image: Image.Image) -> int | None:
         return None
     # Of any type in a damaged file.
     return orientation if type(orientation) is int and 1 <= orientation <= 8 else None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode that the plugins return to RGB."""
-    if image.mode.startswith(("I", "F")):
-        image = Image.fromarray(_to_bytes(image))
-    elif image.mode not in ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV") and (
-        not image.has_transparency_data
-    ):
-        raise ImageError(f"colour mode {image.mode} is not supported")
-    if image.has_transparency_data:
-        if image.mode in ("La", "RGBa"):  # premultiplied; Pillow converts them only to LA and RGBA
-            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-        image = image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_bytes(image: Image.Image) -> np.ndarray:
-    """Scale an image of mode I;16*, I or F to 8 bits; see `open_image`."""
-    values = np.asarray(image)
-    if image.mode.startswith("I;16") or image.format == "PNG":
-        tags = getattr(image, "tag_v2", {})
-        # Pillow unpacks 12-bit TIFF without scaling.
-        top = 4095.0 if tags.get(_BITS_PER_SAMPLE) == (12,) else 65535.0
-        bottom = 0.0
-    else:
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        bottom, top = float(values.min()), float(values.max())
-        tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        declared = [limit for limit in tops if bottom >= 0 and top <= limit]
-        if declared:
-            bottom, top = 0.0, declared[0]
-    scale = 255.0 / (top - bottom) if top > bottom else 0.0
-    return ((values - np.float64(bottom)) * scale + 0.5).astype(np.uint8)
 
 
 def _is_of_the_system(error: Exception) -> bool:

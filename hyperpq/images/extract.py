@@ -7,6 +7,7 @@ features bit for bit with any number of threads.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from hyperpq.backbones.base import BATCH_SIZE
 from hyperpq.errors import ImageError, ImageUnavailableError
+from hyperpq.images.decoding_budget import DecodingBudget
 from hyperpq.images.metadata import MAX_MEGAPIXELS
 from hyperpq.utils.devices import default_threads
 from hyperpq.utils.validation import as_count
@@ -127,18 +129,30 @@ def _read(
     from hyperpq.datasets.preprocessing import to_pixels
 
     prep = backbone.preprocessing
-    try:
-        image = open_image(path, max_megapixels=options.max_megapixels, shrink_to=prep.decode_side)
-    except ImageError as error:
-        return _Failure(str(error), isinstance(error, ImageUnavailableError))
-    to_pixels(image, prep, out=pixels[0])
-    if options.augmentation is not None:
-        # Views depend on the name of the file only, so that a folder can move.
-        key = os.path.basename(path)
-        for view in range(options.n_views):
-            rng = view_rng(options.seed, key, view)
-            pixels[1 + view] = make_view(image, options.augmentation, prep.size, rng)
-    return full_size(image)
+    with _budget().claim() as reserve:
+        try:
+            image = open_image(
+                path,
+                max_megapixels=options.max_megapixels,
+                shrink_to=prep.decode_side,
+                reserve=reserve,
+            )
+        except ImageError as error:
+            return _Failure(str(error), isinstance(error, ImageUnavailableError))
+        to_pixels(image, prep, out=pixels[0])
+        if options.augmentation is not None:
+            # Views depend on the name of the file only, so that a folder can move.
+            key = os.path.basename(path)
+            for view in range(options.n_views):
+                rng = view_rng(options.seed, key, view)
+                pixels[1 + view] = make_view(image, options.augmentation, prep.size, rng)
+        return full_size(image)
+
+
+@functools.cache
+def _budget() -> DecodingBudget:
+    """The budget of all decoding threads of this process."""
+    return DecodingBudget()
 
 
 def stream_features(
