@@ -11,7 +11,7 @@ from pathlib import Path
 from hyperpq.errors import StoreError
 from hyperpq.store.manifest import FOLDERS, Manifest
 from hyperpq.store.manifest_parser import is_file_name
-from hyperpq.utils.files import atomic_write, read_regular, remove_quietly
+from hyperpq.utils.files import atomic_write, fsync_folder, read_regular, remove_quietly
 
 UNPUBLISHED_NAME = ".unpublished-hyperpq"
 """File with the names at the top of an index of which an interrupted publication leaves some
@@ -34,7 +34,10 @@ def remove_leftovers(root: Path, manifest: Manifest) -> None:
                 if path not in named and is_leftover(folder, name, unpublished or ()):
                     remove_quietly(root / path)
     if unpublished is not None:
-        remove_quietly(root / UNPUBLISHED_NAME)
+        with suppress(StoreError):
+            # A power cut must not bring the files back without the note of them.
+            fsync_folder(root)
+            remove_quietly(root / UNPUBLISHED_NAME)
 
 
 def is_leftover(folder: str, name: str, unpublished: Iterable[str] = ()) -> bool:
