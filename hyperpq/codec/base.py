@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+from typing_extensions import Self, override
 
 from hyperpq.codes import code_size, pack, unpack
-from hyperpq.errors import NotTrainedError
+from hyperpq.errors import InvalidInputError, NotTrainedError
+from hyperpq.utils.devices import limit_torch_threads
 from hyperpq.utils.validation import as_codes, as_features
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ _BATCH = 512
 # The threads of PyTorch do not survive a fork: its next parallel loop would wait for them forever.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+# PyTorch starts as many threads as the machine has cores, also where a container allows fewer.
+limit_torch_threads()
 
 
 class Codec(nn.Module, ABC):
@@ -59,6 +63,25 @@ class Codec(nn.Module, ABC):
         self.config = config
         self.is_trained = False
         self.recipe: dict[str, Any] = {}
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        """Set PyTorch's training mode, as of any module; it does not learn from data.
+
+        Encoding does not depend on the mode. `HiHPQIndex.train` and `PQCodec.fit` learn a codec.
+
+        Raises
+        ------
+        InvalidInputError
+            The mode is not True or False.
+        """
+        if not isinstance(mode, bool):
+            raise InvalidInputError(
+                f"mode is of type {type(mode).__name__}; expected True or False, as train switches "
+                "PyTorch's training mode; to learn a codec call HiHPQIndex.train(x) or "
+                "PQCodec.fit(x)."
+            )
+        return super().train(mode)
 
     @abstractmethod
     def vectors(self, x: Tensor) -> Tensor:
@@ -221,21 +244,23 @@ class Codec(nn.Module, ABC):
         InvalidInputError
             The codes have another dtype or width.
         """
-        self._check_trained()
+        self.check_trained()
         rows = as_codes(codes, self.code_size)
         unpacked = torch.from_numpy(unpack(rows, self.M, self.nbits).copy())
         v = self.quantizer.decode(unpacked.to(self.device))
         out: NDArray[np.float32] = v.flatten(1).cpu().numpy()
         return out
 
-    def _check_trained(self) -> None:
+    def check_trained(self) -> None:
+        """Raise `NotTrainedError` unless the codec can be used."""
         if not self.is_trained:
             raise NotTrainedError(
-                "the codec is not trained; expected a trained one; train it or load one."
+                "the codec is not trained; expected one that HiHPQIndex.train(x) or PQCodec.fit(x) "
+                "made, or that HiHPQIndex.load(path) opened."
             )
 
     def _features(self, x: ArrayLike) -> NDArray[np.float32]:
-        self._check_trained()
+        self.check_trained()
         return as_features(x, self.d)
 
     def _batches(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:

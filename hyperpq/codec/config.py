@@ -176,13 +176,17 @@ class PQConfig:
     Attributes
     ----------
     d : int
-        Width of the vectors, a multiple of M: subspace m has the m-th d / M coordinates.
+        Width of the vectors. Without a rotation it is a multiple of M, and subspace m has the m-th
+        d / M coordinates.
     M : int
         Number of subspaces, each with its own codebook.
     nbits : {4, 8}
         Bits of one code.
     metric : {"l2", "ip"}
         Squared Euclidean distance, or the negative of the inner product.
+    rotation : int
+        Coordinates that vectors are rotated to before they are cut into subspaces (OPQ), a multiple
+        of M and at most d; with fewer than d, the others are dropped. 0 for no rotation.
 
     Raises
     ------
@@ -194,16 +198,23 @@ class PQConfig:
     M: int
     nbits: int = 8
     metric: FlatMetric = "l2"
+    rotation: int = 0
 
     def __post_init__(self) -> None:
-        if self.M < 1 or self.d < 1 or self.d % self.M:
+        as_count(self.rotation, "rotation", 0)
+        if self.M < 1 or self.d < 1 or (self.d % self.M and not self.rotation):
             raise InvalidInputError(
                 f"d is {self.d} and M is {self.M}; expected d to be a multiple of M."
+            )
+        if self.rotation % self.M or self.rotation > self.d:
+            raise InvalidInputError(
+                f"rotation is {self.rotation} with d {self.d} and M {self.M}; expected a multiple "
+                "of M up to d, or 0."
             )
         check_sizes(self.M, self.D, self.nbits)
         as_choice(self.metric, "metric", FLAT_METRICS)
 
     @property
     def D(self) -> int:
-        """Dimension of a subspace, d / M."""
-        return self.d // self.M
+        """Dimension of a subspace: the width of what is cut, over M."""
+        return (self.rotation or self.d) // self.M

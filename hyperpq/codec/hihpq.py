@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -17,11 +18,13 @@ from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.learned import LearnedCodec
 from hyperpq.codec.relength import fit_length
 from hyperpq.codec.smoothing import Smoothing, weight_for_bits
-from hyperpq.codec.subspaces import split_coordinates, take_coordinates
+from hyperpq.codec.subspaces import split_coordinates, take_coordinates, varying_coordinates
 from hyperpq.geometry.registry import METRICS, Metric
 from hyperpq.quantizers.product import ProductQuantizer
 from hyperpq.utils.exact_matmul import exact_matmul
 from hyperpq.utils.validation import as_choice
+
+log = logging.getLogger(__name__)
 
 
 class HiHPQCodec(LearnedCodec):
@@ -39,6 +42,9 @@ class HiHPQCodec(LearnedCodec):
     ----------
     up, up_bias, down : Parameter, shapes (d, hidden), (hidden,), (hidden, width)
         A, a and B of the residual branch, see `CodecConfig`; only with ``hidden`` above 0.
+    order : Buffer, shape (F,), int64, or None
+        Order in which the learned coordinates are cut into subspaces, see `spread_coordinates`;
+        None where they are cut as they were learned.
     centroids : Buffer, shape (m, F), float16
         Centroids of the sample, which vectors are smoothed with.
     smoothing : Smoothing
@@ -69,11 +75,14 @@ class HiHPQCodec(LearnedCodec):
             self.up = nn.Parameter(torch.zeros(config.d, config.hidden))
             self.up_bias = nn.Parameter(torch.zeros(config.hidden))
             self.down = nn.Parameter(torch.zeros(config.hidden, config.width))
+        self.order: Tensor | None
+        self.register_buffer("order", None)
         self.set_centroids(torch.zeros(0, config.width, dtype=torch.float16))
         self.learned_log_c = nn.Buffer(torch.zeros(config.M))
         self.learned_max_norm = config.max_norm
 
     @override
+    @torch.no_grad()
     def vectors(self, x: Tensor) -> Tensor:
         v = self._map(x.double(), exact_matmul)
         return cast(Tensor, self.smoothing(v.flatten(1))).view_as(v).float()
@@ -85,7 +94,8 @@ class HiHPQCodec(LearnedCodec):
             return v
         inner = gelu(matmul(f, self.up.to(f.dtype)) + self.up_bias.to(f.dtype))
         dropout = self.config.dropout
-        if self.training and dropout:
+        # Not where a vector is encoded, whatever mode the module is in.
+        if self.training and dropout and torch.is_grad_enabled():
             # Half the time that torch's own dropout takes on a CPU.
             inner = inner * (torch.rand_like(inner) >= dropout) / (1 - dropout)
         return v + matmul(inner, self.down.to(f.dtype))
@@ -103,7 +113,7 @@ class HiHPQCodec(LearnedCodec):
     def set_centroids(self, centroids: Tensor) -> None:
         """Smooth vectors with centroids (m, F) of the sample, see `fit_centroids`, from now on."""
         self.centroids = nn.Buffer(centroids.half().to(self.device))
-        index = split_coordinates(centroids.shape[1], self.M)
+        index = self._coordinates(centroids.shape[1])
         self.smoothing = self.smoothing_with(take_coordinates(self.centroids.float(), index))
 
     def smoothing_with(self, centroids: Tensor) -> Smoothing:
@@ -117,8 +127,32 @@ class HiHPQCodec(LearnedCodec):
         self.set_centroids(self.centroids)
 
     def columns(self) -> NDArray[np.int64]:
-        """Columns (F,) of the head that are coordinates, not zeros that fill up a subspace."""
-        return np.flatnonzero(split_coordinates(self.sample.shape[1], self.M).ravel() >= 0)
+        """Column of the head, shape (F,), that has each of the learned coordinates."""
+        index = self._coordinates(self.sample.shape[1]).ravel()
+        columns = np.flatnonzero(index >= 0)
+        return columns[np.argsort(index[columns])]
+
+    def _coordinates(self, F: int) -> NDArray[np.int64]:
+        """Learned coordinates (M, D) of each subspace, see `split_coordinates`."""
+        order = None if self.order is None else self.order.cpu().numpy()
+        return split_coordinates(F, self.M, order)
+
+    def warn_of_noise(self) -> None:
+        """Log a warning if the sample has fewer directions than a vector has codes.
+
+        Sample vectors that are as few as the codes show nothing about others, so nothing is said.
+        """
+        varies, index = varying_coordinates(self.sample), self._coordinates(self.sample.shape[1])
+        used = int((varies[index] & (index >= 0)).any(1).sum())
+        if used < min(self.M, len(self.sample)):
+            log.warning(
+                "%d of the %d codes of a vector hold nothing but noise, as the features vary in %d "
+                "directions only: %d bits are enough.",
+                self.M - used,
+                self.M,
+                int(varies.sum()),
+                used * self.nbits,
+            )
 
     def learned_space(self, metric: Metric) -> ProductQuantizer:
         """The space that the representation was learned in, under a metric; it has no codewords."""

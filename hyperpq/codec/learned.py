@@ -95,6 +95,7 @@ class LearnedCodec(Codec):
         return self._map(x, torch.matmul)
 
     @override
+    @torch.no_grad()
     def vectors(self, x: Tensor) -> Tensor:
         return self._map(x.double(), exact_matmul).float()
 
@@ -155,7 +156,7 @@ class LearnedCodec(Codec):
         InvalidInputError
             The length or the metric isn't possible, or ``x`` isn't made of features.
         """
-        self._check_trained()
+        self.check_trained()
         bits, nbits = as_count(bits, "bits"), as_count(nbits, "nbits")
         if nbits not in (4, 8) or bits % nbits or bits > MAX_CODES * nbits:
             raise InvalidInputError(

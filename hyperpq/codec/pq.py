@@ -1,21 +1,31 @@
-"""`PQCodec`: flat codebooks without a learned map, those of FAISS's `IndexPQ`."""
+"""`PQCodec`: flat codebooks without a learned representation, those of FAISS's `IndexPQ`."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from numpy.typing import ArrayLike
-from torch import Tensor
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 from typing_extensions import override
 
 from hyperpq.codec.base import Codec
 from hyperpq.codec.config import PQConfig
 from hyperpq.errors import InvalidInputError
+from hyperpq.progress import Progress
+from hyperpq.quantizers.fit_flat import fit_flat, fit_rotation, take_evenly
 from hyperpq.quantizers.flat_pq import FlatMetric, FlatProductQuantizer
-from hyperpq.utils.validation import as_array, as_features
+from hyperpq.utils.exact_matmul import exact_matmul
+from hyperpq.utils.validation import as_array, as_count, as_features
+
+# Largest difference from 1 and 0 of the products of rows of a rotation.
+_ORTHONORMAL = 1e-3
 
 
 class PQCodec(Codec):
-    """Vectors to codes and tables by flat codebooks, without anything learned.
+    """Vectors to codes and tables by flat codebooks, after a rotation if there is one.
+
+    `fit` learns the codebooks, and `from_codebooks` takes those of another program; a new codec is
+    not trained.
 
     Parameters
     ----------
@@ -25,7 +35,9 @@ class PQCodec(Codec):
     Attributes
     ----------
     quantizer : FlatProductQuantizer
-        Its codebooks are zero until they are loaded; see `from_codebooks`.
+        Its codebooks are zero until the codec is trained.
+    rotation : Buffer, shape (config.rotation, d), or None
+        Orthonormal rows: vectors are multiplied by it before they are cut into subspaces.
     """
 
     config: PQConfig
@@ -36,10 +48,89 @@ class PQCodec(Codec):
         self.quantizer = FlatProductQuantizer(
             config.M, config.D, config.nbits, metric=config.metric
         )
-        self.is_trained = True
+        self.rotation: Tensor | None
+        self.register_buffer("rotation", None)
+        if config.rotation:
+            self.rotation = nn.Buffer(torch.zeros(config.rotation, config.d))
 
     @classmethod
-    def from_codebooks(cls, codebooks: ArrayLike, *, metric: FlatMetric = "l2") -> PQCodec:
+    def fit(
+        cls,
+        x: ArrayLike,
+        M: int,
+        nbits: int = 8,
+        *,
+        metric: FlatMetric = "l2",
+        rotation: int = 0,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> PQCodec:
+        """Learn codebooks by k-means, and the rotation of OPQ if it is asked for.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, d)
+            Vectors, at least one. Of more than 65,536 that many are taken evenly.
+        M : int
+            Number of subspaces: codes of a vector.
+        nbits : {8, 4}
+            Bits of one code.
+        metric : {"l2", "ip"}
+            Squared Euclidean distance, or the negative of the inner product. The codebooks are the
+            same for both.
+        rotation : int
+            Coordinates after the rotation, see `PQConfig`; ``d`` keeps all of them.
+        seed : int
+            The same data, seed and machine give the same codec.
+        progress : Progress, optional
+            Told about each subspace, and each step of the rotation.
+
+        Returns
+        -------
+        PQCodec
+            On the CPU, in evaluation mode.
+
+        Raises
+        ------
+        InvalidInputError
+            A value or shape is not as described, or d is not a multiple of M.
+        MissingDependencyError
+            faiss is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from hyperpq import PQCodec
+        >>> x = np.random.default_rng(0).normal(size=(300, 16)).astype("float32")
+        >>> PQCodec.fit(x, 4, rotation=8).encode(x).shape
+        (300, 4)
+        """
+        array = as_array(x, "x")
+        if array.ndim != 2 or not array.size:
+            raise InvalidInputError(
+                f"x has shape {array.shape}; expected (n, d) with at least one row and column."
+            )
+        features = as_features(array, array.shape[1])
+        M, nbits = as_count(M, "M"), as_count(nbits, "nbits")
+        codec = cls(PQConfig(features.shape[1], M, nbits, metric, rotation))
+        seed, rows = as_count(seed, "seed", 0), take_evenly(features)
+        if codec.rotation is not None:
+            learned = fit_rotation(rows, rotation, M, nbits, seed=seed, progress=progress)
+            codec.rotation.copy_(torch.from_numpy(learned))
+            rows = codec._rotated(torch.from_numpy(rows)).numpy()
+        codebooks = fit_flat(rows, M, nbits, seed=seed, progress=progress)
+        codec.quantizer.codebooks.copy_(torch.from_numpy(codebooks))
+        codec.is_trained = True
+        return codec.eval()
+
+    @classmethod
+    def from_codebooks(
+        cls,
+        codebooks: ArrayLike,
+        *,
+        metric: FlatMetric = "l2",
+        rotation: ArrayLike | None = None,
+    ) -> PQCodec:
         """Make a codec of given codebooks.
 
         Parameters
@@ -48,11 +139,14 @@ class PQCodec(Codec):
             Finite codewords of each subspace, K = 256 or 16.
         metric : {"l2", "ip"}
             Squared Euclidean distance, or the negative of the inner product.
+        rotation : array_like, shape (M * D, d), optional
+            Orthonormal rows that vectors are multiplied by first; d is M * D without it.
 
         Raises
         ------
         InvalidInputError
-            The codebooks have another shape, or values that are not finite float32.
+            An array has another shape or values that are not finite float32, or the rows of the
+            rotation are not orthonormal.
         """
         array = as_array(codebooks, "codebooks")
         if array.ndim != 3 or array.shape[1] not in (16, 256) or 0 in array.shape:
@@ -61,10 +155,68 @@ class PQCodec(Codec):
             )
         M, K, D = array.shape
         words = as_features(array.reshape(M * K, D), D, "codebooks").reshape(M, K, D)
-        codec = cls(PQConfig(M * D, M, K.bit_length() - 1, metric))
+        matrix = None if rotation is None else _as_rotation(rotation, M * D)
+        d = M * D if matrix is None else matrix.shape[1]
+        width = 0 if matrix is None else len(matrix)
+        codec = cls(PQConfig(d, M, K.bit_length() - 1, metric, width))
         codec.quantizer.codebooks.copy_(torch.from_numpy(words.copy()))
+        if codec.rotation is not None and matrix is not None:
+            codec.rotation.copy_(torch.from_numpy(matrix.copy()))
+        codec.is_trained = True
         return codec.eval()
 
     @override
+    @torch.no_grad()
     def vectors(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.quantizer.M, self.quantizer.D))
+        return self._rotated(x).unflatten(1, (self.quantizer.M, self.quantizer.D))
+
+    @override
+    def embed(self, x: ArrayLike) -> NDArray[np.float32]:
+        if self.rotation is None or len(self.rotation) == self.d:
+            return self._features(x).copy()
+        # The part of the features that the rotation keeps.
+        return self._rotated_back(super().embed(x))
+
+    @override
+    def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
+        return self._rotated_back(super().decode(codes))
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        """Features (n, d) -> what is cut into subspaces (n, M * D); no batch shows."""
+        if self.rotation is None:
+            return x
+        return exact_matmul(x.double(), self.rotation.T.double()).float()
+
+    @torch.inference_mode()
+    def _rotated_back(self, v: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What is cut into subspaces (n, M * D) -> features (n, d)."""
+        if self.rotation is None:
+            return v
+        out = np.empty((len(v), self.d), np.float32)
+        for rows, batch in self._batches(v):
+            back = exact_matmul(batch.double(), self.rotation.double())
+            out[rows] = back.float().cpu().numpy()
+        return out
+
+
+def _as_rotation(rotation: ArrayLike, width: int) -> NDArray[np.float32]:
+    array = as_array(rotation, "rotation")
+    if array.ndim != 2 or len(array) != width or array.shape[1] < width:
+        raise InvalidInputError(
+            f"rotation has shape {array.shape}; expected {width} rows, as wide as the codebooks "
+            "together, and no fewer columns."
+        )
+    matrix = as_features(array, array.shape[1], "rotation")
+    check_orthonormal(matrix)
+    return matrix
+
+
+def check_orthonormal(rotation: NDArray[np.float32]) -> None:
+    """Raise `InvalidInputError` unless the rows of a rotation (width, d) are orthonormal."""
+    products = rotation.astype(np.float64) @ rotation.T.astype(np.float64)
+    error = np.abs(products - np.eye(len(rotation))).max()
+    if not error <= _ORTHONORMAL:
+        raise InvalidInputError(
+            f"rotation has rows whose products differ by up to {error:.2g} from those of "
+            "orthonormal ones; expected orthonormal rows."
+        )

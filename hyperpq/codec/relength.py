@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from hyperpq.codec.learned import SAMPLE_SIZE, evenly
 from hyperpq.codec.smoothing import fit_centroids
-from hyperpq.codec.subspaces import split_coordinates, split_curvatures, take_coordinates
+from hyperpq.codec.subspaces import (
+    split_coordinates,
+    split_curvatures,
+    spread_coordinates,
+    take_coordinates,
+    varying_coordinates,
+)
 from hyperpq.geometry.registry import Metric
 from hyperpq.quantizers.fit_product import distil_codebooks, fit_codebooks
 
@@ -52,10 +58,16 @@ def fit_length(codec: C, M: int, nbits: int, metric: Metric, rows: Tensor, *, se
         On the CPU; trained.
     """
     F = codec.sample.shape[1]
-    index = split_coordinates(F, M)
-    log_c = split_curvatures(codec.learned_log_c.cpu(), F, M)
+    some = evenly(rows)
+    order = spread_coordinates(some, len(codec.learned_log_c), M)
+    index = split_coordinates(F, M, order)
+    # Noise of another subspace, which fills one up, has no say in its curvature.
+    curved = index if order is None else np.where(varying_coordinates(some)[index], index, -1)
+    log_c = split_curvatures(codec.learned_log_c.cpu(), F, curved)
     max_norm = _clip_radius(codec, M, log_c)
     other = _with_map(codec, M, nbits, metric, max_norm, index)
+    if order is not None:
+        other.order = nn.Buffer(torch.from_numpy(order))
     _keep(other, codec, rows, seed)
     smoothing = other.smoothing_with(other.centroids.float())
     smoothed = torch.cat([smoothing(some) for some in rows.split(SAMPLE_SIZE)])

@@ -18,8 +18,8 @@ from hyperpq.codec.additive import AdditiveCodec
 from hyperpq.codec.base import Codec
 from hyperpq.codec.config import AdditiveConfig, CodecConfig, Normalization, PQConfig
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.codec.pq import PQCodec
-from hyperpq.errors import CorruptIndexError, FormatVersionError
+from hyperpq.codec.pq import PQCodec, check_orthonormal
+from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError
 from hyperpq.geometry.registry import GEOMETRIES
 from hyperpq.quantizers.product import CURVATURE_RANGE
 
@@ -50,7 +50,7 @@ STORED_RECIPE_NAMES = {
 """Fields of a recipe whose names in codec.json are other ones."""
 _STORED_NORMALIZATIONS: dict[Normalization, str] = {"power": "root", "unit": "unit", "none": "none"}
 # Fields that are younger than the format: they are written only if they have another value.
-_YOUNGER = {"geometry": "lorentz", "straight_through": False}
+_YOUNGER = {"geometry": "lorentz", "straight_through": False, "rotation": 0}
 # What the files of additive codecs have beside their settings; product codes have a use for it.
 _ADDITIVE_CONSTANTS = {
     "head": "linear",
@@ -76,8 +76,15 @@ def to_files(codec: Codec) -> dict[str, bytes]:
     -------
     dict of str to bytes
         Content of each file by its name; the same codec always gives the same bytes.
+
+    Raises
+    ------
+    NotTrainedError
+        The codec is not trained.
     """
     from safetensors.torch import save
+
+    codec.check_trained()
 
     state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
     stored = stored_settings(codec)
@@ -241,8 +248,9 @@ def _codewords(M: int, nbits: int) -> int:
 
 def _empty_pq(stored: Mapping[str, Any], length: int) -> PQCodec:
     d, M, nbits = _sizes(stored, "d", "M", "nbits")
-    _check_memory(d * _codewords(1, nbits), nbits, length)
-    return PQCodec(PQConfig(d, M, nbits, stored["score"]))
+    (rotation,) = _sizes({"rotation": 0, **stored}, "rotation", low=0)
+    _check_memory((rotation or d) * _codewords(1, nbits) + rotation * d, nbits, length)
+    return PQCodec(PQConfig(d, M, nbits, stored["score"], rotation))
 
 
 def _empty_additive(stored: Mapping[str, Any], length: int) -> AdditiveCodec:
@@ -320,6 +328,9 @@ def _check_max_norm(value: Any) -> float:
 
 def _load(codec: Codec, state: Mapping[str, Tensor]) -> None:
     """Give a codec its weights once they are checked."""
+    if isinstance(codec, HiHPQCodec) and "order" in state:
+        # Only codecs with reordered coordinates have it.
+        codec.order = nn.Buffer(torch.zeros(codec.sample.shape[1], dtype=torch.int64))
     own = codec.state_dict()
     if set(state) != set(own):
         raise CorruptIndexError(
@@ -344,10 +355,20 @@ def _load(codec: Codec, state: Mapping[str, Tensor]) -> None:
                 f"{name} in {WEIGHTS_FILE} has curvatures of {float(c.min()):g} to "
                 f"{float(c.max()):g}; expected {low} to {high}."
             )
+    if "order" in state and state["order"].sort().values.tolist() != [*range(len(state["order"]))]:
+        raise CorruptIndexError(
+            f"order in {WEIGHTS_FILE} is not an order of {len(state['order'])} coordinates; "
+            "expected each of them once."
+        )
     if "quantizer.stress" in state and not state["quantizer.stress"] >= 0:
         raise CorruptIndexError(
             f"quantizer.stress in {WEIGHTS_FILE} is negative; expected 0 or more."
         )
+    if "rotation" in state:
+        try:
+            check_orthonormal(state["rotation"].numpy())
+        except InvalidInputError as error:
+            raise CorruptIndexError(f"{WEIGHTS_FILE}: {error}") from error
     codec.load_state_dict(dict(state))
     if isinstance(codec, HiHPQCodec):
         codec.set_centroids(codec.centroids)

@@ -7,8 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Coordinates whose deviation is less than this share of the largest are noise: those that the head
+# has no direction for start with a thousandth of it, and training shrinks them.
+_NOISE = 4e-3
 
-def split_coordinates(F: int, M: int) -> NDArray[np.int64]:
+
+def split_coordinates(F: int, M: int, order: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Cut F coordinates into M subspaces of consecutive ones, as equal as possible.
 
     Parameters
@@ -17,6 +21,8 @@ def split_coordinates(F: int, M: int) -> NDArray[np.int64]:
         Coordinates.
     M : int
         Subspaces.
+    order : ndarray, shape (F,), int64, optional
+        What `spread_coordinates` returned: the coordinates are cut in this order.
 
     Returns
     -------
@@ -24,22 +30,79 @@ def split_coordinates(F: int, M: int) -> NDArray[np.int64]:
         Coordinates of each subspace; -1 fills up those that are one shorter. With M > F the last
         ones are empty.
     """
-    subspaces = np.array_split(np.arange(F), M)
+    subspaces = np.array_split(np.arange(F) if order is None else order, M)
     out = np.full((M, max(1, len(subspaces[0]))), -1, np.int64)
     for row, own in zip(out, subspaces, strict=True):
         row[: len(own)] = own
     return out
 
 
-def split_curvatures(log_c: Tensor, F: int, M: int) -> Tensor:
-    """Log curvatures of the M subspaces that F coordinates are cut into.
+def varying_coordinates(v: Tensor) -> NDArray[np.bool_]:
+    """Which coordinates of vectors (n, F), n >= 1, hold more than noise, shape (F,)."""
+    deviations = _deviations(v)
+    return deviations > _NOISE * deviations.max()
+
+
+def spread_coordinates(v: Tensor, M0: int, M: int) -> NDArray[np.int64] | None:
+    """Order coordinates so that no subspace is left with noise while another has several to give.
+
+    A head with more coordinates than the features have directions (d < F, or few training rows)
+    fills up each of the M0 subspaces that it was learned on with noise. Cut into M > M0 subspaces
+    of consecutive coordinates, whole ones would be noise: at d = 48, 8 of 16.
+
+    Parameters
+    ----------
+    v : Tensor, shape (n, F)
+        Vectors that show which coordinates are noise, n >= 1.
+    M0, M : int
+        Subspaces of the learned representation, and of the codes.
+
+    Returns
+    -------
+    ndarray, shape (F,), int64, or None
+        Cut by `split_coordinates`, each subspace has its share of the coordinates that vary, as
+        equal as possible; those of one learned subspace are dealt to its parts in turn, the ones
+        with the largest deviation first. None if the consecutive cut has no subspace of noise, or
+        none that could be given a coordinate.
+    """
+    deviations, F = _deviations(v), v.shape[1]
+    varies = deviations > _NOISE * deviations.max()
+    consecutive = split_coordinates(F, M)
+    used = int((varies[consecutive] & (consecutive >= 0)).any(1).sum())
+    if used == min(int(varies.sum()), M):
+        return None
+    parts = np.array_split(np.flatnonzero(varies), M)
+    owners, given = np.repeat(np.arange(M), [len(part) for part in parts]), np.concatenate(parts)
+    dealt = np.empty_like(owners)
+    for m in range(M0):
+        own = np.flatnonzero(given // (F // M0) == m)
+        turns = np.arange(len(own)) - np.searchsorted(owners[own], owners[own])
+        strongest = own[np.argsort(-deviations[given[own]], kind="stable")]
+        dealt[strongest] = owners[own][np.lexsort((owners[own], turns))]
+    rest = iter(np.flatnonzero(~varies))
+    order = []
+    for m, size in enumerate((consecutive >= 0).sum(1)):
+        chosen = given[dealt == m].tolist()
+        order += chosen + [next(rest) for _ in range(size - len(chosen))]
+    return np.array(order, np.int64)
+
+
+def _deviations(v: Tensor) -> NDArray[np.float64]:
+    deviations: NDArray[np.float64] = v.double().std(0, correction=0).cpu().numpy()
+    return deviations
+
+
+def split_curvatures(log_c: Tensor, F: int, index: NDArray[np.int64]) -> Tensor:
+    """Log curvatures of the subspaces that F coordinates are cut into.
 
     Parameters
     ----------
     log_c : Tensor, shape (M0,)
         Log curvatures of the M0 equal subspaces of the learned representation.
-    F, M : int
-        Coordinates and subspaces, see `split_coordinates`.
+    F : int
+        Coordinates.
+    index : ndarray, shape (M, D), int64
+        Coordinates of each subspace, -1 for none.
 
     Returns
     -------
@@ -48,9 +111,9 @@ def split_curvatures(log_c: Tensor, F: int, M: int) -> Tensor:
         with; of an empty one, the mean of all.
     """
     per_coordinate = log_c.repeat_interleave(F // len(log_c))
-    index = torch.from_numpy(split_coordinates(F, M))
-    inside = (index >= 0).to(log_c)
-    sums = (per_coordinate[index.clamp_min(0)] * inside).sum(1)
+    chosen = torch.from_numpy(index)
+    inside = (chosen >= 0).to(log_c)
+    sums = (per_coordinate[chosen.clamp_min(0)] * inside).sum(1)
     return torch.where(inside.any(1), sums / inside.sum(1).clamp_min(1), log_c.mean())
 
 

@@ -67,8 +67,8 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
     name = type(inner).__name__
     if not isinstance(inner, faiss.IndexPQ):
         raise InvalidInputError(
-            f"index is a {name}; expected a faiss.IndexPQ, alone or in a faiss.IndexIDMap or an "
-            "IndexPreTransform with one rotation."
+            f"index is of type {name}; expected a faiss.IndexPQ, alone or in a faiss.IndexIDMap or "
+            "an IndexPreTransform with one rotation."
         )
     metrics: dict[int, FlatMetric] = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
     pq = inner.pq

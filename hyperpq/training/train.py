@@ -96,7 +96,19 @@ def train_codec(
         return train_fidelity(TrainingTask(x, recipe, M, nbits, "l1", seed, device), run.progress)
     known = as_choice(metric, "metric", METRICS, "the metric 'inner' needs objective='fidelity'")
     task = TrainingTask(x, recipe, M, nbits, known, seed, device)
+    codec = _learn(task, views, view_rows, run)
+    codec.warn_of_noise()
+    return codec
 
+
+def _learn(
+    task: TrainingTask,
+    views: NDArray[np.floating] | None,
+    view_rows: NDArray[np.int64] | None,
+    run: TrainingRun,
+) -> HiHPQCodec:
+    """The codec of a task whose objective is semantic."""
+    x, recipe, seed, device = task.x, task.recipe, task.seed, task.device
     split = split_rows(len(x), recipe, view_rows, seed=seed)
     finalizer = Finalizer(task)
     codec = initialize_codec(task)

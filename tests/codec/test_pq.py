@@ -17,7 +17,12 @@ from hyperpq.codec.learned import LearnedCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.codec.serialization import SETTINGS_FILE, WEIGHTS_FILE, from_files, to_files
 from hyperpq.codes import unpack
-from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError
+from hyperpq.errors import (
+    CorruptIndexError,
+    FormatVersionError,
+    InvalidInputError,
+    NotTrainedError,
+)
 
 METRICS = {"l2": faiss.METRIC_L2, "ip": faiss.METRIC_INNER_PRODUCT}
 SHAPES = [(4, 8), (8, 8), (4, 4), (3, 4)]
@@ -165,6 +170,10 @@ def test_files_round_trip_bit_for_bit(M, nbits, metric):
         {"score": "l1"},
         {"score": None},
         {"format": "zip"},
+        {"rotation": 12},
+        {"rotation": 0.0},
+        {"rotation": -4},
+        {"rotation": 10**12},
     ],
 )
 def test_edited_settings_are_refused(changes):
@@ -211,3 +220,81 @@ def test_damaged_codebooks_are_refused():
     for missing in files:
         with pytest.raises(CorruptIndexError):
             from_files({k: v for k, v in files.items() if k != missing})
+
+
+def test_a_new_codec_is_not_trained():
+    """It said that it was, and all distances were ties."""
+    codec = PQCodec(PQConfig(12, 4))
+    assert not codec.is_trained
+    x = np.zeros((2, 12))
+    calls = [
+        lambda: codec.encode(x),
+        lambda: codec.tables(x),
+        lambda: codec.embed(x),
+        lambda: codec.decode(np.zeros((2, 4), np.uint8)),
+        lambda: to_files(codec),
+        lambda: HiHPQIndex.from_codec(codec, device="cpu"),
+    ]
+    for call in calls:
+        with pytest.raises(NotTrainedError, match=r"HiHPQIndex\.train\(x\) or PQCodec\.fit\(x\)"):
+            call()
+
+
+def rotated(metric="l2", seed=0, d=12, width=8, M=4, nbits=8):
+    rng = np.random.default_rng(seed)
+    words = rng.normal(size=(M, 2**nbits, width // M))
+    rotation = np.linalg.qr(rng.normal(size=(d, width)))[0].T
+    return PQCodec.from_codebooks(words, metric=metric, rotation=rotation)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("width", [12, 8])
+def test_a_rotation_in_float64_and_in_files(metric, width):
+    codec = rotated(metric, width=width)
+    x = np.random.default_rng(5).normal(size=(40, 12)).astype(np.float32)
+    R, words = codec.rotation.double().numpy(), codec.quantizer.codebooks.double().numpy()
+    parts = (x.astype(np.float64) @ R.T).reshape(40, 4, 1, -1)
+    far = np.square(parts - words).sum(-1)
+    want = far if metric == "l2" else -(parts * words).sum(-1)
+    np.testing.assert_allclose(codec.tables(x), want, rtol=1e-5, atol=1e-5)
+    codes = codec.encode(x)
+    np.testing.assert_array_equal(codes, far.argmin(-1))
+    # In the space of the features, as in FAISS.
+    decoded = np.take_along_axis(words[None], codes[:, :, None, None].astype(int), 2)
+    np.testing.assert_allclose(codec.decode(codes), decoded.reshape(40, -1) @ R, atol=1e-5)
+    np.testing.assert_allclose(codec.embed(x), x @ R.T @ R, atol=1e-5)
+    files = to_files(codec)
+    again = from_files(files)
+    assert to_files(again) == files
+    np.testing.assert_array_equal(again.tables(x), codec.tables(x))
+    assert json.loads(files[SETTINGS_FILE])["rotation"] == width
+    # Files of codebooks without a rotation do not mention it.
+    assert b"rotation" not in b"".join(to_files(drawn(4, 8)).values())
+
+
+def test_damaged_rotations_are_refused():
+    from safetensors.torch import load, save
+
+    files = to_files(rotated())
+    state = load(files[WEIGHTS_FILE])
+    for damaged in (state["rotation"] * 2, state["rotation"].T.contiguous()):
+        with pytest.raises(CorruptIndexError, match="rotation"):
+            from_files({**files, WEIGHTS_FILE: save({**state, "rotation": damaged})})
+    del state["rotation"]
+    with pytest.raises(CorruptIndexError, match=r"codec\.safetensors"):
+        from_files({**files, WEIGHTS_FILE: save(state)})
+
+
+@pytest.mark.parametrize(
+    ("rotation", "message"),
+    [
+        (np.eye(8), r"shape \(8, 8\); expected 12 rows"),
+        (np.eye(12)[:, :8], r"shape \(12, 8\); expected 12 rows"),
+        (np.zeros((12, 12)), "products differ by up to 1 from"),
+        (np.full((12, 12), np.nan), "rotation has NaN"),
+        (np.eye(12)[0], r"shape \(12,\)"),
+    ],
+)
+def test_bad_rotations(rotation, message):
+    with pytest.raises(InvalidInputError, match=message):
+        PQCodec.from_codebooks(np.zeros((4, 16, 3)), rotation=rotation)

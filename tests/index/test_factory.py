@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given
@@ -25,6 +26,70 @@ def test_every_string_of_the_grammar(d, prefix, M, nbits, metric):
     assert parse_factory(d, text) == want
 
 
+@given(
+    groups=st.integers(1, 20),
+    D=st.integers(1, 20),
+    wrap=st.sampled_from(["{}", "IDMap,{}", "IDMap2,{}", "{},IDMap", "{},IDMap2"]),
+    nbits=st.sampled_from([None, 4, 8]),
+    suffix=st.sampled_from(["", "np"]),
+    rotation=st.sampled_from([None, "whole", "narrow"]),
+    metric=st.sampled_from([(), ("l2",), ("ip",), (faiss.METRIC_L2,), (0,)]),
+)
+def test_every_string_of_plain_codebooks_means_what_it_means_to_faiss(
+    groups, D, wrap, nbits, suffix, rotation, metric
+):
+    d = 2 * groups * D
+    front = {None: "", "whole": f"OPQ{groups},", "narrow": f"OPQ{groups}_{groups * D},"}[rotation]
+    text = wrap.format(f"{front}PQ{groups}" + (f"x{nbits}" if nbits else "") + suffix)
+    name = "ip" if metric and metric[0] in ("ip", faiss.METRIC_INNER_PRODUCT) else "l2"
+    index = index_factory(d, text, *metric, device="cpu")
+    assert (index.d, index.M, index.nbits, index.metric) == (d, groups, nbits or 8, name)
+    width = {None: {}, "whole": {"rotation": d}, "narrow": {"rotation": groups * D}}[rotation]
+    want = {"d": d, "M": groups, "nbits": nbits or 8, "metric": name, **width}
+    assert parse_factory(d, text, *metric) == want
+    theirs = faiss.index_factory(d, text, faiss.METRIC_L2)
+    if isinstance(theirs, faiss.IndexIDMap):
+        theirs = faiss.downcast_index(theirs.index)
+    if rotation:
+        assert theirs.chain.at(0).d_out == width["rotation"]
+        theirs = faiss.downcast_index(theirs.index)
+    if isinstance(theirs, faiss.IndexIDMap):
+        theirs = faiss.downcast_index(theirs.index)
+    assert (theirs.pq.M, theirs.pq.nbits, theirs.code_size) == (groups, nbits or 8, index.code_size)
+
+
+@pytest.mark.parametrize("text", ["HiHPQ4,IDMap2", "HiHPQ4,chord,IDMap", "IDMap2,HiHPQ4"])
+def test_a_suffix_for_ids_is_accepted(text):
+    """FAISS takes it in front and at the end."""
+    assert parse_factory(16, text)["M"] == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "metric", "message"),
+    [
+        ("PQ4", "l1", "metric is 'l1'; expected 'l2' or 'ip', or faiss.METRIC_L2"),
+        ("PQ4", 2, "metric is 2; expected"),
+        ("PQ4", True, "metric is True; expected"),
+        ("PQ4", [1], r"metric is \[1\]; expected"),
+        ("HiHPQ4", faiss.METRIC_L2, "metric is 1 with the factory text 'HiHPQ4'; expected 'l1'"),
+        ("HiHPQ4,chord", "l1", "the same in both; leave it out"),
+        ("OPQ8,PQ4", None, "the same number after OPQ and PQ, as in OPQ4,PQ4"),
+        ("PQ5", None, "d is 16 and M is 5; expected d to be a multiple of M"),
+        ("OPQ4_6,PQ4", None, "rotation is 6 with d 16 and M 4; expected a multiple"),
+        ("OPQ4_20,PQ4", None, "rotation is 20 with d 16"),
+        ("OPQ4_0,PQ4", None, "expected a width of at least 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(text, metric, message):
+    with pytest.raises(InvalidInputError, match=message):
+        index_factory(16, text, metric, device="cpu")
+
+
+def test_a_metric_of_learned_codes_can_be_given_beside_the_text():
+    assert index_factory(16, "HiHPQ4", "chord", device="cpu").metric == "chord"
+    assert parse_factory(16, "HiHPQ4,chord", "chord")["metric"] == "chord"
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -42,10 +107,22 @@ def test_every_string_of_the_grammar(d, prefix, M, nbits, metric):
         "HiHPQ8 ",
         "HiHPQ8\n",
         "hihpq8",
-        "PQ8x8",
+        "PQ",
+        "PQ0",
+        "PQ8x6",
+        "PQ8,l2",
+        "PQ8x8fs",
+        "OPQ8",
+        "OPQ8,HiHPQ8",
+        "OPQ8_,PQ8",
+        "PCA8,PQ8",
+        "IVF4,PQ8",
         "IVF4,HiHPQ8",
         "IDMap3,HiHPQ8",
         "IDMap,IDMap,HiHPQ8",
+        "IDMap,HiHPQ8,IDMap",
+        "HiHPQ8,IDMap3",
+        "IDMap",
         "HiHPQ12345",
         "HiHPQ٨",
         8,

@@ -189,12 +189,16 @@ def test_ids_reach_their_codes_in_faiss():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: "index.faiss", "index is a str; expected a faiss.IndexPQ"),
-        (lambda: faiss.IndexFlatL2(d), "index is a IndexFlatL2"),
-        (lambda: faiss.IndexIDMap(faiss.IndexFlatL2(d)), "index is a IndexFlatL2"),
-        (lambda: faiss.index_factory(d, "OPQ4,PQ4x8"), "IndexPreTransform, whose transform"),
-        (lambda: faiss.index_factory(d, "IVF4,PQ4x8"), "index is a IndexIVFPQ"),
-        (lambda: faiss.index_factory(d, "PQ4x4fs"), "index is a IndexPQFastScan"),
+        (lambda: "index.faiss", "index is of type str; expected a faiss.IndexPQ"),
+        (lambda: faiss.IndexFlatL2(d), "index is of type IndexFlatL2"),
+        (lambda: faiss.IndexIDMap(faiss.IndexFlatL2(d)), "index is of type IndexFlatL2"),
+        (lambda: faiss.index_factory(d, "OPQ4,PQ4x8"), "with OPQMatrix, which cannot be conv"),
+        (lambda: faiss.index_factory(d, "PCA12,PQ4x8"), "with PCAMatrix, which cannot be conv"),
+        (lambda: faiss.index_factory(d, "L2norm,PQ4x8"), "NormalizationTransform, which cannot"),
+        (lambda: faiss.index_factory(d, "RR8,RR8,PQ4x8"), "Matrix and RandomRotationMatrix, wh"),
+        (lambda: skewed(), "rotation has rows whose products differ by up to 3"),
+        (lambda: faiss.index_factory(d, "IVF4,PQ4x8"), "index is of type IndexIVFPQ"),
+        (lambda: faiss.index_factory(d, "PQ4x4fs"), "index is of type IndexPQFastScan"),
         (lambda: faiss.IndexPQ(d, 4, 8), "not trained; expected a trained one"),
         (lambda: trained(faiss.IndexPQ(d, 4, 6)), "with metric 1 and 6 bits, trained"),
         (lambda: trained(faiss.IndexPQ(d, 4, 8, faiss.METRIC_L1)), "with metric 2 and 8 bits"),
@@ -208,6 +212,38 @@ def test_other_indexes_are_refused(make, message):
 def trained(index):
     index.is_trained = True
     return index
+
+
+def skewed():
+    """A linear map that is no rotation: what is decoded could not be brought back by it."""
+    transform = faiss.LinearTransform(d, d, False)
+    faiss.copy_array_to_vector(2 * np.eye(d, dtype="f").ravel(), transform.A)
+    inner = faiss.IndexPQ(d, 4, 4)
+    inner.train(vectors(N, 1))
+    return trained(faiss.IndexPreTransform(trained(transform), inner))
+
+
+@pytest.mark.parametrize("text", ["OPQ4,PQ4x8", "OPQ4_12,PQ4x4", "RR8,PQ4x8", "OPQ4,IDMap,PQ4x4"])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_a_rotated_index_comes_over_and_goes_back(text, metric, tmp_path):
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    theirs = faiss.index_factory(d, text, kind)
+    x, queries = vectors(N, 1), vectors(30, 2)
+    theirs.train(x)
+    outer = theirs if "IDMap" in text else faiss.IndexIDMap2(theirs)
+    outer.add_with_ids(x, spread_ids(N))
+    codec, codes, ids = from_faiss(outer)
+    assert codec.config.rotation == theirs.chain.at(0).d_out
+    assert (codec.encode(x) == codes).all(1).mean() > 0.999
+    np.testing.assert_array_equal(ids, spread_ids(N))
+    np.testing.assert_allclose(codec.decode(codes[:50]), theirs.sa_decode(codes[:50]), atol=1e-5)
+    export = to_faiss(codec, codes, ids)
+    assert_same(export, codec, codes, ids, queries)
+    want, got = outer.search(queries, K), export.index.search(export.queries(queries), K)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5, atol=1e-5)
+    write_faiss(export, tmp_path / "index.faiss")
+    again = faiss.read_index(str(tmp_path / "index.faiss"))
+    np.testing.assert_array_equal(again.search(queries, K), got)
 
 
 @pytest.mark.parametrize(("ids", "message"), [([5, 6, 5], "5 twice"), ([5, -6, 7], "contain -6")])
@@ -239,7 +275,7 @@ def test_bad_input(tmp_path):
         to_faiss(codec, codes[:, :3], range(3))
     with pytest.raises(InvalidInputError, match=r"ids have shape \(2,\)"):
         to_faiss(codec, codes, range(2))
-    with pytest.raises(NotTrainedError, match="train it"):
+    with pytest.raises(NotTrainedError, match=r"PQCodec\.fit"):
         to_faiss(HiHPQCodec(CodecConfig(d, 4)), codes, range(3))
     export = to_faiss(codec, codes, range(3))
     with pytest.raises(InvalidInputError, match="width 23"):

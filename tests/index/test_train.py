@@ -16,11 +16,10 @@ from index_tools import (
 )
 
 from hyperpq import HiHPQIndex
+from hyperpq.codec.config import CodecConfig
+from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.serialization import to_files
-from hyperpq.errors import (
-    InvalidInputError,
-    TrainingError,
-)
+from hyperpq.errors import InvalidInputError, NotTrainedError, TrainingError
 
 
 def test_training_takes_the_same_kinds(tmp_path):
@@ -151,3 +150,35 @@ def test_a_failed_training_keeps_the_codec(make):
     with pytest.raises(TrainingError):
         index.train(X, recipe=SMALL, lr=1e6)
     assert index.codec is before
+
+
+def test_training_again_has_the_metric_that_was_asked_for():
+    """``objective="fidelity"`` left ``inner`` behind, with which no other recipe could train."""
+    index = HiHPQIndex(D_IN, 2, metric="chord", device="cpu")
+    index.train(X, objective="fidelity", epochs=1)
+    assert index.metric == index.codec.metric == "inner"
+    index.train(X, recipe=SMALL)
+    assert index.metric == index.codec.metric == "chord"
+    direct = HiHPQIndex(D_IN, 2, metric="chord", device="cpu")
+    direct.train(X, recipe=SMALL)
+    assert to_files(index.codec) == to_files(direct.codec)
+    index.train(X, objective="fidelity", epochs=1)
+    # Nobody asked for the metric of a codec that comes from elsewhere.
+    foreign = HiHPQIndex.from_codec(index.codec, device="cpu")
+    assert foreign.metric == "inner"
+    foreign.train(X, recipe=SMALL)
+    assert foreign.metric == "l1"
+    index.add(X[:3])
+    with pytest.raises(TrainingError, match="has 3 vectors"):
+        index.train(X, recipe=SMALL)
+
+
+def test_an_index_of_an_untrained_codec_is_refused():
+    codec = HiHPQCodec(CodecConfig(D_IN, 2))
+    with pytest.raises(NotTrainedError, match=r"HiHPQIndex\.train\(x\)"):
+        HiHPQIndex.from_codec(codec)
+    index = HiHPQIndex(D_IN, 2, device="cpu")
+    index.codec = codec
+    assert not index.is_trained
+    with pytest.raises(NotTrainedError, match="the index is not trained"):
+        index.add(X)
