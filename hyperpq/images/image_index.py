@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hyperpq.errors import BackboneError, CorruptIndexError, InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images import skipped as skipped_files
-from hyperpq.images.changes import Entry, compare, is_below, stored_time
+from hyperpq.images.changes import Changes, Entry, compare, is_below, stored_time
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike, as_paths, as_roots
 from hyperpq.images.metadata import ImageMetadata
@@ -251,6 +251,7 @@ class ImageIndex:
         those of before the file was read, so what changes while it is read counts as changed in the
         next update. Other content with the same size and mtime is not noticed.
         """
+        self.index.collection.check_writable()
         listed = {file.path: file for file in files}
         folders = [os.path.abspath(os.fsencode(root)) for root in remove_below]
         changes = compare(self._entries(), listed, folders, unknown)
@@ -259,29 +260,45 @@ class ImageIndex:
         )
         new = [file for path, file in sorted(listed.items()) if path not in changes.unchanged]
         if changes.missing:
-            with self.index.collection.on_this_snapshot():
-                self.index.remove_ids(changes.missing)
+            self.index.remove_ids(changes.missing)
             report.removed = len(changes.missing)
         options = ReadOptions(workers, self.max_megapixels)
         with (progress or SilentProgress()).phase("encode", len(new)) as phase:
             for start in range(0, len(new), SEGMENT_SIZE):
                 batch = new[start : start + SEGMENT_SIZE]
                 features = extract_features([f.path for f in batch], self.backbone, options, phase)
-                kept = {batch[row].path for row in features.unavailable} & changes.outdated.keys()
-                old = [
-                    changes.outdated[f.path]
-                    for f in batch
-                    if f.path in changes.outdated and f.path not in kept
-                ]
-                readable = [batch[row] for row in features.rows]
-                if readable or old:
-                    self.add_features(readable, features.plain, features.sizes, remove=old)
-                report.added += len(readable)
-                report.removed += len(old)
-                report.kept += len(kept)
-                report.skipped |= {batch[row].path: why for row, why in features.skipped}
+                codes = self.index.encode(features.plain)
+                with self.index.collection.exclusive() as changed:
+                    if changed:
+                        # Another process may have added some of these images meanwhile.
+                        changes = compare(self._entries(), listed, folders, unknown)
+                    self._add_batch(batch, features, codes, changes, report)
         self._write_skipped(report.skipped, listed.keys(), folders)
         return report
+
+    def _add_batch(
+        self,
+        batch: list[ImageFile],
+        features: Features,
+        codes: NDArray[np.uint8],
+        changes: Changes,
+        report: UpdateReport,
+    ) -> None:
+        """Add images that have been read and remove the rows that they replace; for `update`."""
+        kept = {batch[row].path for row in features.unavailable} & changes.outdated.keys()
+        old = [
+            changes.outdated[file.path]
+            for file in batch
+            if file.path in changes.outdated and file.path not in kept
+        ]
+        new = np.array([batch[row].path not in changes.unchanged for row in features.rows], bool)
+        readable = [batch[row] for row in features.rows[new]]
+        if readable or old:
+            self._add_codes(readable, codes[new], features.sizes[new], old)
+        report.added += len(readable)
+        report.removed += len(old)
+        report.kept += len(kept)
+        report.skipped |= {batch[row].path: why for row, why in features.skipped}
 
     def remove(self, below: PathLike | Sequence[PathLike]) -> int:
         """Remove the images at or below some paths, in one transaction; no file is touched.
@@ -344,20 +361,29 @@ class ImageIndex:
         codes = self.index.encode(features)
         # What to add and remove was decided by looking at the rows.
         with self.index.collection.on_this_snapshot():
-            self.index.collection.add(
-                codes,
-                attributes={
-                    "folder": _folder_names(file.path for file in files),
-                    "size": np.array([file.size for file in files], np.int64),
-                    "mtime": np.array(
-                        [stored_time(file.mtime_ns) for file in files], np.int64
-                    ).view(TIME),
-                    "width": sizes[:, 0],
-                    "height": sizes[:, 1],
-                },
-                paths=[file.path for file in files],
-                remove=np.array(remove, np.int64),
-            )
+            self._add_codes(files, codes, sizes, remove)
+
+    def _add_codes(
+        self,
+        files: Sequence[ImageFile],
+        codes: NDArray[np.uint8],
+        sizes: NDArray[np.int32],
+        remove: Sequence[int],
+    ) -> None:
+        """Add encoded images in one commit, see `add_features`."""
+        times = np.array([stored_time(file.mtime_ns) for file in files], np.int64)
+        self.index.collection.add(
+            codes,
+            attributes={
+                "folder": _folder_names(file.path for file in files),
+                "size": np.array([file.size for file in files], np.int64),
+                "mtime": times.view(TIME),
+                "width": sizes[:, 0],
+                "height": sizes[:, 1],
+            },
+            paths=[file.path for file in files],
+            remove=np.array(remove, np.int64),
+        )
 
     def _features(
         self, paths: list[bytes], phase_name: str, workers: int, progress: Progress | None
@@ -398,13 +424,14 @@ class ImageIndex:
         if collection.path is None:
             return
         below = tuple(os.path.join(folder, b"") for folder in folders)
-        old = skipped_files.from_csv(collection.read_report(skipped_files.NAME))
-        kept = {
-            path: reason
-            for path, reason in old.items()
-            if path not in listed and not is_below(path, below)
-        }
-        collection.write_report(skipped_files.NAME, skipped_files.to_csv(kept | skipped))
+        with collection.exclusive():
+            old = skipped_files.from_csv(collection.read_report(skipped_files.NAME))
+            kept = {
+                path: reason
+                for path, reason in old.items()
+                if path not in listed and not is_below(path, below)
+            }
+            collection.write_report(skipped_files.NAME, skipped_files.to_csv(kept | skipped))
 
 
 def _folder_names(paths: Iterable[bytes]) -> Categories:

@@ -200,6 +200,30 @@ class Collection:
             self._follows = before
 
     @contextmanager
+    def exclusive(self) -> Iterator[bool]:
+        """Keep other writers out, so that what is read in the block is what the block changes.
+
+        The collection shows the newest rows from then on. In memory other threads are kept out.
+
+        Yields
+        ------
+        bool
+            Whether they are other rows than those that were shown before.
+
+        Raises
+        ------
+        StoreError
+            If the directory was opened read-only or is locked, see `IndexStore.hold_lock`.
+        """
+        with self._writing():
+            directory = self._directory
+            if directory is None:
+                yield False
+                return
+            with directory.hold_lock():
+                yield directory.refresh()
+
+    @contextmanager
     def _writing(self) -> Iterator[None]:
         self.check_writable()
         with self._changing:
@@ -214,8 +238,7 @@ class Collection:
             except SnapshotChangedError:
                 if directory is None or not self._follows:
                     raise
-            with directory.hold_lock():
-                directory.refresh()
+            with self.exclusive():
                 return make()
 
     def new_ids(self, ids: ArrayLike | None, n: int) -> NDArray[np.int64]:
