@@ -131,8 +131,16 @@ class IndexStore(Store):
 
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
-        """Whether a directory has the manifest of an index; its content is not checked."""
-        return (whole_directory(Path(path)) / MANIFEST_NAME).exists()
+        """Whether a directory has the manifest of an index; its content is not checked.
+
+        Raises
+        ------
+        StoreError
+            If the system refuses to look.
+        """
+        manifest = whole_directory(Path(path)) / MANIFEST_NAME
+        with os_errors("look for", manifest):
+            return manifest.exists()
 
     @classmethod
     def open(

@@ -36,7 +36,7 @@ from hyperpq.store.manifest import (
     renamed_file,
     tombstone_path,
 )
-from hyperpq.utils.files import CHECKSUM_BLOCK, checksum, read_regular, torn_file
+from hyperpq.utils.files import CHECKSUM_BLOCK, checksum, os_errors, read_regular, torn_file
 
 MAX_FILE_BYTES = 1 << 30
 """Length of a file that is read whole: nobody can ask for more memory than this."""
@@ -77,13 +77,27 @@ def read_manifest(root: Path) -> Manifest:
         If the system refuses to read it.
     """
     path = root / MANIFEST_NAME
-    if not path.is_symlink() and not path.exists():
-        what = f"the folder has no {MANIFEST_NAME}" if root.is_dir() else "no such folder"
-        raise IndexNotFoundError(
-            f"{root}: there is no index here ({what}); make one with `hyperpq build`, or check the "
-            "path."
-        )
+    with os_errors("read", path):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _no_index(root) from None
     return parse_manifest(read_regular(path, limit=_MAX_MANIFEST_BYTES), path)
+
+
+def _no_index(root: Path) -> IndexNotFoundError:
+    if root.is_dir():
+        what = f"the folder has no {MANIFEST_NAME}"
+    elif root.is_symlink():
+        what = "the link leads nowhere"
+    elif root.exists():
+        what = "this is a file; an index is a folder"
+    else:
+        what = "no such folder"
+    return IndexNotFoundError(
+        f"{root}: there is no index here ({what}); make one with `hyperpq build`, or check the "
+        "path."
+    )
 
 
 def is_current(root: Path, manifest: Manifest) -> bool:

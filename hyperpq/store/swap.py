@@ -132,6 +132,8 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     with os_errors("remove", folder):
         os.rename(folder, aside)
+    # A power cut must not undo the rename and keep the removals.
+    fsync_folder(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 

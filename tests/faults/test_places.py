@@ -350,3 +350,25 @@ def test_readers_write_nothing(tmp_path, how, interrupted):
         as_nobody(work)
     else:
         work()
+
+
+def test_an_index_that_may_not_be_looked_into(tmp_path):
+    """A `PermissionError` of the system was no `StoreError`."""
+    os.chmod(tmp_path, 0o755)
+    path = make_store(tmp_path / "place/index").path
+    os.chmod(path.parent, 0)
+
+    def work():
+        for call in (
+            lambda: IndexStore.open(path),
+            lambda: IndexStore.open(path, verify=True),
+            lambda: IndexStore.exists(path),
+            lambda: verify_directory(path),
+            lambda: find_place(path),
+            lambda: replace_directory(path, path),
+        ):
+            with pytest.raises(StoreError, match="Permission denied") as refused:
+                call()
+            assert refused.value.errno == errno.EACCES
+
+    as_nobody(work)

@@ -20,7 +20,7 @@ from hyperpq.errors import (
     SnapshotChangedError,
     StoreError,
 )
-from hyperpq.store import IndexStore, live_batches
+from hyperpq.store import IndexStore, live_batches, verify_directory
 
 
 class TestIndexStore(StoreTests):
@@ -164,6 +164,20 @@ def test_opening_nothing_says_what_to_do(tmp_path):
         IndexStore.open(tmp_path / "nowhere")
     with pytest.raises(IndexNotFoundError, match=r"no manifest.json.*hyperpq build"):
         IndexStore.open(tmp_path)
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("elsewhere")
+    for name, message in (
+        ("file", "this is a file; an index is a folder"),
+        ("file/index", "no such folder"),
+        ("link", "the link leads nowhere"),
+    ):
+        with pytest.raises(IndexNotFoundError, match=message):
+            IndexStore.open(tmp_path / name)
+        with pytest.raises(IndexNotFoundError, match=message):
+            verify_directory(tmp_path / name)
+        assert not IndexStore.exists(tmp_path / name)
+    with pytest.raises(StoreError, match="cannot read: File name too long"):
+        IndexStore.open(tmp_path / ("x" * 300))
 
 
 def test_reports(tmp_path):

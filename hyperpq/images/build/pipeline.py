@@ -44,7 +44,7 @@ from hyperpq.store import (
     replace_directory,
 )
 from hyperpq.store.lock import writer_lock
-from hyperpq.utils.files import os_errors
+from hyperpq.utils.files import make_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -139,8 +139,7 @@ def build_index(
         )
     _check_place(place, path, is_index)
     begun = state.exists()
-    with os_errors("create", state.path):
-        state.path.mkdir(parents=True, exist_ok=True)
+    make_folder(state.path)
     with writer_lock(state.path):
         if begun and not resume:
             if not overwrite:

@@ -18,7 +18,7 @@ from hyperpq.images import skipped as skipped_files
 from hyperpq.images.extract import Features
 from hyperpq.store import find_place
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
-from hyperpq.utils.files import atomic_write
+from hyperpq.utils.files import atomic_write, fsync_folder, make_folder
 
 # Arrays of `Features` in the files of a batch.
 _ARRAYS = ("rows", "plain", "views", "sizes")
@@ -77,6 +77,8 @@ class BuildState:
     def restart(self) -> None:
         """Make the next `read_plan` start from the beginning."""
         self._settings.unlink(missing_ok=True)
+        # After a power cut the settings must not be there without the files that they vouch for.
+        fsync_folder(self.path)
 
     def finish(self) -> None:
         """Mark the index as complete, before it is moved to its place."""
@@ -85,6 +87,8 @@ class BuildState:
     def discard(self) -> None:
         """Remove the directory in one step, as a part of it must not be taken for a build."""
         os.rename(self.path, self.discarded)
+        # A power cut must not undo the rename and keep the removals.
+        fsync_folder(self.path.parent)
         shutil.rmtree(self.discarded, ignore_errors=True)
 
     def read_plan(self, settings: dict[str, Any]) -> Listing | None:
@@ -116,8 +120,8 @@ class BuildState:
         atomic_write(self._settings, json.dumps(settings, indent=1).encode())
 
     def make_folder(self, name: str) -> None:
-        """Make a folder for features or for skipped files."""
-        (self.path / name).mkdir(exist_ok=True)
+        """Make a folder for features or for skipped files, durably."""
+        make_folder(self.path / name)
 
     def read_features(self, folder: str, number: int) -> Features | None:
         """Features that `write_features` wrote; None if they are not complete."""
