@@ -75,6 +75,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error of hyperpq becomes one line and an exit code."""
         with _endings():
+            _check_working_directory()
             return super().invoke(ctx)
 
 
@@ -101,13 +102,16 @@ def _endings() -> Iterator[None]:
         _end(f"interrupted; {stop}." if str(stop) else "interrupted.", interrupts.exit_code())
 
 
+def _check_working_directory() -> None:
+    """Refuse a working directory that was deleted: the libraries cannot be loaded in it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        _end("error: the working directory does not exist any more; change to another one.", 1)
+
+
 def _refused(error: OSError) -> str:
     """What the system refused."""
-    if isinstance(error, FileNotFoundError):
-        try:
-            os.getcwd()
-        except FileNotFoundError:
-            return "the working directory does not exist any more; change to another one"
     where = "a file" if error.filename is None else os.fsdecode(error.filename)
     return f"{where} cannot be used: {error.strerror or error}"
 

@@ -21,7 +21,20 @@ class _PathType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _TextType(click.ParamType):
+    """Text in UTF-8, whatever the locale is."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return os.fsencode(value).decode("utf-8")
+        except UnicodeDecodeError:
+            self.fail("the text is not UTF-8.", param, ctx)
+
+
 PATH = _PathType(path_type=Path)
+TEXT = _TextType()
 
 index_option = click.option(
     "--index",
@@ -67,6 +80,7 @@ null_option = click.option(
 )
 dataset_option = click.option(
     "--dataset",
+    type=TEXT,
     metavar="NAME",
     help="Name of the HDF5 dataset or the Parquet column, if a file has several.",
 )

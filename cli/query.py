@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--where",
+    type=options.TEXT,
     metavar="CONDITION",
     help="Search only images that fulfil a condition, such as "
     "\"folder == 'cats' and width >= 512\". Other attributes are height, size, mtime, path and id; "

@@ -38,6 +38,7 @@ FORMATS = ("table", "csv", "ndjson", "npz", "ivecs")
 )
 @click.option(
     "--where",
+    type=options.TEXT,
     metavar="CONDITION",
     help="Search only vectors whose attributes fulfil a condition; see docs/how-to/filters.md.",
 )

@@ -161,3 +161,25 @@ def test_a_pipe_that_does_not_block(place):
     # More than a pipe holds.
     assert len(text) > 1 << 17
     assert len(text.splitlines()) == 20 * 24 * 25
+
+
+def test_a_terminal_that_goes_away(place, photos, tmp_path):
+    """Progress has nowhere to go then, but the build is finished."""
+    pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
+    person, terminal = pty.openpty()
+    args = ["build", *photos, "--epochs", "0", "--index", "index"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "hyperpq", *args],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm", "HYPERPQ_INDEX": ""},
+    ) as process:
+        os.close(terminal)
+        # The first bytes of a bar: the terminal is in use.
+        assert os.read(person, 100)
+        os.close(person)
+        out = process.stdout.read()
+    assert process.returncode == 0
+    assert out.startswith(b"images")
+    assert HiHPQIndex.load(tmp_path / "index", device="cpu").ntotal == len(photos)
