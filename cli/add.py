@@ -67,7 +67,7 @@ def command(
         facts = [
             ("added", f"{report.added:,}"),
             ("images", f"{len(images):,}"),
-            ("skipped", output.skipped_summary(report.skipped, index_path)),
+            *output.unread(report, index_path),
             ("seconds", output.seconds(report.seconds)),
         ]
     if not quiet:

@@ -58,6 +58,12 @@ if TYPE_CHECKING:
 @options.hidden_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted build.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing index.")
+@click.option(
+    "--allow-empty",
+    is_flag=True,
+    help="Accept that a folder DIR has no images any more, or is gone, and remove its images from "
+    "the index. Otherwise that is an error, as a disk that is not mounted looks like that.",
+)
 @options.quiet_option
 def command(
     more: tuple[Path, ...],
@@ -67,6 +73,7 @@ def command(
     workers: int,
     resume: bool,
     overwrite: bool,
+    allow_empty: bool,
     quiet: bool,
     **chosen: Any,
 ) -> None:
@@ -74,6 +81,7 @@ def command(
 
     The index contains the images in and below the folders DIR. If it exists already, the command
     adds new and changed images, removes images that no longer exist, and encodes no image twice.
+    Images that cannot be read now, or are in a folder that cannot be read, stay in the index.
     """
     if not images and not more:
         raise click.UsageError("no folder of images was given; expected at least one DIR.")
@@ -87,6 +95,7 @@ def command(
             workers=workers,
             resume=resume,
             overwrite=overwrite,
+            allow_empty=allow_empty,
             progress=output.progress(quiet),
             **options.given(**chosen),
         )
@@ -101,7 +110,7 @@ def command(
     if report.added != report.images or report.removed:
         facts += [("added", f"{report.added:,}"), ("removed", f"{report.removed:,}")]
     facts += [
-        ("skipped", output.skipped_summary(report.skipped, index_path)),
+        *output.unread(report, index_path),
         ("code", f"{codes.M * codes.nbits} bits, {codes.code_size} bytes per image"),
         ("seconds", output.seconds(report.seconds)),
         ("index", index_path),

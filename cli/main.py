@@ -21,6 +21,7 @@ COMMANDS = (
     "query",
     "search",
     "add",
+    "remove",
     "train",
     "import",
     "export",

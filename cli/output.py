@@ -14,6 +14,7 @@ from hyperpq.cli import streams
 from hyperpq.cli.text import escaped, name, quoted
 
 if TYPE_CHECKING:
+    from hyperpq.images.build import BuildReport
     from hyperpq.progress import RichProgress, SilentProgress
 
 Facts: TypeAlias = list[tuple[str, object]]
@@ -89,3 +90,15 @@ def skipped_summary(skipped: Mapping[bytes, str], index_path: Path) -> str:
         return "0"
     path, reason = next(iter(sorted(skipped.items())))
     return f"{len(skipped)} (e.g. {quoted(path)}: {reason}), all in {index_path / 'skipped.csv'}"
+
+
+def unread(report: BuildReport, index_path: Path) -> Facts:
+    """What a build did not read: skipped files, images that it kept all the same, other files."""
+    from hyperpq.images.build.options import other_files
+
+    facts: Facts = [("skipped", skipped_summary(report.skipped, index_path))]
+    if report.kept:
+        facts.append(("kept", f"{report.kept:,} that cannot be read now"))
+    if report.other:
+        facts.append(("not read", other_files(report.other)))
+    return facts

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "numpy", "faiss", "onnxruntime", "h5py", "PIL", "rich", "safetensors", "pathspec"}
+HEAVY = {"torch", "numpy", "faiss", "onnxruntime", "h5py", "PIL", "rich", "safetensors"}
 
 PROGRAM = """
 import sys

@@ -1,0 +1,41 @@
+"""`hyperpq remove`: remove images or vectors from an index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hyperpq.cli import options, output
+
+
+@click.command("remove")
+@click.argument("folders", nargs=-1, type=options.PATH, metavar="[DIR]...")
+@options.index_option
+@click.option(
+    "--where",
+    metavar="CONDITION",
+    help="Remove what fulfils a condition, such as \"mtime < '2020-01-01'\", instead of folders; "
+    "see docs/how-to/filters.md.",
+)
+@options.quiet_option
+def command(folders: tuple[Path, ...], index_path: Path, where: str | None, quiet: bool) -> None:
+    """Remove images or vectors from an index.
+
+    DIR is a folder, which need not exist any more, or an image. No file but those of the index is
+    touched. A later build of the same folder adds its images again.
+    """
+    if bool(folders) == (where is not None):
+        raise click.UsageError("expected either folders DIR or --where CONDITION.")
+    if where is None:
+        from hyperpq.images import ImageIndex
+
+        images = ImageIndex.open(index_path, device="cpu")
+        removed, index = images.remove(folders), images.index
+    else:
+        from hyperpq.index import HiHPQIndex
+
+        index = HiHPQIndex.load(index_path, device="cpu")
+        removed = index.remove_ids(where=where)
+    if not quiet:
+        output.emit_summary([("removed", f"{removed:,}"), ("left", f"{index.ntotal:,}")])
