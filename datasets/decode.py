@@ -6,11 +6,9 @@ is used: an unknown file cannot reach the rarely used decoders of Pillow (EPS st
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import warnings
-from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
@@ -27,6 +25,12 @@ from PIL import (
     features,
 )
 
+from hyperpq.datasets.decode_errors import (
+    is_of_the_system,
+    open_without_waiting,
+    read_error,
+    reason,
+)
 from hyperpq.datasets.decode_memory import Reserve, bytes_of_webp, bytes_to_decode, webp_size
 from hyperpq.datasets.metadata_filter import without_metadata, without_tiff_metadata
 from hyperpq.datasets.to_rgb import to_rgb
@@ -160,7 +164,7 @@ def open_image(
     # ValueError, KeyError, struct.error, zlib.error, ...): this is the one boundary for them.
     try:
         if isinstance(source, str | bytes | os.PathLike):
-            with open(source, "rb", opener=_open_without_waiting) as file:
+            with open(source, "rb", opener=open_without_waiting) as file:
                 status = os.fstat(file.fileno())
                 if not stat.S_ISREG(status.st_mode):
                     raise ImageError("not a regular file")
@@ -171,15 +175,10 @@ def open_image(
     except HyperPQError:
         raise
     except Exception as error:
-        failed = error if _is_of_the_system(error) else _read_error(source)
+        failed = error if is_of_the_system(error) else read_error(source)
         if failed is not None:
-            raise ImageUnavailableError(_reason(failed)) from error
-        raise ImageError(_reason(error)) from error
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Opener for `open` that does not wait on a pipe without a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
+            raise ImageUnavailableError(reason(failed)) from error
+        raise ImageError(reason(error)) from error
 
 
 @dataclass(frozen=True)
@@ -242,6 +241,32 @@ def _decode_pixels(file: BinaryIO, kind: str, limits: _Limits) -> Image.Image:
     image = _plugin(kind)(file)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and _is_camera_file(image):
         return _raw_preview(file, limits)
+    return _finish(image, kind, limits)
+
+
+def upright_rgb(
+    image: Image.Image,
+    *,
+    max_megapixels: float = 200.0,
+    shrink_to: int | None = None,
+    reserve: Reserve | None = None,
+) -> Image.Image:
+    """An image that Pillow has opened or made, as `open_image` gives those of files.
+
+    The image stays as it is; if it comes from a file, its pixels are read. Parameters and errors
+    are those of `open_image`.
+    """
+    try:
+        out = _finish(image, None, _Limits(max_megapixels, shrink_to, reserve))
+    except HyperPQError:
+        raise
+    except Exception as error:  # as in open_image
+        raise ImageError(reason(error)) from error
+    return out
+
+
+def _finish(image: Image.Image, kind: str | None, limits: _Limits) -> Image.Image:
+    """Read the pixels of an image, convert it to RGB and turn it; ``kind`` of a new file."""
     full_size = image.size
     limits.check(full_size)
     if limits.shrink_to is not None and kind == "JPEG":
@@ -255,6 +280,8 @@ def _decode_pixels(file: BinaryIO, kind: str, limits: _Limits) -> Image.Image:
     upright = to_rgb(image, factor)
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
+    if kind is None and upright is image:
+        upright = image.copy()
     is_transposed = orientation is not None and orientation >= _MIN_TRANSPOSED
     upright.info[_FULL_SIZE] = full_size[::-1] if is_transposed else full_size
     return upright
@@ -335,50 +362,3 @@ def _orientation(image: Image.Image) -> int | None:
         return None
     # Of any type in a damaged file.
     return orientation if type(orientation) is int and 1 <= orientation <= 8 else None
-
-
-def _is_of_the_system(error: Exception) -> bool:
-    """Whether an error says nothing of the file, which may be a good image at another time."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-        return False
-    # A decoder that follows a damaged offset seeks to where no file has a byte: EINVAL.
-    return isinstance(error, MemoryError) or (
-        isinstance(error, OSError)
-        and error.errno in errno.errorcode
-        and error.errno != errno.EINVAL
-    )
-
-
-def _read_error(source: str | bytes | os.PathLike[str] | BinaryIO) -> Exception | None:
-    """The system's error if a file cannot be read to its end; a decoder may have hidden it."""
-    try:
-        with (
-            open(source, "rb", opener=_open_without_waiting)
-            if isinstance(source, str | bytes | os.PathLike)
-            else nullcontext(source)
-        ) as file:
-            file.seek(0)
-            while file.read(1 << 20):
-                pass
-    except Exception as error:
-        return error if _is_of_the_system(error) else None
-    return None
-
-
-def _reason(error: Exception) -> str:
-    """A short, stable reason for an error of Pillow or of the operating system."""
-    if isinstance(error, PermissionError):
-        return "permission denied"
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, IsADirectoryError):
-        return "a folder, not an image"
-    if isinstance(error, MemoryError):
-        return "not enough memory to decode it"
-    if isinstance(error, Image.DecompressionBombError):
-        return "too many pixels for its decoder"
-    if isinstance(error, OSError) and error.errno in errno.errorcode:
-        return f"cannot be read ({os.strerror(error.errno or 0).lower()})"
-    if isinstance(error, EOFError) or "truncated" in str(error).lower():
-        return "truncated"
-    return "damaged"

@@ -22,7 +22,7 @@ def bytes_of_webp(size: tuple[int, int]) -> int:
 
 
 def bytes_to_decode(
-    image: Image.Image, kind: str, full_size: tuple[int, int], factor: int = 1
+    image: Image.Image, kind: str | None, full_size: tuple[int, int], factor: int = 1
 ) -> int:
     """About how much memory an image takes while it is decoded and converted to RGB.
 
@@ -30,8 +30,8 @@ def bytes_to_decode(
     ----------
     image : PIL.Image.Image
         An image whose pixels have not been read; a JPEG with the size that it is decoded at.
-    kind : str
-        Its format, as `sniff` names it.
+    kind : str, optional
+        Its format, as `sniff` names it; None for an image that is in memory.
     full_size : (int, int)
         Width and height in the file.
     factor : int

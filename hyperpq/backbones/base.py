@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, SupportsIndex
 
 import numpy as np
 import xxhash
@@ -46,6 +46,12 @@ class Backbone(abc.ABC):
     mean, std : sequence of float, optional
         Normalization of the input, ``(x / 255 - mean) / std``; None if the network itself
         normalizes its input.
+
+    Attributes
+    ----------
+    reload : callable, optional
+        Loads the network again where a pickle of it is read; set by `load_backbone`. Without it a
+        backbone is pickled like any object.
     """
 
     def __init__(
@@ -64,8 +70,15 @@ class Backbone(abc.ABC):
         self.preprocessing = preprocessing
         self.weights_hash = weights_hash
         self.device = device
+        self.reload: Callable[[], Backbone] | None = None
         self.mean = None if mean is None else tuple(float(v) for v in mean)
         self.std = None if std is None else tuple(float(v) for v in std)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        # A session of ONNX Runtime cannot be pickled, and weights need not travel.
+        if self.reload is None:
+            return super().__reduce_ex__(protocol)
+        return self.reload, ()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, d={self.d}, device={self.device!r})"

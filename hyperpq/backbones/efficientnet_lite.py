@@ -20,7 +20,8 @@ import numpy as np
 import xxhash
 
 from hyperpq.backbones.base import Backbone, first_line, hash_files
-from hyperpq.backbones.onnx_runtime import OnnxBackbone, open_session
+from hyperpq.backbones.onnx_runtime import OnnxBackbone
+from hyperpq.backbones.onnx_session import ForkSafeSession, open_session
 from hyperpq.backbones.onnx_writer import GraphWriter
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
@@ -28,6 +29,7 @@ from hyperpq.utils.cache import cache_folder
 
 if TYPE_CHECKING:
     from efficientnet_lite_pytorch import EfficientNet
+    from onnxruntime import InferenceSession
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +116,23 @@ def load_lite(name: str, device: str, threads: int | None) -> Backbone:
             mean=[_MEAN] * 3,
             std=[_STD] * 3,
         )
+
+    def open_here() -> InferenceSession:
+        return open_session(_graph(name, weights, weights_hash), "cpu", threads, name)
+
+    return OnnxBackbone(
+        name,
+        ForkSafeSession(open_here(), open_here),
+        preprocessing=model.preprocessing(),
+        weights_hash=weights_hash,
+        device=device,
+        mean=[_MEAN] * 3,
+        std=[_STD] * 3,
+    )
+
+
+def _graph(name: str, weights: str, weights_hash: str) -> bytes:
+    """The ONNX file of an embedded network: that of the cache, or a new one, which is cached."""
     folder, graph = cache_folder(), None
     if folder is None:
         _log.info("there is no home directory; set HYPERPQ_CACHE to a folder for cached files")
@@ -121,18 +140,10 @@ def load_lite(name: str, device: str, threads: int | None) -> Backbone:
         path = folder / f"{name}-{weights_hash}-v{_GRAPH_VERSION}.onnx.xxh3"
         graph = _read_cached(path)
     if graph is None:
-        graph = build_onnx(_network(name, weights), model.size)
+        graph = build_onnx(_network(name, weights), LITE_MODELS[name].size)
         if folder is not None:
             _write_cached(path, graph)
-    return OnnxBackbone(
-        name,
-        open_session(graph, "cpu", threads, name),
-        preprocessing=model.preprocessing(),
-        weights_hash=weights_hash,
-        device=device,
-        mean=[_MEAN] * 3,
-        std=[_STD] * 3,
-    )
+    return graph
 
 
 def lite_installed(name: str) -> bool:

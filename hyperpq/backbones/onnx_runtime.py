@@ -18,10 +18,9 @@ from hyperpq.backbones.base import (
     first_line,
     hash_files,
 )
+from hyperpq.backbones.onnx_session import ForkSafeSession, open_session
 from hyperpq.datasets.preprocessing import Preprocessing
-from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
-from hyperpq.utils.devices import default_threads
-from hyperpq.utils.imports import import_onnxruntime
+from hyperpq.errors import BackboneError, InvalidInputError
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -42,7 +41,7 @@ class OnnxBackbone(Backbone):
     def __init__(
         self,
         name: str,
-        session: InferenceSession,
+        session: ForkSafeSession,
         *,
         preprocessing: Preprocessing,
         weights_hash: str,
@@ -51,8 +50,8 @@ class OnnxBackbone(Backbone):
         std: Sequence[float] | None,
     ) -> None:
         self._session = session
-        self._input = session.get_inputs()[0]
-        self._output = session.get_outputs()[0].name
+        self._input = session.here.get_inputs()[0]
+        self._output = session.here.get_outputs()[0].name
         self._dtype = _DTYPES[self._input.type]
         batch = self._input.shape[0]
         self._fixed_batch = batch if isinstance(batch, int) else None
@@ -74,7 +73,9 @@ class OnnxBackbone(Backbone):
 
     def _run(self, x: np.ndarray) -> np.ndarray:
         try:
-            (out,) = self._session.run([self._output], {self._input.name: np.ascontiguousarray(x)})
+            (out,) = self._session.here.run(
+                [self._output], {self._input.name: np.ascontiguousarray(x)}
+            )
         except Exception as error:  # ONNX Runtime's errors have no common public base
             raise BackboneError(
                 f"backbone {self.name!r} failed on an input of shape {x.shape} and dtype {x.dtype} "
@@ -89,47 +90,6 @@ class OnnxBackbone(Backbone):
                 f"({len(x)}, d, h, w); export the network with pooled features as first output."
             )
         return out.astype(np.float32, copy=False)
-
-
-def open_session(
-    model: bytes | str, device: str, threads: int | None, name: str
-) -> InferenceSession:
-    """Load a model, given as its bytes or its path, into ONNX Runtime.
-
-    Raises
-    ------
-    MissingDependencyError
-        If ``device`` is a GPU and the installed ONNX Runtime has no support for it.
-    BackboneError
-        If the model cannot be loaded.
-    """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    # Spinning threads take cores from the decoding threads: with two of these, a build was 5 to
-    # 20 % faster without spinning, and the network alone was not slower.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device != "cpu":
-        if not onnx_on_gpu():
-            raise MissingDependencyError(
-                f"device is {device!r}; backbone {name!r} needs ONNX Runtime with CUDA there; use "
-                "device 'cpu', or install it with: pip uninstall onnxruntime && pip install "
-                "onnxruntime-gpu."
-            )
-        number = int(device.partition(":")[2] or 0)
-        cuda = {"device_id": number, "use_tf32": "0"}
-        providers.insert(0, ("CUDAExecutionProvider", cuda))
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=providers)
-    except Exception as error:  # ONNX Runtime's errors have no common public base
-        raise BackboneError(
-            f"backbone {name!r} cannot be loaded by ONNX Runtime ({first_line(error)}); "
-            "give a valid ONNX file."
-        ) from error
 
 
 def load_onnx(name: str, path: str, device: str, threads: int | None) -> Backbone:
@@ -158,8 +118,16 @@ def load_onnx(name: str, path: str, device: str, threads: int | None) -> Backbon
     """
     files = [path, *(path + end for end in _EXTERNAL_WEIGHTS if os.path.isfile(path + end))]
     weights_hash = hash_model_files(name, files)
-    session = open_session(path, device, threads, name)
-    inputs = session.get_inputs()
+
+    def open_again() -> InferenceSession:
+        if hash_model_files(name, files) != weights_hash:
+            raise BackboneError(
+                f"{path} has changed since backbone {name!r} was loaded; load it again."
+            )
+        return open_session(path, device, threads, name)
+
+    session = ForkSafeSession(open_session(path, device, threads, name), open_again)
+    inputs = session.here.get_inputs()
     if len(inputs) != 1 or inputs[0].type not in _DTYPES or len(inputs[0].shape) != 4:
         found = ", ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
         raise BackboneError(
@@ -189,11 +157,6 @@ def load_onnx(name: str, path: str, device: str, threads: int | None) -> Backbon
         mean=None if takes_uint8 else mean,
         std=None if takes_uint8 else std,
     )
-
-
-def onnx_on_gpu() -> bool:
-    """Whether this ONNX Runtime can use a GPU."""
-    return "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
 
 
 def hash_model_files(name: str, paths: Sequence[str]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+from functools import partial
+from typing import Any
 
 from hyperpq.backbones.base import Backbone
 from hyperpq.backbones.efficientnet_lite import LITE_MODELS, lite_installed, load_lite
@@ -53,7 +55,8 @@ def load_backbone(
     Returns
     -------
     Backbone
-        Call it with pixels to encode images.
+        Call it with pixels to encode images. A pickle of it has its name, and the network is loaded
+        where the pickle is read.
 
     Raises
     ------
@@ -66,13 +69,27 @@ def load_backbone(
     """
     if threads is not None and (type(threads) is not int or threads < 1):
         raise InvalidInputError(f"threads is {threads!r}; expected a positive integer.")
+    backbone = _load(name, device, threads)
+    backbone.reload = partial(_reload, name, backbone.device, threads, backbone.identity())
+    return backbone
+
+
+def _reload(name: str, device: str, threads: int | None, identity: dict[str, Any]) -> Backbone:
+    """Load the same network again, in the process that reads a pickle of it."""
+    backbone = load_backbone(name, device=device, threads=threads)
+    backbone.check_matches(identity)
+    return backbone
+
+
+def _load(name: str, device: str, threads: int | None) -> Backbone:
     if name in LITE_MODELS:
         return load_lite(name, resolve_device(device), threads)
     kind, _, rest = name.partition(":")
     if kind not in _FAMILIES or not rest:
         raise _unknown(name)
     if kind == "onnx":
-        from hyperpq.backbones.onnx_runtime import load_onnx, onnx_on_gpu
+        from hyperpq.backbones.onnx_runtime import load_onnx
+        from hyperpq.backbones.onnx_session import onnx_on_gpu
 
         on_cpu = device == "auto" and not onnx_on_gpu()
         return load_onnx(name, rest, resolve_device("cpu" if on_cpu else device), threads)

@@ -8,7 +8,9 @@ same bits.
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,7 @@ class TorchBackbone(Backbone):
     ) -> None:
         import torch
 
+        _one_thread_after_fork()
         super().__init__(name, 0, preprocessing, weights_hash, device, mean=mean, std=std)
         self._module = module.eval().to(device)
         self._mean = torch.tensor(self.mean, device=device).reshape(1, 3, 1, 1)
@@ -85,6 +88,15 @@ class TorchBackbone(Backbone):
             ) from error
         finally:
             torch.set_float32_matmul_precision(precision)
+
+
+@functools.cache
+def _one_thread_after_fork() -> None:
+    """Let a forked child use PyTorch, which would wait for threads that the fork did not copy."""
+    import torch
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def load_timm(name: str, model: str, device: str) -> Backbone:

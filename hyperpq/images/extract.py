@@ -22,7 +22,9 @@ from hyperpq.backbones.base import BATCH_SIZE
 from hyperpq.errors import ImageError, ImageUnavailableError
 from hyperpq.images.decoding_budget import DecodingBudget
 from hyperpq.images.metadata import MAX_MEGAPIXELS
+from hyperpq.images.sources import Source, path_of
 from hyperpq.utils.devices import default_threads
+from hyperpq.utils.forks import ForkSafeLock
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
@@ -118,35 +120,47 @@ class _Failure:
 
 
 def _read(
-    path: bytes, pixels: NDArray[np.uint8], backbone: Backbone, options: ReadOptions
+    source: Source, pixels: NDArray[np.uint8], backbone: Backbone, options: ReadOptions
 ) -> tuple[int, int] | _Failure:
     """Fill ``pixels`` (1 + V, S, S, 3) with an image and its views.
 
     Returns width and height of the image, or why it cannot be read.
     """
     from hyperpq.datasets.augment import make_view, view_rng
-    from hyperpq.datasets.decode import full_size, open_image
+    from hyperpq.datasets.decode import full_size, open_image, upright_rgb
     from hyperpq.datasets.preprocessing import to_pixels
 
     prep = backbone.preprocessing
     with _budget().claim() as reserve:
         try:
-            image = open_image(
-                path,
-                max_megapixels=options.max_megapixels,
-                shrink_to=prep.decode_side,
-                reserve=reserve,
-            )
+            if isinstance(source, bytes):
+                image = open_image(
+                    source,
+                    max_megapixels=options.max_megapixels,
+                    shrink_to=prep.decode_side,
+                    reserve=reserve,
+                )
+            else:
+                # Pillow may still have to read it, and the same image may be there twice.
+                with _READING:
+                    image = upright_rgb(
+                        source,
+                        max_megapixels=options.max_megapixels,
+                        shrink_to=prep.decode_side,
+                    )
         except ImageError as error:
             return _Failure(str(error), isinstance(error, ImageUnavailableError))
         to_pixels(image, prep, out=pixels[0])
         if options.augmentation is not None:
             # Views depend on the name of the file only, so that a folder can move.
-            key = os.path.basename(path)
+            key = os.path.basename(path_of(source))
             for view in range(options.n_views):
                 rng = view_rng(options.seed, key, view)
                 pixels[1 + view] = make_view(image, options.augmentation, prep.size, rng)
         return full_size(image)
+
+
+_READING = ForkSafeLock()
 
 
 @functools.cache
@@ -156,14 +170,14 @@ def _budget() -> DecodingBudget:
 
 
 def stream_features(
-    paths: Sequence[bytes], backbone: Backbone, options: ReadOptions
+    sources: Sequence[Source], backbone: Backbone, options: ReadOptions
 ) -> Iterator[Features]:
     """Encode images batch by batch, in order.
 
     Parameters
     ----------
-    paths : sequence of bytes
-        Image files.
+    sources : sequence of bytes or PIL.Image.Image
+        Image files, and images that Pillow has opened or made.
     backbone : Backbone
         The network.
     options : ReadOptions
@@ -179,17 +193,17 @@ def stream_features(
     workers = options.workers or default_threads()
     waiting: deque[tuple[int, NDArray[np.uint8], list[Future[tuple[int, int] | _Failure]]]]
     waiting = deque()
-    starts = iter(range(0, len(paths), BATCH_SIZE))
+    starts = iter(range(0, len(sources), BATCH_SIZE))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
     def submit() -> None:
         start = next(starts, None)
         if start is not None:
-            batch = paths[start : start + BATCH_SIZE]
+            batch = sources[start : start + BATCH_SIZE]
             pixels = np.empty((passes, len(batch), side, side, 3), np.uint8)
             futures = [
-                pool.submit(_read, path, pixels[:, i], backbone, options)
-                for i, path in enumerate(batch)
+                pool.submit(_read, source, pixels[:, i], backbone, options)
+                for i, source in enumerate(batch)
             ]
             waiting.append((start, pixels, futures))
 
@@ -222,7 +236,7 @@ def stream_features(
 
 
 def extract_features(
-    paths: Sequence[bytes],
+    sources: Sequence[Source],
     backbone: Backbone,
     options: ReadOptions,
     phase: Phase | None = None,
@@ -231,7 +245,7 @@ def extract_features(
 
     Parameters
     ----------
-    paths, backbone, options
+    sources, backbone, options
         See `stream_features`.
     phase : Phase, optional
         Where to report the number of files that are done.
@@ -242,7 +256,7 @@ def extract_features(
         Of all files.
     """
     batches = []
-    for batch in stream_features(paths, backbone, options):
+    for batch in stream_features(sources, backbone, options):
         batches.append(batch)
         if phase is not None:
             phase.advance(len(batch.rows) + len(batch.skipped))

@@ -14,9 +14,10 @@ from hyperpq.filters.where import Where
 from hyperpq.images import skipped as skipped_files
 from hyperpq.images.changes import Changes, Entry, compare, is_below, stored_time
 from hyperpq.images.extract import Features, ReadOptions, extract_features
-from hyperpq.images.listing import PathLike, as_paths, as_roots
+from hyperpq.images.listing import PathLike, as_roots
 from hyperpq.images.metadata import ImageMetadata
 from hyperpq.images.results import Answer, Encoded, Result, UpdateReport
+from hyperpq.images.sources import ImageLike, Source, as_sources, path_of
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.store import Categories
@@ -69,7 +70,7 @@ class ImageIndex:
         self.metadata = metadata
         self.backbone_identity: dict[str, Any] = metadata.backbone
         self.max_megapixels = metadata.max_megapixels
-        self._backbone = backbone
+        self._backbone = self._given_backbone = backbone
         if backbone is not None:
             backbone.check_matches(self.backbone_identity)
 
@@ -106,6 +107,10 @@ class ImageIndex:
             backbone = load_backbone(backbone, device=device)
         return cls(index, backbone)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Another process loads the network when it first needs it, as this one did.
+        return self.__dict__ | {"_backbone": self._given_backbone}
+
     def __repr__(self) -> str:
         return f"ImageIndex({self.index!r}, backbone={self.backbone_identity['name']!r})"
 
@@ -132,7 +137,7 @@ class ImageIndex:
 
     def query(
         self,
-        images: PathLike | Sequence[PathLike],
+        images: ImageLike | Sequence[ImageLike],
         k: int = 50,
         *,
         exclude_self: bool = False,
@@ -145,9 +150,10 @@ class ImageIndex:
 
         Parameters
         ----------
-        images : sequence of path-like
-            Query images. An image that cannot be read gets an `Answer` with an ``error``; the
-            other images are answered.
+        images : sequence of path-like, ndarray or PIL.Image.Image
+            Query images, or one of them. An array is (H, W, 3) uint8, RGB, or (H, W) uint8, grey.
+            An image that cannot be read gets an `Answer` with an ``error``; the other images are
+            answered.
         k : int
             Number of results for each query; fewer if the index has fewer images.
         exclude_self : bool
@@ -168,16 +174,17 @@ class ImageIndex:
             In the order of ``images``.
         """
         k = as_count(k, "k")
-        paths = as_paths(images)
+        sources = as_sources(images)
+        paths = [path_of(source) for source in sources]
         where = Where(where) if isinstance(where, str) else where
-        features = self._features(paths, "query", workers, progress)
+        features = self._features(sources, "query", workers, progress)
         D, I = self.index.search(  # noqa: E741
             features.plain, k + exclude_self, where=where, threads=threads
         )
         known = self._paths_of(np.unique(I[I >= 0]))
         answers = {row: Answer(paths[row], error=reason) for row, reason in features.skipped}
         for row, distances, ids in zip(features.rows.tolist(), D, I, strict=True):
-            own = os.path.abspath(paths[row]) if exclude_self else None
+            own = os.path.abspath(paths[row]) if exclude_self and paths[row] else None
             found = [
                 (float(distance), int(id))
                 for distance, id in zip(distances, ids, strict=True)
@@ -192,14 +199,15 @@ class ImageIndex:
 
     def encode(
         self,
-        images: PathLike | Sequence[PathLike],
+        images: ImageLike | Sequence[ImageLike],
         *,
         workers: int = 0,
         progress: Progress | None = None,
     ) -> Encoded:
         """Encode images without adding them; parameters as in `query`."""
-        paths = as_paths(images)
-        features = self._features(paths, "encode", workers, progress)
+        sources = as_sources(images)
+        paths = [path_of(source) for source in sources]
+        features = self._features(sources, "encode", workers, progress)
         return Encoded(
             self.index.encode(features.plain),
             [paths[row] for row in features.rows],
@@ -386,11 +394,11 @@ class ImageIndex:
         )
 
     def _features(
-        self, paths: list[bytes], phase_name: str, workers: int, progress: Progress | None
+        self, sources: list[Source], phase_name: str, workers: int, progress: Progress | None
     ) -> Features:
         options = ReadOptions(workers, self.max_megapixels)
-        with (progress or SilentProgress()).phase(phase_name, len(paths)) as phase:
-            return extract_features(paths, self.backbone, options, phase)
+        with (progress or SilentProgress()).phase(phase_name, len(sources)) as phase:
+            return extract_features(sources, self.backbone, options, phase)
 
     def _paths_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
         """Paths of ids."""

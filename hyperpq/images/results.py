@@ -32,7 +32,17 @@ class Result:
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to a query: its results, or the reason why the query image cannot be read."""
+    """The answer to a query: its results, or the reason why the query image cannot be read.
+
+    Attributes
+    ----------
+    query : bytes
+        Path of the query image; empty for an image that does not come from a file.
+    results : list of Result
+        The images that were found, nearest first.
+    error : str, optional
+        Why the image cannot be read.
+    """
 
     query: bytes
     results: list[Result] = field(default_factory=list)

@@ -1,0 +1,62 @@
+"""Errors of decoders and of the operating system: what happened, in a few words."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import nullcontext
+from typing import BinaryIO
+
+from PIL import Image
+
+
+def open_without_waiting(path: str, flags: int) -> int:
+    """Opener for `open` that does not wait on a pipe without a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def is_of_the_system(error: Exception) -> bool:
+    """Whether an error says nothing of the file, which may be a good image at another time."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return False
+    # A decoder that follows a damaged offset seeks to where no file has a byte: EINVAL.
+    return isinstance(error, MemoryError) or (
+        isinstance(error, OSError)
+        and error.errno in errno.errorcode
+        and error.errno != errno.EINVAL
+    )
+
+
+def read_error(source: str | bytes | os.PathLike[str] | BinaryIO) -> Exception | None:
+    """The system's error if a file cannot be read to its end; a decoder may have hidden it."""
+    try:
+        with (
+            open(source, "rb", opener=open_without_waiting)
+            if isinstance(source, str | bytes | os.PathLike)
+            else nullcontext(source)
+        ) as file:
+            file.seek(0)
+            while file.read(1 << 20):
+                pass
+    except Exception as error:
+        return error if is_of_the_system(error) else None
+    return None
+
+
+def reason(error: Exception) -> str:
+    """A short, stable reason for an error of Pillow or of the operating system."""
+    if isinstance(error, PermissionError):
+        return "permission denied"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not an image"
+    if isinstance(error, MemoryError):
+        return "not enough memory to decode it"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels for its decoder"
+    if isinstance(error, OSError) and error.errno in errno.errorcode:
+        return f"cannot be read ({os.strerror(error.errno or 0).lower()})"
+    if isinstance(error, EOFError) or "truncated" in str(error).lower():
+        return "truncated"
+    return "damaged"
