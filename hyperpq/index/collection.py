@@ -193,11 +193,12 @@ class Collection:
         If another process changes the directory meanwhile, they raise `SnapshotChangedError`. For
         a caller that has decided what to change by looking at the rows.
         """
-        before, self._follows = self._follows, False
-        try:
-            yield
-        finally:
-            self._follows = before
+        with self._changing:
+            before, self._follows = self._follows, False
+            try:
+                yield
+            finally:
+                self._follows = before
 
     @contextmanager
     def exclusive(self) -> Iterator[bool]:

@@ -34,7 +34,11 @@ class ForkSafeLock:
         self._lock.release()
 
     def _renew(self) -> None:
-        self._lock = threading.RLock()
+        if self._lock.acquire(blocking=False):
+            # It was free, or this thread has it and will release it.
+            self._lock.release()
+        else:
+            self._lock = threading.RLock()
 
 
 _LOCKS: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
