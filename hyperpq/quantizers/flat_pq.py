@@ -10,18 +10,22 @@ from torch import Tensor, nn
 
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
+from hyperpq.utils.exact_matmul import ExactFactor
 
 FlatMetric = Literal["l2", "ip"]
 FLAT_METRICS: tuple[FlatMetric, ...] = get_args(FlatMetric)
 # Products with codewords in memory at once.
 _MAX_ENTRIES = 1 << 20
+# Share of the squared lengths below which a squared distance is not computed from them.
+_NEAR = 2.0**-16
 
 
 class FlatProductQuantizer(nn.Module):
     """Product quantizer on M Euclidean subspaces.
 
     Distances are computed in float64, so that they are accurate to float32 although large norms
-    cancel in them.
+    cancel in them. The tables of a query do not depend on the batch that it is in, nor on the
+    processor.
 
     Parameters
     ----------
@@ -47,6 +51,7 @@ class FlatProductQuantizer(nn.Module):
         self.M, self.D, self.nbits, self.K, self.metric = M, D, nbits, 1 << nbits, metric
         self.codebooks = nn.Buffer(torch.zeros(M, self.K, D))
         self._firsts: tuple[Tensor, int, Tensor] | None = None
+        self._tables: tuple[Tensor, int, tuple[Tensor, Tensor, Tensor, ExactFactor]] | None = None
 
     @property
     def spaces(self) -> int:
@@ -123,16 +128,39 @@ class FlatProductQuantizer(nn.Module):
     @torch.no_grad()
     def tables(self, x: Tensor) -> Tensor:
         """Share of every codeword in the distance: queries (nq, M, D) -> (nq, M, K)."""
-        lengths = self._lengths()
+        middle, words, lengths, factor = self._prepared()
         out = torch.empty(len(x), self.M, self.K, dtype=x.dtype, device=x.device)
-        for rows, product in self._products(x):
+        step = max(1, _MAX_ENTRIES // (self.M * self.K))
+        for start in range(0, len(x), step):
+            points = (x[start : start + step].double() - middle).transpose(0, 1)
+            share = factor.left_product(points)
             if self.metric == "ip":
-                share = product.neg_()
+                share.neg_()
             else:
-                own = x[rows].double().square().sum(-1).T[..., None]
-                share = product.mul_(-2).add_(lengths).add_(own).clamp_min_(0)
-            out[rows] = share.transpose(0, 1).to(x.dtype)
+                both = lengths + _squares(points)[..., None]
+                share.mul_(-2).add_(both)
+                m, row, k = (share < both.mul_(_NEAR)).nonzero(as_tuple=True)
+                share[m, row, k] = _squares(points[m, row] - words[m, k])
+            out[start : start + step] = share.transpose(0, 1).to(x.dtype)
         return out
+
+    def _prepared(self) -> tuple[Tensor, Tensor, Tensor, ExactFactor]:
+        """What tables need of the codebooks: their origin, and codewords from there.
+
+        It is kept until the codebooks change: it takes as long as the tables of several queries.
+        """
+        books, version = self.codebooks, self.codebooks._version
+        if self._tables is None or self._tables[0] is not books or self._tables[1] != version:
+            words = books.double()
+            # With the middle of the codewords as the origin, few distances are much smaller than
+            # lengths. Their mean would depend on the order in which it is summed.
+            middle = (words.amin(1) + words.amax(1)) / 2
+            if self.metric == "ip":
+                middle.zero_()
+            words = words - middle[:, None]
+            factor = ExactFactor(words.transpose(1, 2))
+            self._tables = (books, version, (middle, words, _squares(words)[:, None], factor))
+        return self._tables[2]
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -142,3 +170,13 @@ class FlatProductQuantizer(nn.Module):
     def extra_repr(self) -> str:
         """Show sizes and metric in ``repr``."""
         return f"M={self.M}, D={self.D}, nbits={self.nbits}, metric={self.metric!r}"
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Squared lengths of vectors (..., D), summed in an order that depends on D alone."""
+    total = x.square()
+    while total.shape[-1] > 1:
+        half = total.shape[-1] // 2
+        pairs = total[..., :half] + total[..., half : 2 * half]
+        total = torch.cat([pairs, total[..., 2 * half :]], -1)
+    return total[..., 0]

@@ -52,7 +52,7 @@ def merge_results(
     array([[3, 7]])
     """
     k = as_count(k, "k")
-    pairs = []
+    pairs: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
     for number, (distances, labels) in enumerate(_at_least_one(results)):
         D, I = _pair(distances, labels, f"results[{number}]", 2)  # noqa: E741
         if len(D) != len(pairs[0][0] if pairs else D):

@@ -16,7 +16,7 @@ from hyperpq import HiHPQCodec, HiHPQIndex, PQCodec
 from hyperpq.geometry import GEOMETRIES
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
-from hyperpq.utils.exact_matmul import exact_matmul
+from hyperpq.utils.exact_matmul import ExactFactor, exact_matmul
 
 X = np.abs(np.random.default_rng(7).normal(size=(1500, 40))).astype(np.float32)
 X[700:720] = X[0:20]  # equal rows
@@ -134,12 +134,41 @@ def test_products_are_near_and_row_by_row_the_same(n, k, m, exponent):
     assert ((found - a @ b).abs() <= 2.0**-20 * max(k, 1) ** 0.5 * largest + 1e-300).all()
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 5000), st.integers(1, 9), st.integers(-120, 120))
+def test_products_of_two_slices_are_nearer_and_row_by_row_the_same(n, k, m, exponent):
+    generator = torch.Generator().manual_seed(n * k + m)
+    a = torch.randn(n, k, generator=generator, dtype=torch.float64) * 2.0**exponent
+    b = torch.randn(k, m, generator=generator, dtype=torch.float64)
+    factor = ExactFactor(b)
+    found = factor.left_product(a)
+    assert torch.equal(found, torch.cat([factor.left_product(row[None]) for row in a]))
+    apart = [ExactFactor(column[:, None]).left_product(a) for column in b.T]
+    assert torch.equal(found, torch.cat(apart, 1))
+    largest = a.abs().amax(1, keepdim=True) * b.abs().amax(0)
+    assert ((found - a @ b).abs() <= 2.0**-40 * k**0.5 * largest).all()
+
+
+def test_tables_of_plain_codebooks_have_all_digits_in_any_batch():
+    """A query at a codeword, where long vectors cancel, had other last bits in another batch."""
+    words = X[:256].reshape(256, 4, 10).transpose(1, 0, 2)
+    for shift in (0, 1000):
+        codec = PQCodec.from_codebooks(np.ascontiguousarray(words + np.float32(shift)))
+        x = X[:600] + np.float32(shift)
+        tables = codec.tables(x)
+        alone = np.concatenate([codec.tables(row[None]) for row in x])
+        np.testing.assert_array_equal(tables, alone)
+        assert (tables[np.arange(256), :, np.arange(256)] == 0).all()
+        books = codec.quantizer.codebooks.double().numpy()
+        exact = np.square(x.reshape(-1, 4, 1, 10).astype(np.float64) - books).sum(-1)
+        np.testing.assert_allclose(tables, exact, rtol=7e-8)
+
+
 def test_products_of_zeros():
     a = torch.zeros(3, 5, dtype=torch.float64)
-    assert torch.equal(
-        exact_matmul(a, torch.ones(5, 2, dtype=torch.float64)),
-        torch.zeros(3, 2, dtype=torch.float64),
-    )
+    ones = torch.ones(5, 2, dtype=torch.float64)
+    for product in (exact_matmul(a, ones), ExactFactor(ones).left_product(a)):
+        assert torch.equal(product, torch.zeros(3, 2, dtype=torch.float64))
 
 
 def test_codec_without_rows():
