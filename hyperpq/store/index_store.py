@@ -402,20 +402,20 @@ class IndexStore(Store):
     def hold_lock(self) -> Iterator[None]:
         """Keep other writers out, so that what is refreshed in the block stays the newest.
 
-        Changes by this object in the block take place under the same lock. Other threads must not
-        change the object meanwhile.
+        Changes by this object in the block take place under the same lock, and blocks can be
+        nested. Other threads must not change the object meanwhile.
 
         Raises
         ------
         IndexLockedError
             If another process is writing, and has not finished within `lock_timeout`.
         """
-        with self._taken_lock():
-            self._lock_holder = os.getpid()
+        with self._lock():
+            before, self._lock_holder = self._lock_holder, os.getpid()
             try:
                 yield
             finally:
-                self._lock_holder = 0
+                self._lock_holder = before
 
     def _lock(self) -> AbstractContextManager[None]:
         if self._lock_holder == os.getpid():

@@ -316,6 +316,27 @@ def test_what_would_undo_unseen_changes_is_refused(two):
     assert one.ntotal == 12
 
 
+def test_what_is_read_is_what_is_changed(two):
+    """The rows with the highest value, of those that others have stored meanwhile, too."""
+    one, other = two
+    other.add(X[:1], attributes={"row": [99]})
+    with one.collection.exclusive() as changed, one.collection.exclusive() as again:
+        assert (changed, again) == (True, False)
+        rows = one.attributes_of(one.ids)["row"]
+        impatient = HiHPQIndex.load(one.path, device="cpu", lock_timeout=0)
+        with pytest.raises(IndexLockedError):
+            impatient.add(X[:1], attributes={"row": [100]})
+        one.remove_ids(one.ids[rows == rows.max()])
+        one.add(X[:1], attributes={"row": [5]})
+    assert one.ids.tolist() == [*range(10), 11]
+    other.add(X[:1], attributes={"row": [6]})
+    assert other.ids.tolist() == [*range(10), 11, 12]
+    alone = new_index()
+    with alone.collection.exclusive() as changed:
+        alone.add(X[:1])
+    assert (changed, alone.ntotal) == (False, 1)
+
+
 def test_another_index_in_the_place_is_not_changed(two):
     one, _ = two
     root = one.path
