@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from hyperpq.errors import IndexNotFoundError, StoreError
@@ -164,4 +165,7 @@ def _recover(old: Path) -> None:
             os.rename(former, old)
             fsync_folder(old.parent)
     elif os.path.lexists(old / MANIFEST_NAME):
-        shutil.rmtree(former, ignore_errors=True)
+        # The new name may not be durable: who gave it was killed.
+        with suppress(StoreError):
+            fsync_folder(old.parent)
+            shutil.rmtree(former, ignore_errors=True)
