@@ -16,6 +16,7 @@ Metric: TypeAlias = Literal["cosine", "l2", "ip"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 # Queries whose distances to a batch of the database are in memory at once.
 _QUERIES = 512
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def mean_average_precision(relevant: NDArray[np.bool_], k: int | None = None) -> float:
@@ -115,8 +116,7 @@ def knn(
         Nearest first, as in FAISS: ``l2`` ascending, padded with +inf; ``cosine`` and ``ip`` are
         similarities, descending and padded with -inf.
     I : ndarray, shape (nq, k), int64
-        Rows of the database; -1 where it has fewer than k. Rounding decides which of equally near
-        rows are found.
+        Rows of the database, of equal ``D`` the lower one first; -1 where it has fewer than k.
 
     Raises
     ------
@@ -125,8 +125,9 @@ def knn(
 
     Notes
     -----
-    Everything is computed in float64. Squared distances by a float32 matrix product, which some
-    builds of FAISS use, put near neighbours of long vectors into a random order.
+    Everything is computed in float64, and rows are compared by the float32 that is returned.
+    Squared distances by a float32 matrix product, which some builds of FAISS use, put near
+    neighbours of long vectors into a random order.
     """
     as_choice(metric, "metric", METRICS)
     k, batch = as_count(k, "k"), as_count(batch, "batch")
@@ -138,7 +139,7 @@ def knn(
         rows = slice(start, start + _QUERIES)
         near, which = _nearest(x[rows], y, min(k, len(y)), metric, batch)
         cost[rows, : near.shape[1]], I[rows, : near.shape[1]] = near, which
-    return (cost if metric == "l2" else -cost), I
+    return (cost if metric == "l2" else 0 - cost), I
 
 
 def _nearest(
@@ -146,18 +147,34 @@ def _nearest(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Costs and rows of the k nearest, k <= len(y): both (nq, k)."""
     left = _wide(x, metric)
-    cost = np.empty((len(x), 0))
-    rows = np.empty((len(x), 0), np.int64)
+    best = np.empty((len(x), 0), np.int64)
     for start in range(0, len(y), batch):
-        here = _costs(left, _wide(y[start : start + batch], metric), metric)
-        best = _smallest(here, k)
-        cost = np.concatenate([cost, np.take_along_axis(here, best, 1)], 1)
-        rows = np.concatenate([rows, best + start], 1)
-        best = _smallest(cost, k)
-        cost, rows = np.take_along_axis(cost, best, 1), np.take_along_axis(rows, best, 1)
-    order = np.lexsort((rows, cost), axis=1)
-    near = np.take_along_axis(cost, order, 1).astype(np.float32)
-    return near, np.take_along_axis(rows, order, 1)
+        costs = _costs(left, _wide(y[start : start + batch], metric), metric)
+        best = np.concatenate([best, _keys(costs, start)], 1)
+        if best.shape[1] > k:
+            best = np.partition(best, k - 1, axis=1)[:, :k]
+    best.sort(axis=1)
+    return _from_keys(best)
+
+
+def _keys(costs: NDArray[np.float64], start: int) -> NDArray[np.int64]:
+    """Integers in the order of the costs as float32, ties by the lower row; rows from ``start``."""
+    near = np.clip(costs, -_LARGEST, _LARGEST, out=costs).astype(np.float32)
+    near += 0  # -0.0 becomes 0.0.
+    keys = _in_order(near.view(np.int32)).astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(start, start + costs.shape[1])
+    return keys
+
+
+def _from_keys(keys: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Costs and rows of `_keys`."""
+    return _in_order((keys >> 32).astype(np.int32)).view(np.float32), keys & 0xFFFFFFFF
+
+
+def _in_order(bits: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Bits of floats to integers in their order, and back: negative ones are turned round."""
+    return bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))
 
 
 def _costs(
@@ -171,13 +188,6 @@ def _costs(
     out += np.square(right).sum(1)
     out += np.square(left).sum(1)[:, None]
     return np.maximum(out, 0, out=out)
-
-
-def _smallest(cost: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """Columns of the k smallest entries of each row, all if there are no more; in any order."""
-    if cost.shape[1] <= k:
-        return np.broadcast_to(np.arange(cost.shape[1]), cost.shape)
-    return np.argpartition(cost, k - 1, axis=1)[:, :k]
 
 
 def _wide(x: NDArray[np.float32], metric: Metric) -> NDArray[np.float64]:

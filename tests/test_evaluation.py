@@ -106,6 +106,36 @@ def test_knn_is_the_loop(nq, n, k, d, batch, metric, seed):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
+@pytest.mark.parametrize("batch", [1, 7, 100])
+def test_knn_orders_rows_of_equal_distance_by_number(metric, batch):
+    """Also those whose distances differ in float64 and are equal in float32."""
+    y = np.ones((100, 2), np.float32)
+    y[:, 1] = np.linspace(0, -1e-3 if metric != "cosine" else -1e-6, 100)
+    y[50:, 0] = -1
+    x = np.array([[1000, 1], [-1000, 1]], np.float32)
+    near, rows = knn(x, y, 100, metric=metric, batch=batch)
+    order = np.lexsort((rows, near if metric == "l2" else -near), axis=1)
+    np.testing.assert_array_equal(order, np.broadcast_to(np.arange(100), order.shape))
+    assert len(np.unique(near)) < 100
+    for k in (1, 30, 77):
+        some = knn(x, y, k, metric=metric, batch=batch)
+        np.testing.assert_array_equal(some[1], rows[:, :k])
+        np.testing.assert_array_equal(some[0], near[:, :k])
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_knn_of_the_longest_vectors_is_finite(metric):
+    largest = np.finfo(np.float32).max
+    x = np.array([[1e38, 0], [-1e38, 0]], np.float32)
+    near, rows = knn(x, x, 3, metric=metric)
+    assert rows.tolist() == [[0, 1, -1], [1, 0, -1]]
+    if metric == "l2":
+        np.testing.assert_array_equal(near, [[0, largest, np.inf]] * 2)
+    else:
+        np.testing.assert_array_equal(near, [[largest, -largest, -np.inf]] * 2)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
 def test_knn_of_many_queries_agrees_with_faiss(metric):
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(700, 16)).astype("f"), rng.normal(size=(2000, 16)).astype("f")
