@@ -47,7 +47,8 @@ def test_every_string_of_plain_codebooks_means_what_it_means_to_faiss(
     width = {None: {}, "whole": {"rotation": d}, "narrow": {"rotation": groups * D}}[rotation]
     want = {"d": d, "M": groups, "nbits": nbits or 8, "metric": name, **width}
     assert parse_factory(d, text, *metric) == want
-    theirs = faiss.index_factory(d, text, faiss.METRIC_L2)
+    # The outermost index has the inner ones, which live as long.
+    outer = theirs = faiss.index_factory(d, text, faiss.METRIC_L2)
     if isinstance(theirs, faiss.IndexIDMap):
         theirs = faiss.downcast_index(theirs.index)
     if rotation:
@@ -56,6 +57,7 @@ def test_every_string_of_plain_codebooks_means_what_it_means_to_faiss(
     if isinstance(theirs, faiss.IndexIDMap):
         theirs = faiss.downcast_index(theirs.index)
     assert (theirs.pq.M, theirs.pq.nbits, theirs.code_size) == (groups, nbits or 8, index.code_size)
+    del outer
 
 
 @pytest.mark.parametrize("text", ["HiHPQ4,IDMap2", "HiHPQ4,chord,IDMap", "IDMap2,HiHPQ4"])
