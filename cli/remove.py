@@ -14,6 +14,7 @@ from hyperpq.cli import options, output
 @options.index_option
 @click.option(
     "--where",
+    type=options.TEXT,
     metavar="CONDITION",
     help="Remove what fulfils a condition, such as \"mtime < '2020-01-01'\", instead of folders; "
     "see docs/how-to/filters.md.",

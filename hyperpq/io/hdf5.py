@@ -91,10 +91,15 @@ def _chosen(file: h5py.File, path: Path, dataset: str | None) -> h5py.Dataset:
             )
         return _checked(file, path, wanted)
     flat = [name for name in names if _dimensions(file[name]) == 2]
-    if len(flat) != 1:
+    if not flat:
         raise InvalidInputError(
-            f"{path} has {len(flat)} datasets of two dimensions ({_listed(flat)}); "
-            "choose one with dataset=NAME (--dataset NAME)."
+            f"{path} has no dataset of two dimensions that is stored in it; expected an array "
+            "(n, d) of numbers."
+        )
+    if len(flat) > 1:
+        raise InvalidInputError(
+            f"{path} has {len(flat)} datasets of two dimensions ({_listed(flat)}); choose one with "
+            "dataset=NAME (--dataset NAME)."
         )
     return _checked(file, path, flat[0])
 

@@ -103,8 +103,8 @@ def import_vectors(
     if index is not None and training:
         words = ", ".join(sorted(training))
         raise InvalidInputError(
-            f"{words} cannot be chosen for {index_path}, which is trained already; leave "
-            f"{words} out, or name a new index."
+            f"{words} cannot be chosen for {index_path}, which is trained already; leave these "
+            "options out, or name a new index."
         )
     files = _open_files(paths, dataset, None if index is None else index.d)
     total, labels = sum(file.shape[0] for file in files), None
@@ -112,6 +112,10 @@ def import_vectors(
         labels = as_ids(load_array(Path(ids), 1, "(n,)"), total)
     if index is not None:
         index.collection.new_ids(labels, total)
+    elif not total:
+        raise InvalidInputError(
+            f"{', '.join(map(str, paths))}: there are no vectors; expected vectors to train on."
+        )
     with progress.phase("check", total, "vectors") as phase:
         size = TRAIN_SIZE if index is None else 0
         sample = sample_rows(files, size, training.get("seed", 0), phase.advance)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.errors import StoreError
+from hyperpq.errors import InvalidInputError, StoreError
 from hyperpq.images.build.options import subquantizers
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.io.vector_files import load_views, open_vectors
@@ -88,6 +88,8 @@ def train_vectors(
     """
     _check_free(Path(os.path.abspath(index_path)))
     x = open_vectors(path, dataset=dataset).read()
+    if not len(x):
+        raise InvalidInputError(f"{path} has no vectors; expected vectors to train on.")
     loaded = None if views is None else load_views(Path(views))
     index = new_index(
         x,

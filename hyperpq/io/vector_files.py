@@ -185,8 +185,9 @@ def load_array(path: Path, ndim: int, shape: str) -> NDArray[Any]:
             f"{path} cannot be read ({error.strerror or error}); give an existing file."
         ) from error
     except (ValueError, EOFError) as error:
+        what = "is not a complete .npy file of numbers" if path.stat().st_size else "is empty"
         raise InvalidInputError(
-            f"{path} is not a complete .npy file of numbers; write it by numpy.save(file, array)."
+            f"{path} {what}; expected a file that numpy.save(file, array) has written."
         ) from error
     if not isinstance(array, np.ndarray) or array.ndim != ndim:
         found = getattr(array, "shape", "several arrays")

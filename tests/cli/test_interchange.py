@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import resource
@@ -91,6 +92,24 @@ def test_train_and_encode_take_the_same_files(hyperpq, made, tmp_path):
     index = HiHPQIndex.load(tmp_path / "hyperpq-index", device="cpu")
     want = index.encode(np.concatenate([X[:200], X[400:]]))
     np.testing.assert_array_equal(np.load(out), want)
+
+
+def test_search_prints_or_writes_results(hyperpq, made, tmp_path):
+    index = HiHPQIndex.load(made / "index", device="cpu")
+    D, I = index.search(np.concatenate([X[400:], X[:200]]), 3)  # noqa: E741
+    files = (made / "c.h5", made / "a.npy")
+    options = ("--index", made / "index", "-k", "3")
+    lines = ok(hyperpq("search", *files, *options, "--format", "ndjson")).splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [answer["query"] for answer in found] == list(range(400))
+    assert [[r["id"] for r in answer["results"]] for answer in found] == I.tolist()
+    assert [[r["distance"] for r in answer["results"]] for answer in found] == D.tolist()
+    out = tmp_path / "out.npz"
+    text = ok(hyperpq("search", *files, *options, "-o", out))
+    assert (fact(text, "queries"), fact(text, "file")) == ("400", str(out))
+    with np.load(out) as arrays:
+        np.testing.assert_array_equal(arrays["I"], I)
+        np.testing.assert_array_equal(arrays["D"], D)
 
 
 def read(path, style):

@@ -225,6 +225,16 @@ def test_a_reader_that_has_seen_enough(place):
     assert done.stderr == b""
 
 
+def test_a_query_that_finds_nothing_says_why(hyperpq, place, photos):
+    where = ("--where", "folder == 'nowhere'")
+    done = hyperpq("query", photos[0], *where, "--format", "paths", cwd=place)
+    assert (done.returncode, done.stdout) == (0, b"")
+    said = "hyperpq: nothing was found: no image fulfils the condition folder == 'nowhere'\n"
+    assert done.stderr.decode() == said
+    quiet = hyperpq("query", photos[0], *where, "--format", "paths", "--quiet", cwd=place)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
+
+
 def changed_index(place, target, change):
     """An empty index with another record of its network."""
     index = HiHPQIndex.load(place / "hyperpq-index", device="cpu")

@@ -21,6 +21,7 @@ CASES = {
     "query": ("query P --index I -k 2", True),
     "search": ("search vectors.npy --index index -k 2", True),
     "add": ("add vectors.npy --index index", False),
+    "remove": ("remove --where id>99 --index index", False),
     "train": ("train vectors.npy --epochs 0 --index new", False),
     "import": ("import vectors.npy --epochs 0 --index new", False),
     "export": ("export --format csv out.csv --index index", False),

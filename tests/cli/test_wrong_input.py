@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import h5py
 import numpy as np
 import pytest
 
@@ -124,17 +125,17 @@ COMMANDS = {
     "build-index-is-a-file": (
         "build --images P --index text.txt",
         1,
-        "{here}/text.txt is a file; expected another directory for the index.",
+        "text.txt is a file; expected a directory for the index.",
     ),
     "build-index-below-a-file": (
         "build --images P --index text.txt/index",
         1,
-        "{here}/text.txt/index.building: cannot create: Not a directory.",
+        "{here}/text.txt/index: cannot look into: Not a directory.",
     ),
     "build-index-is-another-folder": (
         "build --images P --index bad",
         1,
-        "{here}/bad is a folder with other files; expected another directory for the index.",
+        "bad is a folder with other files; expected another directory for the index.",
     ),
     "build-index-in-proc": (
         "build --images P --index /proc/index",
@@ -239,11 +240,47 @@ COMMANDS = {
         "nan.npy has NaN, infinite or too large values, first in row 1; remove or replace those "
         "rows.",
     ),
-    "train-no-rows": ("train none.npy", 2, "the number of rows of *is 0; expected *"),
+    "train-no-rows": (
+        "train none.npy",
+        2,
+        "none.npy has no vectors; expected vectors to train on.",
+    ),
     "train-index-taken": (
-        "train eight.npy --index vectors --epochs 0",
+        "train nan.npy --index vectors",
         1,
         "{here}/vectors: the folder is already an index; choose another place or remove it first.",
+    ),
+    "train-into-another-folder": (
+        "train nan.npy --index bad",
+        1,
+        "{here}/bad: the folder is not empty (text.jpg); choose another place or remove it first.",
+    ),
+    "train-into-a-file": (
+        "train nan.npy --index text.txt",
+        1,
+        "{here}/text.txt: this is not a folder; choose another place or remove it first.",
+    ),
+    "search-binary": (
+        "search eight.npy --index vectors --format npz",
+        2,
+        "usage: the format npz is not text; name a file with --out.",
+    ),
+    "search-ending": (
+        "search eight.npy --index vectors -o out.txt",
+        2,
+        "usage: out.txt has none of the endings .npz, *; choose a format with --format.",
+    ),
+    "search-width": ("search wide.npy --index vectors", 2, "wide.npy has width 9; expected 8."),
+    "search-datasets": (
+        "search two.h5 --index vectors",
+        2,
+        "two.h5 has 2 datasets of two dimensions ('a', 'b'); choose one with dataset=NAME "
+        "(--dataset NAME).",
+    ),
+    "encode-dataset-of-images": (
+        "encode P -o codes.npy --index I --dataset a",
+        2,
+        "usage: --dataset is for files of vectors; images were given.",
     ),
     "train-views": (
         "train wide.npy --views cube.npy",
@@ -289,6 +326,8 @@ def wrong(tmp_path_factory, place):
     np.save(here / "words.npy", np.array([["a", "words"]]))
     np.save(here / "nan.npy", [[0.0, 1.0], [np.nan, 0.0]])
     np.save(here / "none.npy", np.empty((0, 4)))
+    with h5py.File(here / "two.h5", "w") as file:
+        file["a"] = file["b"] = np.zeros((2, 8))
     return here
 
 

@@ -98,7 +98,10 @@ WRONG = {
         "*wide.npy has width 6; expected 5.",
     ),
     "dataset": ({"files": ["b.h5"], "dataset": "three"}, "*b.h5 has no dataset 'three'; it has *"),
-    "datasets": ({"files": ["b.h5"]}, "*b.h5 has 2 datasets of two dimensions ('one', 'two'); *"),
+    "datasets": (
+        {"files": ["b.h5"]},
+        "*b.h5 has 2 datasets of two dimensions ('one', 'two'); choose *",
+    ),
     "known id": (
         {"files": ["a.npy"], "ids": "ids.npy"},
         "ids contain 9, which the index has already; expected new ids.",
@@ -114,6 +117,10 @@ WRONG = {
     "ids of a matrix": (
         {"files": ["few.npy"], "ids": "few.npy"},
         "*few.npy holds (3, 5); expected one array of shape (n,).",
+    ),
+    "no vectors": (
+        {"files": ["none.npy"], "into": "new"},
+        "*none.npy: there are no vectors; expected vectors to train on.",
     ),
     "training": (
         {"files": ["a.npy"], "bits": 8, "seed": 0},
@@ -139,6 +146,7 @@ def test_wrong_input_changes_nothing(place, name):
     bad[2] = np.nan
     np.save(place / "nan.npy", bad)
     np.save(place / "few.npy", X[:3])
+    np.save(place / "none.npy", X[:0])
     np.save(place / "wide.npy", np.zeros((3, 6)))
     np.save(place / "ids.npy", np.arange(9, 309))
     np.save(place / "twice.npy", np.array([1, 2, 1]))

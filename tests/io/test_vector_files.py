@@ -237,14 +237,14 @@ def test_hostile_hdf5_is_refused(tmp_path):
                 open_vectors(tmp_path / f"{name}.h5", dataset=dataset)
             message = str(caught.value).removeprefix(str(tmp_path / f"{name}.h5")).strip()
             if name == "virtual" and dataset is None:
-                said = "has 0 datasets of two dimensions (none); expected one, or the name of one."
+                said = "has no dataset of two dimensions that is stored in it; expected an array *."
             assert re.fullmatch(like(said), message), (name, message)
 
 
 def test_links_are_not_counted_as_datasets(tmp_path):
     hostile(tmp_path)
     for name in ("link", "soft"):
-        with pytest.raises(InvalidInputError, match="has 0 datasets of two dimensions"):
+        with pytest.raises(InvalidInputError, match="has no dataset of two dimensions"):
             open_vectors(tmp_path / f"{name}.h5")
 
 
@@ -271,6 +271,10 @@ WRONG = {
     "x.txt": (
         lambda path: path.write_text(""),
         f"has no ending of a file of vectors; expected one of {', '.join(ENDINGS)}.",
+    ),
+    "nothing.npy": (
+        lambda path: path.write_bytes(b""),
+        "is empty; expected a file that numpy.save(file, array) has written.",
     ),
     "text.npy": (lambda path: path.write_text("text"), "is not a complete .npy file of numbers; *"),
     "objects.npy": (
@@ -303,7 +307,8 @@ WRONG = {
     ),
     "two.parquet": (
         table(a=[[1.0]], b=[[1.0]]),
-        "has several columns of lists of numbers ('a', 'b'); expected the name of one.",
+        "has several columns of lists of numbers ('a', 'b'); choose one with dataset=NAME "
+        "(--dataset NAME).",
     ),
     "ragged.parquet": (
         table(a=[[1.0, 2.0], [1.0, 2.0], [3.0]]),
