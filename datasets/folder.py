@@ -183,8 +183,8 @@ def scan_roots(
     Raises
     ------
     DatasetError
-        If a root is missing or unreadable, an ignore file is unreadable, or a root was replaced
-        while it was listed, as when a disk is unmounted.
+        If a root is missing or unreadable, an ignore file is unreadable, or a root is on another
+        device after it was listed, as when a disk is unmounted.
     InvalidInputError
         If a pattern is not valid.
 
@@ -240,12 +240,13 @@ class _Run:
             for path, root, rules in links:
                 self._follow(path, root, rules)
         found.files.sort(key=lambda file: file.path)
-        for path, identity in identities.items():
+        for path, (device, _) in identities.items():
+            # The inode says less: some file systems number a file anew when it is looked up again.
             status = _status(path)
-            if status is None or _identity(status) != identity:
+            if status is None or status.st_dev != device:
                 raise DatasetError(
-                    f"{os.fsdecode(path)} was replaced while it was listed, as when a disk is "
-                    "unmounted; run the command again."
+                    f"{os.fsdecode(path)} is another one than when its listing began, as after a "
+                    "disk was unmounted; run the command again."
                 )
         found.empty = [
             root

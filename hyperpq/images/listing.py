@@ -88,4 +88,5 @@ def _listed(source: str, read: Callable[[], bytes], null: bool) -> list[bytes]:
             f"{source} has a NUL, which no name holds; expected the name of one image per line, or "
             "the option -0 (null=True) for names that end with a NUL."
         )
-    return data.splitlines()
+    # Editors of Windows begin a file with a byte-order mark.
+    return data.removeprefix(b"\xef\xbb\xbf").splitlines()

@@ -245,20 +245,23 @@ def test_each_root_without_an_image_is_named(tmp_path, put):
     assert empty("a", "gone", "gone/x.png", allow_missing=True) == ["gone", "gone/x.png"]
 
 
-def test_a_root_that_is_replaced_meanwhile_is_an_error(tmp_path, put, monkeypatch):
-    """As by another disk, or by the empty folder beneath one."""
+def test_a_disk_that_is_unmounted_meanwhile_is_an_error(tmp_path, put, monkeypatch):
+    """Else what was not listed any more would count as gone."""
     put("a/b/1.png")
-    scandir = os.scandir
+    scandir, stat = os.scandir, os.stat
 
-    def replace(path):
+    def unmounted(path, **options):
+        status = list(stat(path, **options))
+        status[2] += 1  # the device
+        return os.stat_result(status)
+
+    def unmount(path):
         if path.endswith(b"/b"):
-            monkeypatch.setattr(os, "scandir", scandir)
-            (tmp_path / "a").rename(tmp_path / "away")
-            (tmp_path / "a").mkdir()
+            monkeypatch.setattr(os, "stat", unmounted)
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", replace)
-    with pytest.raises(DatasetError, match="a was replaced while it was listed"):
+    monkeypatch.setattr(os, "scandir", unmount)
+    with pytest.raises(DatasetError, match="a is another one than when its listing began"):
         list_images([tmp_path / "a"])
 
 

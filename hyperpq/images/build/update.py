@@ -142,7 +142,7 @@ def _check_roots(images: ImageIndex, listing: Listing, target: Path) -> None:
     for root in listing.empty:
         name = os.fsdecode(root)
         lost = sum(is_below(path, (os.path.join(root, b""),)) for path in paths)
-        is_missing = not os.path.lexists(root)
+        is_missing = not os.path.exists(root)
         if lost:
             raise DatasetError(
                 f"{name} {'does not exist' if is_missing else 'has no image'}, and {target} has "
