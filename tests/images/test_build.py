@@ -8,16 +8,21 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from image_tools import Grid, build, fill, image, paths_of, tree, update
 from PIL import Image
 
 from hyperpq import ImageIndex
 from hyperpq.codec.serialization import to_files
+from hyperpq.datasets.folder import ImageFile, Listing
 from hyperpq.errors import BackboneError, DatasetError, IndexLockedError, InvalidInputError
 from hyperpq.images.build import update_index, working_directory
+from hyperpq.images.build.state import BuildState
 from hyperpq.images.skipped import from_csv
 from hyperpq.store.lock import writer_lock
 
@@ -121,7 +126,9 @@ def test_every_kind_of_file(tmp_path, drawn):
     command = [sys.executable, "-m", "hyperpq", "build", "--images", folder, "--epochs", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr
-    assert f"skipped  {len(skipped)} (e.g. " in done.stdout.decode()
+    summary = done.stdout.decode()
+    assert f"skipped   {len(skipped)} (e.g. " in summary
+    assert "not read  1 file of another kind (1 .txt)\n" in summary
 
     index = ImageIndex.open(tmp_path / "hyperpq-index", device="cpu")
     same = {*ZOO, "turned.jpg"}
@@ -384,3 +391,108 @@ def test_fidelity_builds_with_a_metric_of_its_own(tmp_path):
     assert ImageIndex.open(tmp_path / "i", backbone=Grid()).index.metric == "inner"
     found = index.query([folder / "003.png"], 1)
     assert os.fsdecode(found[0].results[0].path).endswith("003.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"objective": "fidelity"}, "objective"),
+        ({"objective": "semantic"}, "objective"),
+        ({"epochs": 3, "recipe": "paper"}, "recipe and epochs"),
+        ({"train_size": 9, "view_size": 0}, "train-size and view-size"),
+    ],
+)
+def test_options_of_the_training_with_a_codec_are_refused(tmp_path, options, names):
+    """Nothing is trained, so they were ignored without a word."""
+    folder = fill(tmp_path / "a", 20)
+    build(folder, tmp_path / "first", bits=16)
+    refused = f"^codec is given, so nothing is trained and {names} would have no effect; leave out"
+    for name in ("second", "first"):
+        with pytest.raises(InvalidInputError, match=refused):
+            build(folder, tmp_path / name, codec=tmp_path / "first", **options)
+        with pytest.raises(InvalidInputError, match=refused):
+            update_index(folder, tmp_path / "first", codec=tmp_path / "first", **options)
+    assert not (tmp_path / "second").exists()
+    # What is not given is not in the way.
+    options = {"seed": 3, "bits": 8, "epochs": None}
+    index, _ = build(folder, tmp_path / "second", codec=tmp_path / "first", **options)
+    assert index.index.M == 1
+
+
+def test_a_single_image_that_cannot_be_read(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"words")
+    only = r"a\.jpg cannot be read \(not an image\) and is the only image; expected images to train"
+    with pytest.raises(DatasetError, match=only):
+        build(tmp_path / "a.jpg", tmp_path / "index")
+    (tmp_path / "b.jpg").write_bytes(b"")
+    with pytest.raises(DatasetError, match="none of 2 images can be read, such as"):
+        build([tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path / "index")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg"]
+
+
+def test_files_of_other_kinds_are_counted(tmp_path):
+    folder = fill(tmp_path / "p", 3)
+    (folder / "a.psd").write_bytes(b"8BPS")
+    (folder / "b.psd").write_bytes(b"8BPS")
+    (folder / "c.ppm").write_bytes(b"P6 1 1 255 abc")
+    expected = {".psd": 2, ".ppm": 1}
+    for path in (tmp_path / "index", tmp_path / "index", folder / "index", folder / "index"):
+        _, report = build([folder], path)
+        assert (report.other, report.skipped) == (expected, {})
+    shutil.rmtree(folder / "index")
+    for path in folder.glob("*.png"):
+        path.unlink()
+    with pytest.raises(
+        DatasetError, match=r"in .*/p, 3 files of other kinds \(2 \.psd, 1 \.ppm\);"
+    ):
+        build([folder], tmp_path / "other")
+
+
+def test_a_resumed_build_reports_what_the_first_one_listed(tmp_path):
+    folder = fill(tmp_path / "p", 40)
+    (folder / "a.psd").write_bytes(b"8BPS")
+    (folder / "broken.png").symlink_to("nowhere")
+    network = Grid()
+    network.fails_after = 100
+    (tmp_path / "index.building").mkdir()
+    with pytest.raises(BackboneError, match="the network failed"):
+        build([folder], tmp_path / "index", network, resume=True)
+    (folder / "a.psd").unlink()
+    (folder / "broken.png").unlink()
+    _, report = build([folder], tmp_path / "index", resume=True)
+    assert report.other == {".psd": 1}
+    assert report.skipped == {bytes(folder / "broken.png"): "broken link"}
+
+
+names = st.binary(min_size=1, max_size=12).map(lambda name: b"/" + name.replace(b"\0", b"x"))
+
+
+@given(
+    st.lists(st.builds(ImageFile, names, st.integers(0), st.integers()), max_size=4),
+    st.dictionaries(names, st.text(max_size=9).map(lambda text: text.replace("\0", ""))),
+    st.dictionaries(st.sampled_from(["", ".psd", ".ж", ".a b"]), st.integers(1)),
+)
+def test_a_plan_is_read_as_it_was_written(tmp_path_factory, files, skipped, other):
+    folder = tmp_path_factory.mktemp("state")
+    listing = Listing(files, skipped, other=Counter(other))
+    state = BuildState(folder)
+    state.write_plan({"a": 1}, listing)
+    assert state.read_plan({"a": 1}) == listing
+    shutil.rmtree(folder)
+
+
+def test_images_of_a_folder_are_removed_on_purpose(tmp_path):
+    a, b = fill(tmp_path / "a", 3), fill(tmp_path / "ab", 3, 10)
+    (b / "bad.png").write_bytes(b"words")
+    index, _ = build([a, b], tmp_path / "index")
+    with pytest.raises(InvalidInputError, match=r"/gone has no image in .*/index; expected"):
+        index.remove([a, tmp_path / "gone"])
+    assert len(index) == 6
+    shutil.rmtree(b)
+    assert index.remove([b, a / "000.png"]) == 4
+    assert paths_of(index) == [str(a / "001.png"), str(a / "002.png")]
+    reopened = ImageIndex.open(tmp_path / "index", backbone=Grid())
+    assert paths_of(reopened) == paths_of(index)
+    assert from_csv((tmp_path / "index/skipped.csv").read_bytes()) == {}
+    assert reopened.remove(tmp_path) == 2
+    assert len(reopened) == 0
