@@ -223,6 +223,14 @@ def skewed():
     return trained(faiss.IndexPreTransform(trained(transform), inner))
 
 
+def decoded(index, codes):
+    """What FAISS decodes codes to; the index with a map of ids inside has no method for it."""
+    inner = faiss.downcast_index(index.index)
+    if isinstance(inner, faiss.IndexIDMap):
+        inner = faiss.downcast_index(inner.index)
+    return index.chain.at(0).reverse_transform(inner.sa_decode(codes))
+
+
 @pytest.mark.parametrize("text", ["OPQ4,PQ4x8", "OPQ4_12,PQ4x4", "RR8,PQ4x8", "OPQ4,IDMap,PQ4x4"])
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_a_rotated_index_comes_over_and_goes_back(text, metric, tmp_path):
@@ -236,7 +244,7 @@ def test_a_rotated_index_comes_over_and_goes_back(text, metric, tmp_path):
     assert codec.config.rotation == theirs.chain.at(0).d_out
     assert (codec.encode(x) == codes).all(1).mean() > 0.999
     np.testing.assert_array_equal(ids, spread_ids(N))
-    np.testing.assert_allclose(codec.decode(codes[:50]), theirs.sa_decode(codes[:50]), atol=1e-5)
+    np.testing.assert_allclose(codec.decode(codes[:50]), decoded(theirs, codes[:50]), atol=1e-5)
     export = to_faiss(codec, codes, ids)
     assert_same(export, codec, codes, ids, queries)
     want, got = outer.search(queries, K), export.index.search(export.queries(queries), K)
