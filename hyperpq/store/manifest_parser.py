@@ -161,11 +161,11 @@ def _manifest(content: Any, data: bytes) -> Manifest:
     for name, value in fields["files"].items():
         if not is_file_name(name):
             raise ValueError(f"files has {name!r}, which is no file name of an index")
-        keys = ["bytes", "xxh3_128"]
+        known = ["bytes", "xxh3_128"]
         if isinstance(value, dict) and "file" in value:
             stored_names[name] = _stored_name(value["file"], name, snapshot_number)
-            keys.append("file")
-        entry = _object(value, keys, f"files: {name}")
+            known.append("file")
+        entry = _object(value, known, f"files: {name}")
         files[name] = _file_entry(entry, f"files: {name}", high=MAX_FILE_BYTES)
     manifest = Manifest(
         snapshot_number=snapshot_number,

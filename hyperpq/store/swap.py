@@ -115,8 +115,6 @@ def _swap(new: Path, old: Path, former: Path) -> None:
     with os_errors("move aside", old):
         os.rename(old, former)
     try:
-        # A power cut must not leave the second rename without the first.
-        fsync_folder(old.parent)
         with os_errors("rename into place", old):
             os.rename(new, old)
     except BaseException:
