@@ -80,7 +80,7 @@ CASES = {
     ),
     "v2, above the namespace": (v2("/../../x", {"cpu.max": "500000 100000\n"}, top="/../.."), 5),
     "v2, a mount with a space": (
-        v2("/a", {"a/cpu.max": "200000 100000\n"}, point="/mnt/control groups"),
+        v2("/a", {"a/cpu.max": "200000 100000\n"}, point="/sys/fs/control groups"),
         2,
     ),
     # Version 1: two files in a hierarchy of its own.
