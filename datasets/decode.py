@@ -156,8 +156,10 @@ def open_image(
     Notes
     -----
     The function is thread-safe, and Pillow releases the interpreter lock while it decodes. 16-bit
-    grey is divided by 257. Integers and floats without a declared range are scaled by the smallest
-    of 1 (floats only), 255 and 65535 that bounds them all, or else between minimum and maximum.
+    grey is divided by 257. Colour profiles are not applied. Damaged metadata is no error and leaves
+    the image as it is stored. Integers and floats without a declared range are scaled by the
+    smallest of 1 (floats only), 255 and 65535 that bounds them all, or else between minimum and
+    maximum.
     """
     limits = _Limits(max_megapixels, shrink_to, reserve)
     # Pillow and its plugins raise almost any exception on damaged bytes (OSError, SyntaxError,

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hyperpq.images import decoding_budget
 from hyperpq.images.decoding_budget import DecodingBudget
 
 
@@ -96,6 +97,13 @@ def test_a_forked_child_has_a_budget_of_its_own():
             os.kill(child, 9)
             os.waitpid(child, 0)
         assert done == (child, 0)
+
+
+@pytest.mark.parametrize("cores, capacity", [(1, 1 << 30), (2, 1 << 30), (64, 4 << 30)])
+def test_the_budget_follows_the_cores_that_may_be_used(monkeypatch, cores, capacity):
+    """In a container with one core of 64 there is one thread, and memory for one."""
+    monkeypatch.setattr(decoding_budget, "usable_cores", lambda: cores)
+    assert DecodingBudget().capacity == capacity
 
 
 PEAK = """
