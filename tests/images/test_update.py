@@ -20,7 +20,7 @@ from hyperpq import ImageIndex
 from hyperpq.datasets.folder import ImageFile
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images.build import update_index
-from hyperpq.images.changes import compare, is_unknown, stored_time
+from hyperpq.images.changes import compare, entries, is_unknown, stored_time
 from hyperpq.images.skipped import from_csv
 from hyperpq.store.columns import TIME
 
@@ -81,8 +81,13 @@ def change(path, seed):
 
 
 def rows_of(index):
-    """Id, size and mtime of each image by its name."""
-    return {os.path.basename(path).decode(): (id, *state) for path, state, id in index._entries()}
+    """Id, size and time of each image by its name."""
+    found = {}
+    for rows in index.index.collection.view().batches():
+        columns = rows.ids.tolist(), rows.attribute("size").tolist(), rows.attribute("mtime")
+        for path, *state in zip(rows.paths, *columns, strict=True):
+            found[os.path.basename(path).decode()] = state
+    return found
 
 
 # What cannot be read
