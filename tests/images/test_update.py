@@ -20,7 +20,7 @@ from hyperpq import ImageIndex
 from hyperpq.datasets.folder import ImageFile
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images.build import update_index
-from hyperpq.images.changes import compare, entries, is_unknown, stored_time
+from hyperpq.images.changes import compare, is_unknown, stored_time
 from hyperpq.images.skipped import from_csv
 from hyperpq.store.columns import TIME
 
