@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
 
 from hyperpq.datasets.folder import ImageFile
+from hyperpq.errors import CorruptIndexError
+from hyperpq.store import Categories
+from hyperpq.store.columns import TIME
+
+if TYPE_CHECKING:
+    from hyperpq.index import collection as index_collection
 
 Entry: TypeAlias = tuple[bytes, tuple[int, int], int]
 """Path, (size, `stored_time`) and id of an image in an index."""
 
 _FIRST, _LAST = -(2**63) + 1, 2**63 - 1  # -2**63 is a missing time
 _FOLDED = 2**41
+
+
+def entries(collection: index_collection.Collection) -> Iterator[Entry]:
+    """Path, (size, `stored_time`) and id of every image in the rows of an index.
+
+    Raises
+    ------
+    CorruptIndexError
+        If the rows have no such columns.
+    """
+    for rows in collection.view().batches():
+        paths, sizes, times = rows.paths, rows.attribute("size"), rows.attribute("mtime")
+        if (
+            paths is None
+            or isinstance(sizes, Categories)
+            or isinstance(times, Categories)
+            or sizes.dtype.kind != "i"
+            or times.dtype != TIME
+        ):
+            raise CorruptIndexError(
+                f"{collection.path} has no path, no whole number size or no time mtime for "
+                "each image; it was not written by hyperpq, so do not trust its source."
+            )
+        columns = sizes.tolist(), times.view(np.int64).tolist(), rows.ids.tolist()
+        for path, size, time, id in zip(paths, *columns, strict=True):
+            yield path, (size, time), id
+
+
+def folder_names(paths: Iterable[bytes]) -> Categories:
+    """Names of the folders that contain images, the attribute ``folder``."""
+    names = (os.path.basename(os.path.dirname(path)) for path in paths)
+    # A filter is text, so bytes that are not UTF-8 are written as \xNN.
+    return Categories.from_strings(name.decode("utf-8", "backslashreplace") for name in names)
 
 
 @dataclass

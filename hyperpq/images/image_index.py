@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.errors import BackboneError, CorruptIndexError, InvalidInputError
+from hyperpq.errors import BackboneError, InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images import skipped as skipped_files
-from hyperpq.images.changes import Changes, Entry, compare, is_below, stored_time
+from hyperpq.images.changes import Changes, compare, entries, folder_names, is_below, stored_time
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike, as_roots
 from hyperpq.images.metadata import ImageMetadata
-from hyperpq.images.results import Answer, Encoded, Result, UpdateReport
+from hyperpq.images.results import Answer, Encoded, Hits, UpdateReport
 from hyperpq.images.sources import ImageLike, Source, as_sources, path_of
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import Progress, SilentProgress
-from hyperpq.store import Categories
 from hyperpq.store.columns import TIME
 from hyperpq.utils.validation import as_count
 
@@ -181,21 +180,15 @@ class ImageIndex:
         D, I = self.index.search(  # noqa: E741
             features.plain, k + exclude_self, where=where, threads=threads
         )
-        known = self._paths_of(np.unique(I[I >= 0]))
-        answers = {row: Answer(paths[row], error=reason) for row, reason in features.skipped}
-        for row, distances, ids in zip(features.rows.tolist(), D, I, strict=True):
-            own = os.path.abspath(paths[row]) if exclude_self and paths[row] else None
-            found = [
-                (float(distance), int(id))
-                for distance, id in zip(distances, ids, strict=True)
-                if id >= 0 and known[int(id)] != own
-            ]
-            results = [
-                Result(rank, distance, id, known[id])
-                for rank, (distance, id) in enumerate(found[:k], 1)
-            ]
-            answers[row] = Answer(paths[row], results)
-        return [answers[row] for row in range(len(paths))]
+        hits = Hits(D, I, self._paths_of(np.unique(I[I >= 0])))
+        failures = dict(features.skipped)
+        rows = {row: number for number, row in enumerate(features.rows.tolist())}
+        return [
+            Answer(path, hits.results(rows[row], k, exclude=path if exclude_self else b""))
+            if row in rows
+            else Answer(path, error=failures[row])
+            for row, path in enumerate(paths)
+        ]
 
     def encode(
         self,
@@ -216,7 +209,7 @@ class ImageIndex:
 
     def paths(self) -> list[bytes]:
         """Paths of all images in the index, sorted."""
-        return sorted(path for path, *_ in self._entries())
+        return sorted(path for path, *_ in entries(self.index.collection))
 
     def update(
         self,
@@ -262,7 +255,7 @@ class ImageIndex:
         self.index.collection.check_writable()
         listed = {file.path: file for file in files}
         folders = [os.path.abspath(os.fsencode(root)) for root in remove_below]
-        changes = compare(self._entries(), listed, folders, unknown)
+        changes = compare(entries(self.index.collection), listed, folders, unknown)
         report = UpdateReport(
             unchanged=len(changes.unchanged), kept=changes.kept, skipped=dict(skipped or {})
         )
@@ -279,9 +272,9 @@ class ImageIndex:
                 with self.index.collection.exclusive() as changed:
                     if changed:
                         # Another process may have added some of these images meanwhile.
-                        changes = compare(self._entries(), listed, folders, unknown)
+                        changes = compare(entries(self.index.collection), listed, folders, unknown)
                     self._add_batch(batch, features, codes, changes, report)
-        self._write_skipped(report.skipped, listed.keys(), folders)
+        skipped_files.update_report(self.index.collection, report.skipped, listed.keys(), folders)
         return report
 
     def _add_batch(
@@ -330,7 +323,7 @@ class ImageIndex:
         ids: set[int] = set()
         counts = dict.fromkeys(folders, 0)
         ends = [(folder, (os.path.join(folder, b""),)) for folder in counts]
-        for path, _, id in self._entries():
+        for path, _, id in entries(self.index.collection):
             for folder, end in ends:
                 if is_below(path, end):
                     counts[folder] += 1
@@ -342,7 +335,7 @@ class ImageIndex:
                     "or an image of which the index has any."
                 )
         self.index.remove_ids(sorted(ids))
-        self._write_skipped({}, (), folders)
+        skipped_files.update_report(self.index.collection, {}, (), folders)
         return len(ids)
 
     def add_features(
@@ -383,7 +376,7 @@ class ImageIndex:
         self.index.collection.add(
             codes,
             attributes={
-                "folder": _folder_names(file.path for file in files),
+                "folder": folder_names(file.path for file in files),
                 "size": np.array([file.size for file in files], np.int64),
                 "mtime": times.view(TIME),
                 "width": sizes[:, 0],
@@ -404,46 +397,3 @@ class ImageIndex:
         """Paths of ids."""
         paths = self.index.collection.view().paths_of(ids)
         return dict(zip(ids.tolist(), paths, strict=True))
-
-    def _entries(self) -> Iterator[Entry]:
-        """Path, (size, mtime) and id of every image in the index."""
-        for rows in self.index.collection.view().batches():
-            paths, sizes, times = rows.paths, rows.attribute("size"), rows.attribute("mtime")
-            if (
-                paths is None
-                or isinstance(sizes, Categories)
-                or isinstance(times, Categories)
-                or sizes.dtype.kind != "i"
-                or times.dtype != TIME
-            ):
-                raise CorruptIndexError(
-                    f"{self.index.path} has no path, no whole number size or no time mtime for "
-                    "each image; it was not written by hyperpq, so do not trust its source."
-                )
-            columns = sizes.tolist(), times.view(np.int64).tolist(), rows.ids.tolist()
-            for path, size, time, id in zip(paths, *columns, strict=True):
-                yield path, (size, time), id
-
-    def _write_skipped(
-        self, skipped: dict[bytes, str], listed: Collection[bytes], folders: Collection[bytes]
-    ) -> None:
-        """Replace the lines of ``skipped.csv`` about files that this update has examined."""
-        collection = self.index.collection
-        if collection.path is None:
-            return
-        below = tuple(os.path.join(folder, b"") for folder in folders)
-        with collection.exclusive():
-            old = skipped_files.from_csv(collection.read_report(skipped_files.NAME))
-            kept = {
-                path: reason
-                for path, reason in old.items()
-                if path not in listed and not is_below(path, below)
-            }
-            collection.write_report(skipped_files.NAME, skipped_files.to_csv(kept | skipped))
-
-
-def _folder_names(paths: Iterable[bytes]) -> Categories:
-    """Names of the folders that contain images."""
-    names = (os.path.basename(os.path.dirname(path)) for path in paths)
-    # A filter is text, so bytes that are not UTF-8 are written as \\xNN.
-    return Categories.from_strings(name.decode("utf-8", "backslashreplace") for name in names)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +49,28 @@ class Answer:
     query: bytes
     results: list[Result] = field(default_factory=list)
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a search returned, D (n, k) and I (n, k), and the paths of the ids."""
+
+    D: NDArray[np.float32]
+    I: NDArray[np.int64]  # noqa: E741
+    paths: Mapping[int, bytes]
+
+    def results(self, row: int, k: int, exclude: bytes = b"") -> list[Result]:
+        """The first k results of a query, but for those of the path ``exclude``, if it is given."""
+        own = os.path.abspath(exclude) if exclude else None
+        found = [
+            (float(distance), int(id))
+            for distance, id in zip(self.D[row], self.I[row], strict=True)
+            if id >= 0 and self.paths[int(id)] != own
+        ]
+        return [
+            Result(rank, distance, id, self.paths[id])
+            for rank, (distance, id) in enumerate(found[:k], 1)
+        ]
 
 
 @dataclass(frozen=True)
