@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperpq.errors import CorruptIndexError, InvalidInputError
+from hyperpq.errors import CorruptIndexError, InvalidInputError, SnapshotChangedError
 from hyperpq.store import IndexStore, find_place, recover_directory, replace_directory
 from hyperpq.store.lock import writer_lock
 from hyperpq.utils.files import make_folder
@@ -154,9 +155,12 @@ def open_directory(
     wait = as_number(lock_timeout, "lock_timeout")
     if wait < 0:
         raise InvalidInputError(f"lock_timeout is {wait}; expected seconds, at least 0.")
-    store = IndexStore.open(path, verify=verify, read_only=read_only)
-    store.durability, store.lock_timeout = durability, wait
-    return _codec_of(store), store
+    while True:
+        store = IndexStore.open(path, verify=verify, read_only=read_only)
+        store.durability, store.lock_timeout = durability, wait
+        # Another index may take the place before the codec of this one is read.
+        with suppress(SnapshotChangedError):
+            return _codec_of(store), store
 
 
 def _codec_of(store: IndexStore) -> Codec:

@@ -17,7 +17,12 @@ from hyperpq.store.base import Deletions, Store
 from hyperpq.store.leftovers import remove_leftovers
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME, writer_lock
 from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME, FileEntry, Manifest
-from hyperpq.store.manifest_parser import MAX_FILE_BYTES, is_current, is_file_name
+from hyperpq.store.manifest_parser import (
+    MAX_FILE_BYTES,
+    is_current,
+    is_file_name,
+    read_manifest,
+)
 from hyperpq.store.place import whole_directory
 from hyperpq.store.rows import Rows
 from hyperpq.store.segments import check_deletions, check_next_id, check_position
@@ -174,9 +179,12 @@ class IndexStore(Store):
             If the system refuses to read.
         """
         root = Path(os.path.abspath(path))
-        if verify:
+        while verify:
+            before = _manifest_of(root)
             damage = [problem for problem in verify_directory(root) if problem.kind == "damage"]
-            if damage:
+            # What looks like damage may be another index that takes the place meanwhile.
+            verify = bool(damage) and _manifest_of(root) != before
+            if damage and not verify:
                 more = f" There are {len(damage) - 1} more problems." if len(damage) > 1 else ""
                 raise CorruptIndexError(f"{root / damage[0].file}: {damage[0].what}{more}")
         store = cls(root, open_snapshot(root))
@@ -272,6 +280,8 @@ class IndexStore(Store):
         ------
         CorruptIndexError
             If the manifest does not name it, or if it is missing or altered.
+        SnapshotChangedError
+            If another index has taken the place of this one.
         """
         entry = self._manifest.files.get(name)
         if entry is None:
@@ -280,7 +290,15 @@ class IndexStore(Store):
                 f"{', '.join(self.file_names) or 'none'}."
             )
         path = whole_directory(self.path) / self._manifest.stored_name(name)
-        return read_checked(path, entry.size, entry.checksums)
+        try:
+            return read_checked(path, entry.size, entry.checksums)
+        except CorruptIndexError:
+            now = _manifest_of(self.path)
+            if now is None or now.files == self._manifest.files:
+                raise
+            raise SnapshotChangedError(
+                f"{self.path}: another index is in this place now; open it again."
+            ) from None
 
     def write_report(self, name: str, data: bytes) -> None:
         """Write a file for people beside the index, whole or not at all, without a checksum.
@@ -434,6 +452,14 @@ class IndexStore(Store):
         recover_directory(self.path)
         with writer_lock(self.path, wait=self.lock_timeout):
             yield
+
+
+def _manifest_of(root: Path) -> Manifest | None:
+    """The manifest that is on disk now; None if there is none that can be read."""
+    try:
+        return read_manifest(whole_directory(root))
+    except StoreError:
+        return None
 
 
 def _json_copy(settings: dict[str, Any]) -> dict[str, Any]:

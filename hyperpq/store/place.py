@@ -71,7 +71,7 @@ class Place:
         Raises
         ------
         StoreError
-            If the system refuses to list it.
+            If it is a file, or the system refuses to list it.
         """
         return not self._in_the_way()
 
@@ -86,6 +86,10 @@ class Place:
     def _in_the_way(self) -> set[str]:
         if not os.path.lexists(self.path):
             return set()
+        if self.path.exists() and not self.path.is_dir():
+            raise StoreError(
+                f"{self.path}: this is a file, and an index is a folder; choose another place."
+            )
         with os_errors("list", self.path):
             names = set(os.listdir(self.path))
         unpublished = unpublished_names(self.path)

@@ -294,3 +294,25 @@ def test_a_clone_is_in_memory_and_saved_apart(make, tmp_path):
     clone.remove_ids([1, 2])
     assert (clone.path, clone.ntotal) == (tmp_path / "b", 298)
     assert HiHPQIndex.load(tmp_path / "a", device="cpu").ntotal == index.ntotal == 300
+
+
+def test_an_index_that_is_replaced_while_it_is_loaded(make, tmp_path, monkeypatch):
+    """The codec of the new index was called damaged: its checksum is not that of the old one."""
+    make(X[:20]).save(tmp_path / "i")
+    other = HiHPQIndex.from_codec(make(X[:20]).codec.with_bits(8), device="cpu")
+    other.add(X[:7])
+    real, opened = IndexStore.open, []
+
+    def open_and_replace(*arguments, **options):
+        store = real(*arguments, **options)
+        opened.append(store)
+        if len(opened) == 1:
+            with monkeypatch.context() as patch:
+                patch.setattr(IndexStore, "open", real)
+                other.save(tmp_path / "i", overwrite=True)
+        return store
+
+    monkeypatch.setattr(IndexStore, "open", open_and_replace)
+    index = HiHPQIndex.load(tmp_path / "i", device="cpu")
+    assert len(opened) == 2
+    assert (index.ntotal, index.M) == (7, other.M)

@@ -8,12 +8,18 @@ import shutil
 import pytest
 from store_tools import assert_same_rows, make_rows, make_store
 
-from hyperpq.errors import IndexLockedError, IndexNotFoundError, StoreError
+from hyperpq.errors import (
+    IndexLockedError,
+    IndexNotFoundError,
+    SnapshotChangedError,
+    StoreError,
+)
 from hyperpq.store import (
     IndexStore,
     recover_directory,
     replace_directory,
     snapshot,
+    verify,
     verify_directory,
 )
 from hyperpq.store.lock import writer_lock
@@ -127,3 +133,28 @@ def test_a_reader_follows_a_replacement_that_goes_on_meanwhile(tmp_path, monkeyp
 
     monkeypatch.setattr(snapshot, "_open_shards", open_shards)
     assert IndexStore.open(old).ntotal == (10 if step in ("aside", "into place") else 5)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_file_of_an_index_that_was_replaced_is_not_called_damaged(tmp_path, inside):
+    store = make_store(tmp_path / "index")
+    folder = store.path / ".building/index" if inside else tmp_path / "new"
+    new = IndexStore.create(folder, settings={}, files={"codec.safetensors": b"other"})
+    replace_directory(new.path, store.path)
+    with pytest.raises(SnapshotChangedError, match="another index is in this place now"):
+        store.read_file("codec.safetensors")
+    assert IndexStore.open(store.path).read_file("codec.safetensors") == b"other"
+
+
+def test_an_index_that_is_replaced_while_it_is_verified(tmp_path, monkeypatch):
+    store, found = make_store(tmp_path / "index"), []
+    new = IndexStore.create(tmp_path / "new", settings={}, files={"codec.safetensors": b"other"})
+    real = verify._check_shards
+
+    def check_shards(*arguments):
+        if not found:
+            found.append(replace_directory(new.path, store.path))
+        return real(*arguments)
+
+    monkeypatch.setattr(verify, "_check_shards", check_shards)
+    assert IndexStore.open(store.path, verify=True).read_file("codec.safetensors") == b"other"
