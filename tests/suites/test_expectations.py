@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hyperpq import HiHPQIndex, PQCodec, SearchParameters, index_factory, read_index
-from hyperpq.errors import InvalidInputError, UnknownIdError
+from hyperpq import HiHPQIndex, PQCodec, SearchParameters, index_factory, read_index, write_index
+from hyperpq.errors import IndexNotFoundError, InvalidInputError, StoreError, UnknownIdError
 from hyperpq.filters.selectors import IDSelector
 
 pytest.importorskip("faiss")
@@ -204,3 +204,17 @@ def test_restored_and_viewed(index, tmp_path):
     assert len(found) == 0
     found.add(X, IDS)
     np.testing.assert_array_equal(found.search(QUERIES, 10)[1], want[1])
+
+
+# FAISS: an index is a file.
+
+
+def test_a_file_is_no_place_for_an_index(index, tmp_path):
+    file = tmp_path / "made.index"
+    file.write_bytes(b"")
+    for write in (lambda: write_index(index, file), lambda: index.save(file)):
+        with pytest.raises(StoreError, match=r"made.index: this is a file, and an index is a"):
+            write()
+    with pytest.raises(IndexNotFoundError, match="this is a file; an index is a folder"):
+        read_index(file)
+    assert file.read_bytes() == b""
