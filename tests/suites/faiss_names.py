@@ -25,9 +25,9 @@ from hyperpq.filters import selectors
 # What FAISS's tests take from FAISS: data, exact neighbours, conversions, constants, threads.
 HELPERS = {
     "__version__", "get_compile_options", "swig_version", "contrib", "rand", "randn", "randint",
-    "normalize_L2", "knn", "pairwise_distances", "eval_intersection",
-    "rev_swig_ptr", "omp_set_num_threads", "omp_get_max_threads",
-    "check_openmp", "get_mem_usage_kb", "cvar", "DirectMap", "ScalarQuantizer",
+    "normalize_L2", "knn", "pairwise_distances", "eval_intersection", "rev_swig_ptr",
+    "omp_set_num_threads", "omp_get_max_threads", "check_openmp", "get_mem_usage_kb", "cvar",
+    "DirectMap", "ScalarQuantizer",
 }  # fmt: skip
 
 
@@ -98,12 +98,6 @@ class Index:
             "has_ids": has_ids, "has_lists": has_lists,
         }  # fmt: skip
         self.__dict__.update(values)
-
-    @classmethod
-    def _of(cls, other: Index, ours: Any) -> Any:
-        index = cls.__new__(cls)
-        index._hold(ours, other.metric_type, other.trained_by_add, other.has_ids, other.has_lists)
-        return index
 
     def __setattr__(self, name: str, value: object) -> None:
         # An index that looks at all rows looks at those of any number of lists.
@@ -253,14 +247,13 @@ class SIMDConfig:
 
 
 def index_factory(d: int, key: str, metric: int = real.METRIC_L2) -> Index:
-    kind = re.sub(r"\d", "", key.split(",")[-1])
-    made = {"IDMap": IndexIDMap, "IDMap2": IndexIDMap2, "PQ": IndexPQ, "PQnp": IndexPQ}
-    index = Index(d, key, metric)
-    return made.get(kind, Index)._of(index, index.ours)
+    return Index(d, key, metric)
 
 
 def clone_index(index: Index) -> Index:
-    return type(index)._of(index, call(index.ours.clone))
+    other = type(index).__new__(type(index))
+    other.__dict__.update(index.__dict__ | {"ours": call(index.ours.clone)})
+    return other
 
 
 class Bytes:

@@ -9,6 +9,7 @@ test that fails and is not listed is a fault, and so is one that is listed and p
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import json
 import os
 import subprocess
@@ -17,7 +18,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from hyperpq import HiHPQIndex
 
 try:
     import tomllib
@@ -132,3 +136,33 @@ def test_each_difference_has_a_reason_that_the_documentation_gives():
     assert all(entry["reason"].endswith(".") and entry["tests"] for entry in DIFFERENCES)
     files = FILES + PLAIN_FILES
     assert all(test.split("::")[0] in files for entry in DIFFERENCES for test in entry["tests"])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_adapter_translates_names_and_adds_nothing(codec, monkeypatch, tmp_path):
+    pytest.importorskip("faiss")
+    monkeypatch.syspath_prepend(HERE)
+    monkeypatch.setenv("HYPERPQ_SUITE_CODEC", codec)
+    faiss = importlib.import_module("faiss_names").Faiss()
+    x = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+    index = faiss.index_factory(16, "IDMap,PQ4x8np")
+    assert not index.is_trained
+    index.train(x)
+    index.add_with_ids(x, np.arange(400) + 7)
+    ours = HiHPQIndex.from_codec(index.ours.codec, device="cpu")
+    ours.add(x, np.arange(400) + 7)
+    params = faiss.SearchParameters(sel=faiss.IDSelectorBatch(3, np.array([9, 99, 199, 299])))
+    restored = faiss.deserialize_index(faiss.serialize_index(index))
+    faiss.write_index(index, str(tmp_path / "file"))
+    for same in (index, faiss.clone_index(index), restored, faiss.read_index(tmp_path / "file")):
+        for found, want in zip(same.search(x[:5], 9), ours.search(x[:5], 9), strict=True):
+            np.testing.assert_array_equal(found, want)
+        assert set(same.search(x[:5], 3, params=params)[1].ravel()) == {9, 99, 199}
+    with pytest.raises(RuntimeError, match="id is 5000; the index has no vector with it"):
+        index.reconstruct(5000)
+    with pytest.raises(AttributeError, match="no attribute nprobe"):
+        index.nprobe = 3
+    with pytest.raises(AttributeError, match=r"no counterpart of faiss\.IndexHNSWFlat"):
+        faiss.IndexHNSWFlat(16, 4)
+    with pytest.raises(RuntimeError, match="the factory text is 'PCA8,Flat'"):
+        faiss.index_factory(16, "PCA8,Flat")
