@@ -363,7 +363,7 @@ def history(rng: random.Random, count: int) -> Iterator[tuple[str, Callable[[Pat
         yield name, on_index(changes[name])
 
 
-@pytest.mark.parametrize(("count", "limit"), [(8, 6), pytest.param(60, 40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "limit"), [(8, 6), pytest.param(30, 12, marks=pytest.mark.slow)])
 def test_a_history_of_changes_survives_a_power_cut(original, tmp_path, tally, count, limit):
     """What one change leaves without a sync is still without it in the next ones."""
     root = tmp_path / "record"
@@ -389,7 +389,7 @@ def test_a_history_of_changes_survives_a_power_cut(original, tmp_path, tally, co
     tally.update(cuts.counts)
 
 
-@pytest.mark.parametrize("stride", [19, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [19, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("second", ["add that joins segments", "save with overwrite inside"])
 @pytest.mark.parametrize("first", ["commit", "save with overwrite", "save with overwrite inside"])
 def test_a_power_cut_after_a_kill(original, tmp_path, tally, first, second, stride):
