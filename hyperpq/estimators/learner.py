@@ -14,7 +14,9 @@ from sklearn.base import (
 )
 from sklearn.utils import check_random_state
 
+from hyperpq.codec.config import LEARNED_METRICS
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.utils.validation import as_choice
 
 try:
     from sklearn.utils.validation import validate_data
@@ -52,6 +54,7 @@ class Learner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _learn(self, rows: NDArray[np.float32]) -> HiHPQIndex:
         """A trained and empty index for rows like these (n, d)."""
+        as_choice(self.metric, "metric", LEARNED_METRICS)
         index = HiHPQIndex(
             rows.shape[1], self.M, self.nbits, metric=self.metric, device=self.device
         )
