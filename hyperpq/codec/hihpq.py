@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -15,13 +14,12 @@ from torch.nn.functional import gelu
 from typing_extensions import Self, override
 
 from hyperpq.codec.config import CodecConfig
-from hyperpq.codec.learned import LearnedCodec
+from hyperpq.codec.learned import LearnedCodec, Product
 from hyperpq.codec.relength import fit_length
 from hyperpq.codec.smoothing import Smoothing, weight_for_bits
 from hyperpq.codec.subspaces import split_coordinates, take_coordinates, varying_coordinates
 from hyperpq.geometry.registry import METRICS, Metric
 from hyperpq.quantizers.product import ProductQuantizer
-from hyperpq.utils.exact_matmul import exact_matmul
 from hyperpq.utils.validation import as_choice
 
 log = logging.getLogger(__name__)
@@ -84,21 +82,21 @@ class HiHPQCodec(LearnedCodec):
     @override
     @torch.no_grad()
     def vectors(self, x: Tensor) -> Tensor:
-        v = self._map(x.double(), exact_matmul)
+        v = self._map(x.double(), self._exact_product)
         return cast(Tensor, self.smoothing(v.flatten(1))).view_as(v).float()
 
     @override
-    def _head(self, f: Tensor, matmul: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        v = super()._head(f, matmul)
+    def _head(self, f: Tensor, product: Product) -> Tensor:
+        v = super()._head(f, product)
         if not self.config.hidden:
             return v
-        inner = gelu(matmul(f, self.up.to(f.dtype)) + self.up_bias.to(f.dtype))
+        inner = gelu(product(f, "up") + self.up_bias.to(f.dtype))
         dropout = self.config.dropout
         # Not where a vector is encoded, whatever mode the module is in.
         if self.training and dropout and torch.is_grad_enabled():
             # Half the time that torch's own dropout takes on a CPU.
             inner = inner * (torch.rand_like(inner) >= dropout) / (1 - dropout)
-        return v + matmul(inner, self.down.to(f.dtype))
+        return v + product(inner, "down")
 
     @override
     def keep_sample(self, v: Tensor) -> None:

@@ -15,13 +15,17 @@ from typing_extensions import Self, override
 from hyperpq.codec.base import Codec
 from hyperpq.codes import MAX_CODES
 from hyperpq.errors import InvalidInputError
-from hyperpq.utils.exact_matmul import exact_matmul
+from hyperpq.utils.exact_matmul import RoundedFactor
+from hyperpq.utils.kept import Kept
 from hyperpq.utils.validation import as_choice, as_count, as_features
 
 if TYPE_CHECKING:
     from hyperpq.codec.config import AdditiveConfig, CodecConfig
 
 Rows = TypeVar("Rows", Tensor, NDArray[np.float32], NDArray[np.int64])
+
+# Product of rows (n, k) with a matrix of the head, which is given by its name.
+Product = Callable[[Tensor, str], Tensor]
 
 SAMPLE_SIZE = 8192
 """Vectors that a codec keeps at most to fit codebooks of other lengths: 4 MB at 256 coordinates."""
@@ -70,6 +74,7 @@ class LearnedCodec(Codec):
         self.scale = nn.Buffer(torch.ones(()))
         self.bias = nn.Parameter(torch.zeros(width))
         self.sample = nn.Buffer(torch.zeros(0, width, dtype=torch.float16))
+        self._rounded: dict[str, Kept[RoundedFactor]] = {}
 
     def normalize(self, x: Tensor) -> Tensor:
         """Features (n, d) -> normalized features (n, d); a zero vector stays zero."""
@@ -92,21 +97,39 @@ class LearnedCodec(Codec):
         Tensor, shape (n, spaces, D)
             Neither clipped nor smoothed.
         """
-        return self._map(x, torch.matmul)
+        return self._map(x, self._product)
 
     @override
     @torch.no_grad()
     def vectors(self, x: Tensor) -> Tensor:
-        return self._map(x.double(), exact_matmul).float()
+        return self._map(x.double(), self._exact_product).float()
 
-    def _map(self, x: Tensor, matmul: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        v = self._head(self.normalize(x), matmul)
+    def _map(self, x: Tensor, product: Product) -> Tensor:
+        v = self._head(self.normalize(x), product)
         return v.unflatten(1, (self.quantizer.spaces, self.quantizer.D))
 
-    def _head(self, f: Tensor, matmul: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _head(self, f: Tensor, product: Product) -> Tensor:
         """Normalized features (n, d) -> vectors (n, width), by a product of one's choice."""
-        weight, bias = (self.weight * self.scale).to(f.dtype), self.bias.to(f.dtype)
-        return matmul(f, weight) + bias
+        return product(f, "weight") + self.bias.to(f.dtype)
+
+    def _product(self, f: Tensor, name: str) -> Tensor:
+        """Rows f times a matrix of the head."""
+        return torch.matmul(f, self._matrix(name).to(f.dtype))
+
+    def _exact_product(self, f: Tensor, name: str) -> Tensor:
+        """Rows f times a matrix of the head, which is rounded once: no batch shows."""
+        sources = tuple(getattr(self, own) for own in self._sources(name))
+        kept = self._rounded.setdefault(name, Kept())
+        return kept.get(sources, lambda: RoundedFactor(self._matrix(name).double())).left_product(f)
+
+    def _matrix(self, name: str) -> Tensor:
+        matrix: Tensor = getattr(self, name)
+        return matrix * self.scale if name == "weight" else matrix
+
+    @staticmethod
+    def _sources(name: str) -> tuple[str, ...]:
+        """Names of the tensors that a matrix of the head is made of."""
+        return (name, "scale") if name == "weight" else (name,)
 
     def keep_sample(self, v: Tensor) -> None:
         """Keep up to `SAMPLE_SIZE` of vectors (n, spaces, D), evenly taken, for `with_bits`."""

@@ -14,7 +14,8 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.progress import Progress
 from hyperpq.quantizers.fit_flat import fit_flat, fit_rotation, take_evenly
 from hyperpq.quantizers.flat_pq import FlatMetric, FlatProductQuantizer
-from hyperpq.utils.exact_matmul import exact_matmul
+from hyperpq.utils.exact_matmul import RoundedFactor, exact_matmul
+from hyperpq.utils.kept import Kept
 from hyperpq.utils.validation import as_array, as_count, as_features
 
 # Largest difference from 1 and 0 of the products of rows of a rotation.
@@ -50,6 +51,7 @@ class PQCodec(Codec):
         )
         self.rotation: Tensor | None
         self.register_buffer("rotation", None)
+        self._rounded: Kept[RoundedFactor] = Kept()
         if config.rotation:
             self.rotation = nn.Buffer(torch.zeros(config.rotation, config.d))
 
@@ -185,7 +187,9 @@ class PQCodec(Codec):
         """Features (n, d) -> what is cut into subspaces (n, M * D); no batch shows."""
         if self.rotation is None:
             return x
-        return exact_matmul(x.double(), self.rotation.T.double()).float()
+        rotation = self.rotation
+        factor = self._rounded.get((rotation,), lambda: RoundedFactor(rotation.T.double()))
+        return factor.left_product(x.double()).float()
 
     @torch.inference_mode()
     def _rotated_back(self, v: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize
 
 from hyperpq.quantizers.kmeans import kmeans
-from hyperpq.utils.exact_matmul import exact_matmul
+from hyperpq.utils.exact_matmul import RoundedFactor
+from hyperpq.utils.kept import Kept
 
 MAX_CENTROIDS = 2048
 """Centroids of a sample at most."""
@@ -80,13 +81,17 @@ class Smoothing(nn.Module):
         super().__init__()
         self.weight, self.neighbours = weight, min(neighbours, len(centroids) // _MIN_CENTROIDS)
         self.centroids = nn.Buffer(centroids, persistent=False)
+        self._directions: Kept[RoundedFactor] = Kept()
         self.directions = nn.Buffer(normalize(centroids, dim=1).T.contiguous(), persistent=False)
 
     def forward(self, v: Tensor) -> Tensor:
         """Smooth vectors (n, F) to vectors (n, F); each row has the same bits in any batch."""
         if not (self.neighbours and self.weight):
             return v
-        similarity = exact_matmul(v.double(), self.directions.double())
+        directions = self._directions.get(
+            (self.directions,), lambda: RoundedFactor(self.directions.double())
+        )
+        similarity = directions.left_product(v.double())
         nearest = similarity.topk(self.neighbours, dim=1, sorted=False).indices.sort(1).values
         mean = embedding_bag(nearest, self.centroids.to(v.dtype), mode="mean")
         return (1 - self.weight) * v + self.weight * mean

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
 from hyperpq.utils.exact_matmul import ExactFactor
+from hyperpq.utils.kept import Kept
 
 FlatMetric = Literal["l2", "ip"]
 FLAT_METRICS: tuple[FlatMetric, ...] = get_args(FlatMetric)
@@ -50,8 +51,8 @@ class FlatProductQuantizer(nn.Module):
             raise InvalidInputError(f"metric is {metric!r}; expected 'l2' or 'ip'.")
         self.M, self.D, self.nbits, self.K, self.metric = M, D, nbits, 1 << nbits, metric
         self.codebooks = nn.Buffer(torch.zeros(M, self.K, D))
-        self._firsts: tuple[Tensor, int, Tensor] | None = None
-        self._tables: tuple[Tensor, int, tuple[Tensor, Tensor, Tensor, ExactFactor]] | None = None
+        self._firsts: Kept[Tensor] = Kept()
+        self._tables: Kept[tuple[Tensor, Tensor, Tensor, ExactFactor]] = Kept()
 
     @property
     def spaces(self) -> int:
@@ -88,10 +89,7 @@ class FlatProductQuantizer(nn.Module):
 
         It is kept until the codebooks change: it takes as long as the codes of 1,000 vectors.
         """
-        books, version = self.codebooks, self.codebooks._version
-        if self._firsts is None or self._firsts[0] is not books or self._firsts[1] != version:
-            self._firsts = (books, version, self._compare_codewords())
-        return self._firsts[2]
+        return self._firsts.get((self.codebooks,), self._compare_codewords)
 
     def _compare_codewords(self) -> Tensor:
         number = torch.arange(self.K, device=self.codebooks.device)
@@ -149,18 +147,18 @@ class FlatProductQuantizer(nn.Module):
 
         It is kept until the codebooks change: it takes as long as the tables of several queries.
         """
-        books, version = self.codebooks, self.codebooks._version
-        if self._tables is None or self._tables[0] is not books or self._tables[1] != version:
-            words = books.double()
-            # With the middle of the codewords as the origin, few distances are much smaller than
-            # lengths. Their mean would depend on the order in which it is summed.
-            middle = (words.amin(1) + words.amax(1)) / 2
-            if self.metric == "ip":
-                middle.zero_()
-            words = words - middle[:, None]
-            factor = ExactFactor(words.transpose(1, 2))
-            self._tables = (books, version, (middle, words, _squares(words)[:, None], factor))
-        return self._tables[2]
+        return self._tables.get((self.codebooks,), self._prepare)
+
+    def _prepare(self) -> tuple[Tensor, Tensor, Tensor, ExactFactor]:
+        words = self.codebooks.double()
+        # With the middle of the codewords as the origin, few distances are much smaller than
+        # lengths. Their mean would depend on the order in which it is summed.
+        middle = (words.amin(1) + words.amax(1)) / 2
+        if self.metric == "ip":
+            middle.zero_()
+        words = words - middle[:, None]
+        factor = ExactFactor(words.transpose(1, 2))
+        return middle, words, _squares(words)[:, None], factor
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

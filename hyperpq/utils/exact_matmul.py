@@ -34,11 +34,36 @@ def exact_matmul(a: Tensor, b: Tensor) -> Tensor:
         The error is about ``2**-p sqrt(k)`` of the largest factors of the row and the column,
         with p of 21 or more.
     """
-    total = _exact_block(a[..., :_MAX_TERMS], b[..., :_MAX_TERMS, :])
-    for start in range(_MAX_TERMS, a.shape[-1], _MAX_TERMS):
-        terms = slice(start, start + _MAX_TERMS)
-        total = total + _exact_block(a[..., terms], b[..., terms, :])
-    return total
+    return RoundedFactor(b).left_product(a)
+
+
+class RoundedFactor:
+    """A matrix b, rounded once, whose products ``a @ b`` are those of `exact_matmul` bit for bit.
+
+    Parameters
+    ----------
+    b : Tensor, shape (..., k, m), float64
+        Finite values.
+    """
+
+    def __init__(self, b: Tensor) -> None:
+        self._blocks = []
+        for start in range(0, max(b.shape[-2], 1), _MAX_TERMS):
+            block = b[..., start : start + _MAX_TERMS, :]
+            self._blocks.append(_fixed_point(block, _bits(block.shape[-2]), -2))
+
+    def left_product(self, a: Tensor) -> Tensor:
+        """``a @ b`` of a matrix a, shape (..., n, k), float64; see `exact_matmul`."""
+        parts = []
+        for number, (columns, column_unit) in enumerate(self._blocks):
+            start = number * _MAX_TERMS
+            some = a[..., start : start + _MAX_TERMS]
+            rows, row_unit = _fixed_point(some, _bits(some.shape[-1]), -1)
+            parts.append((rows @ columns).mul_(row_unit).mul_(column_unit))
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
 
 
 class ExactFactor:
@@ -94,13 +119,6 @@ def _two_slices(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 def _bits(terms: int) -> int:
     """Bits p of a factor, so that sums of so many products are exact."""
     return (_SIGNIFICAND_BITS - math.ceil(math.log2(max(terms, 1)))) // 2
-
-
-def _exact_block(a: Tensor, b: Tensor) -> Tensor:
-    bits = _bits(a.shape[-1])
-    rows, row_unit = _fixed_point(a, bits, -1)
-    columns, column_unit = _fixed_point(b, bits, -2)
-    return (rows @ columns).mul_(row_unit).mul_(column_unit)
 
 
 def _fixed_point(x: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor]:
