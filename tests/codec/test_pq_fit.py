@@ -40,7 +40,7 @@ def error_of(decoded, x):
 
 @pytest.mark.parametrize(
     ("text", "metric"),
-    [("PQ8", "l2"), ("PQ16x4", "ip"), ("OPQ8,PQ8x4np", "l2"), ("OPQ4_16,PQ4x8", "ip")],
+    [("PQ8np", "l2"), ("PQ16x4np", "ip"), ("OPQ8,PQ8x4np", "l2"), ("OPQ4_16,PQ4x8np", "ip")],
 )
 def test_codes_are_as_good_as_those_of_faiss(x, text, metric):
     rows, queries = x[:N], x[N:]
