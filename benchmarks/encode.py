@@ -23,9 +23,9 @@ from benchmarks.machine import describe_machine
 from benchmarks.options import count
 from hyperpq.backbones import BATCH_SIZE, load_backbone
 from hyperpq.datasets.decode import open_image
+from hyperpq.datasets.folder import list_images
 from hyperpq.datasets.preprocessing import to_pixels
 from hyperpq.images.extract import ReadOptions, extract_features
-from hyperpq.datasets.folder import list_images
 from hyperpq.utils.devices import default_threads
 
 NETWORK, DECODING, PIPELINE = "network alone", "decoding alone", "pipeline"

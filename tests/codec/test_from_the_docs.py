@@ -95,7 +95,9 @@ class Reader:
         bent = np.sinh(angle) if space == "lorentz" else np.sin(angle)
         x = (bent / angle)[..., None] * v
         square = np.square(x).sum(-1)
-        return x, np.sqrt(1 / c + square if space == "lorentz" else np.maximum(1 / c - square, 1e-8))
+        return x, np.sqrt(
+            1 / c + square if space == "lorentz" else np.maximum(1 / c - square, 1e-8)
+        )
 
     def term(self, v, w, c):
         """Term of each codeword w (M, K, D) in the distance of tangent vectors v (n, M, D)."""
