@@ -264,6 +264,8 @@ class _Run:
             status = os.stat(path)
             if stat.S_ISDIR(status.st_mode):
                 os.scandir(path).close()
+                # A disk that is mounted when it is first used is mounted only now.
+                status = os.stat(path)
         except OSError as error:
             if error.errno not in _GONE:
                 raise DatasetError(

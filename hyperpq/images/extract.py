@@ -7,7 +7,6 @@ features bit for bit with any number of threads.
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,11 @@ if TYPE_CHECKING:
 
 # Batches that are decoded while the network encodes another.
 _BATCHES_AHEAD = 3
+
+# Of all decoding threads of this process. Made here, as threads that need it first at the same
+# time would make several.
+_BUDGET = DecodingBudget()
+_READING = ForkSafeLock()
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def _read(
     from hyperpq.datasets.preprocessing import to_pixels
 
     prep = backbone.preprocessing
-    with _budget().claim() as reserve:
+    with _BUDGET.claim() as reserve:
         try:
             if isinstance(source, bytes):
                 image = open_image(
@@ -158,15 +162,6 @@ def _read(
                 rng = view_rng(options.seed, key, view)
                 pixels[1 + view] = make_view(image, options.augmentation, prep.size, rng)
         return full_size(image)
-
-
-_READING = ForkSafeLock()
-
-
-@functools.cache
-def _budget() -> DecodingBudget:
-    """The budget of all decoding threads of this process."""
-    return DecodingBudget()
 
 
 def stream_features(

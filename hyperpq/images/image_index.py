@@ -261,8 +261,7 @@ class ImageIndex:
         )
         new = [file for path, file in sorted(listed.items()) if path not in changes.unchanged]
         if changes.missing:
-            self.index.remove_ids(changes.missing)
-            report.removed = len(changes.missing)
+            report.removed = self.index.remove_ids(changes.missing)
         options = ReadOptions(workers, self.max_megapixels)
         with (progress or SilentProgress()).phase("encode", len(new)) as phase:
             for start in range(0, len(new), SEGMENT_SIZE):
@@ -334,9 +333,9 @@ class ImageIndex:
                     f"{os.fsdecode(folder)} has no image in {self.index.path}; expected a folder "
                     "or an image of which the index has any."
                 )
-        self.index.remove_ids(sorted(ids))
+        removed = self.index.remove_ids(sorted(ids))
         skipped_files.update_report(self.index.collection, {}, (), folders)
-        return len(ids)
+        return removed
 
     def add_features(
         self,

@@ -88,6 +88,8 @@ def search_vectors(
     condition = None if where is None else Where(where)
     files = [open_vectors(path, dataset=dataset, d=index.d) for path in paths]
     total, start = sum(file.shape[0] for file in files), 0
+    # A file without vectors has a batch without rows, which is left out if there are others.
+    files = [file for file in files if file.shape[0]] or files[:1]
     rows = max(1, min(batch_rows(index.d), _BATCH_RESULTS // k))
     with (progress or SilentProgress()).phase("search", total, "vectors") as phase:
         for file in files:

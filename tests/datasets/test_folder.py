@@ -265,6 +265,25 @@ def test_a_disk_that_is_unmounted_meanwhile_is_an_error(tmp_path, put, monkeypat
         list_images([tmp_path / "a"])
 
 
+def test_a_disk_that_is_mounted_when_it_is_first_used(tmp_path, put, monkeypatch):
+    """As by autofs and systemd: the folder of before was taken for a disk that is unmounted now."""
+    put("a/1.png")
+    scandir, stat = os.scandir, os.stat
+
+    def before(path, **options):
+        status = list(stat(path, **options))
+        status[2] += 1  # the device
+        return os.stat_result(status)
+
+    def mount(path):
+        monkeypatch.setattr(os, "stat", stat)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "stat", before)
+    monkeypatch.setattr(os, "scandir", mount)
+    assert [os.path.basename(file.path) for file in list_images([tmp_path / "a"])] == [b"1.png"]
+
+
 def test_files_of_other_kinds_are_counted(tmp_path, put):
     put("a.png")
     for name in ("1.psd", "2.PSD", "x/3.psd", "b.mp4", "c.svg", "readme", "d.averylongsuffix"):

@@ -77,6 +77,24 @@ def test_the_other_one_adds_and_removes_other_images(tmp_path, meanwhile):
     assert sorted(os.path.basename(path) for path in skipped) == [b"bad.jpg", b"worse.jpg"]
 
 
+def test_the_other_one_removes_the_same_image(tmp_path, monkeypatch):
+    """Both counted it as removed by themselves."""
+    folder = fill(tmp_path / "p", 3)
+    build([folder], tmp_path / "index")
+    (folder / "000.png").unlink()
+    real, reports = image_index.compare, []
+
+    def compare(*arguments):
+        changes = real(*arguments)
+        monkeypatch.setattr(image_index, "compare", real)
+        reports.append(update([folder], tmp_path / "index")[1])
+        return changes
+
+    monkeypatch.setattr(image_index, "compare", compare)
+    index, report = update([folder], tmp_path / "index")
+    assert [reports[0].removed, report.removed, len(index)] == [1, 0, 2]
+
+
 def test_a_reader_is_refused_before_anything_is_read(tmp_path, meanwhile):
     folder = fill(tmp_path / "p", 3)
     build([folder], tmp_path / "index")

@@ -106,6 +106,40 @@ def test_the_budget_follows_the_cores_that_may_be_used(monkeypatch, cores, capac
     assert DecodingBudget().capacity == capacity
 
 
+FIRST_IMAGES = """
+import sys, time
+from hyperpq.images import decoding_budget
+
+made = []
+init = decoding_budget.DecodingBudget.__init__
+
+def slow(self):
+    made.append(self)
+    time.sleep(0.1)
+    init(self)
+
+decoding_budget.DecodingBudget.__init__ = slow
+from image_tools import Grid
+from hyperpq.images.extract import ReadOptions, extract_features
+
+assert len(extract_features([sys.argv[1].encode()] * 8, Grid(), ReadOptions(4)).rows) == 8
+print(len(made))
+"""
+
+
+def test_the_first_images_share_one_budget(tmp_path):
+    """Threads that needed the budget first at the same time had one each."""
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    run = subprocess.run(
+        [sys.executable, "-c", FIRST_IMAGES, str(tmp_path / "a.png")],
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(run.stdout) == 1
+
+
 PEAK = """
 import resource, sys
 import numpy as np
@@ -126,7 +160,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
 
 budget = DecodingBudget(int(sys.argv[2]) << 20)
-extract._budget = lambda: budget
+extract._BUDGET = budget
 before = peak()
 out = extract.extract_features([sys.argv[1].encode()] * 4, Means(), extract.ReadOptions(4))
 assert len(out.rows) == 4, out.skipped

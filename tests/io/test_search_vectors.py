@@ -48,10 +48,18 @@ def searched(here, x, **options):
 
 def test_results_are_those_of_the_index(here, small_batches):
     batches = found(here, "a.npy", "none.npy", "b.npy")
-    assert [batch.start for batch in batches] == [0, 5, 7, 7, 12, 17]
+    assert [batch.start for batch in batches] == [0, 5, 7, 12, 17]
     D, I = searched(here, X[:20])  # noqa: E741
     np.testing.assert_array_equal(np.concatenate([batch.D for batch in batches]), D)
     np.testing.assert_array_equal(np.concatenate([batch.I for batch in batches]), I)
+
+
+def test_a_file_without_queries_before_others(here):
+    """The CSV had its header twice."""
+    text = "".join(map(result_files.as_csv, found(here, "none.npy", "none.npy", "a.npy")))
+    assert text == "".join(map(result_files.as_csv, found(here, "a.npy")))
+    text = "".join(map(result_files.as_csv, found(here, "none.npy", "none.npy")))
+    assert text == "query,rank,distance,id\n"
 
 
 def test_a_condition_and_a_file_without_queries(here):
