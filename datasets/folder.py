@@ -6,7 +6,6 @@ Paths are bytes, because a file name on Linux is bytes in any encoding.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 from bisect import bisect_left
@@ -16,12 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyperpq.datasets.decode import RAW_EXTENSIONS, SNIFF_BYTES, sniff
-from hyperpq.datasets.ignore import IgnorePatterns
+from hyperpq.datasets.ignore import IGNORE_FILE, IgnorePatterns, IgnoreRules
 from hyperpq.errors import DatasetError, InvalidInputError
 
-logger = logging.getLogger(__name__)
-
-IGNORE_FILE = b".hyperpqignore"
 IMAGE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
     b".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .heic .heif .hif "
     b".avif".split()
@@ -83,36 +79,6 @@ class Listing:
     unknown: set[bytes] = field(default_factory=set)
     empty: list[bytes] = field(default_factory=list)
     other: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """Ignore patterns that apply in a folder, each with the folder that it is relative to."""
-
-    levels: tuple[tuple[bytes, IgnorePatterns], ...] = ()
-
-    def ignore(self, path: bytes, is_folder: bool) -> bool:
-        """Whether the last pattern that matches ``path`` excludes it."""
-        for base, patterns in self.levels:
-            verdict = patterns.excludes(path[len(base) :], is_folder=is_folder)
-            if verdict is not None:
-                return verdict
-        return False
-
-    def within(self, folder: bytes) -> _Rules:
-        """The rules inside ``folder``, which has an ignore file, which comes before those above."""
-        data = _read_ignore_file(os.path.join(folder, IGNORE_FILE))
-        if data is None:
-            return self
-        own = (_with_slash(folder), IgnorePatterns.from_bytes(data))
-        for line in own[1].invalid:
-            logger.warning(
-                "%s: the pattern %r matches nothing.",
-                os.fsdecode(os.path.join(folder, IGNORE_FILE)),
-                os.fsdecode(line),
-            )
-        # The patterns of the caller (always first) keep precedence, as in git.
-        return _Rules((*self.levels[:1], own, *self.levels[1:]))
 
 
 def list_images(
@@ -217,7 +183,7 @@ class _Run:
         self.found = Listing()
         # Device and inode of files and folders, with the path where each was first seen.
         self.seen: dict[tuple[int, int], bytes] = {}
-        self.links: list[tuple[bytes, bytes, _Rules]] = []
+        self.links: list[tuple[bytes, bytes, IgnoreRules]] = []
         self.left_out = {_identity(status) for status in map(_status, leave_out) if status}
         # Roots with an image that was listed as one of another root.
         self.shared: set[bytes] = set()
@@ -232,7 +198,7 @@ class _Run:
                 continue
             identities[path] = _identity(status)
             if stat.S_ISDIR(status.st_mode):
-                self._walk(path, path, status, _Rules(((_with_slash(path), exclude),)))
+                self._walk(path, path, status, IgnoreRules.of_root(path, exclude))
             else:
                 self._add(path, path, status)
         while self.links:
@@ -289,7 +255,7 @@ class _Run:
                 return True
         return False
 
-    def _walk(self, root: bytes, start: bytes, status: os.stat_result, rules: _Rules) -> None:
+    def _walk(self, root: bytes, start: bytes, status: os.stat_result, rules: IgnoreRules) -> None:
         """List a folder and all real folders below it; links are kept for later."""
         waiting = [(start, status, rules)]
         while waiting:
@@ -316,7 +282,7 @@ class _Run:
                 elif not rules.ignore(entry.path, is_folder=False):
                     self._consider(root, entry.path, status)
 
-    def _follow(self, path: bytes, root: bytes, rules: _Rules) -> None:
+    def _follow(self, path: bytes, root: bytes, rules: IgnoreRules) -> None:
         """List the target of a link."""
         try:
             status = os.stat(path)
@@ -387,21 +353,6 @@ class _Run:
         self.found.skipped[path] = (error.strerror or "cannot be read").lower()
         if error.errno not in _GONE:
             self.found.unknown.add(path)
-
-
-def _read_ignore_file(path: bytes) -> bytes | None:
-    """Content of an ignore file; None if it is not a regular file, or was just removed."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-    except OSError as error:
-        if error.errno in _GONE or os.path.isdir(path):
-            return None
-        # To continue would list files that the user asked to exclude.
-        raise DatasetError(
-            f"{os.fsdecode(path)} cannot be read ({error.strerror}); make it readable or remove it."
-        ) from error
 
 
 def _status(path: str | bytes | Path) -> os.stat_result | None:

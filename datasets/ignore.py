@@ -1,5 +1,7 @@
 """Patterns in the syntax of .gitignore, with the meaning that git gives them byte by byte.
 
+`IgnorePatterns` are those of one file or option, `IgnoreRules` all that apply in a folder.
+
 A pattern becomes a regular expression of bytes, since a file name on Linux is bytes. The rules are
 those of ``dir.c`` and ``wildmatch.c`` of git; the tests compare both on generated trees. Among them
 are rules that its documentation leaves out: a byte-order mark is ignored, only a line feed ends a
@@ -9,10 +11,20 @@ before the first wildcard is compared on its own (so ``/a**`` matches across sla
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+
+from hyperpq.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+IGNORE_FILE = b".hyperpqignore"
+"""Name of the file of patterns that any folder may contain."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SPECIAL = re.compile(rb"[*?[\\]")
@@ -125,6 +137,70 @@ class IgnorePatterns:
             ):
                 return not pattern.negative
         return None
+
+
+@dataclass(frozen=True)
+class IgnoreRules:
+    """The patterns that apply in a folder.
+
+    Attributes
+    ----------
+    levels : tuple of (bytes, IgnorePatterns)
+        Patterns, each with the folder that they are relative to, with a slash at its end; the first
+        that match a path decide.
+    """
+
+    levels: tuple[tuple[bytes, IgnorePatterns], ...]
+
+    @classmethod
+    def of_root(cls, root: bytes, exclude: IgnorePatterns) -> IgnoreRules:
+        """The rules in a root, with the patterns of an option."""
+        return cls(((os.path.join(root, b""), exclude),))
+
+    def ignore(self, path: bytes, is_folder: bool) -> bool:
+        """Whether ``path`` is excluded."""
+        for base, patterns in self.levels:
+            verdict = patterns.excludes(path[len(base) :], is_folder=is_folder)
+            if verdict is not None:
+                return verdict
+        return False
+
+    def within(self, folder: bytes) -> IgnoreRules:
+        """The rules inside ``folder``, which has an ignore file.
+
+        Raises
+        ------
+        DatasetError
+            If the file cannot be read.
+        """
+        path = os.path.join(folder, IGNORE_FILE)
+        data = _read(path)
+        if data is None:
+            return self
+        patterns = IgnorePatterns.from_bytes(data)
+        for line in patterns.invalid:
+            logger.warning(
+                "%s: the pattern %r matches nothing.", os.fsdecode(path), os.fsdecode(line)
+            )
+        # Those of the option keep precedence, as in git; then come those of the nearest folder.
+        own = (os.path.join(folder, b""), patterns)
+        return IgnoreRules((*self.levels[:1], own, *self.levels[1:]))
+
+
+def _read(path: bytes) -> bytes | None:
+    """Content of an ignore file; None if it is not a regular file, or was just removed."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        # To continue would list files that the user asked to exclude.
+        raise DatasetError(
+            f"{os.fsdecode(path)} cannot be read ({error.strerror}); make it readable or remove it."
+        ) from error
 
 
 def _without_trailing_spaces(line: bytes) -> bytes:

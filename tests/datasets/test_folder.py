@@ -365,11 +365,27 @@ def test_an_unreadable_ignore_file_is_an_error(tmp_path, put, monkeypatch):
     put("a.png")
     put(".hyperpqignore", b"a.png")
     for code in (errno.EACCES, errno.EIO, errno.ESTALE):
-        failing(monkeypatch, "open", b".hyperpqignore", code)
+        failing(monkeypatch, "stat", b".hyperpqignore", code)
         with pytest.raises(DatasetError, match=r"\.hyperpqignore cannot be read"):
             list_images([tmp_path])
-    failing(monkeypatch, "open", b".hyperpqignore", errno.ENOENT)
+    failing(monkeypatch, "stat", b".hyperpqignore", errno.ENOENT)
     assert names(tmp_path) == ["a.png"]
+
+
+def test_an_ignore_file_that_is_no_file_is_passed_over(tmp_path, put, monkeypatch):
+    """A folder of that name cost a descriptor, and a socket was an error."""
+    put("a.png")
+    for number in range(5):
+        (tmp_path / f"{number}/.hyperpqignore").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(".hyperpqignore")
+        before = os.dup(0)
+        assert names(tmp_path) == ["a.png"]
+        after = os.dup(0)
+    os.close(before)
+    os.close(after)
+    assert after == before + 1
 
 
 def test_odd_names(tmp_path):
