@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,8 +185,8 @@ class _Run:
         self.seen: dict[tuple[int, int], bytes] = {}
         self.links: list[tuple[bytes, bytes, IgnoreRules]] = []
         self.left_out = {_identity(status) for status in map(_status, leave_out) if status}
-        # Roots with an image that was listed as one of another root.
-        self.shared: set[bytes] = set()
+        # Files and folders of other roots that a root has, too, by links.
+        self.shared: defaultdict[bytes, set[bytes]] = defaultdict(set)
 
     def scan(self, roots: Sequence[bytes], exclude: IgnorePatterns) -> Listing:
         """List the real folders of all roots, then the targets of links, round by round."""
@@ -214,13 +214,10 @@ class _Run:
                     f"{os.fsdecode(path)} is another one than when its listing began, as after a "
                     "disk was unmounted; run the command again."
                 )
-        found.empty = [
-            root
-            for root in sorted(set(roots))
-            if root not in self.shared
-            and not self._has_images(root)
-            and not self._has_images(self.seen.get(identities.get(root, (-1, -1)), root))
-        ]
+        for root in sorted(set(roots)):
+            other_name = self.seen.get(identities.get(root, (-1, -1)), root)
+            if not any(map(self._has_images, (root, other_name, *self.shared[root]))):
+                found.empty.append(root)
         return found
 
     def _root(self, path: bytes) -> os.stat_result | None:
@@ -345,7 +342,7 @@ class _Run:
         if first is path:
             return True
         if path != root and not first.startswith(_with_slash(root)) and first != root:
-            self.shared.add(root)
+            self.shared[root].add(first)
         return False
 
     def _skip(self, path: bytes, error: OSError) -> None:

@@ -232,6 +232,7 @@ def test_each_root_without_an_image_is_named(tmp_path, put):
     (tmp_path / "links/1.png").symlink_to(tmp_path / "a/1.png")
     (tmp_path / "alias").symlink_to("a")
     (tmp_path / "none/self").symlink_to(".")
+    (tmp_path / "none/other").symlink_to(tmp_path / "a/nothing")
 
     def empty(*roots, **options):
         found = scan_roots([tmp_path / root for root in roots], **options).empty
