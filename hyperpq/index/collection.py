@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.errors import InvalidInputError, SnapshotChangedError, StoreError
+from hyperpq.errors import InvalidInputError, StoreError
 from hyperpq.filters.selectors import IDSelector, IDSelectorArray, SearchParameters
 from hyperpq.filters.where import Where
 from hyperpq.index.directory import DirectoryReference, write_directory
@@ -21,6 +21,7 @@ from hyperpq.index.metadata import as_metadata, read_only
 from hyperpq.index.stats import IndexStats
 from hyperpq.index.view import RowView, refuse_missing, selected
 from hyperpq.store import Column, IndexStore, MemoryStore, Rows, Store
+from hyperpq.utils.files import os_errors
 from hyperpq.utils.forks import ForkSafeLock
 from hyperpq.utils.validation import as_codes, as_count, as_ids
 
@@ -231,14 +232,10 @@ class Collection:
             yield
 
     def _change(self, make: Callable[[], T]) -> T:
-        """Make a change; once more if another process has changed the directory meanwhile."""
+        """Make a change to the newest rows, whatever other processes have stored meanwhile."""
         with self._writing():
-            directory = self._directory
-            try:
+            if not self._follows:
                 return make()
-            except SnapshotChangedError:
-                if directory is None or not self._follows:
-                    raise
             with self.exclusive():
                 return make()
 
@@ -261,7 +258,9 @@ class Collection:
         InvalidInputError
             If `add` would refuse them.
         """
-        self.check_writable()
+        with self._writing():
+            if self._follows and self._directory:
+                self._directory.refresh()
         labels = self.new_ids(ids, n)
         if not n:
             return {}
@@ -427,7 +426,7 @@ class Collection:
 
         Search results stay the same, and other readers of the directory are not disturbed.
         """
-        return self._change(self._store.compact)
+        return self._change(lambda: self._store.compact())
 
     def refresh(self) -> bool:
         """Show what other processes have committed since; whether there was anything."""
@@ -467,8 +466,9 @@ class Collection:
         """
         target = Path(os.path.abspath(path))
         with self._changing:
-            if self.path and target.exists() and target.samefile(self.path):
-                return
+            with os_errors("look for", target):
+                if self.path and target.exists() and target.samefile(self.path):
+                    return
             store = write_directory(
                 target,
                 self.view(),

@@ -88,6 +88,13 @@ class IndexStore(Store):
             f"ntotal={self.ntotal})"
         )
 
+    def __copy__(self) -> IndexStore:
+        """Another object with the same snapshot, which does not hold the lock of this one."""
+        other = IndexStore(self.path, self._snapshot)
+        other.durability, other.lock_timeout = self.durability, self.lock_timeout
+        other.read_only = self.read_only
+        return other
+
     @classmethod
     def create(
         cls,
@@ -145,7 +152,11 @@ class IndexStore(Store):
         """
         manifest = whole_directory(Path(path)) / MANIFEST_NAME
         with os_errors("look for", manifest):
-            return manifest.exists()
+            try:
+                os.lstat(manifest)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+        return True
 
     @classmethod
     def open(
@@ -179,12 +190,9 @@ class IndexStore(Store):
             If the system refuses to read.
         """
         root = Path(os.path.abspath(path))
-        while verify:
-            before = _manifest_of(root)
+        if verify:
             damage = [problem for problem in verify_directory(root) if problem.kind == "damage"]
-            # What looks like damage may be another index that takes the place meanwhile.
-            verify = bool(damage) and _manifest_of(root) != before
-            if damage and not verify:
+            if damage:
                 more = f" There are {len(damage) - 1} more problems." if len(damage) > 1 else ""
                 raise CorruptIndexError(f"{root / damage[0].file}: {damage[0].what}{more}")
         store = cls(root, open_snapshot(root))

@@ -62,18 +62,13 @@ def writer_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
             f"still keeps its lock, remove {path}."
         )
     owner = os.getpid()
-    _held.add(handle)
-    try:
-        _name_holder(holder)
-        yield
-    finally:
-        if os.getpid() == owner:
-            remove_quietly(holder)
-            _held.discard(handle)
-            # To close it is not enough if another thread forked before it was noted as held.
-            with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_UN)
-            os.close(handle)
+    with _kept(handle):
+        try:
+            _name_holder(holder)
+            yield
+        finally:
+            if os.getpid() == owner:
+                remove_quietly(holder)
 
 
 # Descriptors of the locks that this process holds.
@@ -87,6 +82,22 @@ def _close_inherited() -> None:
 
 
 os.register_at_fork(after_in_child=_close_inherited)
+
+
+@contextmanager
+def _kept(handle: int) -> Iterator[None]:
+    """Free the lock of a descriptor and close it at the end; a forked child has closed it."""
+    owner = os.getpid()
+    _held.add(handle)
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:
+            _held.discard(handle)
+            # To close it is not enough if another thread forked before it was noted as held.
+            with suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
 
 
 def _locked_within(path: Path, wait: float) -> int | None:
@@ -157,6 +168,8 @@ def _holder(path: Path) -> str:
 def folder_lock(folder: Path) -> Iterator[None]:
     """Wait for the lock of a folder itself and hold it; no file is made for it.
 
+    A forked child does not hold the lock of its parent.
+
     Where the file system cannot lock a folder, as some network file systems, the block runs
     without a lock.
 
@@ -167,9 +180,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """
     with os_errors("open", folder):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _kept(handle):
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)

@@ -60,7 +60,7 @@ class Place:
         """
         places = [self.path.with_name(self.path.name + suffix), self.path / suffix]
         wanted, other = reversed(places) if self.inside else places
-        return other if other.is_dir() and not wanted.is_dir() else wanted
+        return other if os.path.isdir(other) and not os.path.isdir(wanted) else wanted
 
     def is_free(self) -> bool:
         """Whether there is nothing in the place that would be in the way of an index.
@@ -182,10 +182,17 @@ def former_of(place: Path) -> Path:
 
 
 def is_vacant(place: Path) -> bool:
-    """Whether a place is missing or an empty folder, as an interrupted replacement leaves it."""
+    """Whether a place is missing or an empty folder, as an interrupted replacement leaves it.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses to list the folder.
+    """
     if not os.path.lexists(place):
         return True
-    return place.is_dir() and next(place.iterdir(), None) is None
+    with os_errors("list", place):
+        return place.is_dir() and next(place.iterdir(), None) is None
 
 
 def whole_directory(path: Path) -> Path:

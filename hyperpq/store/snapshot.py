@@ -49,15 +49,19 @@ def open_snapshot(path: Path, known: Iterable[Shard] = ()) -> Snapshot:
         See `read_snapshot`.
     """
     while True:
-        root = whole_directory(path)
-        before = _identity(root)
+        found = present_folder(path)
         try:
-            return read_snapshot(root, known)
+            return read_snapshot(found[0], known)
         except StoreError:
             # A replacement that goes on meanwhile renames the folder.
-            now = whole_directory(path)
-            if (now, _identity(now)) == (root, before):
+            if present_folder(path) == found:
                 raise
+
+
+def present_folder(path: Path) -> tuple[Path, tuple[int, int] | None]:
+    """The `whole_directory` of an index, and what tells it from another one of that name."""
+    root = whole_directory(path)
+    return root, _identity(root)
 
 
 def read_snapshot(root: Path, known: Iterable[Shard] = ()) -> Snapshot:

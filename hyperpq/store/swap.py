@@ -146,7 +146,7 @@ def recover_directory(old: str | os.PathLike[str]) -> None:
     Raises
     ------
     StoreError
-        If ``old`` is missing and the system refuses to rename the former index back.
+        If the system refuses to look into ``old``, or to rename the former index back to it.
     """
     old = Path(os.path.realpath(old))
     if os.path.lexists(former_of(old)):

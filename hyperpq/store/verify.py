@@ -18,8 +18,9 @@ from hyperpq.store.leftovers import UNPUBLISHED_NAME, is_leftover, unpublished_n
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
 from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME, Extent, FileEntry, Manifest, ShardEntry
 from hyperpq.store.manifest_parser import is_file_name, read_manifest
-from hyperpq.store.place import LOST_AND_FOUND, whole_directory
+from hyperpq.store.place import LOST_AND_FOUND
 from hyperpq.store.shard import Shard
+from hyperpq.store.snapshot import present_folder
 from hyperpq.store.tombstones import parse_tombstones, read_tombstones_file
 from hyperpq.utils.files import CHECKSUM_BLOCK, checksums_of_file
 
@@ -79,7 +80,31 @@ def verify_directory(path: str | os.PathLike[str]) -> list[Problem]:
     IndexNotFoundError
         If there is no index at all.
     """
-    root = whole_directory(Path(path))
+    while True:
+        found = root, _ = present_folder(Path(path))
+        files = _files(root)
+        try:
+            problems = _verify(root)
+        except StoreError:
+            if present_folder(Path(path)) == found:
+                raise
+            continue
+        is_damaged = any(problem.kind == "damage" for problem in problems)
+        # What looks like damage may be another index that takes the place meanwhile.
+        if not is_damaged or (present_folder(Path(path)), _files(root)) == (found, files):
+            return problems
+
+
+def _files(root: Path) -> dict[str, tuple[str, FileEntry]] | None:
+    """Files of the index beside its rows, by which it is told from another one."""
+    try:
+        manifest = read_manifest(root)
+    except StoreError:
+        return None
+    return {name: (manifest.stored_name(name), entry) for name, entry in manifest.files.items()}
+
+
+def _verify(root: Path) -> list[Problem]:
     checked: dict[tuple[str, FileEntry], np.ndarray | Problem] = {}
     while True:
         try:

@@ -78,8 +78,8 @@ def make_folder(folder: Path) -> None:
     StoreError
         If the system refuses.
     """
-    made = [missing for missing in (folder, *folder.parents) if not missing.exists()]
     with os_errors("create", folder):
+        made = [missing for missing in (folder, *folder.parents) if not missing.exists()]
         folder.mkdir(parents=True, exist_ok=True)
     for new in made:
         fsync_folder(new.parent)

@@ -15,7 +15,14 @@ from mount_tools import BIND, NOBODY, READ_ONLY, REMOUNT, as_nobody, mount, with
 from store_tools import contents, make_rows, make_store
 
 from hyperpq.errors import IndexNotFoundError, StoreError
-from hyperpq.store import IndexStore, find_place, replace_directory, verify_directory
+from hyperpq.index.collection import Collection
+from hyperpq.store import (
+    IndexStore,
+    find_place,
+    recover_directory,
+    replace_directory,
+    verify_directory,
+)
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
 
 
@@ -370,5 +377,36 @@ def test_an_index_that_may_not_be_looked_into(tmp_path):
             with pytest.raises(StoreError, match="Permission denied") as refused:
                 call()
             assert refused.value.errno == errno.EACCES
+
+    as_nobody(work)
+
+
+def test_folders_that_may_not_be_listed(tmp_path):
+    """A folder without rights in the place itself, or above a place that does not exist yet."""
+    os.chmod(tmp_path, 0o777)
+    (tmp_path / "shut").mkdir(mode=0)
+    index = make_store(tmp_path / "index").path
+    index.chmod(0)
+    # As an interrupted replacement leaves it, but that nobody may see whether it is empty.
+    (tmp_path / "place").mkdir(mode=0)
+    make_store(tmp_path / "place.old-hyperpq").path.chmod(0o777)
+
+    def work():
+        new = make_store(tmp_path / "new")
+        collection = Collection(new.segments[0].code_size, new)
+        below = {"settings": {}, "files": {}}
+        for call in (
+            lambda: IndexStore.create(tmp_path / "shut/index", **below),
+            lambda: collection.save(tmp_path / "shut/index", **below, overwrite=True, move=False),
+            lambda: replace_directory(new.path, index),
+            lambda: IndexStore.exists(tmp_path / "place"),
+            lambda: IndexStore.open(tmp_path / "place"),
+            lambda: recover_directory(tmp_path / "place"),
+        ):
+            with pytest.raises(StoreError, match="Permission denied") as refused:
+                call()
+            assert refused.value.errno == errno.EACCES
+        work = find_place(index).working_directory(".building")
+        assert work == tmp_path / "index.building"
 
     as_nobody(work)

@@ -288,6 +288,55 @@ def test_changes_are_made_to_what_others_have_stored(two):
     assert other.ids.tolist() == one.ids.tolist()
 
 
+def test_rows_that_only_others_have_seen_are_changed(two):
+    """None of the rows concerned is in the snapshot that the object shows."""
+    for change, ids in [
+        (lambda i: i.remove_ids([10, 99]), [*range(10), 11]),
+        (lambda i: i.remove_ids(where="row >= 10"), [*range(10)]),
+        (lambda i: i.__delitem__(11), [*range(11)]),
+        (lambda i: i.update(X[:1], [10], attributes={"row": [-1]}), [*range(12)]),
+        (lambda i: i.compact(), [*range(12)]),
+    ]:
+        one, other = (HiHPQIndex.load(two[0].path, device="cpu") for _ in range(2))
+        other.add(X[10:12], [10, 11], attributes={"row": [10, 11]})
+        change(one)
+        assert one.ids.tolist() == ids
+        assert HiHPQIndex.load(one.path, device="cpu").ids.tolist() == ids
+        one.remove_ids([10, 11])
+        one.compact()
+
+
+def test_ids_that_others_have_removed_are_free(two):
+    one, other = two
+    other.remove_ids([3, 4])
+    one.add(X[20:21], [3], attributes={"row": [-3]})
+    other.refresh()
+    other.remove_ids([5])
+    one.add_sa_codes(one.encode(X[21:22]), [5], attributes={"row": [-5]})
+    assert one.ids.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert one.attributes_of([3, 5])["row"].tolist() == [-3, -5]
+
+
+def test_nothing_to_compact_but_what_others_have_removed(two):
+    one, other = two
+    other.remove_ids([3])
+    assert one.collection.n_deleted == 0
+    assert one.compact()
+    assert one.collection.stats().deleted_rows == 0
+    assert one.ids.tolist() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_copy_does_not_hold_the_lock_of_its_original(two):
+    one, other = two
+    with one.collection.exclusive():
+        again = copy.copy(one)
+    with writer_lock(one.path):
+        again.collection._store.lock_timeout = 0
+        with pytest.raises(IndexLockedError):
+            again.add(X[:1], attributes={"row": [0]})
+    assert copy.copy(other).collection._store.durability == "fast"
+
+
 def test_given_ids_and_columns_are_checked_again(two):
     one, other = two
     other.add(X[:1], [50], attributes={"row": [50]})

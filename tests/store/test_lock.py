@@ -221,3 +221,22 @@ def test_a_forked_child_does_not_keep_the_lock_of_its_parent(tmp_path):
     assert os.waitpid(child, 0)[1] == 0
     for end in (*gate, *answer):
         os.close(end)
+
+
+def test_a_forked_child_does_not_keep_the_lock_of_a_folder(tmp_path):
+    """The next replacement of an index would wait for as long as the child lives."""
+    gate = os.pipe()
+    with folder_lock(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.close(gate[1])
+            os.read(gate[0], 1)
+            os._exit(0)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(handle)
+        os.close(gate[0])
+        os.close(gate[1])
+        assert os.waitpid(child, 0)[1] == 0

@@ -158,3 +158,37 @@ def test_an_index_that_is_replaced_while_it_is_verified(tmp_path, monkeypatch):
 
     monkeypatch.setattr(verify, "_check_shards", check_shards)
     assert IndexStore.open(store.path, verify=True).read_file("codec.safetensors") == b"other"
+
+
+@pytest.mark.parametrize("opened", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("finished", [False, True])
+def test_verifying_follows_a_replacement_step_by_step(
+    opened, begun, finished, tmp_path, monkeypatch
+):
+    """The place is vacant for a moment, and then has other files of the same names."""
+    root, former, steps = tmp_path / "index", tmp_path / "index.old-hyperpq", []
+    make_store(root)
+    IndexStore.create(tmp_path / "new", settings={}, files={"codec.safetensors": b"other"})
+    real = verify._read_snapshot
+
+    def replace_index():
+        if steps:
+            return
+        steps.append(os.rename(root, former))
+        if finished:
+            os.rename(tmp_path / "new", root)
+            shutil.rmtree(former)
+
+    def read_snapshot(folder):
+        if not begun:
+            replace_index()
+        snapshot = real(folder)
+        replace_index()
+        return snapshot
+
+    monkeypatch.setattr(verify, "_read_snapshot", read_snapshot)
+    if opened:
+        assert IndexStore.open(root, verify=True).ntotal == (0 if finished else 10)
+    else:
+        assert verify_directory(root) == []
