@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     "--codec",
     type=options.PATH,
     metavar="INDEX",
-    help="Use the codec of another index, at the length --bits, instead of training one. It should "
-    "have been trained on images of the same kind.",
+    help="Use the codec of another index for a new one, at the length --bits, instead of training. "
+    "It should have been trained on images of the same kind.",
 )
 @click.option(
     "--max-megapixels",

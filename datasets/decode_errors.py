@@ -17,7 +17,8 @@ def open_without_waiting(path: str, flags: int) -> int:
 
 def is_of_the_system(error: Exception) -> bool:
     """Whether an error says nothing of the file, which may be a good image at another time."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+    # A missing file may be on a disk that was just unmounted; a listing finds out.
+    if isinstance(error, IsADirectoryError):
         return False
     # A decoder that follows a damaged offset seeks to where no file has a byte: EINVAL.
     return isinstance(error, MemoryError) or (

@@ -45,7 +45,7 @@ class ImageError(HyperPQError):
 
 
 class ImageUnavailableError(ImageError):
-    """A file cannot be read now: no permission, an I/O error, or a package is missing."""
+    """A file cannot be read now: no permission, an I/O error, no such file, no package for it."""
 
 
 class DatasetError(HyperPQError):

@@ -543,8 +543,13 @@ def test_an_error_of_the_disk_says_nothing_of_the_image(kind, code):
         open_image(file)
 
 
-def test_a_file_that_is_gone_is_not_unavailable(tmp_path):
-    for path in (tmp_path / "gone.png", tmp_path, "a\0b"):
+def test_a_file_that_is_not_there_is_unavailable(tmp_path):
+    """Its disk may not be mounted."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "gone.png", tmp_path / "file/gone.png"):
+        with pytest.raises(ImageUnavailableError):
+            open_image(path)
+    for path in (tmp_path, "a\0b"):
         with pytest.raises(ImageError) as caught:
             open_image(path)
         assert not isinstance(caught.value, ImageUnavailableError)

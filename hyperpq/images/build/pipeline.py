@@ -93,8 +93,8 @@ def build_index(
         Where to report progress.
     **options
         Other fields of `BuildOptions`. An existing index keeps the options that it was built with,
-        and it is an error to ask for others. With ``codec`` nothing is trained, and options of the
-        training are an error.
+        and it is an error to ask for others; ``codec`` has no effect on it. With ``codec`` nothing
+        is trained, and options of the training are an error.
 
     Returns
     -------
