@@ -65,8 +65,8 @@ class Listing:
         Path and reason of each entry that could not be examined.
     unknown : set of bytes
         Those of the skipped entries that may still be there: a folder that cannot be read, an
-        entry after an I/O error. Nothing is known about images at or below these paths. A path
-        with a slash at its end, a broken link, stands for what is below it alone.
+        entry after an I/O error, a broken link. Nothing is known about images at or below these
+        paths.
     empty : list of bytes
         Absolute paths of roots without images, or that do not exist.
     other : Counter of str
@@ -289,8 +289,8 @@ class _Run:
             self._skip(path, error)
             if error.errno in _GONE:
                 self.found.skipped[path] = "broken link"
-                # It may lead to a disk that is not mounted.
-                self.found.unknown.add(_with_slash(path))
+                # It may lead to a file or folder of a disk that is not mounted.
+                self.found.unknown.add(path)
             return
         is_folder = stat.S_ISDIR(status.st_mode)
         if rules.ignore(path, is_folder):

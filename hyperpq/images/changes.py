@@ -131,10 +131,9 @@ def is_unknown(path: bytes, unknown: Collection[bytes]) -> bool:
         return False
     if path in unknown:
         return True
-    # A path that could not be examined has a slash at its end if only what is below it is unknown.
     at = path.rfind(b"/")
     while at > 0:
-        if path[:at] in unknown or path[: at + 1] in unknown:
+        if path[:at] in unknown:
             return True
         at = path.rfind(b"/", 0, at)
     return b"/" in unknown

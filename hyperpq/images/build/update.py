@@ -75,7 +75,8 @@ def update_index(
     -----
     An image is removed if the system says that its file is gone (or if it is excluded now, or is
     no image any more). It is kept if the system does not say so: at or below a folder or an entry
-    that cannot be examined, below a broken link, and if its file has changed and cannot be read.
+    that cannot be examined, at or below a broken link, and if its file has changed and cannot be
+    read.
     """
     target, roots = Path(os.path.abspath(path)), as_roots(roots)
     progress = progress or SilentProgress()
