@@ -45,13 +45,12 @@ def command(
     file of vectors, as for `hyperpq import`. The names of the images are printed in the order of
     their codes.
     """
-    from hyperpq.io.output_files import check_writable, save_codes
+    from hyperpq.io.encode_vectors import encode_vectors, save_codes
     from hyperpq.io.vector_files import is_vector_file
+    from hyperpq.utils.output_files import check_writable
 
     check_writable(out)
     if all(is_vector_file(Path(name)) for name in inputs):
-        from hyperpq.io.encode_vectors import encode_vectors
-
         save_codes(out, encode_vectors(inputs, index_path, dataset=dataset, device=device))
         return
 
@@ -62,14 +61,13 @@ def command(
     if "-" in inputs:
         streams.check_stdin()
     images = ImageIndex.open(index_path, device=device, backbone=backbone)
-    encoded = images.encode(
-        query_paths(inputs, sys.stdin.buffer, null=null),
-        workers=workers,
-        progress=output.progress(quiet),
-    )
+    output.show_warnings(quiet)
+    named = query_paths(inputs, sys.stdin.buffer, null=null)
+    encoded = images.encode(named.paths, workers=workers, progress=output.progress(quiet))
     save_codes(out, [encoded.codes])
     output.emit(output.names(encoded.paths, null=null))
-    for path, reason in encoded.skipped.items():
+    skipped = {**encoded.skipped, **named.skipped}
+    for path, reason in skipped.items():
         output.warn(path, reason)
-    if encoded.skipped:
+    if skipped:
         raise click.exceptions.Exit(1)

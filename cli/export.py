@@ -40,4 +40,4 @@ def command(out: Path, index_path: Path, style: str, vectors: bool, quiet: bool)
     if not quiet:
         size = out.stat().st_size
         facts: output.Facts = [("written", f"{written:,} rows"), ("bytes", f"{size:,}")]
-        output.emit_summary([*facts, ("file", out)])
+        output.emit_summary([*facts, ("file", out)], out)

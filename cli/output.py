@@ -26,15 +26,20 @@ class _OneLine(logging.Formatter):
         return f"hyperpq: {escaped(super().format(record))}"
 
 
-def progress(quiet: bool, bars: bool = True) -> RichProgress | SilentProgress:
-    """Progress bars on a terminal, and none elsewhere; the library's warnings go to stderr."""
-    from hyperpq.progress import RichProgress, SilentProgress
-
+def show_warnings(quiet: bool) -> None:
+    """Write warnings of the library to stderr, one line each; ``quiet`` leaves them out."""
     logger = logging.getLogger("hyperpq")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine())
     handler.setLevel(logging.ERROR if quiet else logging.WARNING)
     logger.handlers = [handler]
+
+
+def progress(quiet: bool, bars: bool = True) -> RichProgress | SilentProgress:
+    """Progress bars on a terminal, and none elsewhere; the library's warnings go to stderr."""
+    from hyperpq.progress import RichProgress, SilentProgress
+
+    show_warnings(quiet)
     return RichProgress() if bars and sys.stderr.isatty() and not quiet else SilentProgress()
 
 
@@ -45,9 +50,14 @@ def emit(text: str) -> None:
     sys.stdout.buffer.flush()
 
 
-def emit_summary(facts: Facts) -> None:
-    """Write what a command did to stdout; who closes stdout does not want to know."""
-    if not streams.stdout_is_missing():
+def emit_summary(facts: Facts, out: Path | None = None) -> None:
+    """Write what a command did to stdout, unless that is closed.
+
+    If results went to a device or a pipe ``out``, which may be stdout, nothing is added to them.
+    """
+    from hyperpq.utils.output_files import is_stream
+
+    if not streams.stdout_is_missing() and (out is None or not is_stream(out)):
         emit(table(facts))
 
 

@@ -63,8 +63,8 @@ def command(
     0 over all files. docs/how-to/export.md describes the files of results.
     """
     from hyperpq.io import result_files
-    from hyperpq.io.output_files import check_writable
     from hyperpq.io.search_vectors import search_vectors
+    from hyperpq.utils.output_files import check_writable
 
     if style is None and out is not None:
         style = result_files.ENDINGS.get(out.suffix.lower())
@@ -94,4 +94,4 @@ def command(
         return
     n = result_files.write_results(batches, out, style)
     if not quiet:
-        output.emit_summary([("queries", f"{n:,}"), ("file", out)])
+        output.emit_summary([("queries", f"{n:,}"), ("file", out)], out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,7 +17,7 @@ from hyperpq.codec.pq import PQCodec
 from hyperpq.errors import InvalidInputError
 from hyperpq.quantizers.flat_pq import FlatMetric
 from hyperpq.quantizers.kmeans import import_faiss
-from hyperpq.utils.files import atomic_write
+from hyperpq.utils.output_files import check_writable, written_aside
 from hyperpq.utils.validation import as_choice, as_codes, as_features, as_ids
 
 Conversion = Literal["plain", "chord", "tables"]
@@ -251,10 +252,15 @@ def write_faiss(export: FaissExport, path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
+    InvalidInputError
+        If no file can be written at ``path``.
     StoreError
         If the system refuses; a file that was at ``path`` is still there.
     """
-    atomic_write(path, import_faiss().serialize_index(export.index).tobytes())
+    path = Path(path)
+    check_writable(path)
+    with written_aside(path) as aside:
+        aside.write_bytes(import_faiss().serialize_index(export.index).tobytes())
 
 
 def _conversion(codec: Codec, how: _Choice) -> Conversion:

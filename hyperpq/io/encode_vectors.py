@@ -1,15 +1,17 @@
-"""`encode_vectors`: codes of the vectors in files, without adding them to an index."""
+"""Codes of vectors in files, without adding them to an index, and files of codes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.io.vector_files import open_vectors
+from hyperpq.utils.output_files import written_aside
 
 
 def encode_vectors(
@@ -47,3 +49,15 @@ def encode_vectors(
     index = HiHPQIndex.load(index_path, device=device)
     files = [open_vectors(path, dataset=dataset, d=index.d) for path in paths]
     return [index.encode(batch) for file in files for batch in file.batches()]
+
+
+def save_codes(path: Path, batches: Sequence[NDArray[np.uint8]]) -> None:
+    """Write codes (n, code_size), given in batches, as one .npy file.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses; a file at ``path`` is as it was.
+    """
+    with written_aside(path) as aside, open(aside, "xb") as file:
+        np.save(file, np.concatenate(batches), allow_pickle=False)

@@ -13,11 +13,11 @@ import numpy as np
 from hyperpq.errors import InvalidInputError
 from hyperpq.io.export_arrays import write_hdf5, write_npz
 from hyperpq.io.export_batches import BatchSource, ExportBatch, batches_of, first_and_all, path_text
-from hyperpq.io.output_files import check_writable, written_aside
 from hyperpq.progress import Progress, SilentProgress
 from hyperpq.store import Categories, Column
 from hyperpq.store.columns import TIME
 from hyperpq.utils.imports import need
+from hyperpq.utils.output_files import check_writable, written_aside
 
 if TYPE_CHECKING:
     import pyarrow

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.io.output_files import check_writable, written_aside
 from hyperpq.io.search_vectors import FoundVectors
+from hyperpq.utils.output_files import check_writable, written_aside
 
 ENDINGS = {".npz": "npz", ".ivecs": "ivecs", ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 """Formats by the endings of files."""

@@ -150,7 +150,19 @@ def _write_all(handle: int, data: bytes | np.ndarray, offset: int) -> None:
 
 
 def rename_over(source: Path, target: Path) -> None:
-    """Give ``source`` the name ``target``, replacing what had it, in one step."""
+    """Give ``source`` the name ``target``, replacing what had it, in one step.
+
+    Raises
+    ------
+    StoreError
+        If the system refuses, or ``target`` is a device, a pipe or a socket.
+    """
+    with os_errors("rename into place", target), suppress(FileNotFoundError):
+        mode = os.lstat(target).st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            raise StoreError(
+                f"{target} is a device, a pipe or a socket; expected the name of a regular file."
+            )
     with os_errors("rename into place", target):
         os.replace(source, target)
 

@@ -13,7 +13,7 @@ from hyperpq.codec.config import AdditiveConfig, CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.codes import unpack
-from hyperpq.errors import InvalidInputError, NotTrainedError, StoreError
+from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.geometry import GEOMETRIES, get_geometry
 from hyperpq.index.faiss_bridge import FaissExport, from_faiss, to_faiss, write_faiss
 
@@ -288,5 +288,5 @@ def test_bad_input(tmp_path):
     export = to_faiss(codec, codes, range(3))
     with pytest.raises(InvalidInputError, match="width 23"):
         export.queries(vectors(2, 1)[:, :23])
-    with pytest.raises(StoreError, match="nowhere"):
+    with pytest.raises(InvalidInputError, match="there is no folder .*nowhere; create it first"):
         write_faiss(export, tmp_path / "nowhere" / "index.faiss")
