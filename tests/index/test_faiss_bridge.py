@@ -288,5 +288,5 @@ def test_bad_input(tmp_path):
     export = to_faiss(codec, codes, range(3))
     with pytest.raises(InvalidInputError, match="width 23"):
         export.queries(vectors(2, 1)[:, :23])
-    with pytest.raises(InvalidInputError, match="there is no folder .*nowhere; create it first"):
+    with pytest.raises(InvalidInputError, match=r"there is no folder .*nowhere; create it first"):
         write_faiss(export, tmp_path / "nowhere" / "index.faiss")
