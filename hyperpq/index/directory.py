@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperpq.errors import CorruptIndexError, InvalidInputError, SnapshotChangedError
-from hyperpq.store import IndexStore, find_place, recover_directory, replace_directory
+from hyperpq.store import (
+    IndexStore,
+    check_replaceable,
+    find_place,
+    recover_directory,
+    replace_directory,
+)
 from hyperpq.store.lock import writer_lock
 from hyperpq.utils.files import make_folder
 from hyperpq.utils.validation import as_choice, as_number
@@ -119,6 +125,7 @@ def write_directory(
         IndexStore.open(target)
     # Not in its place: without its rows it would look like an empty index.
     work = place.working_directory(".saving-hyperpq")
+    check_replaceable(work / "index", target)
     make_folder(work)
     with writer_lock(work):
         try:

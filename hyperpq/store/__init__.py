@@ -18,7 +18,7 @@ from hyperpq.store.rows import Rows
 from hyperpq.store.segments import live_batches
 from hyperpq.store.shard import Shard
 from hyperpq.store.strings import Strings
-from hyperpq.store.swap import recover_directory, replace_directory
+from hyperpq.store.swap import check_replaceable, recover_directory, replace_directory
 from hyperpq.store.verify import Problem, verify_directory
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Shard",
     "Store",
     "Strings",
+    "check_replaceable",
     "find_place",
     "live_batches",
     "recover_directory",

@@ -68,6 +68,31 @@ def replace_directory(
     _remove(new)
 
 
+def check_replaceable(new: str | os.PathLike[str], old: str | os.PathLike[str]) -> None:
+    """Raise, before any work, if `replace_directory` would refuse because of what is in ``old``.
+
+    Parameters
+    ----------
+    new : path-like
+        Where the new index will be made; it need not exist.
+    old : path-like
+        The place.
+
+    Raises
+    ------
+    StoreError
+        If ``old`` holds anything but an index, or files that would be lost with it.
+    CorruptIndexError
+        If the manifest of the index in it is torn or altered.
+    """
+    place = find_place(old)
+    if _can_be_renamed(Path(os.path.realpath(new)), place):
+        if not is_vacant(place.path):
+            _check_holds_only_an_index(place.path)
+    elif not place.is_free():
+        _check_is_index(place.path)
+
+
 def _can_be_renamed(new: Path, place: Place) -> bool:
     if place.inside or new.is_relative_to(place.path):
         return False
@@ -91,12 +116,7 @@ def _replace_by_name(new: Path, place: Place, *, overwrite: bool) -> None:
                 os.rename(new, old)
             fsync_folder(old.parent)
             return
-        _check_is_index(old)
-        if foreign := foreign_files(old, read_manifest(old)):
-            raise StoreError(
-                f"{old}: the folder has {foreign[0]!r}, which is no part of the index and would be "
-                "lost; move it away first."
-            )
+        _check_holds_only_an_index(old)
         with writer_lock(old):
             _swap(new, old, former)
         shutil.rmtree(former, ignore_errors=True)
@@ -109,6 +129,15 @@ def _check_is_index(old: Path) -> None:
         raise StoreError(
             f"{old}: this is neither an index nor an empty folder; give another place."
         ) from None
+
+
+def _check_holds_only_an_index(old: Path) -> None:
+    _check_is_index(old)
+    if foreign := foreign_files(old, read_manifest(old)):
+        raise StoreError(
+            f"{old}: the folder has {foreign[0]!r}, which is no part of the index and would be "
+            "lost; move it away first."
+        )
 
 
 def _swap(new: Path, old: Path, former: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from build_jobs import files_of, job_server
 from mount_tools import BIND, as_nobody, mount, with_mounts
+from store_tools import make_store
 
 from hyperpq.errors import StoreError
 from hyperpq.images.build import build_index
@@ -217,3 +218,16 @@ def test_a_place_in_use_is_refused_before_any_work(tmp_path):
         str(tmp_path / "file"),
         str(tmp_path / "folder"),
     ]
+
+
+@pytest.mark.parametrize("option", ["overwrite", "resume"])
+def test_files_that_would_be_lost_are_named_before_any_work(option, tmp_path):
+    """The whole build ran first."""
+    index = make_store(tmp_path / "index").path
+    (index / "notes").write_text("words")
+    if option == "resume":
+        (tmp_path / "index.building").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreError, match="'notes', which is no part of the index"):
+        build_index(["/nowhere"], index, backbone="no-such-network", **{option: True})
+    assert sorted(tmp_path.rglob("*")) == before

@@ -107,10 +107,12 @@ def test_a_foreign_folder_or_file_stays(make, tmp_path, overwrite):
     assert sorted(os.listdir(tmp_path)) == ["file", "photos"]
 
 
-def test_overwrite_keeps_an_index_with_a_foreign_file_in_it(make, tmp_path):
+def test_overwrite_keeps_an_index_with_a_foreign_file_in_it(make, tmp_path, monkeypatch):
     make(X[:50]).save(tmp_path / "i")
     (tmp_path / "i/cat.jpg").write_text("a cat")
     index = make(X)
+    # It is noticed before anything is written.
+    monkeypatch.delattr(IndexStore, "create")
     with Unchanged(index, StoreError, "cat.jpg"):
         index.save(tmp_path / "i", overwrite=True)
     assert index.path is None

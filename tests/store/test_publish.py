@@ -158,7 +158,7 @@ def test_places(tmp_path):
     with pytest.raises(StoreError, match="already an index"):
         find_place(make_store(tmp_path / "index").path).check_free()
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StoreError, match="Not a directory"):
+    with pytest.raises(StoreError, match="this is a file, and an index is a folder"):
         find_place(tmp_path / "file").check_free()
     link = tmp_path / "link"
     link.symlink_to(path)

@@ -39,6 +39,7 @@ from hyperpq.progress import Progress, SilentProgress
 from hyperpq.store import (
     IndexStore,
     Place,
+    check_replaceable,
     find_place,
     recover_directory,
     replace_directory,
@@ -138,6 +139,7 @@ def build_index(
             **options,
         )
     _check_place(place, path, is_index)
+    check_replaceable(state.index, place.path)
     begun = state.exists()
     make_folder(state.path)
     with writer_lock(state.path):
