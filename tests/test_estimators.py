@@ -326,6 +326,8 @@ def test_copies_answer_alike():
             "n_jobs is 0; expected None, a number of threads, or -1 for one for each core.",
         ),
         (HiHPQNeighborsTransformer(n_jobs="all"), "n_jobs is 'all'; expected None, *"),
+        (HiHPQNeighborsTransformer(n_jobs=1.5), "n_jobs is 1.5; expected None, *"),
+        (HiHPQNeighborsTransformer(n_jobs=True), "n_jobs is True; expected None, *"),
     ],
 )
 def test_wrong_parameters(estimator, message):

@@ -142,14 +142,20 @@ class HiHPQCodec(LearnedCodec):
         """
         varies, index = varying_coordinates(self.sample), self._coordinates(self.sample.shape[1])
         used = int((varies[index] & (index >= 0)).any(1).sum())
-        if used < min(self.M, len(self.sample)):
+        if not used:
+            if len(self.sample) > 1:
+                log.warning(
+                    "The features are all equal, and so are their codes, whatever their length: "
+                    "8 bits are enough."
+                )
+        elif used < min(self.M, len(self.sample)):
             log.warning(
                 "%d of the %d codes of a vector hold nothing but noise, as the features vary in %d "
                 "directions only: %d bits are enough.",
                 self.M - used,
                 self.M,
                 int(varies.sum()),
-                used * self.nbits,
+                -(-used * self.nbits // 8) * 8,
             )
 
     def learned_space(self, metric: Metric) -> ProductQuantizer:

@@ -72,7 +72,8 @@ class PQCodec(Codec):
         Parameters
         ----------
         x : array_like, shape (n, d)
-            Vectors, at least one. Of more than 65,536 that many are taken evenly.
+            Vectors, at least as many as a codebook has codewords: 256, or 16 with 4 bits. Of more
+            than 65,536 that many are taken evenly.
         M : int
             Number of subspaces: codes of a vector.
         nbits : {8, 4}
@@ -95,7 +96,8 @@ class PQCodec(Codec):
         Raises
         ------
         InvalidInputError
-            A value or shape is not as described, or d is not a multiple of M.
+            A value or shape is not as described, there are fewer vectors than codewords, or d is
+            not a multiple of M.
         MissingDependencyError
             faiss is not installed.
 
@@ -115,7 +117,13 @@ class PQCodec(Codec):
         features = as_features(array, array.shape[1])
         M, nbits = as_count(M, "M"), as_count(nbits, "nbits")
         codec = cls(PQConfig(features.shape[1], M, nbits, metric, rotation))
-        seed, rows = as_count(seed, "seed", 0), take_evenly(features)
+        seed = as_count(seed, "seed", 0)
+        if len(features) < 1 << nbits:
+            raise InvalidInputError(
+                f"x has {len(features)} rows, and a codebook has {1 << nbits} codewords; expected "
+                "at least as many rows as codewords."
+            )
+        rows = take_evenly(features)
         if codec.rotation is not None:
             learned = fit_rotation(rows, rotation, M, nbits, seed=seed, progress=progress)
             codec.rotation.copy_(torch.from_numpy(learned))

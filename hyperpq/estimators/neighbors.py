@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -238,13 +239,13 @@ class HiHPQNeighborsTransformer(Learner):
         return graph
 
     def _threads(self) -> int:
-        try:
-            return int(effective_n_jobs(self.n_jobs))
-        except (TypeError, ValueError) as error:
-            raise InvalidInputError(
-                f"n_jobs is {self.n_jobs!r}; expected None, a number of threads, or -1 for one "
-                "for each core."
-            ) from error
+        jobs = self.n_jobs
+        # joblib takes any number: 1.5 threads would be 1.
+        if jobs is None or (isinstance(jobs, Integral) and not isinstance(jobs, bool) and jobs):
+            return int(effective_n_jobs(jobs))
+        raise InvalidInputError(
+            f"n_jobs is {jobs!r}; expected None, a number of threads, or -1 for one for each core."
+        )
 
     def _search(
         self, rows: NDArray[np.float32], k: int

@@ -23,7 +23,7 @@ from hyperpq.index.view import RowView, refuse_missing, selected
 from hyperpq.store import Column, IndexStore, MemoryStore, Rows, Store
 from hyperpq.utils.files import os_errors
 from hyperpq.utils.forks import ForkSafeLock
-from hyperpq.utils.validation import as_codes, as_count, as_ids
+from hyperpq.utils.validation import as_array, as_codes, as_count, as_ids
 
 T = TypeVar("T")
 _MAX_ID = np.iinfo(np.int64).max
@@ -365,6 +365,11 @@ class Collection:
             raise InvalidInputError(
                 "neither ids nor where is given; expected one of them; to remove all rows call "
                 "reset()."
+            )
+        if not isinstance(ids, IDSelector | None) and as_array(ids, "ids").ndim == 0:
+            raise InvalidInputError(
+                f"ids are {ids!r}; expected an array of integers, or an IDSelector of hyperpq, "
+                "such as hyperpq.IDSelectorRange(0, 3)."
             )
 
         def change() -> int:

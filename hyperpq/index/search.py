@@ -71,7 +71,7 @@ def search(
     D[...], I[...] = np.inf, -1
     filled = min(k, max(sum(segment.codes.n for segment in segments), 1))
     for rows in _batches(len(queries), "search", progress):
-        tables = codec.tables(queries[rows])
+        tables = _tables(codec, queries[rows])
         D[rows, :filled], I[rows, :filled] = scan.search_segments(
             tables, segments, filled, threads=threads
         )
@@ -97,12 +97,25 @@ def range_search(
     lims = [np.zeros(1, np.int64)]
     D, I = [np.empty(0, np.float32)], [np.empty(0, np.int64)]  # noqa: E741
     for rows in _batches(len(queries), "search", progress):
-        tables = codec.tables(queries[rows])
+        tables = _tables(codec, queries[rows])
         found = scan.range_search_segments(tables, segments, radius, threads=threads)
         lims.append(found[0][1:] + lims[-1][-1])
         D.append(found[1])
         I.append(found[2])
     return np.concatenate(lims), np.concatenate(D), np.concatenate(I)
+
+
+def _tables(codec: Codec, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`Codec.tables`, all of them finite."""
+    tables = codec.tables(queries)
+    finite = np.isfinite(tables).all((1, 2))
+    if not finite.all():
+        largest = np.abs(queries[np.argmin(finite)]).max()
+        raise InvalidInputError(
+            f"a query is too large, with values of up to {largest:.3g}: its distances leave the "
+            "range of float32; expected smaller values."
+        )
+    return tables
 
 
 def encode(

@@ -584,7 +584,7 @@ def _is_several(id: object) -> bool:
     if isinstance(id, slice):
         raise InvalidInputError(
             f"id is {id}; expected an id or an array of ids, which are no positions; for ids that "
-            "follow each other call reconstruct_n."
+            "follow each other give np.arange(start, stop)."
         )
     return as_array(id, "id").ndim > 0
 

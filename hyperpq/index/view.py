@@ -54,11 +54,13 @@ class RowView:
         return self.ntotal
 
     def __contains__(self, id: object) -> bool:
-        """Whether there is a row with an id, which is an integer."""
-        if not isinstance(id, (int, np.integer)) or isinstance(id, (bool, np.timedelta64)):
+        """Whether there is a row with an id; nothing but an integer can be one."""
+        if isinstance(id, np.ndarray) and id.ndim:
             raise InvalidInputError(
                 f"id is {id!r}; expected an integer; for several ids use np.isin(ids, rows.ids)."
             )
+        if not isinstance(id, (int, np.integer)) or isinstance(id, (bool, np.timedelta64)):
+            return False
         if not 0 <= id <= np.iinfo(np.int64).max:
             return False
         return any(True for _ in self._store.find(np.array([id], np.int64)))

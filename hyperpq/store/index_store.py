@@ -19,6 +19,7 @@ from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME, writer_lock
 from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME, FileEntry, Manifest
 from hyperpq.store.manifest_parser import (
     MAX_FILE_BYTES,
+    check_present,
     is_current,
     is_file_name,
     read_manifest,
@@ -458,6 +459,8 @@ class IndexStore(Store):
             refused.errno = errno.EROFS
             raise refused
         recover_directory(self.path)
+        # Otherwise the lock would be what is missing, or be made in a folder of something else.
+        check_present(self.path)
         with writer_lock(self.path, wait=self.lock_timeout):
             yield
 

@@ -76,13 +76,27 @@ def read_manifest(root: Path) -> Manifest:
     StoreError
         If the system refuses to read it.
     """
+    check_present(root)
+    path = root / MANIFEST_NAME
+    return parse_manifest(read_regular(path, limit=_MAX_MANIFEST_BYTES), path)
+
+
+def check_present(root: Path) -> None:
+    """Raise `IndexNotFoundError` unless ``root`` is a folder with a manifest.
+
+    Raises
+    ------
+    IndexNotFoundError
+        If there is no such directory or no manifest in it.
+    StoreError
+        If the system refuses to look.
+    """
     path = root / MANIFEST_NAME
     with os_errors("read", path):
         try:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             raise _no_index(root) from None
-    return parse_manifest(read_regular(path, limit=_MAX_MANIFEST_BYTES), path)
 
 
 def _no_index(root: Path) -> IndexNotFoundError:

@@ -100,10 +100,24 @@ def test_seed_progress_and_files(x, tmp_path):
     assert again.reconstruct(3).shape == (D,)
 
 
-@pytest.mark.parametrize("n", [1, 2, 15, 16, 17])
+@pytest.mark.parametrize("text", ["PQ8", "PQ8x4", "OPQ8,PQ8", "OPQ8,PQ8x4"])
+def test_fewer_vectors_than_codewords_are_refused_as_in_faiss(x, text):
+    codewords = 16 if text.endswith("x4") else 256
+    with pytest.raises(RuntimeError):
+        faiss.index_factory(D, text).train(x[: codewords - 1])
+    index = index_factory(D, text, device="cpu")
+    for n in (1, 5, codewords - 1):
+        named = f"^x has {n} rows, and a codebook has {codewords} codewords; expected at least"
+        with pytest.raises(InvalidInputError, match=named):
+            index.train(x[:n])
+    assert not index.is_trained
+    index.train(x[:codewords])
+    assert index.is_trained
+
+
+@pytest.mark.parametrize("n", [16, 17])
 @pytest.mark.parametrize("rotation", [0, 8])
-def test_few_vectors_are_their_own_codewords(n, rotation):
-    """FAISS refuses fewer vectors than codewords."""
+def test_as_many_vectors_as_codewords_are_their_own_codewords(n, rotation):
     x = np.random.default_rng(n).normal(size=(n, 8)).astype(np.float32)
     codec = PQCodec.fit(x, 2, 4, rotation=rotation)
     if n <= 16:

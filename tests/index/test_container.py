@@ -25,9 +25,38 @@ def test_ids_are_members_and_are_iterated(filled):
     assert len(filled) == 299
     view = filled.collection.view()
     assert (len(view), list(view), 5 in view, 6 in view) == (299, list(filled), False, True)
-    for wrong in ("5", 5.0, None, [1, 2], True):
-        with pytest.raises(InvalidInputError, match=r"id is .*expected an integer"):
-            wrong in filled  # noqa: B015
+
+
+def test_what_cannot_be_an_id_is_not_in_an_index(filled):
+    assert 6 in filled
+    for wrong in ("6", "a", 6.0, None, [1, 2], (6,), {}, True, np.timedelta64(6), -1, 2**70):
+        assert wrong not in filled
+        assert wrong not in filled.collection.view()
+    # Of several ids the question is which ones.
+    with pytest.raises(InvalidInputError, match=r"id is .*expected an integer; .* np.isin"):
+        np.array([6, 7]) in filled  # noqa: B015
+
+
+def test_ids_that_are_none_name_the_selectors_of_hyperpq(filled):
+    class Foreign:
+        def __repr__(self):
+            return "Foreign(0, 3)"
+
+    named = r"ids are Foreign\(0, 3\); expected .* such as hyperpq.IDSelectorRange\(0, 3\)"
+    for condition in ({}, {"where": "id > 1"}):
+        with Unchanged(filled, InvalidInputError, named):
+            filled.remove_ids(Foreign(), **condition)
+    assert filled.remove_ids(IDSelectorRange(0, 3)) == 3
+
+
+def test_a_slice_of_ids_names_the_array_to_give(filled):
+    with Unchanged(filled, InvalidInputError, r"give np.arange\(start, stop\)"):
+        del filled[30:40]
+    with pytest.raises(InvalidInputError, match=r"give np.arange\(start, stop\)"):
+        filled[30:40]
+    assert filled[np.arange(30, 40)].shape == (10, D_IN)
+    del filled[np.arange(30, 40)]
+    assert len(filled) == 290
 
 
 def test_an_id_gives_its_vector(filled):

@@ -131,6 +131,43 @@ def test_a_pickle_whose_directory_is_gone_or_another(stored, tmp_path):
     assert again.ntotal == 200_000
 
 
+def test_a_pickle_shows_the_newest_snapshot_once_files_of_its_own_are_gone(stored):
+    """A compaction removes the files of earlier snapshots, and other readers do without them."""
+    data = pickle.dumps(stored)
+    other = HiHPQIndex.load(stored.path, device="cpu", durability="fast")
+    other.add(X[:3])
+    assert pickle.loads(data).ntotal == 200_000
+    other.remove_ids([0])
+    other.compact()
+    assert pickle.loads(data).ntotal == 200_002
+
+
+def test_a_change_of_an_index_that_is_gone_says_so(two, tmp_path):
+    """Of a lock that cannot be made nobody learns that the index was moved."""
+    one, _ = two
+    moved = tmp_path / "moved"
+    one.path.rename(moved)
+    for folder in (False, True):
+        if folder:
+            one.path.mkdir()
+        for change in (
+            lambda: one.add(X[:1], attributes={"row": [1]}),
+            lambda: setattr(one, "metadata", {"a": 1}),
+            lambda: one.update(X[:1], [3], attributes={"row": [1]}),
+            lambda: one.remove_ids([3]),
+            one.compact,
+            one.reset,
+        ):
+            with pytest.raises(IndexNotFoundError, match="there is no index here"):
+                change()
+    # Nothing is left in a folder that may be somebody else's.
+    assert list(one.path.iterdir()) == []
+    one.path.rmdir()
+    moved.rename(one.path)
+    one.metadata = {"a": 1}
+    assert one.ntotal == 10
+
+
 def test_an_unopened_index_has_no_other_attributes(stored):
     again = pickle.loads(pickle.dumps(stored))
     assert not hasattr(again, "__array__")

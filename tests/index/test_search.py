@@ -17,6 +17,8 @@ from index_tools import (
 )
 
 from hyperpq import HiHPQIndex
+from hyperpq.codec.pq import PQCodec
+from hyperpq.errors import InvalidInputError
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -94,3 +96,18 @@ def test_empty_index_and_no_queries(make, tmp_path):
     assert again.search(QUERIES, 2)[1].shape == (7, 2)
     again.add(X)
     assert HiHPQIndex.load(tmp_path / "empty", device="cpu").ntotal == 300
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_a_query_whose_distances_overflow_is_named_too_large(metric):
+    words = np.random.default_rng(0).normal(size=(4, 16, 2)).astype(np.float32)
+    index = HiHPQIndex.from_codec(PQCodec.from_codebooks(words, metric=metric), device="cpu")
+    index.add(words[:, :9].transpose(1, 0, 2).reshape(9, 8))
+    queries = np.ones((3, 8), np.float32)
+    queries[1] = 3e38
+    named = r"^a query is too large, with values of up to 3e\+38: .* expected smaller values\.$"
+    with pytest.raises(InvalidInputError, match=named):
+        index.search(queries, 1)
+    with pytest.raises(InvalidInputError, match=named):
+        index.range_search(queries, 1.0)
+    assert (index.search(queries[::2], 1)[1] >= 0).all()

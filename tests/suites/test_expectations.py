@@ -88,8 +88,8 @@ def test_more_codes_and_a_rotation_lose_less():
     assert lost(8) < lost(8, 4)
     assert lost(4, rotation=D) < lost(4)
     # As many codewords as vectors: nothing is lost.
-    few = PQCodec.fit(X[:200], 4)
-    np.testing.assert_allclose(few.decode(few.encode(X[:200])), X[:200], atol=1e-5)
+    few = PQCodec.fit(X[:256], 4)
+    np.testing.assert_allclose(few.decode(few.encode(X[:256])), X[:256], atol=1e-5)
 
 
 # hnswlib: labels of one's own, a filter function, deleted labels.

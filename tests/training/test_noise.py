@@ -90,6 +90,22 @@ def test_bytes_that_cannot_have_a_use_are_named(recipe, caplog):
     assert "4 of the 10" in caplog.text
 
 
+@pytest.mark.parametrize("nbits", [8, 4])
+def test_equal_vectors_are_named_and_8_bits_are_enough(nbits, caplog):
+    x = np.tile(features(32, n=1), (40, 1))
+    trained(32, 8, x, nbits=nbits)
+    assert "features are all equal" in caplog.text
+    assert "8 bits are enough" in caplog.text
+    assert "noise" not in caplog.text
+    caplog.clear()
+    # One direction: lengths of codes are multiples of 8 bits.
+    trained(32, 8, x * np.linspace(1, 2, 40, dtype=np.float32)[:, None], nbits=nbits)
+    assert "in 1 directions only: 8 bits are enough" in caplog.text
+    caplog.clear()
+    trained(32, 8, x[:1], nbits=nbits)
+    assert "enough" not in caplog.text
+
+
 def test_other_lengths_and_files_of_reordered_coordinates(narrow, tmp_path):
     codec, x = narrow.codec, features(48, 200, 1)
     assert codec.order is not None
