@@ -119,7 +119,7 @@ def write_directory(
     target = Path(os.path.abspath(path))
     recover_directory(target)
     place = find_place(target)
-    if not overwrite:
+    if not overwrite or not IndexStore.exists(target):
         place.check_free()
     elif not place.is_free():
         IndexStore.open(target)

@@ -318,3 +318,19 @@ def test_an_index_that_is_replaced_while_it_is_loaded(make, tmp_path, monkeypatc
     index = HiHPQIndex.load(tmp_path / "i", device="cpu")
     assert len(opened) == 2
     assert (index.ntotal, index.M) == (7, other.M)
+
+
+def test_writing_to_a_folder_of_other_files_says_that_it_is_not_empty(make, tmp_path):
+    """Who writes an index is not to make one with `hyperpq build`."""
+    index, folder = make(X[:20]), tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.tex").write_text("words")
+    for write in (
+        lambda: write_index(index, folder),
+        lambda: index.save(folder, overwrite=True),
+        lambda: index.save(folder),
+    ):
+        with pytest.raises(StoreError, match=r"thesis: the folder is not empty \(chapter.tex\)"):
+            write()
+        assert [path.name for path in folder.iterdir()] == ["chapter.tex"]
+    assert index.path is None
