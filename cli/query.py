@@ -73,23 +73,25 @@ def command(
 
     if "-" in images:
         streams.check_stdin()
-    paths = query_paths(images, sys.stdin.buffer, null=null)
+    output.show_warnings(quiet)
+    named = query_paths(images, sys.stdin.buffer, null=null)
     index = ImageIndex.open(index_path, device=device, backbone=backbone)
     answers = index.query(
-        paths,
+        named.paths,
         k,
         where=where,
         exclude_self=exclude_self,
         threads=threads,
         workers=workers,
-        progress=output.progress(quiet, bars=len(paths) >= 10),
+        progress=output.progress(quiet, bars=len(named.paths) >= 10),
     )
     output.emit(formats.WRITERS[style](answers, null))
     if not quiet and not any(answer.results for answer in answers):
         _explain(index, answers, where, exclude_self)
-    failed = [answer for answer in answers if answer.error]
-    for answer in failed:
-        output.warn(answer.query, answer.error or "")
+    failed = [(answer.query, answer.error) for answer in answers if answer.error]
+    failed += named.skipped.items()
+    for path, reason in failed:
+        output.warn(path, reason)
     if failed:
         raise click.exceptions.Exit(1)
 

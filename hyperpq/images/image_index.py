@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from hyperpq.images.changes import Changes, compare, entries, folder_names, is_b
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike, as_roots
 from hyperpq.images.metadata import ImageMetadata
-from hyperpq.images.results import Answer, Encoded, Hits, UpdateReport
+from hyperpq.images.results import Answer, Encoded, Hits, SameFile, UpdateReport
 from hyperpq.images.sources import ImageLike, Source, as_sources, path_of
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import Progress, SilentProgress
@@ -62,8 +62,8 @@ class ImageIndex:
         metadata = ImageMetadata.from_index(index.metadata)
         if metadata is None:
             raise InvalidInputError(
-                f"{index.path} is an index of vectors; expected an index of images; open it with "
-                "HiHPQIndex.load, or build an index of images with `hyperpq build`."
+                f"{index.path} is an index of vectors; expected an index of images, which "
+                "`hyperpq build` makes; `hyperpq search` and the class HiHPQIndex search vectors."
             )
         self.index = index
         self.metadata = metadata
@@ -156,7 +156,8 @@ class ImageIndex:
         k : int
             Number of results for each query; fewer if the index has fewer images.
         exclude_self : bool
-            Whether to exclude the query image itself, identified by its path.
+            Whether to exclude the query image itself, by whatever path or link the index has it. A
+            copy is another file.
         where : str or Where, optional
             Condition that the results fulfil, on ``folder``, ``size``, ``mtime``, ``width``,
             ``height``, ``path`` and ``id``, such as ``"folder == 'cats' and width >= 512"``.
@@ -177,16 +178,25 @@ class ImageIndex:
         paths = [path_of(source) for source in sources]
         where = Where(where) if isinstance(where, str) else where
         features = self._features(sources, "query", workers, progress)
-        D, I = self.index.search(  # noqa: E741
-            features.plain, k + exclude_self, where=where, threads=threads
-        )
-        hits = Hits(D, I, self._paths_of(np.unique(I[I >= 0])))
+        own: list[Callable[[bytes], bool] | None] = [None] * len(features.rows)
+        if exclude_self:
+            same = SameFile()
+            own = [same.names(paths[row]) for row in features.rows]
+        more = int(exclude_self)
+        while True:
+            D, I = self.index.search(  # noqa: E741
+                features.plain, k + more, where=where, threads=threads
+            )
+            hits = Hits(D, I, self._paths_of(np.unique(I[I >= 0])))
+            found = [hits.results(number, k, is_own) for number, is_own in enumerate(own)]
+            if not any(hits.is_short(number, results, k) for number, results in enumerate(found)):
+                break
+            # The index has an image by several paths, so one more result was not enough.
+            more *= 4
+        answers = dict(zip(features.rows.tolist(), found, strict=True))
         failures = dict(features.skipped)
-        rows = {row: number for number, row in enumerate(features.rows.tolist())}
         return [
-            Answer(path, hits.results(rows[row], k, exclude=path if exclude_self else b""))
-            if row in rows
-            else Answer(path, error=failures[row])
+            Answer(path, answers[row]) if row in answers else Answer(path, error=failures[row])
             for row, path in enumerate(paths)
         ]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from hyperpq.datasets.folder import list_images
-from hyperpq.errors import InvalidInputError
+from hyperpq.datasets.folder import Listing, scan_roots
+from hyperpq.errors import DatasetError, InvalidInputError
 
 PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -35,7 +36,23 @@ def as_roots(roots: PathLike | Sequence[PathLike]) -> list[bytes]:
     return [os.path.abspath(path) for path in paths]
 
 
-def query_paths(names: Sequence[str], stdin: BinaryIO, *, null: bool = False) -> list[bytes]:
+@dataclass(frozen=True)
+class NamedImages:
+    """What names of images and folders stand for.
+
+    Attributes
+    ----------
+    paths : list of bytes
+        Images, in the order of the names. Whether they can be read is found out later.
+    skipped : dict of bytes to str
+        Path and reason of each folder, or entry of one, that cannot be examined.
+    """
+
+    paths: list[bytes] = field(default_factory=list)
+    skipped: dict[bytes, str] = field(default_factory=dict)
+
+
+def query_paths(names: Sequence[str], stdin: BinaryIO, *, null: bool = False) -> NamedImages:
     """Images that the arguments of a command stand for.
 
     Parameters
@@ -49,26 +66,45 @@ def query_paths(names: Sequence[str], stdin: BinaryIO, *, null: bool = False) ->
         Whether the names in a list end with a NUL, as `find -print0` writes them, instead of the
         end of a line. Such a name may hold any character.
 
+    Returns
+    -------
+    NamedImages
+        A folder that cannot be listed is skipped, as an image that cannot be read is by a query.
+
     Raises
     ------
     InvalidInputError
         If a list of names cannot be read, or if there is no image.
     """
     out: list[bytes] = []
+    skipped: dict[bytes, str] = {}
     for name in names:
         if name == "-":
             out += _listed("stdin", stdin.read, null)
         elif name.startswith("@"):
             out += _listed(name[1:], Path(name[1:]).read_bytes, null)
         elif os.path.isdir(name):
-            out += [file.path for file in list_images([name])]
+            listing = _below(os.fsencode(name))
+            out += [file.path for file in listing.files]
+            skipped |= dict(sorted(listing.skipped.items()))
         else:
             out.append(os.fsencode(name))
     paths = [path for path in out if (path if null else path.strip())]
-    if not paths:
+    if not paths and not skipped:
         given = " ".join(names) or repr("")
         raise InvalidInputError(f"{given} names no image; expected at least one.")
-    return paths
+    return NamedImages(paths, skipped)
+
+
+def _below(folder: bytes) -> Listing:
+    """The images below a folder; one that cannot be listed is the only skipped entry."""
+    try:
+        os.scandir(folder).close()
+        return scan_roots([folder])
+    except OSError as error:
+        return Listing(skipped={folder: (error.strerror or "cannot be read").lower()})
+    except DatasetError as error:
+        return Listing(skipped={folder: str(error)})
 
 
 def _listed(source: str, read: Callable[[], bytes], null: bool) -> list[bytes]:
@@ -86,7 +122,7 @@ def _listed(source: str, read: Callable[[], bytes], null: bool) -> list[bytes]:
     if b"\0" in data:
         raise InvalidInputError(
             f"{source} has a NUL, which no name holds; expected the name of one image per line, or "
-            "the option -0 (null=True) for names that end with a NUL."
+            "the option null (-0) for names that end with a NUL."
         )
     # Editors of Windows begin a file with a byte-order mark.
     return data.removeprefix(b"\xef\xbb\xbf").splitlines()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,6 +51,35 @@ class Answer:
     error: str | None = None
 
 
+class SameFile:
+    """Whether paths of an index name the file of a query, whatever links lead to it.
+
+    Two paths name one file if they are equal without links, or if both exist and have the same
+    device and inode, as those of a hard link and of a folder that is mounted twice have.
+    """
+
+    def __init__(self) -> None:
+        self._identities: dict[bytes, tuple[int, int] | None] = {}
+
+    def names(self, query: bytes) -> Callable[[bytes], bool]:
+        """A function that says whether a path names the file ``query``, if that is not empty."""
+        if not query:
+            return lambda path: False
+        own, identity = {os.path.abspath(query), os.path.realpath(query)}, self._identity(query)
+        return lambda path: (
+            path in own or (identity is not None and self._identity(path) == identity)
+        )
+
+    def _identity(self, path: bytes) -> tuple[int, int] | None:
+        if path not in self._identities:
+            try:
+                status = os.stat(path)
+                self._identities[path] = (status.st_dev, status.st_ino)
+            except OSError:
+                self._identities[path] = None
+        return self._identities[path]
+
+
 @dataclass(frozen=True)
 class Hits:
     """What a search returned, D (n, k) and I (n, k), and the paths of the ids."""
@@ -59,18 +88,22 @@ class Hits:
     I: NDArray[np.int64]  # noqa: E741
     paths: Mapping[int, bytes]
 
-    def results(self, row: int, k: int, exclude: bytes = b"") -> list[Result]:
-        """The first k results of a query, but for those of the path ``exclude``, if it is given."""
-        own = os.path.abspath(exclude) if exclude else None
-        found = [
-            (float(distance), int(id))
-            for distance, id in zip(self.D[row], self.I[row], strict=True)
-            if id >= 0 and self.paths[int(id)] != own
-        ]
-        return [
-            Result(rank, distance, id, self.paths[id])
-            for rank, (distance, id) in enumerate(found[:k], 1)
-        ]
+    def results(
+        self, row: int, k: int, is_excluded: Callable[[bytes], bool] | None = None
+    ) -> list[Result]:
+        """The first k results of a query, but for those whose paths are excluded."""
+        results: list[Result] = []
+        for distance, id in zip(self.D[row].tolist(), self.I[row].tolist(), strict=True):
+            if len(results) == k or id < 0:
+                break
+            path = self.paths[id]
+            if is_excluded is None or not is_excluded(path):
+                results.append(Result(len(results) + 1, distance, id, path))
+        return results
+
+    def is_short(self, row: int, results: Sequence[Result], k: int) -> bool:
+        """Whether more results of a query than those of this search could be found."""
+        return len(results) < k and bool((self.I[row] >= 0).all())
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from hyperpq import ImageIndex
@@ -142,6 +143,77 @@ def test_a_bad_query_costs_one_line_and_the_others_are_answered(hyperpq, place, 
     assert lines[0].endswith(": not an image")
     assert lines[1].endswith(": no such file")
     assert "truncated" in lines[2]
+
+
+# A process without the rights of root to read everything; PR_CAPBSET_DROP is 24.
+WITHOUT_RIGHTS = """
+import ctypes, os, sys
+if os.geteuid() == 0:
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        if ctypes.CDLL(None, use_errno=True).prctl(24, capability, 0, 0, 0):
+            sys.exit(77)
+os.execv(sys.executable, [sys.executable, "-m", "hyperpq", *sys.argv[1:]])
+"""
+
+
+@pytest.fixture
+def closed(copy):
+    """The photos of a copy, two folders of which cannot be read."""
+    folders = sorted((copy / "photos").iterdir())
+    for folder in folders[:2]:
+        folder.chmod(0)
+    yield folders
+    for folder in folders[:2]:
+        folder.chmod(0o755)
+
+
+def run_without_rights(place, *args):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RIGHTS, *map(os.fspath, args)],
+        cwd=place,
+        capture_output=True,
+        timeout=120,
+    )
+    if done.returncode == 77:
+        pytest.skip("the rights of root to read everything cannot be dropped")
+    return done
+
+
+def test_folders_that_cannot_be_read_are_named(closed, copy):
+    """Those below a folder were left out in silence; one that was named stopped the others."""
+    readable = [path for folder in closed[2:] for path in sorted(folder.iterdir())]
+    relative = [os.path.relpath(folder, copy) for folder in closed]
+    image = os.path.relpath(readable[0], copy)
+    options = ("-k", "1", "--format", "json")
+    done = run_without_rights(copy, "query", "photos", *options)
+    assert done.returncode == 1
+    assert names(done) == [str(path) for path in readable]
+    assert done.stderr.decode().splitlines() == [
+        f"hyperpq: {folder}: permission denied" for folder in closed[:2]
+    ]
+    done = run_without_rights(copy, "query", relative[0], image, relative[1], *options)
+    assert done.returncode == 1
+    assert names(done) == [image]
+    refused = [f"hyperpq: {folder}: permission denied" for folder in relative[:2]]
+    assert done.stderr.decode().splitlines() == refused
+    done = run_without_rights(copy, "query", relative[0], *options)
+    assert (done.returncode, from_json(done)) == (1, [])
+    assert done.stderr.decode().splitlines() == refused[:1]
+
+
+def test_folders_that_cannot_be_read_are_named_by_encode(closed, copy):
+    readable = [path for folder in closed[2:] for path in sorted(folder.iterdir())]
+    done = run_without_rights(copy, "encode", "photos", "-o", "codes.npy")
+    assert done.returncode == 1
+    assert done.stdout.decode().splitlines() == [str(path) for path in readable]
+    assert done.stderr.decode().splitlines() == [
+        f"hyperpq: {folder}: permission denied" for folder in closed[:2]
+    ]
+    assert len(np.load(copy / "codes.npy")) == len(readable)
+    done = run_without_rights(copy, "encode", os.path.relpath(closed[0], copy), "-o", "none.npy")
+    assert done.returncode == 1
+    assert done.stderr.decode().endswith(": permission denied\n")
+    assert np.load(copy / "none.npy").shape == (0, np.load(copy / "codes.npy").shape[1])
 
 
 def test_only_bad_queries(hyperpq, place):

@@ -15,11 +15,11 @@ def test_a_list_of_names_may_begin_with_a_byte_order_mark(tmp_path):
     """As editors of Windows write it; else the first image would not exist."""
     names = tmp_path / "names.txt"
     names.write_bytes(b"\xef\xbb\xbfa.png\r\n\r\nb c.png\r\n")
-    assert query_paths([f"@{names}"], io.BytesIO()) == [b"a.png", b"b c.png"]
-    assert query_paths(["-"], io.BytesIO(b"\xef\xbb\xbfa.png")) == [b"a.png"]
+    assert query_paths([f"@{names}"], io.BytesIO()).paths == [b"a.png", b"b c.png"]
+    assert query_paths(["-"], io.BytesIO(b"\xef\xbb\xbfa.png")).paths == [b"a.png"]
     # With NULs, every byte is part of a name.
     stdin = io.BytesIO(b"\xef\xbb\xbfa\r.png\0")
-    assert query_paths(["-"], stdin, null=True) == [b"\xef\xbb\xbfa\r.png"]
+    assert query_paths(["-"], stdin, null=True).paths == [b"\xef\xbb\xbfa\r.png"]
 
 
 def test_roots_are_absolute(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import threading
 
 import numpy as np
@@ -46,6 +48,36 @@ def test_an_image_of_a_file_excludes_itself(opened):
     assert by_image == by_path
     assert bytes(paths[3]) not in [result.path for result in by_image.results]
     assert by_array.results[0].path == bytes(paths[3])
+
+
+def test_an_image_excludes_itself_by_every_path(tmp_path):
+    """Through a link to its folder, to itself, and as a hard link; a copy is another file."""
+    folder = fill(tmp_path / "b", 8)
+    index, _ = build([folder], tmp_path / "index")
+    (tmp_path / "al").symlink_to("b")
+    (tmp_path / "alone.png").symlink_to("al/003.png")
+    os.link(folder / "003.png", tmp_path / "hard.png")
+    shutil.copy(folder / "003.png", tmp_path / "copy.png")
+    names = ("al/003.png", "alone.png", "hard.png", "b/../al/003.png", "b/003.png")
+    for answer in index.query([tmp_path / name for name in names], 3, exclude_self=True):
+        assert len(answer.results) == 3
+        assert bytes(folder / "003.png") not in [result.path for result in answer.results]
+    (answer,) = index.query(tmp_path / "copy.png", 3, exclude_self=True)
+    assert answer.results[0].path == bytes(folder / "003.png")
+
+
+def test_an_image_that_is_indexed_by_several_paths_leaves_k_results(tmp_path):
+    folder = fill(tmp_path / "b", 8)
+    index, _ = build([folder], tmp_path / "index")
+    for i in range(6):
+        (tmp_path / f"link{i}").symlink_to("b")
+        index, report = build([tmp_path / f"link{i}"], tmp_path / "index")
+        assert report.added == 8
+    for k in (1, 3, 49, 60):
+        (answer,) = index.query(folder / "003.png", k, exclude_self=True)
+        assert len(answer.results) == min(k, 7 * 7)
+        assert [result.rank for result in answer.results] == list(range(1, min(k, 49) + 1))
+        assert all(not result.path.endswith(b"003.png") for result in answer.results)
 
 
 def test_arrays_of_other_layouts(opened):
