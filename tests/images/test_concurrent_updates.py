@@ -10,6 +10,7 @@ from image_tools import Grid, build, fill, image, paths_of, update
 from hyperpq import ImageIndex
 from hyperpq.errors import StoreError
 from hyperpq.images import image_index
+from hyperpq.images.build import pipeline
 from hyperpq.images.skipped import from_csv
 
 
@@ -93,6 +94,22 @@ def test_the_other_one_removes_the_same_image(tmp_path, monkeypatch):
     monkeypatch.setattr(image_index, "compare", compare)
     index, report = update([folder], tmp_path / "index")
     assert [reports[0].removed, report.removed, len(index)] == [1, 0, 2]
+
+
+def test_an_update_that_starts_when_a_build_has_just_moved_its_index(tmp_path, monkeypatch):
+    """It removed the working directory, and the build then ended with an error."""
+    folder = fill(tmp_path / "p", 3)
+    real = pipeline.replace_directory
+
+    def replace(*arguments):
+        real(*arguments)
+        fill(folder, 1, 10)
+        update([folder], tmp_path / "index")
+
+    monkeypatch.setattr(pipeline, "replace_directory", replace)
+    index, report = build([folder], tmp_path / "index")
+    assert (report.images, len(index)) == (3, 4)
+    assert sorted(os.listdir(tmp_path)) == ["index", "p"]
 
 
 def test_a_reader_is_refused_before_anything_is_read(tmp_path, meanwhile):

@@ -86,7 +86,10 @@ class BuildState:
 
     def discard(self) -> None:
         """Remove the directory in one step, as a part of it must not be taken for a build."""
-        os.rename(self.path, self.discarded)
+        try:
+            os.rename(self.path, self.discarded)
+        except FileNotFoundError:
+            return  # another process that found the finished build has done so
         # A power cut must not undo the rename and keep the removals.
         fsync_folder(self.path.parent)
         shutil.rmtree(self.discarded, ignore_errors=True)
