@@ -61,7 +61,8 @@ def publish_inside(new: Path, place: Place, *, overwrite: bool) -> None:
         If another process is writing to the place.
     StoreError
         If there is an index and ``overwrite`` is False, or the system refuses. The place is then as
-        before, but for files that its next commit removes.
+        before, but for files that its next commit removes; or it has the new index, if the system
+        refuses after the manifest was replaced.
     """
     old = place.path
     with writer_lock(old):
