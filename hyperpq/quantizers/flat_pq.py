@@ -130,7 +130,8 @@ class FlatProductQuantizer(nn.Module):
         out = torch.empty(len(x), self.M, self.K, dtype=x.dtype, device=x.device)
         step = max(1, _MAX_ENTRIES // (self.M * self.K))
         for start in range(0, len(x), step):
-            points = (x[start : start + step].double() - middle).transpose(0, 1)
+            given = x[start : start + step].double().transpose(0, 1)
+            points = given - middle[:, None]
             share = factor.left_product(points)
             if self.metric == "ip":
                 share.neg_()
@@ -138,12 +139,12 @@ class FlatProductQuantizer(nn.Module):
                 both = lengths + _squares(points)[..., None]
                 share.mul_(-2).add_(both)
                 m, row, k = (share < both.mul_(_NEAR)).nonzero(as_tuple=True)
-                share[m, row, k] = _squares(points[m, row] - words[m, k])
+                share[m, row, k] = _squares(given[m, row] - words[m, k])
             out[start : start + step] = share.transpose(0, 1).to(x.dtype)
         return out
 
     def _prepared(self) -> tuple[Tensor, Tensor, Tensor, ExactFactor]:
-        """What tables need of the codebooks: their origin, and codewords from there.
+        """What tables need of the codebooks: an origin, codewords, and their lengths from there.
 
         It is kept until the codebooks change: it takes as long as the tables of several queries.
         """
@@ -156,9 +157,9 @@ class FlatProductQuantizer(nn.Module):
         middle = (words.amin(1) + words.amax(1)) / 2
         if self.metric == "ip":
             middle.zero_()
-        words = words - middle[:, None]
-        factor = ExactFactor(words.transpose(1, 2))
-        return middle, words, _squares(words)[:, None], factor
+        shifted = words - middle[:, None]
+        factor = ExactFactor(shifted.transpose(1, 2))
+        return middle, words, _squares(shifted)[:, None], factor
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
