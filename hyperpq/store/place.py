@@ -17,7 +17,7 @@ from pathlib import Path
 from hyperpq.errors import StoreError
 from hyperpq.store.leftovers import UNPUBLISHED_NAME, unpublished_names
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
-from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME
+from hyperpq.store.manifest import FOLDERS, FORMAT, MANIFEST_NAME
 from hyperpq.utils.files import os_errors
 
 FORMER_SUFFIX = ".old-hyperpq"
@@ -25,6 +25,9 @@ WORKING_SUFFIXES = (".building", ".building-done", ".saving-hyperpq")
 """Endings of working directories; inside a place they are the whole name."""
 LOST_AND_FOUND = "lost+found"
 """A folder that file systems have at their top, and that is no part of what a user puts there."""
+# Keys are sorted, and before this one there are only the names of a few files.
+_FORMAT = re.compile(rb'"format"\s*:\s*"%s"' % FORMAT.encode())
+_HEAD = 1 << 16
 _MOUNTS = Path("/proc/self/mountinfo")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -116,14 +119,15 @@ def find_place(path: str | os.PathLike[str]) -> Place:
     Raises
     ------
     StoreError
-        If neither the directory nor the folder above it can be written, or the system refuses to
-        look there.
+        If neither the directory nor the folder above it can be written, a link leads to a folder
+        that does not exist, or the system refuses to look there.
     """
     place = Path(os.path.realpath(path))
     with os_errors("look into", place):
         try:
             status = os.stat(place)
         except FileNotFoundError:
+            _check_links(Path(os.path.abspath(path)))
             return Place(place, inside=False)
         if not stat.S_ISDIR(status.st_mode) or _can_be_renamed(place, status):
             return Place(place, inside=False)
@@ -133,6 +137,23 @@ def find_place(path: str | os.PathLike[str]) -> Place:
             "write to one of them, or choose another place."
         )
     return Place(place, inside=True)
+
+
+def _check_links(path: Path) -> None:
+    """Refuse a link to a folder that does not exist: that may be on a disk that is not mounted.
+
+    Of the last link the target may be missing, as an index that is not there yet is, but not the
+    folder above it.
+    """
+    for link in (path, *path.parents):
+        if not link.is_symlink():
+            continue
+        target = Path(os.path.realpath(link))
+        if not os.path.lexists(target.parent if link == path else target):
+            raise StoreError(
+                f"{link}: the link leads to {target}, which does not exist; check that its disk "
+                "is mounted, or remove the link."
+            )
 
 
 def _can_be_renamed(folder: Path, status: os.stat_result) -> bool:
@@ -179,6 +200,21 @@ def _character(escape: re.Match[bytes]) -> bytes:
 def former_of(place: Path) -> Path:
     """Where `swap.replace_directory` keeps the former index of a place, given without links."""
     return place.with_name(place.name + FORMER_SUFFIX)
+
+
+def holds_index(folder: bytes) -> bool:
+    """Whether a folder has a manifest of an index of hyperpq; False if that cannot be read."""
+    try:
+        # A pipe of that name is not waited for.
+        descriptor = os.open(
+            os.path.join(folder, MANIFEST_NAME.encode()), os.O_RDONLY | os.O_NONBLOCK
+        )
+        try:
+            return _FORMAT.search(os.read(descriptor, _HEAD)) is not None
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
 
 
 def is_vacant(place: Path) -> bool:

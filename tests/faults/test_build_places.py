@@ -206,6 +206,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(images, tmp_p
     assert sorted(os.listdir(tmp_path)) == before
 
 
+def test_a_link_to_a_disk_that_is_away_is_refused_before_any_work(tmp_path):
+    (tmp_path / "index").symlink_to(tmp_path / "away/index")
+    for options in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(StoreError, match=r"the link leads to .*, which does not exist"):
+            build_index(["/nowhere"], tmp_path / "index", backbone="no-such-network", **options)
+    assert os.listdir(tmp_path) == ["index"]
+
+
 def test_a_place_in_use_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("words")
     (tmp_path / "folder").mkdir()

@@ -172,6 +172,7 @@ def test_an_index_behind_a_link_to_another_disk(tmp_path, stride):
         make_former(disk / "photos/index")
 
     def work():
+        (disk / "photos").mkdir()
         place = find_place(path)
         assert (place.path, place.inside) == (disk / "photos/index", False)
         assert place.working_directory(".building") == disk / "photos/index.building"
@@ -357,6 +358,31 @@ def test_readers_write_nothing(tmp_path, how, interrupted):
         as_nobody(work)
     else:
         work()
+
+
+def test_a_link_to_a_folder_that_is_away_is_refused(tmp_path):
+    """The folders that it leads to were made, on the disk that was not meant."""
+    (tmp_path / "links").mkdir()
+    for name, target in {
+        "index": "../away/disk/index",
+        "disk": "../away",
+        "chain": "disk",
+        "inner": "disk/index",
+    }.items():
+        (tmp_path / "links" / name).symlink_to(target)
+    new = make_store(tmp_path / "new").path
+    for name in ("index", "disk/index", "disk/a/b", "chain/index", "inner"):
+        with pytest.raises(StoreError, match=r"the link leads to .*away.*, which does not exist"):
+            find_place(tmp_path / "links" / name)
+        with pytest.raises(StoreError, match="check that its disk is mounted"):
+            replace_directory(new, tmp_path / "links" / name)
+    assert sorted(os.listdir(tmp_path)) == ["links", "new"]
+    # The index itself need not exist, nor folders that no link leads to.
+    (tmp_path / "away/disk").mkdir(parents=True)
+    for name in ("index", "disk/index", "disk/a/b", "chain/index", "inner", "c/d"):
+        assert not find_place(tmp_path / "links" / name).path.exists()
+    replace_directory(new, tmp_path / "links/index")
+    assert sorted(os.listdir(tmp_path / "away/disk")) == ["index"]
 
 
 def test_an_index_that_may_not_be_looked_into(tmp_path):

@@ -144,6 +144,16 @@ def test_overwrite_through_a_link(make, tmp_path):
     assert os.listdir(tmp_path / "far") == ["i"]
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_link_to_a_disk_that_is_away_is_refused(make, tmp_path, overwrite):
+    (tmp_path / "link").symlink_to(tmp_path / "away/i")
+    with pytest.raises(StoreError, match=r"the link leads to .*, which does not exist"):
+        make(X).save(tmp_path / "link", overwrite=overwrite)
+    with pytest.raises(StoreError, match=r"the link leads to .*, which does not exist"):
+        write_index(make(X), tmp_path / "link")
+    assert os.listdir(tmp_path) == ["link"]
+
+
 def test_a_full_disk_leaves_the_index_and_the_place(make, tmp_path, monkeypatch):
     index = make(X)
 
