@@ -120,6 +120,7 @@ def scan_roots(
     include_hidden: bool = False,
     exclude: Sequence[str] = (),
     leave_out: Sequence[str | bytes | Path] = (),
+    is_left_out: Callable[[bytes], bool] | None = None,
     allow_missing: bool = False,
 ) -> Listing:
     """List every file below the roots that may be an image, and say what could not be examined.
@@ -136,6 +137,8 @@ def scan_roots(
         those in ``.hyperpqignore`` files, which any folder may contain.
     leave_out : sequence of paths
         Folders that are not looked into, by whatever name or link they are reached.
+    is_left_out : callable, optional
+        Called with the path of each folder below a root; says whether it is not looked into.
     allow_missing : bool
         Whether a root that does not exist counts as one without images; else it is an error.
 
@@ -165,7 +168,7 @@ def scan_roots(
             f"exclude has {os.fsdecode(patterns.invalid[0])!r}, which matches nothing; expected "
             "patterns in the syntax of .gitignore."
         )
-    run = _Run(include_hidden, leave_out, allow_missing)
+    run = _Run(include_hidden, leave_out, is_left_out, allow_missing)
     return run.scan([os.path.abspath(os.fsencode(root)) for root in roots], patterns)
 
 
@@ -176,6 +179,7 @@ class _Run:
         self,
         include_hidden: bool,
         leave_out: Iterable[str | bytes | Path],
+        is_left_out: Callable[[bytes], bool] | None,
         allow_missing: bool,
     ) -> None:
         self.include_hidden = include_hidden
@@ -184,6 +188,7 @@ class _Run:
         # Device and inode of files and folders, with the path where each was first seen.
         self.seen: dict[tuple[int, int], bytes] = {}
         self.links: list[tuple[bytes, bytes, IgnoreRules]] = []
+        self.is_left_out = is_left_out
         self.left_out = {_identity(status) for status in map(_status, leave_out) if status}
         # Files and folders of other roots that a root has, too, by links.
         self.shared: defaultdict[bytes, set[bytes]] = defaultdict(set)
@@ -258,6 +263,8 @@ class _Run:
         while waiting:
             folder, status, rules = waiting.pop()
             if _identity(status) in self.left_out or not self._is_new(root, folder, status):
+                continue
+            if self.is_left_out is not None and folder != root and self.is_left_out(folder):
                 continue
             entries = self._entries(folder)
             if any(entry.name == IGNORE_FILE for entry in entries):

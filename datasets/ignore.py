@@ -191,12 +191,17 @@ def _read(path: bytes) -> bytes | None:
     """Content of an ignore file; None if it is not a regular file, or was just removed."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
+            logger.warning(
+                "%s is not a regular file, so it excludes nothing; expected a text file with one "
+                "pattern per line.",
+                os.fsdecode(path),
+            )
             return None
         with open(path, "rb") as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except OSError as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) and not os.path.islink(path):
+            return None
         # To continue would list files that the user asked to exclude.
         raise DatasetError(
             f"{os.fsdecode(path)} cannot be read ({error.strerror}); make it readable or remove it."

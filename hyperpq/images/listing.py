@@ -10,6 +10,7 @@ from typing import BinaryIO, TypeAlias
 
 from hyperpq.datasets.folder import Listing, scan_roots
 from hyperpq.errors import DatasetError, InvalidInputError
+from hyperpq.store.place import holds_index
 
 PathLike: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
@@ -100,7 +101,7 @@ def _below(folder: bytes) -> Listing:
     """The images below a folder; one that cannot be listed is the only skipped entry."""
     try:
         os.scandir(folder).close()
-        return scan_roots([folder])
+        return scan_roots([folder], is_left_out=holds_index)
     except OSError as error:
         return Listing(skipped={folder: (error.strerror or "cannot be read").lower()})
     except DatasetError as error:

@@ -309,6 +309,43 @@ def test_folders_are_left_out_by_any_name(tmp_path, put):
     assert scan_roots([tmp_path / "link"], leave_out=[tmp_path / "index"]).files == []
 
 
+def test_folders_below_a_root_are_left_out_by_what_they_hold(tmp_path, put):
+    put("a.png")
+    put("x/index/b.png")
+    put("x/index/mark", b"")
+    (tmp_path / "x/link").symlink_to(tmp_path / "x/index")
+
+    def is_marked(folder):
+        return os.path.exists(os.path.join(folder, b"mark"))
+
+    listing = scan_roots([tmp_path], is_left_out=is_marked)
+    assert [os.path.basename(file.path) for file in listing.files] == [b"a.png"]
+    assert not listing.other
+    # A root is named by the user, so wanted.
+    listing = scan_roots([tmp_path / "x/index"], is_left_out=is_marked)
+    assert [os.path.basename(file.path) for file in listing.files] == [b"b.png"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_an_ignore_file_that_is_no_file_is_named_in_a_warning(tmp_path, put, caplog, kind):
+    put("a.png")
+    path = tmp_path / ".hyperpqignore"
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    assert names(tmp_path) == ["a.png"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is not a regular file, so it excludes nothing; expected a text file with one "
+        "pattern per line."
+    ]
+
+
+def test_an_ignore_file_that_leads_nowhere_is_an_error(tmp_path, put):
+    """As one that cannot be read is: what it excludes would be listed."""
+    put("a.png")
+    (tmp_path / ".hyperpqignore").symlink_to(tmp_path / "away/rules")
+    with pytest.raises(DatasetError, match=r"\.hyperpqignore cannot be read \(No such file"):
+        list_images([tmp_path])
+
+
 def test_bad_roots(tmp_path):
     with pytest.raises(DatasetError, match="missing does not exist; give an existing folder"):
         list_images([tmp_path, tmp_path / "missing"])

@@ -22,6 +22,7 @@ from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images import image_index
 from hyperpq.images.build import update_index
 from hyperpq.images.changes import compare, is_unknown, stored_time
+from hyperpq.images.listing import query_paths
 from hyperpq.images.skipped import from_csv
 from hyperpq.store.columns import TIME
 
@@ -192,6 +193,21 @@ def test_a_broken_link_may_lead_to_a_disk_that_is_not_mounted(tmp_path):
     (folder / "one.png").unlink()
     index, report = update([folder], tmp_path / "index")
     assert (report.removed, report.kept, len(index)) == (1, 0, 2)
+
+
+def test_indexes_in_a_folder_of_images_are_no_files_of_other_kinds(tmp_path):
+    """The files of another index were counted as not read."""
+    folder = fill(tmp_path / "b", 4)
+    (folder / "notes.txt").write_text("words")
+    (folder / "album").mkdir()
+    (folder / "album/manifest.json").write_text('{"format": "another"}')
+    fill(folder / "album", 1, start=10)
+    build([folder], folder / "other")
+    for _ in range(2):
+        index, report = build([folder], folder / "index")
+        assert (len(index), report.other) == (5, {".txt": 1, ".json": 1})
+    named = query_paths([os.fspath(folder)], io.BytesIO())
+    assert (named.paths, named.skipped) == (index.paths(), {})
 
 
 def test_links_to_images_of_a_disk_that_is_away_keep_their_images(tmp_path):

@@ -24,7 +24,7 @@ from hyperpq.images.metadata import ImageMetadata
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import Phase, Progress
 from hyperpq.store import IndexStore
-from hyperpq.store.place import former_of
+from hyperpq.store.place import former_of, holds_index
 from hyperpq.training.presets import get_recipe
 from hyperpq.training.recipe import Recipe
 
@@ -142,6 +142,7 @@ def list_for_build(
             include_hidden=options.include_hidden,
             exclude=options.exclude,
             leave_out=[place, former_of(place), state.path, state.discarded],
+            is_left_out=holds_index,
             allow_missing=allow_missing,
         )
         phase.advance(len(listing.files))
