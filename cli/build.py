@@ -86,7 +86,14 @@ def command(
     if not images and not more:
         raise click.UsageError("no folder of images was given; expected at least one DIR.")
     from hyperpq.images.build import build_index, working_directory
+    from hyperpq.images.build.options import without_effect
 
+    if chosen["codec"] is not None and (unused := without_effect(chosen)):
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise click.UsageError(
+            f"--codec is given, so nothing is trained and {names} would have no effect; leave out "
+            f"{names} or --codec."
+        )
     try:
         index, report = build_index(
             [*images, *more],

@@ -33,7 +33,8 @@ class _TextType(click.ParamType):
             self.fail("the text is not UTF-8.", param, ctx)
 
 
-PATH = _PathType(path_type=Path)
+# Whether a path can be read is for the command to say: that is no wrong usage.
+PATH = _PathType(path_type=Path, readable=False)
 TEXT = _TextType()
 
 index_option = click.option(

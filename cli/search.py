@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hyperpq.cli import options, output
+
+if TYPE_CHECKING:
+    from hyperpq.io.search_vectors import FoundVectors
 
 # `io.result_files` has the same names; it is not imported for the help.
 FORMATS = ("table", "csv", "ndjson", "npz", "ivecs")
@@ -88,10 +93,31 @@ def command(
         device=device,
         progress=output.progress(quiet),
     )
+    found = _Found()
     if out is None:
-        for batch in batches:
+        for batch in found.counted(batches):
             output.emit(result_files.TEXTS[style](batch))
+    else:
+        n = result_files.write_results(found.counted(batches), out, style)
+        if not quiet:
+            output.emit_summary([("queries", f"{n:,}"), ("file", out)], out)
+    if quiet or not found.queries or found.results:
         return
-    n = result_files.write_results(batches, out, style)
-    if not quiet:
-        output.emit_summary([("queries", f"{n:,}"), ("file", out)], out)
+    if where is None:
+        output.note(f"nothing was found: {index_path} has no vectors.")
+    else:
+        output.note(f"nothing was found: no vector of {index_path} fulfils the condition {where}")
+
+
+class _Found:
+    """Counts of queries and of results that have been passed on."""
+
+    def __init__(self) -> None:
+        self.queries = self.results = 0
+
+    def counted(self, batches: Iterable[FoundVectors]) -> Iterator[FoundVectors]:
+        """Pass batches on."""
+        for batch in batches:
+            self.queries += len(batch.I)
+            self.results += int((batch.I >= 0).sum())
+            yield batch

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from hyperpq import HiHPQIndex
 from hyperpq.io.export_batches import path_bytes
@@ -214,3 +217,67 @@ def test_quiet_is_silent(hyperpq, made, tmp_path):
     ):
         done = hyperpq(*command, "-q", cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b""), command
+
+
+@pytest.mark.parametrize("style", ["table", "csv", "out"])
+def test_a_search_that_finds_nothing_says_why(hyperpq, made, tmp_path, style):
+    out = ("-o", tmp_path / "out.npz") if style == "out" else ("--format", style)
+    search = ("search", made / "a.npy", "--index", made / "index", *out)
+    done = hyperpq(*search, "--where", "id > 99999")
+    assert done.returncode == 0
+    assert done.stderr.decode() == (
+        f"hyperpq: nothing was found: no vector of {made / 'index'} fulfils the condition "
+        "id > 99999\n"
+    )
+    assert hyperpq(*search, "--where", "id > 99999", "-q").stderr == b""
+    assert hyperpq(*search, "--where", "id == 0").stderr == b""
+    # Where nothing was asked, nothing can be found.
+    np.save(tmp_path / "none.npy", X[:0])
+    none = ("search", tmp_path / "none.npy", "--index", made / "index", "--where", "id > 99999")
+    assert hyperpq(*none).stderr == b""
+
+
+def test_a_search_of_an_empty_index_says_why(hyperpq, made, tmp_path):
+    index = HiHPQIndex.load(made / "index", device="cpu").clone()
+    index.reset()
+    index.save(tmp_path / "empty")
+    done = hyperpq("search", made / "a.npy", "--index", tmp_path / "empty")
+    assert done.returncode == 0
+    assert done.stderr.decode() == (
+        f"hyperpq: nothing was found: {tmp_path / 'empty'} has no vectors.\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["query x.jpg", "build x", "info", "verify", "search a.npy"])
+def test_an_index_that_may_not_be_read_is_no_wrong_usage(made, tmp_path, command):
+    index = tmp_path / "index"
+    index.mkdir()
+    index.chmod(0)
+    (tmp_path / "x").mkdir()
+    shutil.copy(made / "a.npy", tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.jpg")
+    shutil.copy(tmp_path / "x.jpg", tmp_path / "x")
+
+    def obey_permissions():
+        if os.geteuid() == 0:
+            libc = ctypes.CDLL(None)
+            # PR_CAPBSET_DROP of CAP_DAC_OVERRIDE and of CAP_DAC_READ_SEARCH, with the next program.
+            assert libc.prctl(24, 1, 0, 0, 0) == libc.prctl(24, 2, 0, 0, 0) == 0
+
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "hyperpq", *command.split(), "--index", index],
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+            preexec_fn=obey_permissions,
+        )
+    except subprocess.SubprocessError:
+        pytest.skip("root cannot give up the right to read anything")
+    finally:
+        index.chmod(0o700)
+    said = done.stderr.decode()
+    assert done.returncode == 1, said
+    assert said.startswith(f"hyperpq: error: {index}")
+    assert "ermission denied" in said
+    assert said.count("\n") == 1

@@ -175,7 +175,8 @@ COMMANDS = {
     "query-index-of-vectors": (
         "query P --index vectors",
         2,
-        "{here}/vectors is an index of vectors; expected an index of images; *",
+        "{here}/vectors is an index of vectors; expected an index of images, which `hyperpq "
+        "build` makes; `hyperpq search` and *",
     ),
     "query-empty-name": (
         "query {empty} --index I",

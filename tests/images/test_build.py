@@ -399,7 +399,7 @@ def test_fidelity_builds_with_a_metric_of_its_own(tmp_path):
         ({"objective": "fidelity"}, "objective"),
         ({"objective": "semantic"}, "objective"),
         ({"epochs": 3, "recipe": "paper"}, "recipe and epochs"),
-        ({"train_size": 9, "view_size": 0}, "train-size and view-size"),
+        ({"train_size": 9, "view_size": 0}, "train_size and view_size"),
     ],
 )
 def test_options_of_the_training_with_a_codec_are_refused(tmp_path, options, names):

@@ -153,13 +153,17 @@ class BuildOptions:
 
 def check_codec_alone(options: BuildChoices) -> None:
     """Raise `InvalidInputError` if a codec is given together with options of the training."""
-    given = [name for name in _TRAINING_OPTIONS if options.get(name) is not None]
-    if given and options.get("codec") is not None:
-        names = " and ".join(name.replace("_", "-") for name in given)
+    if options.get("codec") is not None and (given := without_effect(options)):
+        names = " and ".join(given)
         raise InvalidInputError(
             f"codec is given, so nothing is trained and {names} would have no effect; leave out "
             f"{names}, or train a codec by leaving out codec."
         )
+
+
+def without_effect(options: Mapping[str, object]) -> list[str]:
+    """Names of the options of a training among those given, which a codec does without."""
+    return [name for name in _TRAINING_OPTIONS if options.get(name) is not None]
 
 
 def _as_patterns(value: object) -> tuple[str, ...]:
