@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,20 +69,22 @@ class Collection:
         self._store: Store = MemoryStore() if store is None else store
         self._metadata: dict[str, Any] = {}
         self._changing = ForkSafeLock()
-        self._follows = True
+        # The thread that stays on its snapshot. A child that another thread forks has none.
+        self._pinned_by: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         reference = self.reference
         if reference is not None:
             return {"code_size": self.code_size, "reference": reference}
-        # A lock cannot be copied.
-        return {name: value for name, value in self.__dict__.items() if name != "_changing"}
+        # A lock cannot be copied, and no thread of this process is in another one.
+        kept = self.__dict__.keys() - {"_changing", "_pinned_by"}
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         reference = state.pop("reference", None)
         if reference is None:
             self.__dict__ |= state
-            self._changing = ForkSafeLock()
+            self._changing, self._pinned_by = ForkSafeLock(), None
         else:
             Collection.__init__(self, state["code_size"], reference.open())
 
@@ -195,11 +198,11 @@ class Collection:
         a caller that has decided what to change by looking at the rows.
         """
         with self._changing:
-            before, self._follows = self._follows, False
+            before, self._pinned_by = self._pinned_by, threading.get_ident()
             try:
                 yield
             finally:
-                self._follows = before
+                self._pinned_by = before
 
     @contextmanager
     def exclusive(self) -> Iterator[bool]:
@@ -231,10 +234,13 @@ class Collection:
         with self._changing:
             yield
 
+    def _follows(self) -> bool:
+        return self._pinned_by != threading.get_ident()
+
     def _change(self, make: Callable[[], T]) -> T:
         """Make a change to the newest rows, whatever other processes have stored meanwhile."""
         with self._writing():
-            if not self._follows:
+            if not self._follows():
                 return make()
             with self.exclusive():
                 return make()
@@ -259,7 +265,7 @@ class Collection:
             If `add` would refuse them.
         """
         with self._writing():
-            if self._follows and self._directory:
+            if self._follows() and self._directory:
                 self._directory.refresh()
         labels = self.new_ids(ids, n)
         if not n:

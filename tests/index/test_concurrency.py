@@ -287,10 +287,38 @@ print("all right")
 """
 
 
+# A child is forked while another thread stays on its snapshot; the child follows other writers.
+FORKED_BESIDE_A_SNAPSHOT = """
+inside, leave = threading.Event(), threading.Event()
+
+def stay():
+    with index.collection.on_this_snapshot():
+        inside.set()
+        leave.wait()
+
+thread = threading.Thread(target=stay)
+thread.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    if on_disk:
+        HiHPQIndex.load(index.path, device="cpu").add(x[:3])
+    index.add(x[:5])
+    os._exit(index.ntotal != 4005 + 3 * on_disk)
+leave.set()
+thread.join()
+assert os.waitpid(child, 0)[1] == 0
+print("all right")
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 @pytest.mark.parametrize("on_disk", [False, True], ids=["memory", "disk"])
 @pytest.mark.parametrize(
-    "script", [FORKED, POOLS, FORKED_IN_BETWEEN], ids=["fork", "pools", "in between"]
+    "script",
+    [FORKED, POOLS, FORKED_IN_BETWEEN, FORKED_BESIDE_A_SNAPSHOT],
+    ids=["fork", "pools", "in between", "beside a snapshot"],
 )
 def test_a_forked_child_searches_and_adds(script, on_disk, tmp_path):
     """After the parent has used several threads of PyTorch, none of which the child has."""
