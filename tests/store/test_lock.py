@@ -70,7 +70,11 @@ HOLDING = (
 def start_holder(folder, wait=0.0):
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, "-c", HOLDING, str(folder), str(wait)]
-    return subprocess.Popen(command, text=True, **pipes)
+
+    def heed_ctrl_c():  # Jobs in the background of a shell ignore it, and so do their children.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(command, text=True, preexec_fn=heed_ctrl_c, **pipes)
 
 
 def test_a_writer_waits_for_another_one(tmp_path):
