@@ -29,7 +29,8 @@ def check_writable(path: Path) -> None:
     """
     if path.is_dir():
         raise InvalidInputError(f"{path} is a folder; expected the name of a file to write.")
-    if not is_stream(path) and not (folder := _target(path).parent).is_dir():
+    folder = (_target(path) if path.is_symlink() else path).parent
+    if not is_stream(path) and not folder.is_dir():
         raise InvalidInputError(
             f"{path} cannot be written, as there is no folder {folder}; create it first."
         )

@@ -84,7 +84,7 @@ COMMANDS = {
     "build-megapixels-nan": (
         "build --images P --max-megapixels nan",
         2,
-        "max_megapixels is nan; expected more than 0.",
+        "max_megapixels is NaN; expected a number.",
     ),
     "build-recipe": (
         "build --images P --recipe best",
@@ -381,7 +381,10 @@ def built(photos, tmp_path, **options):
 
 
 LIBRARY = {
-    "build-no-root": (lambda i, p, t: build_index([], t / "x"), "no image *"),
+    "build-no-root": (
+        lambda i, p, t: build_index([], t / "x"),
+        "roots has no path; expected at least one folder of images.",
+    ),
     "build-bits": (
         lambda i, p, t: built(p, t, bits=8.5),
         "bits is 8.5; expected a multiple of 8 *",

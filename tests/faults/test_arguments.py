@@ -104,6 +104,11 @@ WITH_IDS = {
 # Those that also take ids which FAISS knows nothing of, and those that take None.
 TAKE_NEGATIVE = ("IDSelectorArray", "IDSelectorBatch", "remove_ids where")
 TAKE_NONE = ("add", "remove_ids where")
+# Those that take a single vector as one query.
+TAKE_ONE_VECTOR = (
+    *("search", "search where", "range_search", "search_and_reconstruct"),
+    *("encode", "embed"),
+)
 
 
 def outcome(index, call, argument):
@@ -166,8 +171,12 @@ def not_refused(index, tally):
 
 @pytest.mark.parametrize("call", WITH_X)
 def test_no_features(index, not_refused, call):
-    # torch.inference_mode, which these two are under, lets numpy read such tensors.
-    arguments = without(NO_FEATURES, *["with gradient"] * (call in ("encode", "embed")))
+    arguments = dict(NO_FEATURES)
+    if call in ("encode", "embed"):
+        # torch.inference_mode, which these two are under, lets numpy read such tensors.
+        del arguments["with gradient"]
+    if call in TAKE_ONE_VECTOR:
+        del arguments["one vector"]
     assert not_refused(lambda x: WITH_X[call](index, x), arguments, "x") == {}
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -136,22 +139,24 @@ def test_what_cannot_be_read_sets_no_limit(machine, tmp_path):
 
 
 def test_unreadable_files_set_no_limit(machine):
-    root = machine(*v2("/a", {"a/cpu.max": "100000 100000\n"}))
+    made = machine(*v2("/a", {"a/cpu.max": "100000 100000\n"}))
     program = (
         "import os, sys, pathlib\n"
         "from hyperpq.utils.cgroups import cpu_quota\n"
         "if os.geteuid() == 0: os.seteuid(65534)\n"
         "print(cpu_quota(pathlib.Path(sys.argv[1])))\n"
     )
-    for folder in (root, *root.parents):
-        if str(folder).startswith(str(root.parent.parent)):
-            folder.chmod(0o755)
-    for mode, found in ((0o644, "1\n"), (0, "None\n")):
-        (root / "sys/fs/cgroup/a/cpu.max").chmod(mode)
-        done = subprocess.run(
-            [sys.executable, "-c", program, root], capture_output=True, text=True, check=True
-        )
-        assert done.stdout == found
+    # Temporary folders of pytest are closed to other users.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        root = shutil.copytree(made, Path(folder) / "root")
+        root.chmod(0o755)
+        for mode, found in ((0o644, "1\n"), (0, "None\n")):
+            (root / "sys/fs/cgroup/a/cpu.max").chmod(mode)
+            done = subprocess.run(
+                [sys.executable, "-c", program, root], capture_output=True, text=True, check=True
+            )
+            assert done.stdout == found
 
 
 def test_this_process_has_a_number_or_none():

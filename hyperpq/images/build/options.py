@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
+from hyperpq.codec.config import LEARNED_METRICS
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.metadata import MAX_MEGAPIXELS
 from hyperpq.training.presets import get_recipe
-from hyperpq.utils.validation import as_count, as_number
+from hyperpq.utils.validation import as_choice, as_count, as_number
 
 # Fields that are stored in an index under another name, which the format fixes.
 _STORED_NAMES = {"metric": "score"}
@@ -121,6 +122,8 @@ class BuildOptions:
                 f"include_hidden is {self.include_hidden!r}; expected True or False."
             )
         object.__setattr__(self, "exclude", _as_patterns(self.exclude))
+        if self.metric is not None:
+            as_choice(self.metric, "metric", LEARNED_METRICS)
         get_recipe(self.recipe, self.bits, objective=self.objective)
         if self.codec is not None:
             object.__setattr__(self, "codec", os.path.abspath(self.codec))
