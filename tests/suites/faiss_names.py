@@ -83,18 +83,17 @@ class Index:
         # An index of vectors as they are needs no training: its codebooks are learned from the
         # first vectors that are added.
         ours = call(hyperpq.index_factory, d, nearest(d, key), *self._metric(metric), device="cpu")
-        trained_by_add = ("Flat" in key and "IVF" not in key) or "SQfp16" in key or "SQbf16" in key
-        self._hold(ours, metric, trained_by_add, "IDMap" in key, "IVF" in key)
+        self._hold(ours, metric, key, "IDMap" in key)
 
     @staticmethod
     def _metric(metric: int) -> tuple[int, ...]:
         return () if metric == real.METRIC_L2 or learned() else (metric,)
 
-    def _hold(
-        self, ours: Any, metric: int, trained_by_add: bool, has_ids: bool, has_lists: bool
-    ) -> None:
+    def _hold(self, ours: Any, metric: int, key: str, has_ids: bool) -> None:
+        has_lists = "IVF" in key
+        trained_by_add = ("Flat" in key and not has_lists) or "SQfp16" in key or "SQbf16" in key
         values = {
-            "ours": ours, "metric_type": metric, "trained_by_add": trained_by_add,
+            "ours": ours, "metric_type": metric, "key": key, "trained_by_add": trained_by_add,
             "has_ids": has_ids, "has_lists": has_lists,
         }  # fmt: skip
         self.__dict__.update(values)
@@ -140,6 +139,9 @@ class Index:
         return types.SimpleNamespace()
 
     def train(self, x: Any) -> None:
+        if ("PQ" not in self.key or self.has_lists) and 0 < len(x) < 256:
+            # Other vectors need fewer rows for training than codebooks, which want 256.
+            x = np.resize(np.asarray(x), (256, np.shape(x)[1]))
         # Without epochs a learned codec is PCA and k-means, which is enough to test calls.
         call(self.ours.train, x, **({"epochs": 0} if learned() else {}))
 
@@ -221,7 +223,7 @@ class IndexIDMap(Index):
     """The index itself, whose rows have ids."""
 
     def __init__(self, index: Index) -> None:
-        self._hold(index.ours, index.metric_type, index.trained_by_add, True, index.has_lists)
+        self._hold(index.ours, index.metric_type, index.key, True)
 
 
 class IndexIDMap2(IndexIDMap):
@@ -306,7 +308,7 @@ def opened(ours: Any) -> Index:
     """An index that was read: it has ids of its own if they are not the numbers of the rows."""
     index = Index.__new__(Index)
     has_ids = not np.array_equal(ours.ids, np.arange(ours.ntotal))
-    index._hold(ours, real.METRIC_L2, False, has_ids, False)
+    index._hold(ours, real.METRIC_L2, "PQ", has_ids)
     return index
 
 
