@@ -87,10 +87,11 @@ def test_driven_like_its_runner(metric, data):
 def test_all_that_are_left_when_there_are_few(data):
     x, queries = data
     algorithm = module.HyperPQ("euclidean", "opq", 32)
-    algorithm.fit(x[:7])
+    # A codebook wants as many vectors as codewords.
+    algorithm.fit(x[:256])
     for candidates in (0, 5):
         algorithm.set_query_arguments(candidates)
-        assert sorted(algorithm.query(queries[0], K).tolist()) == list(range(7))
+        assert sorted(algorithm.query(queries[0], 300).tolist()) == list(range(256))
     # A byte for each coordinate at most.
     assert algorithm.get_additional() == {"code_bytes": D}
 
