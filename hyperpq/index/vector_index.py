@@ -243,7 +243,8 @@ class VectorIndex:
         where : str or Where, optional
             Which rows are searched by their attributes, such as ``"width >= 512"``.
         threads : int, optional
-            Number of threads, one for each core by default. It does not change the result.
+            Number of threads; by default one for each core that the process may use, up to
+            ``OMP_NUM_THREADS`` where that is set. It does not change the result.
         D, I : ndarray, shape (nq, k), optional
             Arrays that the results are written to, float32 and int64.
         progress : Progress, optional

@@ -129,5 +129,5 @@ def go_on(state: State, root: Path, images: Path, kind: str, want: dict[str, byt
 
 
 if __name__ == "__main__":
-    place, pictures, what, *numbers = sys.argv[1:]
-    print(json.dumps(main(Path(place), Path(pictures), what, *map(int, numbers))))
+    place, images, what, *numbers = sys.argv[1:]
+    print(json.dumps(main(Path(place), Path(images), what, *map(int, numbers))))
