@@ -20,7 +20,7 @@ from build_jobs import is_step
 from hyperpq.backbones.base import Backbone
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import HyperPQError
-from hyperpq.images import build, image_index
+from hyperpq.images import build, image_index, updater
 from hyperpq.images.build import stages
 
 # These are imported before the forks, as each child would import them again.
@@ -39,7 +39,7 @@ for name in ("backbones", "codec", "store.hdf5_layout", "training.loop", "datase
 SIDE = 16
 # A few dozen images then have several batches and segments.
 stages.SAMPLE_BATCH_SIZE = 8
-stages.SEGMENT_SIZE = image_index.SEGMENT_SIZE = 8
+stages.SEGMENT_SIZE = updater.SEGMENT_SIZE = 8
 
 
 class Grid(Backbone):

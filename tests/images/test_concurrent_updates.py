@@ -9,7 +9,7 @@ from image_tools import Grid, build, fill, image, paths_of, update
 
 from hyperpq import ImageIndex
 from hyperpq.errors import StoreError
-from hyperpq.images import image_index
+from hyperpq.images import updater
 from hyperpq.images.build import pipeline
 from hyperpq.images.skipped import from_csv
 
@@ -19,17 +19,17 @@ def meanwhile(monkeypatch):
     """Run a function once, after the images of a batch have been read."""
 
     def during(work, batch=1):
-        real, calls = image_index.extract_features, []
+        real, calls = updater.extract_features, []
 
         def extract(*arguments, **options):
             features = real(*arguments, **options)
             calls.append(None)
             if len(calls) == batch:
-                monkeypatch.setattr(image_index, "extract_features", real)
+                monkeypatch.setattr(updater, "extract_features", real)
                 work()
             return features
 
-        monkeypatch.setattr(image_index, "extract_features", extract)
+        monkeypatch.setattr(updater, "extract_features", extract)
 
     return during
 
@@ -41,7 +41,7 @@ def names_of(path):
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_the_other_one_adds_the_same_images(tmp_path, monkeypatch, meanwhile, batch):
     """The second one failed, and what it had encoded was lost."""
-    monkeypatch.setattr(image_index, "SEGMENT_SIZE", 3)
+    monkeypatch.setattr(updater, "SEGMENT_SIZE", 3)
     folder = fill(tmp_path / "p", 4)
     build([folder], tmp_path / "index")
     fill(folder, 5, 10)
@@ -83,15 +83,15 @@ def test_the_other_one_removes_the_same_image(tmp_path, monkeypatch):
     folder = fill(tmp_path / "p", 3)
     build([folder], tmp_path / "index")
     (folder / "000.png").unlink()
-    real, reports = image_index.compare, []
+    real, reports = updater.compare, []
 
     def compare(*arguments):
         changes = real(*arguments)
-        monkeypatch.setattr(image_index, "compare", real)
+        monkeypatch.setattr(updater, "compare", real)
         reports.append(update([folder], tmp_path / "index")[1])
         return changes
 
-    monkeypatch.setattr(image_index, "compare", compare)
+    monkeypatch.setattr(updater, "compare", compare)
     index, report = update([folder], tmp_path / "index")
     assert [reports[0].removed, report.removed, len(index)] == [1, 0, 2]
 

@@ -19,7 +19,7 @@ from image_tools import Grid, build, fill, image, paths_of, tree, update
 from hyperpq import ImageIndex
 from hyperpq.datasets.folder import ImageFile
 from hyperpq.errors import DatasetError, InvalidInputError
-from hyperpq.images import image_index
+from hyperpq.images import updater
 from hyperpq.images.build import update_index
 from hyperpq.images.changes import compare, is_unknown, stored_time
 from hyperpq.images.listing import query_paths
@@ -522,7 +522,7 @@ def test_an_image_that_is_gone_before_it_is_read(tmp_path, monkeypatch):
 
 def test_a_disk_that_is_unmounted_while_an_update_reads(tmp_path, monkeypatch):
     """Changed images that were still to be read lost their rows."""
-    monkeypatch.setattr(image_index, "SEGMENT_SIZE", 2)
+    monkeypatch.setattr(updater, "SEGMENT_SIZE", 2)
     folder = fill(tmp_path / "p", 6)
     build([folder], tmp_path / "index")
     for path in folder.iterdir():

@@ -19,8 +19,9 @@ from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images.build.options import BuildOptions, other_files, subquantizers
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.extract import Features, ReadOptions, extract_features
-from hyperpq.images.image_index import SEGMENT_SIZE, ImageIndex
+from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.metadata import ImageMetadata
+from hyperpq.images.updater import SEGMENT_SIZE
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import Phase, Progress
 from hyperpq.store import IndexStore
