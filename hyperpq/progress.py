@@ -1,7 +1,7 @@
 """Progress of long work, in phases with a rate and the time left.
 
 The library reports to a `Progress`. `SilentProgress` is the default, and `RichProgress` draws bars
-on a terminal.
+on a terminal; `as_progress` says what a parameter ``progress`` may be.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
+
+from hyperpq.errors import InvalidInputError
 
 
 class Phase(Protocol):
@@ -35,6 +37,10 @@ class Progress(Protocol):
         self, name: str, total: int | None, unit: str = "images"
     ) -> AbstractContextManager[Phase]:
         """Open a phase of ``total`` units; None if their number is not known."""
+
+
+ProgressLike: TypeAlias = Progress | bool | None
+"""What a parameter ``progress`` may be: True for bars on stderr, False or None for nothing."""
 
 
 class _SilentPhase:
@@ -128,3 +134,21 @@ class RichProgress(SilentProgress):
             if task.total is None:
                 self._bar.update(task.id, total=task.completed)
         self._bar.stop()
+
+
+def as_progress(progress: ProgressLike) -> Progress:
+    """The object to report to: `RichProgress` for True, `SilentProgress` for False and None.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is nothing that can be reported to.
+    """
+    if progress is None or isinstance(progress, bool):
+        return RichProgress() if progress else SilentProgress()
+    if not hasattr(progress, "phase"):
+        raise InvalidInputError(
+            f"progress is of type {type(progress).__name__}; expected True, False or an object "
+            "with a method `phase`, such as hyperpq.progress.RichProgress()."
+        )
+    return progress

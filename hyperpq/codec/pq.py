@@ -11,7 +11,7 @@ from typing_extensions import override
 from hyperpq.codec.base import Codec
 from hyperpq.codec.config import PQConfig
 from hyperpq.errors import InvalidInputError
-from hyperpq.progress import Progress
+from hyperpq.progress import ProgressLike
 from hyperpq.quantizers.fit_flat import fit_flat, fit_rotation, take_evenly
 from hyperpq.quantizers.flat_pq import FlatMetric, FlatProductQuantizer
 from hyperpq.utils.exact_matmul import RoundedFactor, exact_matmul
@@ -65,7 +65,7 @@ class PQCodec(Codec):
         metric: FlatMetric = "l2",
         rotation: int = 0,
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> PQCodec:
         """Learn codebooks by k-means, and the rotation of OPQ if it is asked for.
 
@@ -85,7 +85,7 @@ class PQCodec(Codec):
             Coordinates after the rotation, see `PQConfig`; ``d`` keeps all of them.
         seed : int
             The same data, seed and machine give the same codec.
-        progress : Progress, optional
+        progress : Progress or bool, optional
             Told about each subspace, and each step of the rotation.
 
         Returns

@@ -19,7 +19,7 @@ from hyperpq.images.results import Answer, Encoded, Hits, SameFile, UpdateReport
 from hyperpq.images.sources import ImageLike, Source, as_sources, path_of
 from hyperpq.images.updater import Updater
 from hyperpq.index.hihpq_index import HiHPQIndex
-from hyperpq.progress import Progress, SilentProgress
+from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class ImageIndex:
         where: str | Where | None = None,
         threads: int | None = None,
         workers: int = 0,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> list[Answer]:
         """Find the images nearest to each query image.
 
@@ -161,8 +161,8 @@ class ImageIndex:
             Number of threads of the search; all cores by default.
         workers : int
             Number of decoding threads; 0 means one per core.
-        progress : Progress, optional
-            Where to report progress.
+        progress : Progress or bool, optional
+            Where to report progress; True draws bars on stderr.
 
         Returns
         -------
@@ -201,7 +201,7 @@ class ImageIndex:
         images: ImageLike | Sequence[ImageLike],
         *,
         workers: int = 0,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> Encoded:
         """Encode images without adding them; parameters as in `query`."""
         sources = as_sources(images)
@@ -225,7 +225,7 @@ class ImageIndex:
         unknown: Collection[bytes] = (),
         skipped: dict[bytes, str] | None = None,
         workers: int = 0,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> UpdateReport:
         """Bring the index in line with a listing: add new and changed images, remove missing ones.
 
@@ -244,8 +244,8 @@ class ImageIndex:
             Paths that the listing skipped, with the reasons, for ``skipped.csv``.
         workers : int
             Number of decoding threads; 0 means one per core.
-        progress : Progress, optional
-            Where to report progress.
+        progress : Progress or bool, optional
+            Where to report progress; True draws bars on stderr.
 
         Returns
         -------
@@ -311,10 +311,10 @@ class ImageIndex:
         Updater(self).add_features(files, features, sizes, remove=remove)
 
     def _features(
-        self, sources: list[Source], phase_name: str, workers: int, progress: Progress | None
+        self, sources: list[Source], phase_name: str, workers: int, progress: ProgressLike
     ) -> Features:
         options = ReadOptions(workers, self.max_megapixels)
-        with (progress or SilentProgress()).phase(phase_name, len(sources)) as phase:
+        with as_progress(progress).phase(phase_name, len(sources)) as phase:
             return extract_features(sources, self.backbone, options, phase)
 
     def _paths_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:

@@ -15,7 +15,7 @@ from hyperpq.images.changes import Changes, compare, entries, folder_names, is_b
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike, as_roots
 from hyperpq.images.results import UpdateReport
-from hyperpq.progress import Progress, SilentProgress
+from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store.columns import TIME
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Updater:
         unknown: Collection[bytes] = (),
         skipped: dict[bytes, str] | None = None,
         workers: int = 0,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> UpdateReport:
         """See `ImageIndex.update`."""
         self._index.collection.check_writable()
@@ -60,7 +60,7 @@ class Updater:
         if changes.missing:
             report.removed = self._index.remove_ids(changes.missing)
         options = ReadOptions(workers, self._images.max_megapixels)
-        with (progress or SilentProgress()).phase("encode", len(new)) as phase:
+        with as_progress(progress).phase("encode", len(new)) as phase:
             for start in range(0, len(new), SEGMENT_SIZE):
                 batch = new[start : start + SEGMENT_SIZE]
                 features = extract_features(

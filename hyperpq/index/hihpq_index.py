@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.codec.config import PQConfig
     from hyperpq.index.faiss_bridge import FaissExport
-    from hyperpq.progress import Progress
+    from hyperpq.progress import ProgressLike
     from hyperpq.store.index_store import Durability
     from hyperpq.training.recipe import Recipe
 
@@ -182,7 +182,7 @@ class HiHPQIndex(VectorIndex):
         view_rows: ArrayLike | None = None,
         recipe: str | Recipe = "default",
         seed: int = 0,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
         trace_path: str | os.PathLike[str] | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: bool = False,
@@ -208,8 +208,8 @@ class HiHPQIndex(VectorIndex):
             ``default``, ``paper`` or a recipe of your own.
         seed : int
             The same data, recipe, seed and machine give the same codec.
-        progress : Progress, optional
-            Where to report; `hyperpq.progress.RichProgress()` draws a bar.
+        progress : Progress or bool, optional
+            Where to report; True draws bars on stderr.
         trace_path : path-like, optional
             JSON-lines file for losses and code statistics of each epoch.
         checkpoint : path-like, optional
@@ -227,7 +227,7 @@ class HiHPQIndex(VectorIndex):
         TrainingError
             If training diverges or collapses, or the index has vectors or a directory already.
         """
-        from hyperpq.progress import SilentProgress
+        from hyperpq.progress import as_progress
         from hyperpq.training.presets import get_recipe
         from hyperpq.training.task import TrainingRun
         from hyperpq.training.train import train_codec
@@ -270,7 +270,7 @@ class HiHPQIndex(VectorIndex):
                 Path(trace_path) if trace_path else None,
                 Path(checkpoint) if checkpoint else None,
                 resume,
-                progress or SilentProgress(),
+                as_progress(progress),
             ),
         )
 
@@ -284,7 +284,7 @@ class HiHPQIndex(VectorIndex):
                 )
 
     def _fit_plain_codebooks(
-        self, settings: PQConfig, x: NDArray[np.float32], seed: int, progress: Progress | None
+        self, settings: PQConfig, x: NDArray[np.float32], seed: int, progress: ProgressLike
     ) -> None:
         from hyperpq.codec.pq import PQCodec
 

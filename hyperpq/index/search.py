@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hyperpq import scan
 from hyperpq.errors import InvalidInputError
-from hyperpq.progress import Progress, SilentProgress
+from hyperpq.progress import ProgressLike, as_progress
 
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
@@ -32,7 +32,7 @@ def search(
     threads: int | None = None,
     *,
     out: tuple[NDArray[np.float32] | None, NDArray[np.int64] | None] = (None, None),
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Find the k nearest rows of each query; the result is exact.
 
@@ -50,7 +50,7 @@ def search(
         Number of threads of the scan, one for each core by default.
     out : (ndarray or None, ndarray or None)
         Arrays for D and I, or None to make them.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Where to report each batch of queries.
 
     Returns
@@ -85,7 +85,7 @@ def range_search(
     radius: float,
     threads: int | None = None,
     *,
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Find all rows at a distance below ``radius``; parameters as in `search`.
 
@@ -119,13 +119,13 @@ def _tables(codec: Codec, queries: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def encode(
-    codec: Codec, features: NDArray[np.float32], progress: Progress | None = None
+    codec: Codec, features: NDArray[np.float32], progress: ProgressLike = None
 ) -> NDArray[np.uint8]:
     """Features (n, d) to codes (n, code_size), with a report of each batch."""
-    if progress is None:
+    if not progress:
         return codec.encode(features)
     codes = np.empty((len(features), codec.code_size), np.uint8)
-    with progress.phase("add", len(features), "vectors") as phase:
+    with as_progress(progress).phase("add", len(features), "vectors") as phase:
         for start in range(0, len(features), _ENCODE_BATCH):
             batch = features[start : start + _ENCODE_BATCH]
             codes[start : start + len(batch)] = codec.encode(batch)
@@ -203,9 +203,9 @@ def memory_for(k: int) -> Iterator[None]:
         ) from error
 
 
-def _batches(n: int, name: str, progress: Progress | None) -> Iterator[slice]:
+def _batches(n: int, name: str, progress: ProgressLike) -> Iterator[slice]:
     """Batches of queries; a report when the next one is asked for."""
-    with (progress or SilentProgress()).phase(name, n, "queries") as phase:
+    with as_progress(progress).phase(name, n, "queries") as phase:
         for start in range(0, n, _QUERY_BATCH):
             rows = slice(start, min(start + _QUERY_BATCH, n))
             yield rows

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.index.directory import DirectoryReference
     from hyperpq.index.stats import IndexStats
-    from hyperpq.progress import Progress
+    from hyperpq.progress import ProgressLike
 
 V = TypeVar("V", bound="VectorIndex")
 
@@ -228,7 +228,7 @@ class VectorIndex:
         threads: int | None = None,
         D: NDArray[np.float32] | None = None,
         I: NDArray[np.int64] | None = None,  # noqa: E741
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the k nearest vectors of each query by their codes; the result is exact.
 
@@ -247,7 +247,7 @@ class VectorIndex:
             ``OMP_NUM_THREADS`` where that is set. It does not change the result.
         D, I : ndarray, shape (nq, k), optional
             Arrays that the results are written to, float32 and int64.
-        progress : Progress, optional
+        progress : Progress or bool, optional
             Where to report.
 
         Returns
@@ -272,7 +272,7 @@ class VectorIndex:
         threads: int | None,
         D: NDArray[np.float32] | None,
         I: NDArray[np.int64] | None,  # noqa: E741
-        progress: Progress | None,
+        progress: ProgressLike,
     ) -> tuple[RowView, NDArray[np.float32], NDArray[np.int64]]:
         """The rows that were searched, D and I."""
         codec, k, queries = self._trained(), as_count(k, "k"), as_queries(x, self.d)
@@ -289,7 +289,7 @@ class VectorIndex:
         params: SearchParameters | None = None,
         where: str | Where | None = None,
         threads: int | None = None,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
         """Find all vectors at a distance below ``radius``; other parameters as in `search`.
 
@@ -318,7 +318,7 @@ class VectorIndex:
         D: NDArray[np.float32] | None = None,
         I: NDArray[np.int64] | None = None,  # noqa: E741
         R: NDArray[np.float32] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
         """`search`, with what `reconstruct` returns for each result.
 
@@ -345,7 +345,7 @@ class VectorIndex:
         D: NDArray[np.float32] | None = None,
         I: NDArray[np.int64] | None = None,  # noqa: E741
         codes: NDArray[np.uint8] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.uint8]]:
         """`search`, with the code of each result.
 
@@ -435,7 +435,7 @@ class VectorIndex:
         ids: ArrayLike | None = None,
         *,
         attributes: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> None:
         """Encode vectors and add them, in one transaction.
 
@@ -449,7 +449,7 @@ class VectorIndex:
         attributes : mapping of str to array_like, each shape (n,), optional
             Columns to filter by: numbers, times or strings, see `store.columns.as_column`. The
             first addition decides which columns the index has; all later ones give the same.
-        progress : Progress, optional
+        progress : Progress or bool, optional
             Where to report the vectors that are encoded.
 
         Raises
@@ -469,7 +469,7 @@ class VectorIndex:
         ids: ArrayLike,
         *,
         attributes: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        progress: ProgressLike = None,
     ) -> None:
         """`add` with ids of your own, by FAISS's name."""
         if ids is None:

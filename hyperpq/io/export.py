@@ -13,7 +13,7 @@ import numpy as np
 from hyperpq.errors import InvalidInputError
 from hyperpq.io.export_arrays import write_hdf5, write_npz
 from hyperpq.io.export_batches import BatchSource, ExportBatch, batches_of, first_and_all, path_text
-from hyperpq.progress import Progress, SilentProgress
+from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store import Categories, Column
 from hyperpq.store.columns import TIME
 from hyperpq.utils.imports import need
@@ -31,7 +31,7 @@ def export_index(
     format: str,
     *,
     vectors: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
 ) -> int:
     """Write the rows of an index to a file, see `export_rows`.
 
@@ -45,7 +45,7 @@ def export_index(
         One of `FORMATS`, or ``faiss`` for an index that FAISS reads.
     vectors : bool
         Whether to write the decoded vectors.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Where to report progress.
 
     Returns
@@ -62,7 +62,7 @@ def export_index(
         index.write_faiss(path)
         return index.ntotal
     view = index.collection.view()
-    with (progress or SilentProgress()).phase("export", None, "rows") as phase:
+    with as_progress(progress).phase("export", None, "rows") as phase:
 
         def batches(decoded: bool) -> Iterator[ExportBatch]:
             for batch in batches_of(index, decoded, view):

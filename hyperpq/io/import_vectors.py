@@ -15,7 +15,7 @@ from hyperpq.images.metadata import ImageMetadata
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.io.train_vectors import PathLike, TrainingChoices, new_index
 from hyperpq.io.vector_files import VectorFile, batch_rows, load_array, open_vectors, sample_rows
-from hyperpq.progress import Progress, SilentProgress
+from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.utils.validation import as_ids
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def import_vectors(
     dataset: str | None = None,
     ids: PathLike | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
     **training: Unpack[TrainingChoices],
 ) -> ImportReport:
     """Add the vectors of files to an index.
@@ -77,7 +77,7 @@ def import_vectors(
         from the highest id of the index.
     device : str
         See `HiHPQIndex`.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Where to report progress.
     **training
         Options of a new index, see `TrainingChoices`.
@@ -97,7 +97,7 @@ def import_vectors(
     StoreError
         If the system refuses to write; the message has the number of vectors that were added.
     """
-    progress = progress or SilentProgress()
+    progress = as_progress(progress)
     index = _existing(Path(index_path), device, create)
     # Compared with None, since an empty index is false.
     if index is not None and training:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hyperpq.filters.where import Where
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.io.vector_files import batch_rows, open_vectors
-from hyperpq.progress import Progress, SilentProgress
+from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.utils.validation import as_count
 
 # Results of a batch: their distances and ids take 48 MiB.
@@ -47,7 +47,7 @@ def search_vectors(
     where: str | None = None,
     threads: int | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
 ) -> Iterator[FoundVectors]:
     """Search an index for the vectors in files, batch by batch.
 
@@ -67,7 +67,7 @@ def search_vectors(
         See `HiHPQIndex.search`.
     device : str
         See `HiHPQIndex`.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Where to report progress.
 
     Yields
@@ -91,7 +91,7 @@ def search_vectors(
     # A file without vectors has a batch without rows, which is left out if there are others.
     files = [file for file in files if file.shape[0]] or files[:1]
     rows = max(1, min(batch_rows(index.d), _BATCH_RESULTS // k))
-    with (progress or SilentProgress()).phase("search", total, "vectors") as phase:
+    with as_progress(progress).phase("search", total, "vectors") as phase:
         for file in files:
             for batch in file.batches(rows):
                 D, I = index.search(batch, k, where=condition, threads=threads)  # noqa: E741

@@ -13,7 +13,7 @@ from hyperpq.errors import InvalidInputError, StoreError
 from hyperpq.images.build.options import subquantizers
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.io.vector_files import load_views, open_vectors
-from hyperpq.progress import Progress
+from hyperpq.progress import ProgressLike
 from hyperpq.store import IndexStore
 from hyperpq.store.lock import LOCK_NAME
 
@@ -46,7 +46,7 @@ def train_vectors(
     views: PathLike | None = None,
     checkpoint: PathLike | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
     **training: Unpack[TrainingChoices],
 ) -> tuple[HiHPQIndex, int]:
     """Train a codec on all vectors of a file and write an empty index.
@@ -65,7 +65,7 @@ def train_vectors(
         File that is written after each epoch; if it exists, the training continues from it.
     device : str
         See `HiHPQIndex`.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Where to report progress.
     **training
         See `TrainingChoices`.
@@ -126,7 +126,7 @@ def new_index(
     views: NDArray[Any] | None = None,
     checkpoint: PathLike | None = None,
     device: str = "auto",
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
     **training: Unpack[TrainingChoices],
 ) -> HiHPQIndex:
     """Train a codec on vectors (n, d) in memory and write an empty index; see `train_vectors`."""

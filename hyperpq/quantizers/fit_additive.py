@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from hyperpq.progress import Progress, SilentProgress
+from hyperpq.progress import Progress, ProgressLike, as_progress
 from hyperpq.quantizers.additive import AdditiveQuantizer
 from hyperpq.quantizers.kmeans import import_faiss
 
@@ -47,7 +47,7 @@ def fit_additive(
     seed: int,
     epochs: int = 16,
     device: str | torch.device = "cpu",
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
 ) -> AdditiveQuantizer:
     """Fit a quantizer to vectors (y, s).
 
@@ -65,7 +65,7 @@ def fit_additive(
         Passes of the refinement; 0 keeps the start.
     device : str or torch.device
         Device of the refinement.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Is told about each epoch.
 
     Returns
@@ -85,7 +85,7 @@ def fit_additive(
         quantizer.stress.fill_(_STRESS / max(float(v[:, -1].mean()), 1e-6))
         quantizer.codebooks.copy_(_start(v, M, quantizer.K, seed))
     if len(v) >= MIN_ROWS and epochs:
-        _refine(quantizer.to(device), v.to(device), epochs, seed, progress or SilentProgress())
+        _refine(quantizer.to(device), v.to(device), epochs, seed, as_progress(progress))
     return quantizer.cpu()
 
 

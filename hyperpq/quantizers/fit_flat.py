@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperpq.progress import Phase, Progress, SilentProgress
+from hyperpq.progress import Phase, ProgressLike, as_progress
 from hyperpq.quantizers.kmeans import import_faiss, kmeans
 from hyperpq.utils.devices import single_thread
 
@@ -27,7 +27,7 @@ _MIN_VARIANCE = 1e-12
 
 
 def fit_flat(
-    x: NDArray[np.float32], M: int, nbits: int, *, seed: int, progress: Progress | None = None
+    x: NDArray[np.float32], M: int, nbits: int, *, seed: int, progress: ProgressLike = None
 ) -> NDArray[np.float32]:
     """Fit a codebook to each of M subspaces.
 
@@ -41,7 +41,7 @@ def fit_flat(
         Bits of one code.
     seed : int
         Of k-means.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Told about each subspace.
 
     Returns
@@ -50,7 +50,7 @@ def fit_flat(
         With n of at most 2**nbits each vector is a codeword, and they repeat in turn.
     """
     parts, books = _subspaces(take_evenly(x), M), []
-    with (progress or SilentProgress()).phase("codebooks", M) as phase:
+    with as_progress(progress).phase("codebooks", M) as phase:
         for m, part in enumerate(parts):
             books.append(kmeans(part, 1 << nbits, seed=seed + m)[0])
             phase.advance()
@@ -65,7 +65,7 @@ def fit_rotation(
     nbits: int,
     *,
     seed: int,
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
 ) -> NDArray[np.float32]:
     """Learn the rotation of OPQ.
 
@@ -79,7 +79,7 @@ def fit_rotation(
         As in `fit_flat`.
     seed : int
         Of k-means.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Told about each step.
 
     Returns
@@ -93,7 +93,7 @@ def fit_rotation(
     rotation = _principal_start(rows, width, M)
     if len(rows) <= K:  # Each row is a codeword: no rotation codes them better.
         return rotation.numpy()
-    with (progress or SilentProgress()).phase("rotation", _STEPS, "steps") as phase:
+    with as_progress(progress).phase("rotation", _STEPS, "steps") as phase:
         books = _start_codebooks(rows @ rotation.T, M, K, seed)
         for _ in range(_STEPS):
             rotation = _step(rows, rotation, books, phase)

@@ -18,7 +18,7 @@ from hyperpq.codec.additive import AdditiveCodec
 from hyperpq.codec.config import AdditiveConfig
 from hyperpq.codec.learned import evenly
 from hyperpq.errors import InvalidInputError
-from hyperpq.progress import Progress
+from hyperpq.progress import ProgressLike
 from hyperpq.quantizers.additive import AdditiveQuantizer
 from hyperpq.quantizers.fit_additive import fit_additive
 from hyperpq.training.features import BATCH_ROWS, tangent_vectors
@@ -48,14 +48,14 @@ class FidelityState:
     quantizer: AdditiveQuantizer
 
 
-def train_fidelity(task: TrainingTask, progress: Progress | None = None) -> AdditiveCodec:
+def train_fidelity(task: TrainingTask, progress: ProgressLike = None) -> AdditiveCodec:
     """Learn the codec of a task.
 
     Parameters
     ----------
     task : TrainingTask
         What is trained. Of its recipe only the epochs count.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Told about each epoch.
 
     Returns
@@ -100,7 +100,7 @@ def fit_fidelity(
     seed: int,
     epochs: int = 16,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
 ) -> FidelityState:
     """Learn a linear head and codebooks that keep exact cosine neighbours.
 
@@ -118,7 +118,7 @@ def fit_fidelity(
         Passes over the rows; 0 leaves the start as it is.
     device : str
         Torch device that the refinement runs on.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Told about each epoch.
 
     Returns

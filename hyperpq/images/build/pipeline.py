@@ -35,7 +35,7 @@ from hyperpq.images.build.state import BuildState
 from hyperpq.images.build.update import update_index
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.listing import PathLike, as_roots
-from hyperpq.progress import Progress, SilentProgress
+from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store import (
     IndexStore,
     Place,
@@ -63,7 +63,7 @@ def build_index(
     resume: bool = False,
     overwrite: bool = False,
     allow_empty: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
     **options: Unpack[BuildChoices],
 ) -> tuple[ImageIndex, BuildReport]:
     """Build an index of all images below some folders, or bring an index up to date.
@@ -90,7 +90,7 @@ def build_index(
         Whether to replace an existing index, once the new one is complete.
     allow_empty : bool
         Whether a folder may have no images any more, or be gone; see `update_index`.
-    progress : Progress, optional
+    progress : Progress or bool, optional
         Where to report progress.
     **options
         Other fields of `BuildOptions`. An existing index keeps the options that it was built with,
@@ -162,7 +162,7 @@ def build_index(
                 backbone,
                 device,
                 workers,
-                progress or SilentProgress(),
+                as_progress(progress),
                 allow_empty,
             )
             report = _run(build)

@@ -22,7 +22,7 @@ from hyperpq.images.build.state import BuildState
 from hyperpq.images.changes import is_below, is_unknown
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.listing import PathLike, as_roots
-from hyperpq.progress import Progress, SilentProgress
+from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store import find_place
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def update_index(
     backbone: Backbone | str | None = None,
     device: str = "auto",
     workers: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressLike = None,
     **options: Unpack[BuildChoices],
 ) -> tuple[ImageIndex, BuildReport]:
     """Add the new and changed images below some folders to an existing index.
@@ -79,7 +79,7 @@ def update_index(
     read.
     """
     target, roots = Path(os.path.abspath(path)), as_roots(roots)
-    progress = progress or SilentProgress()
+    progress = as_progress(progress)
     check_codec_alone(options)
     images = ImageIndex.open(target, device=device, backbone=backbone)
     chosen = _options_of(images, target, options)
