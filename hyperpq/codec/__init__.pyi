@@ -3,6 +3,7 @@ from .base import Codec as Codec
 from .config import AdditiveConfig as AdditiveConfig
 from .config import CodecConfig as CodecConfig
 from .config import PQConfig as PQConfig
+from .feature_codec import FeatureCodec as FeatureCodec
 from .hihpq import HiHPQCodec as HiHPQCodec
 from .learned import LearnedCodec as LearnedCodec
 from .pq import PQCodec as PQCodec
