@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
 from hyperpq.geometry.registry import GEOMETRIES, METRICS, GeometryName, Metric
-from hyperpq.quantizers.flat_pq import FLAT_METRICS, FlatMetric
+from hyperpq.quantizers.flat_metrics import FLAT_METRICS, FlatMetric
 from hyperpq.utils.validation import as_choice, as_count, as_number
 
 Normalization = Literal["power", "unit", "none"]

@@ -13,7 +13,8 @@ from hyperpq.codec.config import PQConfig
 from hyperpq.errors import InvalidInputError
 from hyperpq.progress import ProgressLike
 from hyperpq.quantizers.fit_flat import fit_flat, fit_rotation, take_evenly
-from hyperpq.quantizers.flat_pq import FlatMetric, FlatProductQuantizer
+from hyperpq.quantizers.flat_metrics import FlatMetric
+from hyperpq.quantizers.flat_pq import FlatProductQuantizer
 from hyperpq.utils.exact_matmul import RoundedFactor, exact_matmul
 from hyperpq.utils.kept import Kept
 from hyperpq.utils.validation import as_array, as_count, as_features

@@ -20,8 +20,7 @@ from hyperpq.codec.config import AdditiveConfig, CodecConfig, Normalization, PQC
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec, check_orthonormal
 from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError
-from hyperpq.geometry.registry import GEOMETRIES
-from hyperpq.quantizers.product import CURVATURE_RANGE
+from hyperpq.geometry.registry import CURVATURE_RANGE, GEOMETRIES
 
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
 _FORMAT = "hyperpq-codec"

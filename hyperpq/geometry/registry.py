@@ -22,6 +22,8 @@ _CLASSES: dict[str, str] = {
 
 Metric = Literal["l1", "geodesic", "chord"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+CURVATURE_RANGE = (0.01, 10.0)
+"""Bounds of c. With them sqrt(c) r is below 5 for each clip radius r in use (docs/method.md)."""
 
 
 @cache

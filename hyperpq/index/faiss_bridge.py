@@ -15,7 +15,7 @@ from hyperpq.codec.base import Codec
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.errors import InvalidInputError
-from hyperpq.quantizers.flat_pq import FlatMetric
+from hyperpq.quantizers.flat_metrics import FlatMetric
 from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.utils.output_files import check_writable, written_aside
 from hyperpq.utils.validation import as_choice, as_codes, as_features, as_ids

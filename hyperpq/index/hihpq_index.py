@@ -14,6 +14,7 @@ from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError, TrainingError
 from hyperpq.index.collection import Collection
 from hyperpq.index.directory import LOCK_TIMEOUT, codec_settings, open_directory
+from hyperpq.index.path_map import settled
 from hyperpq.index.vector_index import VectorIndex
 from hyperpq.utils.devices import resolve_device
 from hyperpq.utils.validation import as_choice, as_count, as_features, as_rows, as_views
@@ -121,7 +122,7 @@ class HiHPQIndex(VectorIndex):
         device: str = "auto",
     ) -> None:
         from hyperpq.codec.config import LEARNED_METRICS, PQConfig
-        from hyperpq.quantizers.flat_pq import FLAT_METRICS
+        from hyperpq.quantizers.flat_metrics import FLAT_METRICS
 
         self.d, self.M, self.nbits = as_count(d, "d"), as_count(M, "M"), as_count(nbits, "nbits")
         check_sizes(self.M, 1, self.nbits)
@@ -319,7 +320,7 @@ class HiHPQIndex(VectorIndex):
         if isinstance(shorter, HiHPQCodec):
             shorter.warn_of_noise()
         other = HiHPQIndex.from_codec(shorter, device=self.device)
-        other.metadata = self.metadata
+        other.metadata = settled(self.metadata, self.path, None)
         return other
 
     def clone(self) -> HiHPQIndex:

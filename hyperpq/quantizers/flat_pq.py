@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
+from hyperpq.quantizers.flat_metrics import FLAT_METRICS, FlatMetric
 from hyperpq.utils.exact_matmul import ExactFactor
 from hyperpq.utils.kept import Kept
 
-FlatMetric = Literal["l2", "ip"]
-FLAT_METRICS: tuple[FlatMetric, ...] = get_args(FlatMetric)
 # Products with codewords in memory at once.
 _MAX_ENTRIES = 1 << 20
 # Share of the squared lengths below which a squared distance is not computed from them.

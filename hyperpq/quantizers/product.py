@@ -7,11 +7,15 @@ from torch import Tensor, nn
 
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
-from hyperpq.geometry.registry import METRICS, GeometryName, Metric, get_geometry
+from hyperpq.geometry.registry import (
+    CURVATURE_RANGE,
+    METRICS,
+    GeometryName,
+    Metric,
+    get_geometry,
+)
 from hyperpq.utils.kept import Kept
 
-# Bounds of c. With them sqrt(c) r is below 5 for every clip radius r in use (docs/method.md).
-CURVATURE_RANGE = (0.01, 10.0)
 # Entries that fit a cache: of tables, and of the products that codes are read from.
 _TABLE_ENTRIES, _CODE_ENTRIES = 1 << 16, 1 << 20
 

@@ -21,8 +21,7 @@ from typing import Any, Literal
 
 from hyperpq.codec.config import Head, Normalization
 from hyperpq.errors import InvalidInputError
-from hyperpq.geometry.registry import GeometryName
-from hyperpq.quantizers.product import CURVATURE_RANGE
+from hyperpq.geometry.registry import CURVATURE_RANGE, GeometryName
 from hyperpq.training.fields import (
     POSITIVE,
     SHARE,
