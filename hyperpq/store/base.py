@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from hyperpq.codes import TiledCodes
 from hyperpq.store.columns import Column
 from hyperpq.store.rows import Rows
-from hyperpq.store.segments import conform_rows, find_ids, plan_append, plan_compaction
+from hyperpq.store.segments import (
+    check_features,
+    conform_rows,
+    find_ids,
+    plan_append,
+    plan_compaction,
+)
 from hyperpq.store.strings import Strings
 
 Deletions: TypeAlias = Mapping[int, NDArray[np.int64]]
@@ -99,11 +105,27 @@ class Segment(Protocol):
             There are no paths, or there is no such row.
         """
 
+    @property
+    def feature_size(self) -> int:
+        """Bytes of the features of one row; 0 if there are none."""
+
+    @property
+    def features(self) -> NDArray[np.uint8] | None:
+        """Features, shape (n, feature_size), uint8, or None; a scan never reads them."""
+
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of each id, shape (len(ids),), int64; -1 where there is none or it is deleted."""
 
-    def take(self, rows: NDArray[np.int64]) -> Rows:
-        """Some of the rows in memory, by their numbers."""
+    def take(self, rows: NDArray[np.int64], *, features: bool = True) -> Rows:
+        """Some of the rows in memory, by their numbers.
+
+        Parameters
+        ----------
+        rows : ndarray, shape (r,), int64
+            Row numbers.
+        features : bool
+            False leaves the features out, and does not read them.
+        """
 
 
 class Store(Protocol):
@@ -137,8 +159,8 @@ class Store(Protocol):
         Parameters
         ----------
         append : iterable of Rows
-            Each becomes a segment at the end. All of a store have one code size and one schema.
-            One at a time is asked for and stored.
+            Each becomes a segment at the end. All of a store have one code size, one schema and
+            one feature size. One at a time is asked for and stored.
         delete : mapping of int to integer ndarray, optional
             Position of a segment to numbers of rows to delete; rows that are deleted already may be
             among them. A segment without a row left goes.
@@ -167,6 +189,11 @@ class Store(Protocol):
     def schema(self) -> dict[str, str] | None:
         """Kind of each attribute column, see `Segment.schema`; None while there is no segment."""
         return self.segments[0].schema if self.segments else None
+
+    @property
+    def feature_size(self) -> int | None:
+        """Bytes of the features of one row, 0 if there are none; None while there is no segment."""
+        return self.segments[0].feature_size if self.segments else None
 
     def find(self, ids: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], Segment]]:
         """Where rows with these ids lie, segment by segment.
@@ -212,9 +239,12 @@ class Store(Protocol):
         Raises
         ------
         InvalidInputError
-            The rows have other columns than the store. Nothing was changed.
+            The rows have other columns or features of another size than the store. Nothing was
+            changed.
         """
         if rows.n:
+            if self.segments:
+                check_features(rows, self.segments[0])
             change = plan_append(self.segments, self.conform(rows), delete or {})
             self.commit(
                 append=change.append, delete=change.delete, drop=change.drop, next_id=next_id

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hyperpq.store.columns import GROUPS
@@ -30,7 +30,10 @@ MANIFEST_NAME = "manifest.json"
 SHARDS_FOLDER, TOMBSTONES_FOLDER = "shards", "dead"
 FOLDERS = (SHARDS_FOLDER, TOMBSTONES_FOLDER)
 FORMAT = "hyperpq-index"
-VERSION = 3
+VERSIONS = (3, 4)
+"""Versions that are read and written; see `Manifest.version`."""
+MAX_FORMER = 64
+"""How many former codecs a manifest remembers."""
 MAX_INT = 2**63 - 1
 ITEM_SIZES = {"uint8": 1, "int32": 4, "int64": 8, "float32": 4, "float64": 8}
 KINDS = {group: kind for kind, group in GROUPS.items()}
@@ -154,6 +157,11 @@ class ShardEntry:
         return self.rows - (self.tombstones.rows if self.tombstones else 0)
 
     @property
+    def feature_size(self) -> int:
+        """Bytes of the features of one row; 0 if there are none."""
+        return self.columns["features"].shape[1] if "features" in self.columns else 0
+
+    @property
     def schema(self) -> dict[str, str]:
         """Kind of each attribute column, see `columns.kind_of`; ``path`` too if there are paths."""
         kinds = {"path": "path"} if "path_bytes" in self.columns else {}
@@ -202,7 +210,11 @@ class Manifest:
         The rows.
     stored_names : dict of str to str
         Names in the directory of those of `files` that are not called as they are there: an index
-        that was published inside another one had to leave that one's files alone.
+        that was published inside another one, or that got another codec, had to leave the files
+        of before alone.
+    former : tuple of str
+        The `codec_checksum` of each codec that the index had before, the last one at the end, at
+        most `MAX_FORMER`. By these a later snapshot of an index is told from another index.
     """
 
     snapshot_number: int
@@ -212,6 +224,12 @@ class Manifest:
     files: dict[str, FileEntry]
     shards: tuple[ShardEntry, ...]
     stored_names: dict[str, str] = field(default_factory=dict)
+    former: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """Version of the format: 4 if rows have features or the codec was replaced, 3 otherwise."""
+        return 4 if self.former or any(shard.feature_size for shard in self.shards) else 3
 
     def to_bytes(self) -> bytes:
         """The file's text: JSON with sorted keys, equal for equal manifests."""
@@ -222,13 +240,14 @@ class Manifest:
     def _to_json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self.version,
             "generation": self.snapshot_number,
             "settings": self.settings,
             "next_id": self.next_id,
             "next_shard": self.next_shard,
             "files": {name: self._file_to_json(name) for name in self.files},
             "shards": [entry.to_json() for entry in self.shards],
+            **({"former": list(self.former)} if self.version > 3 else {}),
         }
 
     def _file_to_json(self, name: str) -> dict[str, Any]:
@@ -249,9 +268,18 @@ class Manifest:
                 named[shard.tombstones.file] = shard.tombstones.content
         return named
 
+    @property
+    def codec_checksum(self) -> str:
+        """Hash of `files`, whatever their names in the directory."""
+        return checksum(canonical({name: entry.to_json() for name, entry in self.files.items()}))
+
+    def follows(self, earlier: Manifest) -> bool:
+        """Whether this can be a later snapshot of the same index, perhaps with another codec."""
+        return self.files == earlier.files or earlier.codec_checksum in self.former
+
     def fingerprint(self) -> str:
         """Hash of what the index holds, whatever its history and file names."""
-        content = self._to_json()
+        content = replace(self, former=())._to_json()
         del content["generation"], content["next_shard"]
         for entry in content["files"].values():
             entry.pop("file", None)

@@ -23,10 +23,11 @@ from hyperpq.store.manifest import (
     ITEM_SIZES,
     KINDS,
     MANIFEST_NAME,
+    MAX_FORMER,
     MAX_INT,
     SHARDS_FOLDER,
     TOMBSTONES_FOLDER,
-    VERSION,
+    VERSIONS,
     Extent,
     FileEntry,
     Manifest,
@@ -36,6 +37,7 @@ from hyperpq.store.manifest import (
     renamed_file,
     tombstone_path,
 )
+from hyperpq.store.rows import MAX_FEATURE_SIZE
 from hyperpq.utils.files import CHECKSUM_BLOCK, checksum, os_errors, read_regular, torn_file
 
 MAX_FILE_BYTES = 1 << 30
@@ -151,17 +153,18 @@ def _manifest(content: Any, data: bytes) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"this is not a manifest of format {FORMAT!r}")
     version = _count(content.get("version"), "version", low=1)
-    if version != VERSION:
+    if version not in VERSIONS:
         advice = (
             f"install a later hyperpq that reads version {version}"
-            if version > VERSION
+            if version > max(VERSIONS)
             else "build the index again (no release wrote that version)"
         )
         raise FormatVersionError(
-            f"the index has format version {version}; hyperpq {__version__} reads version "
-            f"{VERSION}; {advice}."
+            f"the index has format version {version}; hyperpq {__version__} reads versions "
+            f"{' and '.join(map(str, VERSIONS))}; {advice}."
         )
     keys = "format version generation settings next_id next_shard files shards checksum"
+    keys += " former" if version > 3 else ""
     fields = _object(content, keys.split(), "manifest")
     digest = fields.pop("checksum")
     # Bytes, too: no flipped bit goes unnoticed, not even one that JSON doesn't mind.
@@ -189,11 +192,25 @@ def _manifest(content: Any, data: bytes) -> Manifest:
         files=files,
         shards=tuple(_shard_entry(shard) for shard in fields["shards"]),
         stored_names=stored_names,
+        former=_former(fields.get("former", [])),
     )
+    if manifest.version != version:
+        raise ValueError(
+            f"version is {version}; what the manifest names is version {manifest.version}"
+        )
     if len({manifest.stored_name(name) for name in files}) < len(files):
         raise ValueError("files has a file twice")
     _check_shards_fit(manifest)
     return manifest
+
+
+def _former(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_FORMER:
+        raise ValueError(f"former is no list of at most {MAX_FORMER} checksums")
+    former = tuple(_match(_HEX, digest)[0] for digest in value)
+    if len(set(former)) < len(former):
+        raise ValueError("former has a checksum twice")
+    return former
 
 
 def _stored_name(value: Any, name: str, snapshot_number: int) -> str:
@@ -213,6 +230,8 @@ def _check_shards_fit(manifest: Manifest) -> None:
         raise ValueError("a shard has a number that is not below next_shard")
     if len({shard.code_size for shard in manifest.shards}) > 1:
         raise ValueError("shards differ in code_size")
+    if len({shard.feature_size for shard in manifest.shards}) > 1:
+        raise ValueError("shards differ in the size of their features")
     if any(shard.schema != manifest.shards[0].schema for shard in manifest.shards):
         raise ValueError("shards differ in their attributes")
     for shard in manifest.shards:
@@ -296,6 +315,9 @@ def _column_fits(name: str, dtype: str, shape: tuple[int, ...], rows: int, code_
         return dtype == "int64" and len(shape) == 1 and 1 <= shape[0] <= rows + 1
     if name == "path_bytes" or group == "label_bytes":
         return dtype == "uint8" and len(shape) == 1
+    if name == "features":
+        fits = len(shape) == 2 and shape[0] == rows and 1 <= shape[1] <= MAX_FEATURE_SIZE
+        return dtype == "uint8" and fits
     return (group or name, dtype, shape) in (
         ("times", "int64", (rows,)),
         ("categories", "int32", (rows,)),

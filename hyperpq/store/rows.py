@@ -21,6 +21,9 @@ from hyperpq.store.columns import (
 from hyperpq.store.strings import Strings
 from hyperpq.utils.forks import cached
 
+MAX_FEATURE_SIZE = 1 << 24
+"""Bytes of the features of one row."""
+
 
 class Rows:
     """Rows in memory, in the order of their ids: a `Segment` of which no row is deleted.
@@ -35,6 +38,9 @@ class Rows:
         `columns.RESERVED_NAMES` nor Python keywords.
     paths : Strings or sequence of bytes, optional
         One path for each row as the file system gave it, in no particular encoding.
+    features : ndarray, shape (n, feature_size), uint8, optional
+        What the codes were made from, as bytes that the store does not interpret. A row has 1 to
+        `MAX_FEATURE_SIZE` of them.
 
     Raises
     ------
@@ -48,6 +54,7 @@ class Rows:
         ids: NDArray[np.int64],
         attributes: Mapping[str, Any] | None = None,
         paths: Strings | Sequence[bytes] | None = None,
+        features: NDArray[np.uint8] | None = None,
     ) -> None:
         if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8 or codes.ndim != 2:
             raise InvalidInputError(f"codes are {_describe(codes)}; expected uint8 (n, code_size).")
@@ -56,6 +63,7 @@ class Rows:
         n = len(codes)
         if not isinstance(ids, np.ndarray) or ids.shape != (n,) or ids.dtype != np.int64:
             raise InvalidInputError(f"ids are {_describe(ids)}; expected int64 ({n},).")
+        _check_features(features, n)
         columns = {}
         if attributes is not None and not isinstance(attributes, Mapping):
             raise InvalidInputError(
@@ -66,6 +74,7 @@ class Rows:
             columns[name] = as_column(name, values, n)
         self._codes, self._ids = np.ascontiguousarray(codes), np.ascontiguousarray(ids)
         self._attributes, self._paths = columns, _as_paths(paths, n)
+        self._features = None if features is None else np.ascontiguousarray(features)
         if np.any(self._ids[1:] <= self._ids[:-1]):
             self._sort()
 
@@ -79,13 +88,16 @@ class Rows:
         self._attributes = {name: column[order] for name, column in self._attributes.items()}
         if self._paths is not None:
             self._paths = self._paths.take(order)
+        if self._features is not None:
+            self._features = self._features[order]
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickle has the codes once.
         return {name: value for name, value in self.__dict__.items() if name != "tiled"}
 
     def __repr__(self) -> str:
-        return f"Rows(n={self.n}, code_size={self.code_size}, schema={self.schema})"
+        kept = f", feature_size={self.feature_size}" if self.feature_size else ""
+        return f"Rows(n={self.n}, code_size={self.code_size}, schema={self.schema}{kept})"
 
     @property
     def n(self) -> int:
@@ -175,17 +187,28 @@ class Rows:
         check_row(row, self.n)
         return self._paths[row]
 
+    @property
+    def feature_size(self) -> int:
+        """Bytes of the features of one row; 0 if there are none."""
+        return 0 if self._features is None else self._features.shape[1]
+
+    @property
+    def features(self) -> NDArray[np.uint8] | None:
+        """Features, shape (n, feature_size), uint8, or None."""
+        return self._features
+
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of each id, shape (len(ids),), int64; -1 where there is none."""
         return rows_of(ids, self._ids)
 
-    def take(self, rows: NDArray[np.int64]) -> Rows:
-        """Some of the rows, by their numbers."""
+    def take(self, rows: NDArray[np.int64], *, features: bool = True) -> Rows:
+        """Some of the rows, by their numbers; see `Segment.take`."""
         return Rows(
             self._codes[rows],
             self._ids[rows],
             {name: column[rows] for name, column in self._attributes.items()},
             None if self._paths is None else self._paths.take(rows),
+            self._features[rows] if features and self._features is not None else None,
         )
 
     @classmethod
@@ -194,12 +217,14 @@ class Rows:
         if len(several) == 1:
             return several[0]
         paths = [rows.path_strings for rows in several if rows.path_strings is not None]
+        features = [rows.features for rows in several if rows.features is not None]
         names = several[0].attributes
         return cls(
             np.concatenate([rows.codes for rows in several]),
             np.concatenate([rows.ids for rows in several]),
             {name: concatenate([rows.attributes[name] for rows in several]) for name in names},
             Strings.concatenate(paths) if paths else None,
+            np.concatenate(features) if features else None,
         )
 
 
@@ -216,6 +241,24 @@ def check_row(row: int, n: int) -> None:
     """Raise `InvalidInputError` unless ``row`` is one of ``n`` rows."""
     if not 0 <= row < n:
         raise InvalidInputError(f"row is {row}; expected 0 to {n - 1}.")
+
+
+def _check_features(features: NDArray[np.uint8] | None, n: int) -> None:
+    if features is None:
+        return
+    if (
+        not isinstance(features, np.ndarray)
+        or features.dtype != np.uint8
+        or features.shape[:1] != (n,)
+        or features.ndim != 2
+    ):
+        raise InvalidInputError(
+            f"features are {_describe(features)}; expected uint8 ({n}, feature_size)."
+        )
+    if not 1 <= features.shape[1] <= MAX_FEATURE_SIZE:
+        raise InvalidInputError(
+            f"features have {features.shape[1]} bytes a row; expected 1 to {MAX_FEATURE_SIZE}."
+        )
 
 
 def _as_paths(paths: Strings | Sequence[bytes] | None, n: int) -> Strings | None:

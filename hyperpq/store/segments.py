@@ -24,6 +24,15 @@ MAX_JOINED_ROWS = 1 << 18
 """Rows of a segment that appending makes from others: it never writes a large one again."""
 MAX_COMPACTED_ROWS = 1 << 20
 """Rows of a segment that compaction makes from others, and that are in memory at once."""
+MAX_JOINED_FEATURES = 1 << 27
+"""Bytes of features of a segment that appending makes from others.
+
+A row with features has 0.5 to 5 kB, so a bound on rows alone would allow gigabytes. Joining holds
+them in memory twice: 256 MB. A higher bound makes single additions slow, and a lower one leaves
+many files: at 1.3 kB a row, 10 million rows that were added 4,096 at a time are 153 segments. Each
+of them holds a file descriptor, of which some systems give a process 256."""
+MAX_COMPACTED_FEATURES = 1 << 28
+"""Bytes of features of a segment that compaction makes from others, and of a batch of rows."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +59,37 @@ def find_ids(
             yield position, rows, segment
 
 
-def live_batches(segments: Iterable[Segment], max_rows: int = MAX_COMPACTED_ROWS) -> Iterator[Rows]:
-    """The rows that are not deleted, in memory, at most ``max_rows`` at a time."""
+def live_batches(
+    segments: Iterable[Segment], max_rows: int = MAX_COMPACTED_ROWS, *, features: bool = True
+) -> Iterator[Rows]:
+    """The rows that are not deleted, batch by batch in memory.
+
+    Parameters
+    ----------
+    segments : iterable of Segment
+        The rows.
+    max_rows : int
+        Rows of a batch; features are at most `MAX_COMPACTED_FEATURES` bytes, too.
+    features : bool
+        False leaves the features out, and does not read them.
+
+    Yields
+    ------
+    Rows
+        At least one row of one segment.
+    """
     for segment in segments:
-        for start in range(0, segment.n, max_rows):
-            rows = live_rows(segment, start, min(start + max_rows, segment.n))
+        size = segment.feature_size if features else 0
+        step = _bounded(max_rows, MAX_COMPACTED_FEATURES, size)
+        for start in range(0, segment.n, step):
+            rows = live_rows(segment, start, min(start + step, segment.n))
             if len(rows):
-                yield segment.take(rows)
+                yield segment.take(rows, features=features)
+
+
+def _bounded(max_rows: int, max_features: int, feature_size: int) -> int:
+    """How many rows have at most ``max_features`` bytes of features; 1 to ``max_rows``."""
+    return min(max_rows, max(1, max_features // feature_size)) if feature_size else max_rows
 
 
 def live_rows(
@@ -74,7 +107,8 @@ def plan_append(segments: Sequence[Segment], rows: Rows, delete: Deletions) -> C
     """Append rows, joined with small segments at the end.
 
     Each row is moved at most 18 times in its life, and a store of n rows that grew one by one has
-    about n / 262,144 + 18 segments.
+    about n / 262,144 + 18 segments, or more and smaller ones if the rows have features, see
+    `MAX_JOINED_FEATURES`.
 
     Parameters
     ----------
@@ -90,7 +124,8 @@ def plan_append(segments: Sequence[Segment], rows: Rows, delete: Deletions) -> C
     Change
     """
     delete = dict(delete)
-    start = _first_joined(segments, rows.n)
+    max_rows = _bounded(MAX_JOINED_ROWS, MAX_JOINED_FEATURES, rows.feature_size)
+    start = _first_joined(segments, rows.n, max_rows)
     joined = [
         segment.take(live_rows(segment, 0, segment.n, delete.pop(position, None)))
         for position, segment in enumerate(segments[start:], start)
@@ -99,10 +134,10 @@ def plan_append(segments: Sequence[Segment], rows: Rows, delete: Deletions) -> C
     return Change([merged], range(start, len(segments)), delete)
 
 
-def _first_joined(segments: Sequence[Segment], total: int) -> int:
+def _first_joined(segments: Sequence[Segment], total: int, max_rows: int) -> int:
     """Position from which segments are joined with ``total`` new rows: none is larger."""
     start = len(segments)
-    while start and segments[start - 1].n_live <= min(total, MAX_JOINED_ROWS - total):
+    while start and segments[start - 1].n_live <= min(total, max_rows - total):
         start -= 1
         total += segments[start].n_live
     return start
@@ -142,7 +177,7 @@ def _runs(segments: Sequence[Segment]) -> list[list[int]]:
     for position, segment in enumerate(segments):
         if segment.n_live > free:
             runs.append([])
-            free = MAX_COMPACTED_ROWS
+            free = _bounded(MAX_COMPACTED_ROWS, MAX_COMPACTED_FEATURES, segment.feature_size)
         runs[-1].append(position)
         free -= segment.n_live
     return runs
@@ -165,7 +200,7 @@ def conform_rows(rows: Rows, schema: Mapping[str, str] | None) -> Rows:
     columns = {
         name: conform(name, column, schema[name]) for name, column in rows.attributes.items()
     }
-    return Rows(rows.codes, rows.ids, columns, rows.path_strings)
+    return Rows(rows.codes, rows.ids, columns, rows.path_strings, rows.features)
 
 
 def check_deletions(segments: Sequence[Segment], delete: Deletions) -> dict[int, NDArray[np.int64]]:
@@ -208,6 +243,17 @@ def check_appended(rows: Rows, first: Segment) -> None:
         raise InvalidInputError(
             f"append has code_size {rows.code_size} and columns {rows.schema}; expected "
             f"{first.code_size} and {first.schema}, as the store has."
+        )
+    check_features(rows, first)
+
+
+def check_features(rows: Rows, first: Segment) -> None:
+    """Raise `InvalidInputError` unless rows have features exactly as a segment of the store."""
+    given, kept = rows.feature_size, first.feature_size
+    if given != kept:
+        raise InvalidInputError(
+            (f"features have {given} bytes a row; " if given else "features are missing; ")
+            + (f"expected {kept} bytes, as the index has." if kept else "the index has none.")
         )
 
 

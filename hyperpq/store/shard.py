@@ -198,6 +198,19 @@ class Shard:
         """All paths, or None; every one of them is read."""
         return None if self.path_strings is None else self.path_strings.tolist()
 
+    @property
+    def feature_size(self) -> int:
+        """Bytes of the features of one row; 0 if there are none."""
+        return self.entry.feature_size
+
+    @property
+    def features(self) -> NDArray[np.uint8] | None:
+        """Features, shape (n, feature_size), uint8, read-only, or None.
+
+        The column is mapped: ``features[rows]`` reads these rows alone.
+        """
+        return self._column("features") if self.feature_size else None
+
     def find(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Row of each id, shape (len(ids),), int64; -1 where there is none or it is deleted."""
         out = np.full(len(ids), -1, np.int64)
@@ -209,14 +222,15 @@ class Shard:
             out[near] = np.where(rows_of(rows, self.deleted_rows) < 0, rows, -1)
         return out
 
-    def take(self, rows: NDArray[np.int64]) -> Rows:
-        """Some of the rows in memory, by their numbers."""
-        strings = self.path_strings
+    def take(self, rows: NDArray[np.int64], *, features: bool = True) -> Rows:
+        """Some of the rows in memory, by their numbers; see `Segment.take`."""
+        strings, kept = self.path_strings, self.features if features else None
         return Rows(
             self.tiled.take(rows),
             self.ids[rows],
             {name: self.attribute_at(name, rows) for name in self.attribute_names},
             None if strings is None else strings.take(rows),
+            None if kept is None else kept[rows],
         )
 
     def replace_deleted(self, entry: ShardEntry, deleted_rows: NDArray[np.int64]) -> Shard:
@@ -264,6 +278,8 @@ def write_shard(path: Path, number: int, rows: Rows, *, sync: bool = True) -> Sh
     if rows.path_strings is not None:
         columns["path_offsets"] = rows.path_strings.offsets
         columns["path_bytes"] = rows.path_strings.blob
+    if rows.features is not None:
+        columns["features"] = rows.features
     content, extents = write_columns(path, columns, sync=sync)
     ids = (int(rows.ids[0]), int(rows.ids[-1])) if rows.n else None
     return ShardEntry(number, rows.n, rows.code_size, extents, ids, content)

@@ -24,7 +24,7 @@ from store_tools import assert_same_rows, contents, make_rows
 
 from hyperpq.codes import row_bits
 from hyperpq.errors import InvalidInputError
-from hyperpq.store import Categories, Rows, Store
+from hyperpq.store import Categories, Rows, Store, live_batches, segments
 from hyperpq.store.columns import NUMBERS
 
 LABELS = st.none() | st.sampled_from(["", "cats", "dogs", "é" * 9]) | st.text(max_size=5)
@@ -50,7 +50,9 @@ def drawn_column(draw, kind: str, n: int):
 
 
 @st.composite
-def drawn_rows(draw, code_size: int, number: int, schema: dict[str, str]) -> Rows:
+def drawn_rows(
+    draw, code_size: int, number: int, schema: dict[str, str], feature_size: int
+) -> Rows:
     n = draw(st.integers(0, 20))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     columns = {name: kind for name, kind in schema.items() if name != "path"}
@@ -61,6 +63,7 @@ def drawn_rows(draw, code_size: int, number: int, schema: dict[str, str]) -> Row
         paths=draw(st.lists(st.binary(max_size=30), min_size=n, max_size=n))
         if "path" in schema
         else None,
+        features=rng.integers(0, 256, (n, feature_size), np.uint8) if feature_size else None,
     )
 
 
@@ -93,16 +96,24 @@ class StoreTests(ABC):
 
     def test_a_new_store_has_no_rows(self, store):
         assert (len(store.segments), store.ntotal, store.n_deleted) == (0, 0, 0)
-        assert (store.next_id, store.schema) == (0, None)
+        assert (store.next_id, store.schema, store.feature_size) == (0, None, None)
         assert list(store.find(np.arange(3))) == []
         assert not store.compact()
 
     def test_what_is_committed_is_read_back(self, tmp_path_factory):
         @settings(max_examples=40, suppress_health_check=list(HealthCheck))
-        @given(data=st.data(), code_size=st.integers(1, 64), schema=SCHEMAS)
-        def check(data, code_size, schema):
+        @given(
+            data=st.data(),
+            code_size=st.integers(1, 64),
+            schema=SCHEMAS,
+            feature_size=st.integers(0, 99),
+        )
+        def check(data, code_size, schema, feature_size):
             count = data.draw(st.integers(1, 3))
-            batches = [data.draw(drawn_rows(code_size, number, schema)) for number in range(count)]
+            batches = [
+                data.draw(drawn_rows(code_size, number, schema, feature_size))
+                for number in range(count)
+            ]
             store = self.create(tmp_path_factory.mktemp("store") / "store")
             store.commit(append=batches, next_id=77)
             for view in (store, self.reopen(store)):
@@ -114,12 +125,14 @@ class StoreTests(ABC):
                     assert (segment.deleted_mask, segment.live_bits) == (None, None)
                 assert view.ntotal == sum(rows.n for rows in batches)
                 assert (view.next_id, view.schema) == (77, schema)
+                assert view.feature_size == feature_size
             self.check(store)
             # Some of the rows, in another order.
             for segment, rows in zip(self.reopen(store).segments, batches, strict=True):
                 some = np.array(data.draw(st.permutations(range(rows.n))), np.int64)[: rows.n // 2]
                 assert_same_rows(segment.take(some), rows.take(some))
                 np.testing.assert_array_equal(segment.take(some).ids, np.sort(rows.ids[some]))
+                assert segment.take(some, features=False).features is None
 
         check()
 
@@ -225,6 +238,47 @@ class StoreTests(ABC):
         assert store.n_deleted == 0
         self.check(store)
 
+    def test_all_rows_or_none_have_features(self, store):
+        wanted = "features are missing; expected 6 bytes, as the index has"
+        for own, other, message in (
+            (6, 0, wanted),
+            (0, 6, "features have 6 bytes a row; the index has none"),
+            (6, 7, "features have 7 bytes a row; expected 6 bytes, as the index has"),
+        ):
+            store.commit(drop=range(len(store.segments)), append=[make_rows(5, feature_size=own)])
+            before = state(store)
+            wrong = make_rows(2, first=9, feature_size=other)
+            for change in (
+                lambda wrong=wrong: store.commit(append=[wrong]),
+                lambda wrong=wrong: store.append(wrong),
+            ):
+                with pytest.raises(InvalidInputError, match=message):
+                    change()
+            assert state(store) == state(self.reopen(store)) == before
+        self.check(store)
+
+    def test_features_bound_what_is_joined_and_compacted(self, store, monkeypatch):
+        monkeypatch.setattr(segments, "MAX_JOINED_FEATURES", 800)
+        monkeypatch.setattr(segments, "MAX_COMPACTED_FEATURES", 1600)
+        for i in range(30):
+            store.append(make_rows(1, first=i, feature_size=100))
+        assert [segment.n for segment in store.segments] == [8, 8, 8, 4, 2]
+        before = contents(store)
+        assert store.compact()
+        assert [segment.n for segment in store.segments] == [16, 14]
+        assert contents(store) == contents(self.reopen(store)) == before
+        assert [rows.n for rows in live_batches(store.segments, 15)] == [15, 1, 14]
+        monkeypatch.setattr(segments, "MAX_COMPACTED_FEATURES", 1000)
+        assert [rows.n for rows in live_batches(store.segments, 15)] == [10, 6, 10, 4]
+        plain = list(live_batches(store.segments, 15, features=False))
+        assert [(rows.n, rows.features) for rows in plain] == [(15, None), (1, None), (14, None)]
+        # More bytes than allowed in one row.
+        store.commit(drop=[0, 1])
+        for i in range(2):
+            store.append(make_rows(2, first=2 * i, feature_size=2000))
+        assert [segment.n for segment in store.segments] == [2, 2]
+        assert [rows.n for rows in live_batches(store.segments)] == [1, 1, 1, 1]
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -277,11 +331,12 @@ class StoreTests(ABC):
             store.append(Rows(more.codes, more.ids + 20, large, more.path_strings))
         assert state(store) == before
 
-    def test_any_sequence_of_changes_is_that_of_a_dict(self, tmp_path_factory):
+    @pytest.mark.parametrize("feature_size", [0, 5])
+    def test_any_sequence_of_changes_is_that_of_a_dict(self, tmp_path_factory, feature_size):
         run_state_machine_as_test(
-            lambda: StoreMachine(self, tmp_path_factory.mktemp("store") / "store"),
+            lambda: StoreMachine(self, tmp_path_factory.mktemp("store") / "store", feature_size),
             settings=settings(
-                max_examples=60,
+                max_examples=40,
                 stateful_step_count=15,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
@@ -292,8 +347,9 @@ class StoreTests(ABC):
 class StoreMachine(RuleBasedStateMachine):
     """Random changes of a store, and of a dict of what each row was made from by its id."""
 
-    def __init__(self, suite: StoreTests, folder: Path) -> None:
+    def __init__(self, suite: StoreTests, folder: Path, feature_size: int) -> None:
         super().__init__()
+        self.feature_size = feature_size
         self.suite = suite
         self.store = suite.create(folder)
         self.model: dict[int, int] = {}
@@ -315,12 +371,18 @@ class StoreMachine(RuleBasedStateMachine):
         codes = np.full((len(ids), 2), self.step, np.uint8)
         kinds = [f"step {self.step}" if i % 2 else None for i in ids.tolist()]
         columns = {"step": np.full(len(ids), self.step), "kind": kinds}
-        return Rows(codes, ids, columns, [b"%d" % i for i in ids])
+        # Features differ from row to row, and with each step.
+        features = np.add.outer(ids % 100 + self.step, np.arange(self.feature_size))
+        kept = features.astype(np.uint8) if self.feature_size else None
+        return Rows(codes, ids, columns, [b"%d" % i for i in ids], kept)
 
     def _deletion(self, ids: set[int]) -> dict[int, np.ndarray]:
         asked = np.array(sorted(ids), np.int64)
         self.model = {id: step for id, step in self.model.items() if id not in ids}
         return {position: rows[rows >= 0] for position, rows, _ in self.store.find(asked)}
+
+    def _features(self, id: int, step: int) -> bytes:
+        return bytes((id % 100 + step + i) % 256 for i in range(self.feature_size))
 
     @rule(data=st.data())
     def append(self, data):
@@ -375,7 +437,13 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.ntotal == len(self.model)
         assert self.store.next_id == self.next_id
         assert contents(self.store) == {
-            id: ((step, step), b"%d" % id, f"step {step}" if id % 2 else None, step)
+            id: (
+                (step, step),
+                b"%d" % id,
+                f"step {step}" if id % 2 else None,
+                step,
+                *([self._features(id, step)] if self.feature_size else []),
+            )
             for id, step in self.model.items()
         }
 

@@ -13,7 +13,9 @@ import xxhash
 from hyperpq.store import Categories, IndexStore, Rows, Segment, Store, live_batches
 
 
-def make_rows(n: int, code_size: int = 4, first: int = 0, paths: bool = True) -> Rows:
+def make_rows(
+    n: int, code_size: int = 4, first: int = 0, paths: bool = True, feature_size: int = 0
+) -> Rows:
     rng = np.random.default_rng(first + n)
     return Rows(
         codes=rng.integers(0, 256, (n, code_size), np.uint8),
@@ -22,15 +24,17 @@ def make_rows(n: int, code_size: int = 4, first: int = 0, paths: bool = True) ->
             name: rng.integers(0, 99, n).astype(name, copy=False) for name in ("int32", "float64")
         },
         paths=[b"dir\xff/%d" % i for i in range(first, first + n)] if paths else None,
+        features=rng.integers(0, 256, (n, feature_size), np.uint8) if feature_size else None,
     )
 
 
-def make_store(path: Path) -> IndexStore:
+def make_store(path: Path, feature_size: int = 0) -> IndexStore:
     """Shards of 5 and 7 rows, with two rows of the second deleted."""
     store = IndexStore.create(
         path, settings={"score": "l1"}, files={"codec.safetensors": b"c" * 99}
     )
-    store.commit(append=[make_rows(5), make_rows(7, first=5)], next_id=12)
+    batches = [make_rows(n, first=i, feature_size=feature_size) for n, i in ((5, 0), (7, 5))]
+    store.commit(append=batches, next_id=12)
     store.commit(delete={1: np.array([6, 0])})
     return store
 
@@ -38,6 +42,11 @@ def make_store(path: Path) -> IndexStore:
 def assert_same_rows(stored: Segment, rows: Segment) -> None:
     assert stored.n == rows.n
     assert stored.code_size == rows.code_size
+    assert stored.feature_size == rows.feature_size
+    if rows.features is None:
+        assert stored.features is None
+    else:
+        np.testing.assert_array_equal(stored.features, rows.features, strict=True)
     np.testing.assert_array_equal(stored.codes, rows.codes, strict=True)
     np.testing.assert_array_equal(stored.tiled.rows(), rows.codes, strict=True)
     np.testing.assert_array_equal(stored.ids, rows.ids, strict=True)
@@ -55,11 +64,13 @@ def assert_same_rows(stored: Segment, rows: Segment) -> None:
 
 
 def contents(store: Store) -> dict[int, tuple]:
-    """Live rows by id: code, path and attributes in the order of their names."""
+    """Live rows by id: code, path, attributes in the order of their names, and features if any."""
     out = {}
     for rows in live_batches(store.segments):
         columns = [rows.attribute(name) for name in rows.attribute_names]
         values = [c.strings() if isinstance(c, Categories) else c.tolist() for c in columns]
+        if rows.features is not None:
+            values.append([row.tobytes() for row in rows.features])
         paths = rows.paths or [None] * rows.n
         facts = zip(rows.codes.tolist(), paths, *values, strict=True)
         batch = {

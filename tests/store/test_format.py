@@ -13,7 +13,7 @@ from hyperpq import HiHPQIndex
 from hyperpq.codec.pq import PQCodec
 from hyperpq.codes import unpack
 from hyperpq.store import verify_directory
-from hyperpq.store.manifest import VERSION
+from hyperpq.store.manifest import VERSIONS
 
 DATA = Path(__file__).parents[1] / "data"
 FORMATS = sorted(DATA.glob("format-*"))
@@ -50,7 +50,7 @@ def make_format(path: Path) -> None:
 
 
 def test_the_present_format_is_kept():
-    assert [path.name for path in FORMATS][-1] == f"format-{VERSION}"
+    assert [path.name for path in FORMATS][-1] == f"format-{VERSIONS[0]}"
 
 
 @pytest.mark.parametrize("path", FORMATS, ids=lambda path: path.name)

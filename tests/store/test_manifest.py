@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from store_tools import make_store, rewrite_manifest
+from store_tools import make_rows, make_store, rewrite_manifest
 
 from hyperpq.errors import CorruptIndexError, FormatVersionError
 from hyperpq.store import IndexStore
@@ -18,7 +18,7 @@ from hyperpq.store.manifest_parser import is_current, read_manifest
 def test_another_format_is_refused_by_name(tmp_path, version, advice):
     make_store(tmp_path / "index")
     rewrite_manifest(tmp_path / "index", lambda m: m.update(version=version))
-    message = rf"format version {version}; .* reads version 3; {advice}"
+    message = rf"format version {version}; .* reads versions 3 and 4; {advice}"
     with pytest.raises(FormatVersionError, match=message):
         IndexStore.open(tmp_path / "index")
 
@@ -50,6 +50,66 @@ def test_what_is_read_is_what_was_written(tmp_path):
     assert is_current(store.path, manifest)
     store.commit(next_id=40)
     assert not is_current(store.path, manifest)
+
+
+def test_features_make_version_4_and_their_absence_version_3(tmp_path):
+    store = make_store(tmp_path / "index")
+
+    def version():
+        return json.loads((store.path / "manifest.json").read_text())["version"]
+
+    # Adding, deleting and compacting without features is what it was.
+    store.append(make_rows(1, first=50))
+    store.compact()
+    assert version() == 3
+    store.commit(drop=[0], append=[make_rows(5, feature_size=7)])
+    assert version() == 4
+    content = json.loads((store.path / "manifest.json").read_text())
+    assert content["former"] == []
+    (column,) = [c for name, c in content["shards"][0]["columns"].items() if name == "features"]
+    assert (column["dtype"], column["shape"]) == ("uint8", [5, 7])
+    assert read_manifest(store.path).to_bytes() == (store.path / "manifest.json").read_bytes()
+    store.append(make_rows(3, first=5, feature_size=7))
+    store.commit(delete={0: [1]})
+    assert store.compact()
+    assert version() == 4
+    assert IndexStore.open(store.path, verify=True).feature_size == 7
+    store.commit(drop=[0])
+    assert version() == 3
+    content = json.loads((store.path / "manifest.json").read_text())
+    assert "former" not in content
+
+
+def _features(manifest: dict, number: int = 0) -> dict:
+    return manifest["shards"][number]["columns"]["features"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(version=3), "manifest is no object with the keys"),
+        (lambda m: (m.update(version=3), m.pop("former")), "version is 3; .* is version 4"),
+        (lambda m: m.pop("former"), "manifest is no object with the keys .*, former"),
+        (lambda m: m.update(former=["0" * 31]), "does not match"),
+        (lambda m: m.update(former=["0" * 32] * 2), "former has a checksum twice"),
+        (lambda m: m.update(former=[f"{i:032x}" for i in range(65)]), "former is no list of at mo"),
+        (lambda m: m.update(former="0"), "former is no list of at most 64 checksums"),
+        (lambda m: _features(m).update(shape=[5, 6]), "shards differ in the size of their feat"),
+        (lambda m: m["shards"][1]["columns"].pop("features"), "shards differ in the size of thei"),
+        (lambda m: [s["columns"].pop("features") for s in m["shards"]], "version is 4; .* is ver"),
+        (lambda m: _features(m).update(shape=[5, 0]), "is no column of a shard of 5 rows"),
+        (lambda m: _features(m).update(shape=[4, 7]), "is no column of a shard of 5 rows"),
+        (lambda m: _features(m).update(shape=[35]), "is no column of a shard of 5 rows"),
+        (lambda m: _features(m).update(shape=[5, 2**24 + 1]), "is no column of a shard of 5 rows"),
+        (lambda m: _features(m).update(dtype="float32"), "is no column of a shard of 5 rows"),
+        (lambda m: _features(m).update(shape=[5, 2**24]), "lies outside the file"),
+    ],
+)
+def test_errors_of_features_name_the_field(tmp_path, change, message):
+    make_store(tmp_path / "index", feature_size=7)
+    rewrite_manifest(tmp_path / "index", change)
+    with pytest.raises(CorruptIndexError, match=message):
+        IndexStore.open(tmp_path / "index")
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,11 @@ from hyperpq.store import Rows
         ({"attributes": {"and": np.zeros(3)}}, "attribute 'and'"),
         ({"paths": [b"a"]}, "paths are 1; expected 3"),
         ({"paths": ["a", "b", "c"]}, "not bytes; convert it by os.fsencode"),
+        ({"features": [b"a", b"b", b"c"]}, r"features are a list; expected uint8 \(3, feature_s"),
+        ({"features": np.zeros((3, 4), np.int8)}, r"features are int8 \(3, 4\); expected uint8"),
+        ({"features": np.zeros((4, 4), np.uint8)}, r"features are uint8 \(4, 4\); expected"),
+        ({"features": np.zeros(3, np.uint8)}, r"features are uint8 \(3,\); expected"),
+        ({"features": np.zeros((3, 0), np.uint8)}, "features have 0 bytes a row; expected 1 to"),
     ],
 )
 def test_rows_are_checked(change, match):
@@ -69,19 +74,20 @@ def test_rows_take_any_memory_order():
 
 
 def test_rows_are_sorted_by_their_ids():
-    rows = make_rows(6)
+    rows = make_rows(6, feature_size=5)
     order = np.array([4, 0, 5, 1, 3, 2])
     shuffled = Rows(
         rows.codes[order],
         rows.ids[order],
         {name: column[order] for name, column in rows.attributes.items()},
         [rows.paths[i] for i in order],
+        rows.features[order],
     )
     assert_same_rows(shuffled, rows)
 
 
 def test_merged_rows_are_those_of_all():
-    whole = make_rows(9)
+    whole = make_rows(9, feature_size=5)
     thirds = [whole.take(np.arange(i, 9, 3)) for i in range(3)]
     assert_same_rows(Rows.merge(thirds), whole)
     assert Rows.merge(thirds[:1]) is thirds[0]

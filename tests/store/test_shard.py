@@ -12,7 +12,7 @@ from conformance import labelled_rows
 from store_tools import assert_same_rows, make_rows, make_store
 
 from hyperpq.errors import CorruptIndexError
-from hyperpq.store import IndexStore
+from hyperpq.store import IndexStore, Shard, live_batches
 
 
 def test_columns_are_mapped_not_read(tmp_path):
@@ -74,6 +74,36 @@ def test_opening_reads_small_shards_and_maps_large_ones(tmp_path):
             assert [problem.file for problem in store.verify()] == ["shards/000002.h5"]
     with pytest.raises(CorruptIndexError, match=r"000000.h5: the checksum is wrong"):
         IndexStore.open(tmp_path / "index")
+
+
+def test_features_are_mapped_and_only_rows_that_are_asked_for_are_read(tmp_path, monkeypatch):
+    store = IndexStore.create(tmp_path / "index", settings={}, files={})
+    rows = make_rows(3000, feature_size=500)
+    store.commit(append=[rows])
+    (shard,) = IndexStore.open(tmp_path / "index", verify=True).segments
+    assert isinstance(shard.features, np.memmap)
+    assert not shard.features.flags.writeable
+    with h5py.File(store.path / shard.entry.file, "r") as file:
+        assert file["features"].id.get_offset() % 64 == 0
+        np.testing.assert_array_equal(file["features"][:], rows.features)
+    np.testing.assert_array_equal(shard.features[[7, 2, 7]], rows.features[[7, 2, 7]])
+    # Nothing but what asks for features looks at them.
+    read = []
+    original = Shard._column
+
+    def column(self, name):
+        read.append(name)
+        return original(self, name)
+
+    monkeypatch.setattr(Shard, "_column", column)
+    store = IndexStore.open(tmp_path / "index")
+    list(store.find(np.arange(50)))
+    list(live_batches(store.segments, features=False))
+    store.commit(delete={0: [5]})
+    assert {"codes", "ids", "path_bytes"} <= {*read}
+    assert "features" not in read
+    assert store.segments[0].take(np.array([3])).features.tolist() == [rows.features[3].tolist()]
+    assert "features" in read
 
 
 @pytest.mark.parametrize(

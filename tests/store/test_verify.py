@@ -61,10 +61,12 @@ def test_verify_lists_garbage_and_opening_ignores_it(tmp_path):
 def test_damage_is_located(tmp_path):
     store = IndexStore.create(tmp_path / "index", settings={}, files={})
     n = CHECKSUM_BLOCK // 8 + 1000
-    store.commit(append=[Rows(np.zeros((n, 4), np.uint8), np.arange(n))])
+    kept = np.zeros((n, 2), np.uint8)
+    store.commit(append=[Rows(np.zeros((n, 4), np.uint8), np.arange(n), features=kept)])
     (shard,) = store.segments
     assert len(shard.entry.content.checksums) == 2
     path = tmp_path / "index" / shard.entry.file
+    assert "features" in shard.entry.columns
     with open(path, "r+b") as file:
         file.seek(CHECKSUM_BLOCK + 3)
         file.write(b"x")
