@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from hyperpq.errors import DatasetError
+from hyperpq.utils.json_text import encodable_text
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ class IgnoreRules:
         patterns = IgnorePatterns.from_bytes(data)
         for line in patterns.invalid:
             logger.warning(
-                "%s: the pattern %r matches nothing.", os.fsdecode(path), os.fsdecode(line)
+                "%s: the pattern %r matches nothing.", encodable_text(path), os.fsdecode(line)
             )
         # Those of the option keep precedence, as in git; then come those of the nearest folder.
         own = (os.path.join(folder, b""), patterns)

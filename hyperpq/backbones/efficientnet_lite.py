@@ -26,6 +26,7 @@ from hyperpq.backbones.onnx_writer import GraphWriter
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
 from hyperpq.utils.cache import cache_folder
+from hyperpq.utils.json_text import encodable_text
 
 if TYPE_CHECKING:
     from efficientnet_lite_pytorch import EfficientNet
@@ -254,11 +255,15 @@ def _read_cached(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        _log.info("%s cannot be read (%s); the network is converted again", path, error.strerror)
+        _log.info(
+            "%s cannot be read (%s); the network is converted again",
+            encodable_text(path),
+            error.strerror,
+        )
         return None
     if data[:16] == xxhash.xxh3_128_digest(data[16:]):
         return data[16:]
-    _log.warning("%s is damaged; the network is converted again", path)
+    _log.warning("%s is damaged; the network is converted again", encodable_text(path))
     return None
 
 
@@ -277,4 +282,6 @@ def _write_cached(path: Path, graph: bytes) -> None:
             raise
     except OSError as error:
         # Without the cache, each start only takes about a second longer.
-        _log.info("%s cannot be written (%s); nothing is cached", path, error.strerror)
+        _log.info(
+            "%s cannot be written (%s); nothing is cached", encodable_text(path), error.strerror
+        )

@@ -398,6 +398,15 @@ def test_a_pattern_that_matches_nothing_is_named(tmp_path, put, caplog):
             list_images([tmp_path], exclude=["b.png", pattern])
 
 
+def test_a_logged_name_can_be_written_as_utf_8(tmp_path, put, caplog):
+    """A handler that writes UTF-8 would raise an error, as pytest-xdist does with its reports."""
+    put("caf\udce9/a.png")
+    put("caf\udce9/.hyperpqignore", b"[a-\n")
+    names(tmp_path)
+    (message,) = caplog.messages
+    assert message.encode().startswith(os.fsencode(tmp_path) + rb"/caf\xe9/.hyperpqignore: ")
+
+
 def test_an_unreadable_ignore_file_is_an_error(tmp_path, put, monkeypatch):
     """Without it, files would be listed that the user asked to exclude."""
     put("a.png")
