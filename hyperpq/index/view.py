@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,15 +13,29 @@ from hyperpq.codes import CodeSegment, row_bits
 from hyperpq.errors import InvalidInputError, UnknownIdError
 from hyperpq.filters.selectors import SearchParameters, as_parameters
 from hyperpq.filters.where import Where
-from hyperpq.index.directory import DirectoryReference
+from hyperpq.index.directory import (
+    DirectoryReference,
+    codec_of,
+    kept_code_size,
+    kept_features,
+    kept_training,
+)
+from hyperpq.index.path_map import PathMap
 from hyperpq.index.stats import column_bytes
 from hyperpq.store import Categories, Column, IndexStore, Rows, Segment, Store, live_batches
 from hyperpq.store.columns import concatenate
 from hyperpq.store.paths import Paths
 from hyperpq.utils.validation import as_ids
 
+if TYPE_CHECKING:
+    from hyperpq.codec.base import Codec
+    from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.training_record import TrainingRecord
+
 # Rows of a batch unless told otherwise.
 _BATCH = 1 << 20
+# Rows whose features are read at once.
+_FEATURE_BATCH = 1 << 13
 
 
 class RowView:
@@ -33,22 +48,56 @@ class RowView:
     ----------
     code_size : int
         Bytes of one code.
+    feature_codec : FeatureCodec or None
+        How the rows keep their features; None if they keep none.
     """
 
-    def __init__(self, code_size: int, store: Store) -> None:
-        self.code_size = code_size
-        self._store = store
+    def __init__(
+        self,
+        code_size: int,
+        store: Store,
+        codec: Codec | None = None,
+        feature_codec: FeatureCodec | None = None,
+        training: TrainingRecord | None = None,
+    ) -> None:
+        self.code_size, self.feature_codec = code_size, feature_codec
+        self._store, self._codec, self._training = store, codec, training
 
     def __getstate__(self) -> dict[str, Any]:
-        # Of rows in a directory their place, as mapped files cannot be pickled.
         store = self._store
-        kept = DirectoryReference.of(store) if isinstance(store, IndexStore) else store
-        return {"code_size": self.code_size, "store": kept}
+        if not isinstance(store, IndexStore):
+            return self.__dict__
+        # Of rows in a directory their place, as mapped files cannot be pickled.
+        return {"code_size": self.code_size, "reference": DirectoryReference.of(store)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        kept = state["store"]
-        opened = kept.open() if isinstance(kept, DirectoryReference) else kept
-        RowView.__init__(self, state["code_size"], opened)
+        reference = state.pop("reference", None)
+        if reference is None:
+            self.__dict__ |= state
+            return
+        store = reference.open()
+        size = kept_code_size(store, state["code_size"])
+        RowView.__init__(self, size, store, feature_codec=kept_features(store))
+
+    @property
+    def codec(self) -> Codec | None:
+        """The codec that made the codes; None for rows without one.
+
+        Raises
+        ------
+        SnapshotChangedError
+            If the rows came in a pickle and their codec was replaced before it was first used.
+        """
+        if self._codec is None and isinstance(self._store, IndexStore):
+            self._codec = codec_of(self._store)
+        return self._codec
+
+    @property
+    def training(self) -> TrainingRecord | None:
+        """What the codec was learned from; None for rows that keep no features."""
+        if isinstance(self._store, IndexStore):
+            return kept_training(self._store)
+        return self._training
 
     def __len__(self) -> int:
         return self.ntotal
@@ -89,6 +138,11 @@ class RowView:
         """Id of the next row that is added without an id."""
         return self._store.next_id
 
+    @cached_property
+    def path_map(self) -> PathMap:
+        """How stored paths are shown: images may have moved together with their folder."""
+        return PathMap.of(self._store)
+
     @property
     def attribute_names(self) -> list[str]:
         """Names of the attribute columns, sorted."""
@@ -96,7 +150,7 @@ class RowView:
         return segments[0].attribute_names if segments else []
 
     def column_bytes(self) -> dict[str, int]:
-        """Bytes of codes, ids, attributes and paths, see `IndexStats`; none is read."""
+        """Bytes of the columns, see `IndexStats`; none is read."""
         return column_bytes(self._store.segments)
 
     @property
@@ -115,7 +169,9 @@ class RowView:
             Ascending.
         """
         given = as_parameters(params, where)
-        ids = [segment.ids[selected(segment, given)] for segment in self._store.segments]
+        ids = [
+            segment.ids[selected(segment, given, self.path_map)] for segment in self._store.segments
+        ]
         return np.sort(np.concatenate([np.empty(0, np.int64), *ids]))
 
     def code_segments(
@@ -131,7 +187,7 @@ class RowView:
         out = []
         for segment in self._store.segments:
             # Only the bits of each segment are kept, an eighth of its mask.
-            mask = selected(segment, given)
+            mask = selected(segment, given, self.path_map)
             if mask.any():
                 out.append(CodeSegment(segment.tiled, segment.ids, row_bits(mask)))
         return out
@@ -154,6 +210,46 @@ class RowView:
         refuse_missing(labels, missing)
         return codes
 
+    def features_of(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Features (n, d) float32 of the rows with some ids, in their order, as they are kept.
+
+        Raises
+        ------
+        UnknownIdError
+            If there is no row with one of the ids.
+        InvalidInputError
+            If the rows keep no features.
+        """
+        read_by = self.kept_by()
+        labels = as_ids(ids, None, distinct=False)
+        out = np.empty((len(labels), read_by.d), np.float32)
+        missing = np.ones(len(labels), bool)
+        for _, rows, segment in self._store.find(labels):
+            features = segment.features
+            assert features is not None
+            here = np.flatnonzero(rows >= 0)
+            for start in range(0, len(here), _FEATURE_BATCH):
+                some = here[start : start + _FEATURE_BATCH]
+                out[some] = read_by.decode(features[rows[some]])
+            missing[here] = False
+        refuse_missing(labels, missing)
+        return out
+
+    def kept_by(self) -> FeatureCodec:
+        """How the rows keep their features.
+
+        Raises
+        ------
+        InvalidInputError
+            If they keep none.
+        """
+        if self.feature_codec is None:
+            raise InvalidInputError(
+                "the index keeps no features; expected one that does; make it with "
+                "HiHPQIndex(d, features='int8') or hyperpq build."
+            )
+        return self.feature_codec
+
     def paths_of(self, ids: ArrayLike) -> list[bytes]:
         """Paths of the rows with some ids, in their order; no other path is read.
 
@@ -169,7 +265,8 @@ class RowView:
         missing = np.ones(len(labels), bool)
         for _, rows, segment in self._store.find(labels):
             for position in np.flatnonzero(rows >= 0).tolist():
-                found[position] = segment.path(int(rows[position]))
+                path = segment.path(int(rows[position]))
+                found[position] = self.path_map.shown(path)
             missing &= rows < 0
         refuse_missing(labels, missing)
         return [found[position] for position in range(len(labels))]
@@ -189,25 +286,45 @@ class RowView:
         refuse_missing(labels, order < 0)
         return {name: _values(columns, order) for name, columns in found.items() if columns}
 
-    def batches(self, size: int = _BATCH) -> Iterator[Rows]:
-        """All rows in batches of at most ``size``, one after another copied into memory.
+    def batches(self, size: int = _BATCH, *, features: bool = False) -> Iterator[Rows]:
+        """All rows in batches, one after another copied into memory.
+
+        Parameters
+        ----------
+        size : int
+            Rows of a batch at most.
+        features : bool
+            Whether kept features are read. Batches are then smaller if features are large.
 
         Yields
         ------
         Rows
-            With ``ids``, ``codes`` (n, code_size), ``paths`` and ``attributes``.
+            With ``ids``, ``codes`` (n, code_size), ``paths``, ``attributes``, and ``features`` as
+            bytes if they are asked for.
         """
-        return live_batches(self._store.segments, size)
+        batches = live_batches(self._store.segments, size, features=features)
+        return batches if self.path_map.is_identity else map(self._shown, batches)
+
+    def _shown(self, rows: Rows) -> Rows:
+        """Rows with their paths as they are shown."""
+        if rows.path_strings is None:
+            return rows
+        paths = self.path_map.shown_strings(rows.path_strings)
+        return Rows(rows.codes, rows.ids, rows.attributes, paths, rows.features)
 
 
-def selected(segment: Segment, params: SearchParameters) -> NDArray[np.bool_]:
-    """Mask (n,) of the rows of a segment that are not deleted and that ``params`` selects."""
+def selected(segment: Segment, params: SearchParameters, path_map: PathMap) -> NDArray[np.bool_]:
+    """Mask (n,) of the rows of a segment that are not deleted and that ``params`` selects.
+
+    Conditions on ``path`` are on the paths as they are shown.
+    """
 
     def column(name: str) -> Column | Paths:
         if name == "id":
             return segment.ids
         if name == "path" and segment.path_strings is not None:
-            return Paths(segment.path_strings.offsets, segment.path_strings.blob)
+            shown = path_map.shown_strings(segment.path_strings)
+            return Paths(shown.offsets, shown.blob)
         if name not in segment.schema:
             columns = ", ".join(sorted({"id", *segment.schema}))
             raise InvalidInputError(
