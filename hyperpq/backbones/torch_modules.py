@@ -7,11 +7,12 @@ same bits.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +22,14 @@ from hyperpq.backbones.base import Backbone, check_normalization, first_line
 from hyperpq.backbones.onnx_runtime import hash_model_files, read_sidecar
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
+from hyperpq.utils.forks import ForkSafeLock
 from hyperpq.utils.imports import need
 
 if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
+_PRECISION = ForkSafeLock()
 
 
 class TorchBackbone(Backbone):
@@ -60,15 +63,8 @@ class TorchBackbone(Backbone):
     def _features(self, pixels: np.ndarray) -> np.ndarray:
         import torch
 
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")  # no TF32, as cudnn's flag below
         try:
-            with (
-                torch.inference_mode(),
-                torch.backends.cudnn.flags(
-                    enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-                ),
-            ):
+            with _full_precision(), torch.inference_mode():
                 x = torch.tensor(pixels, device=self.device).permute(0, 3, 1, 2).float()
                 out = self._module((x / 255 - self._mean) / self._std)
                 if isinstance(out, torch.Tensor) and out.ndim == 4:
@@ -86,6 +82,25 @@ class TorchBackbone(Backbone):
                 f"{self.preprocessing.size} pixels on {self.device} ({first_line(error)}); "
                 "use device 'cpu' or another backbone."
             ) from error
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """Multiply and convolve without TF32, by deterministic algorithms.
+
+    These are settings of the whole process. Of two threads at once, the one that is done first
+    would restore them while the other computes, so one thread is let in at a time.
+    """
+    import torch
+
+    with _PRECISION:
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with torch.backends.cudnn.flags(
+                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+            ):
+                yield
         finally:
             torch.set_float32_matmul_precision(precision)
 

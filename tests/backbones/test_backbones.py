@@ -7,7 +7,9 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,47 @@ def test_the_path_for_gpus_gives_the_same_features(lite0):
     x = images(4)
     assert np.abs(on_torch(x) - lite0(x)).max() < 1e-4 * np.abs(lite0(x)).max()
     on_torch.check_matches(json.loads(json.dumps(lite0.identity())))
+
+
+class Settings(torch.nn.Module):
+    """Notes the settings of the process that it runs under, and lets other threads run between."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        for _ in range(2):
+            precision = torch.get_float32_matmul_precision()
+            self.seen.append((precision, torch.backends.cudnn.allow_tf32))
+            time.sleep(0.003)
+        return x.mean((2, 3))
+
+
+def test_threads_do_not_change_the_precision_of_each_other():
+    """The thread that was done first had TF32 on again while the others computed."""
+    module = Settings()
+    network = TorchBackbone(
+        "settings",
+        module,
+        preprocessing=Preprocessing(8),
+        weights_hash="0" * 32,
+        device="cpu",
+        mean=base.IMAGENET_MEAN,
+        std=base.IMAGENET_STD,
+    )
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        with ThreadPoolExecutor(4) as pool:
+            # Threads of different length overlap in every way.
+            list(pool.map(lambda n: network(images(n, 8)), [1, 70, 40, 100] * 3))
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = True
+    assert set(module.seen) == {("highest", False)}
 
 
 @pytest.mark.gpu
