@@ -10,7 +10,7 @@ import os
 import stat
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,13 @@ from hyperpq.errors import DatasetError, InvalidInputError
 IMAGE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
     b".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .heic .heif .hif "
     b".avif".split()
+)
+# Of images in formats that are not read; only endings that little else has.
+UNREAD_EXTENSIONS = frozenset(
+    b".psd .psb .xcf .kra .ora .afphoto .jp2 .j2k .jpf .jpx .jxl .jxr .wdp .hdp .tga .svg .svgz "
+    b".eps .ico .cur .icns .ppm .pgm .pbm .pnm .pam .pfm .pcx .exr .hdr .dds .sgi .ras .xbm .xpm "
+    b".qoi .fits .dcm .djvu .wmf .emf .dpx .pict .mng .jng .flif .bpg .rwl .mef .mos .gpr .dcr "
+    b".r3d".split()
 )
 # Names that operating systems and their tools create beside images; compared in lower case.
 _SYSTEM_NAMES = frozenset(
@@ -62,7 +69,8 @@ class Listing:
     files : list of ImageFile
         Files that may be images, sorted by path.
     skipped : dict of bytes to str
-        Path and reason of each entry that could not be examined.
+        Path and reason of each entry that could not be examined, and of each image of a format that
+        is not read, by the ending of its name.
     unknown : set of bytes
         Those of the skipped entries that may still be there: a folder that cannot be read, an
         entry after an I/O error, a broken link. Nothing is known about images at or below these
@@ -70,8 +78,8 @@ class Listing:
     empty : list of bytes
         Absolute paths of roots without images, or that do not exist.
     other : Counter of str
-        Number of files that are no images in a known format, by the ending of their names in lower
-        case; those without one, or with a long one, are counted for ``""``.
+        Number of files that are no images, by the ending of their names in lower case; those
+        without one, or with a long one, are counted for ``""``.
     """
 
     files: list[ImageFile] = field(default_factory=list)
@@ -79,6 +87,24 @@ class Listing:
     unknown: set[bytes] = field(default_factory=set)
     empty: list[bytes] = field(default_factory=list)
     other: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class RootOptions:
+    """What is listed below a root.
+
+    Attributes
+    ----------
+    include_hidden : bool
+        Whether to list names that begin with a dot and names that operating systems create
+        (``Thumbs.db``, ``@eaDir``, ``$RECYCLE.BIN``, ``lost+found``, ...).
+    exclude : tuple of str
+        Patterns in the syntax of .gitignore, relative to the root. They take precedence over those
+        in ``.hyperpqignore`` files, which any folder may contain.
+    """
+
+    include_hidden: bool = False
+    exclude: tuple[str, ...] = ()
 
 
 def list_images(
@@ -122,6 +148,8 @@ def scan_roots(
     leave_out: Sequence[str | bytes | Path] = (),
     is_left_out: Callable[[bytes], bool] | None = None,
     allow_missing: bool = False,
+    options: Mapping[bytes, RootOptions] | None = None,
+    on_found: Callable[[int], None] | None = None,
 ) -> Listing:
     """List every file below the roots that may be an image, and say what could not be examined.
 
@@ -129,18 +157,18 @@ def scan_roots(
     ----------
     roots : sequence of paths
         Folders, or single files, which are always listed.
-    include_hidden : bool
-        Whether to list names that begin with a dot and names that operating systems create
-        (``Thumbs.db``, ``@eaDir``, ``$RECYCLE.BIN``, ``lost+found``, ...).
-    exclude : sequence of str
-        Patterns in the syntax of .gitignore, relative to each root. They take precedence over
-        those in ``.hyperpqignore`` files, which any folder may contain.
+    include_hidden, exclude
+        See `RootOptions`.
     leave_out : sequence of paths
         Folders that are not looked into, by whatever name or link they are reached.
     is_left_out : callable, optional
         Called with the path of each folder below a root; says whether it is not looked into.
     allow_missing : bool
         Whether a root that does not exist counts as one without images; else it is an error.
+    options : mapping of bytes to RootOptions, optional
+        Absolute paths of roots that have other options than ``include_hidden`` and ``exclude``.
+    on_found : callable, optional
+        Called with the number of images that have been found in each folder.
 
     Returns
     -------
@@ -162,14 +190,22 @@ def scan_roots(
     Links to files and folders are followed after all real folders have been listed. Each real file
     appears once, under its real name if that is below a root; loops of links are detected.
     """
+    paths = [os.path.abspath(os.fsencode(root)) for root in roots]
+    default = RootOptions(include_hidden, tuple(exclude))
+    chosen = {path: (options or {}).get(path, default) for path in paths}
+    patterns = {path: _patterns(chosen[path].exclude) for path in paths}
+    hidden = {path for path in paths if chosen[path].include_hidden}
+    return _Run(hidden, leave_out, is_left_out, allow_missing, on_found).scan(patterns)
+
+
+def _patterns(exclude: Sequence[str]) -> IgnorePatterns:
     patterns = IgnorePatterns.from_lines(map(os.fsencode, exclude))
     if patterns.invalid:
         raise InvalidInputError(
             f"exclude has {os.fsdecode(patterns.invalid[0])!r}, which matches nothing; expected "
             "patterns in the syntax of .gitignore."
         )
-    run = _Run(include_hidden, leave_out, is_left_out, allow_missing)
-    return run.scan([os.path.abspath(os.fsencode(root)) for root in roots], patterns)
+    return patterns
 
 
 class _Run:
@@ -177,12 +213,15 @@ class _Run:
 
     def __init__(
         self,
-        include_hidden: bool,
+        with_hidden: Collection[bytes],
         leave_out: Iterable[str | bytes | Path],
         is_left_out: Callable[[bytes], bool] | None,
         allow_missing: bool,
+        on_found: Callable[[int], None] | None,
     ) -> None:
-        self.include_hidden = include_hidden
+        # Roots whose hidden files are listed.
+        self.with_hidden = with_hidden
+        self.on_found = on_found
         self.allow_missing = allow_missing
         self.found = Listing()
         # Device and inode of files and folders, with the path where each was first seen.
@@ -193,17 +232,20 @@ class _Run:
         # Files and folders of other roots that a root has, too, by links.
         self.shared: defaultdict[bytes, set[bytes]] = defaultdict(set)
 
-    def scan(self, roots: Sequence[bytes], exclude: IgnorePatterns) -> Listing:
-        """List the real folders of all roots, then the targets of links, round by round."""
+    def scan(self, roots: Mapping[bytes, IgnorePatterns]) -> Listing:
+        """List the real folders of all roots, then the targets of links, round by round.
+
+        Each root has the patterns of what is left out.
+        """
         found, identities = self.found, {}
         # Parents before children, so that the rules of the outermost root apply.
-        for path in sorted(set(roots)):
+        for path in sorted(roots):
             status = self._root(path)
             if status is None:
                 continue
             identities[path] = _identity(status)
             if stat.S_ISDIR(status.st_mode):
-                self._walk(path, path, status, IgnoreRules.of_root(path, exclude))
+                self._walk(path, path, status, IgnoreRules.of_root(path, roots[path]))
             else:
                 self._add(path, path, status)
         while self.links:
@@ -219,7 +261,7 @@ class _Run:
                     f"{os.fsdecode(path)} is another one than when its listing began, as after a "
                     "disk was unmounted; run the command again."
                 )
-        for root in sorted(set(roots)):
+        for root in sorted(roots):
             other_name = self.seen.get(identities.get(root, (-1, -1)), root)
             if not any(map(self._has_images, (root, other_name, *self.shared[root]))):
                 found.empty.append(root)
@@ -266,11 +308,11 @@ class _Run:
                 continue
             if self.is_left_out is not None and folder != root and self.is_left_out(folder):
                 continue
-            entries = self._entries(folder)
+            entries, before = self._entries(folder), len(self.found.files)
             if any(entry.name == IGNORE_FILE for entry in entries):
                 rules = rules.within(folder)
             for entry in entries:
-                if not self.include_hidden and _is_hidden(entry.name):
+                if root not in self.with_hidden and _is_hidden(entry.name):
                     continue
                 try:
                     if entry.is_symlink():
@@ -285,6 +327,8 @@ class _Run:
                         waiting.append((entry.path, status, rules))
                 elif not rules.ignore(entry.path, is_folder=False):
                     self._consider(root, entry.path, status)
+            if self.on_found is not None:
+                self.on_found(len(self.found.files) - before)
 
     def _follow(self, path: bytes, root: bytes, rules: IgnoreRules) -> None:
         """List the target of a link."""
@@ -333,7 +377,10 @@ class _Run:
                 self._skip(path, error)
                 return
             if sniff(header) is None:
-                if os.path.basename(path) != IGNORE_FILE:
+                if ending in UNREAD_EXTENSIONS:
+                    kind = ending[1:].decode().upper()
+                    self.found.skipped[path] = f"images of the format {kind} are not read"
+                elif os.path.basename(path) != IGNORE_FILE:
                     ending = ending if len(ending) <= _MAX_SUFFIX else b""
                     self.found.other[ending.decode("utf-8", "backslashreplace")] += 1
                 return

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hyperpq.datasets.folder import ImageFile, list_images, scan_roots
+from hyperpq.datasets.folder import ImageFile, RootOptions, list_images, scan_roots
 from hyperpq.errors import DatasetError, InvalidInputError
 
 
@@ -287,15 +287,43 @@ def test_a_disk_that_is_mounted_when_it_is_first_used(tmp_path, put, monkeypatch
 
 def test_files_of_other_kinds_are_counted(tmp_path, put):
     put("a.png")
-    for name in ("1.psd", "2.PSD", "x/3.psd", "b.mp4", "c.svg", "readme", "d.averylongsuffix"):
-        put(name, b"8BPS or anything else")
+    for name in ("1.txt", "2.TXT", "x/3.txt", "b.mp4", "readme", "d.averylongsuffix"):
+        put(name, b"anything")
     put("é.ж", b"x")
-    put(".hidden.psd", b"8BPS")
-    put("raw/4.psd", b"8BPS")
+    put(".hidden.txt", b"words")
+    put("raw/4.txt", b"words")
     put(".hyperpqignore", b"raw\n")
-    other = scan_roots([tmp_path]).other
-    assert other == {".psd": 3, ".mp4": 1, ".svg": 1, ".ж": 1, "": 2}
-    assert scan_roots([tmp_path], include_hidden=True).other[".psd"] == 4
+    found = scan_roots([tmp_path])
+    assert (found.other, found.skipped) == ({".txt": 3, ".mp4": 1, ".ж": 1, "": 2}, {})
+    assert scan_roots([tmp_path], include_hidden=True).other[".txt"] == 4
+
+
+def test_images_of_formats_that_are_not_read_are_named(tmp_path, put):
+    """They were counted together with other files; nothing said which images are missing."""
+    put("a.png")
+    names = ["1.psd", "x/2.PSD", "3.jp2", "4.tga", "5.svg", "6.rwl"]
+    for name in names:
+        put(name, b"8BPS or anything else")
+    found = scan_roots([tmp_path])
+    reasons = {os.path.basename(path): reason for path, reason in found.skipped.items()}
+    assert reasons == {
+        os.path.basename(name).encode(): f"images of the format {name[-3:].upper()} are not read"
+        for name in names
+    }
+    assert (found.other, found.unknown) == ({}, set())
+
+
+def test_each_root_has_its_own_options(tmp_path, put):
+    for root in ("a", "b"):
+        for name in ("1.png", "raw/2.png", ".hidden/3.png"):
+            put(f"{root}/{name}")
+    calls = []
+    roots = [os.fsencode(tmp_path / root) for root in "ab"]
+    options = {roots[1]: RootOptions(include_hidden=True, exclude=("1.png",))}
+    found = scan_roots(roots, exclude=["raw"], options=options, on_found=calls.append)
+    names = [os.path.relpath(os.fsdecode(file.path), tmp_path) for file in found.files]
+    assert names == ["a/1.png", "b/.hidden/3.png", "b/raw/2.png"]
+    assert sum(calls) == 3
 
 
 def test_folders_are_left_out_by_any_name(tmp_path, put):

@@ -433,34 +433,37 @@ def test_a_single_image_that_cannot_be_read(tmp_path):
 def test_files_of_other_kinds_are_counted(tmp_path):
     folder = fill(tmp_path / "p", 3)
     (folder / "a.psd").write_bytes(b"8BPS")
-    (folder / "b.psd").write_bytes(b"8BPS")
-    (folder / "c.ppm").write_bytes(b"P6 1 1 255 abc")
-    expected = {".psd": 2, ".ppm": 1}
+    (folder / "b.mp4").write_bytes(b"video")
+    (folder / "c.txt").write_bytes(b"words")
+    skipped = {bytes(folder / "a.psd"): "images of the format PSD are not read"}
     for path in (tmp_path / "index", tmp_path / "index", folder / "index", folder / "index"):
         _, report = build([folder], path)
-        assert (report.other, report.skipped) == (expected, {})
+        assert (report.other, report.skipped) == ({".mp4": 1, ".txt": 1}, skipped)
+        assert from_csv((path / "skipped.csv").read_bytes()) == skipped
     shutil.rmtree(folder / "index")
     for path in folder.glob("*.png"):
         path.unlink()
     with pytest.raises(
-        DatasetError, match=r"in .*/p, 3 files of other kinds \(2 \.psd, 1 \.ppm\);"
+        DatasetError,
+        match=r"in .*/p, 1 skipped, such as .*a\.psd \(images of the format PSD are not "
+        r"read\), 2 files of other kinds \(1 \.mp4, 1 \.txt\);",
     ):
         build([folder], tmp_path / "other")
 
 
 def test_a_resumed_build_reports_what_the_first_one_listed(tmp_path):
     folder = fill(tmp_path / "p", 40)
-    (folder / "a.psd").write_bytes(b"8BPS")
+    (folder / "a.txt").write_bytes(b"words")
     (folder / "broken.png").symlink_to("nowhere")
     network = Grid()
     network.fails_after = 100
     (tmp_path / "index.building").mkdir()
     with pytest.raises(BackboneError, match="the network failed"):
         build([folder], tmp_path / "index", network, resume=True)
-    (folder / "a.psd").unlink()
+    (folder / "a.txt").unlink()
     (folder / "broken.png").unlink()
     _, report = build([folder], tmp_path / "index", resume=True)
-    assert report.other == {".psd": 1}
+    assert report.other == {".txt": 1}
     assert report.skipped == {bytes(folder / "broken.png"): "broken link"}
 
 
