@@ -1,4 +1,5 @@
 from .collection import Collection as Collection
+from .encoded import EncodedVectors as EncodedVectors
 from .factory import index_factory as index_factory
 from .factory import read_index as read_index
 from .factory import write_index as write_index
@@ -7,7 +8,10 @@ from .faiss_bridge import from_faiss as from_faiss
 from .faiss_bridge import to_faiss as to_faiss
 from .faiss_bridge import write_faiss as write_faiss
 from .hihpq_index import HiHPQIndex as HiHPQIndex
+from .reader import IndexReader as IndexReader
+from .reader import IndexView as IndexView
 from .serialize import deserialize_index as deserialize_index
 from .serialize import serialize_index as serialize_index
 from .stats import IndexStats as IndexStats
+from .training_record import TrainingRecord as TrainingRecord
 from .view import RowView as RowView

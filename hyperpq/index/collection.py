@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.errors import InvalidInputError, StoreError
+from hyperpq.errors import InvalidInputError
 from hyperpq.filters.selectors import IDSelector, IDSelectorArray, SearchParameters
 from hyperpq.filters.where import Where
 from hyperpq.index.directory import codec_settings
+from hyperpq.index.encoded import recoded
 from hyperpq.index.holder import Shown, SnapshotHolder
 from hyperpq.index.path_map import PathMap
 from hyperpq.index.view import RowView, refuse_missing, selected
-from hyperpq.store import Column, MemoryStore, Rows, Store
+from hyperpq.progress import ProgressLike
+from hyperpq.store import Column, MemoryStore, Rows, Store, live_batches
 from hyperpq.store.strings import Strings
 from hyperpq.utils.validation import as_array, as_codes, as_count, as_ids
 
@@ -28,11 +30,11 @@ _MAX_ID = np.iinfo(np.int64).max
 
 
 class Collection(SnapshotHolder):
-    """Coded rows with ids, attributes and paths, in memory or in an index directory.
+    """Coded rows with ids, attributes, paths and kept features, in memory or in a directory.
 
-    `HiHPQIndex` holds a collection and the codec of its codes. Rows are read through `view`. Every
-    change is one transaction: it takes place completely or not at all, and in a directory it is
-    durable when the call returns.
+    `HiHPQIndex` holds a collection, which has the codec of its codes, too. Rows are read through
+    `view`. Every change is one transaction: it takes place completely or not at all, and in a
+    directory it is durable when the call returns.
 
     Parameters
     ----------
@@ -40,11 +42,17 @@ class Collection(SnapshotHolder):
         Bytes of one code.
     store : MemoryStore or IndexStore, optional
         Where the rows are; in memory by default.
+    codec : Codec, optional
+        The codec of the rows.
+    features : FeatureCodec, optional
+        How rows in memory keep their features; a directory says it itself.
+    device : str
+        Torch device of codecs that are read from the directory.
 
     Attributes
     ----------
-    code_size : int
-        Bytes of one code.
+    feature_codec : FeatureCodec or None
+        How the rows keep their features; None if they keep none.
 
     Notes
     -----
@@ -56,6 +64,7 @@ class Collection(SnapshotHolder):
     counted on from there, and given ids and columns are checked against it. A change waits up to
     `IndexStore.lock_timeout` seconds while another process is writing. `reset` and an assignment to
     `metadata` would undo what the caller has not seen, and raise `SnapshotChangedError` instead.
+    So do changes that bring codes of a codec that another process or thread has replaced.
 
     A pickle of a collection in a directory has its path and not its rows. It shows the same
     snapshot, or the newest one if files of that are gone. A collection in memory is pickled whole.
@@ -81,8 +90,8 @@ class Collection(SnapshotHolder):
             If `add` would refuse them.
         """
         with self._writing():
-            if self._follows() and self._directory:
-                self._directory.refresh()
+            if self._follows():
+                self.refresh()
         labels = self.new_ids(ids, n)
         if not n:
             return {}
@@ -97,7 +106,9 @@ class Collection(SnapshotHolder):
         *,
         attributes: Mapping[str, Any] | None = None,
         paths: Sequence[bytes] | None = None,
+        features: NDArray[np.uint8] | None = None,
         remove: ArrayLike | None = None,
+        codec: Codec | None = None,
     ) -> None:
         """Add rows, and remove others in the same transaction.
 
@@ -111,31 +122,45 @@ class Collection(SnapshotHolder):
             Columns, the same ones as those of the rows that are there.
         paths : sequence of bytes, optional
             One path for each row, as `os.fsencode` returns it.
+        features : ndarray, shape (n, feature_size), uint8, optional
+            Kept features, as the `FeatureCodec` of the collection encodes them, if it has one.
         remove : array_like of int, optional
             Ids of rows to remove. New rows can have these ids.
+        codec : Codec, optional
+            The codec that made the codes; the one that is shown now by default.
 
         Raises
         ------
         InvalidInputError
             Nothing was changed.
+        SnapshotChangedError
+            The codec was replaced meanwhile, by another process or thread; nothing was changed.
         StoreError
             The system refused; nothing was changed.
         """
-        given = as_codes(codes, self.code_size).copy()
+        shown = self._shown
+        given = as_codes(codes, shown.code_size).copy()
+        kept = self._as_kept(features, len(given))
         old = np.empty(0, np.int64) if remove is None else as_ids(remove, None, distinct=False)
 
         def change() -> None:
             labels = self._new_ids(ids, len(given), old)
-            rows = Rows(given, labels, attributes, self._stored_paths(paths))
+            rows = Rows(given, labels, attributes, self._stored_paths(paths), kept)
             columns = _copied(rows.attributes)
-            self._append(Rows(rows.codes, rows.ids, columns, rows.path_strings), old)
+            self._append(Rows(rows.codes, rows.ids, columns, rows.path_strings, rows.features), old)
 
-        self._change(change)
+        self._change(change, codec or shown.codec)
 
     def update(
-        self, ids: ArrayLike, codes: ArrayLike, *, attributes: Mapping[str, Any] | None = None
+        self,
+        ids: ArrayLike,
+        codes: ArrayLike,
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        features: NDArray[np.uint8] | None = None,
+        codec: Codec | None = None,
     ) -> None:
-        """Replace the codes of rows, and some of their attributes; paths stay.
+        """Replace the codes of rows, their kept features and some attributes; paths stay.
 
         Parameters
         ----------
@@ -145,20 +170,24 @@ class Collection(SnapshotHolder):
             New codes.
         attributes : mapping of str to array_like, each shape (n,), optional
             New values of some columns.
+        features, codec
+            As in `add`.
 
         Raises
         ------
-        InvalidInputError
+        InvalidInputError, SnapshotChangedError
             Nothing was changed.
         """
-        given = as_codes(codes, self.code_size).copy()
+        shown = self._shown
+        given = as_codes(codes, shown.code_size).copy()
         labels = as_ids(ids, len(given))
+        vectors = self._as_kept(features, len(given))
 
         def change() -> None:
             kept = self._rows_of(labels)
             if kept is None:
                 return
-            new = Rows(given, labels, attributes)
+            new = Rows(given, labels, attributes, features=vectors)
             if unknown := new.attributes.keys() - kept.attributes.keys():
                 names = ", ".join(kept.attribute_names)
                 has = f"expected {names}, as the index has" if names else "the index has none"
@@ -167,9 +196,11 @@ class Collection(SnapshotHolder):
                     "are added."
                 )
             columns = {**kept.attributes, **_copied(new.attributes)}
-            self._append(Rows(new.codes, kept.ids, columns, kept.path_strings), labels)
+            self._append(
+                Rows(new.codes, kept.ids, columns, kept.path_strings, new.features), labels
+            )
 
-        self._change(change)
+        self._change(change, codec or shown.codec)
 
     def remove(
         self,
@@ -215,14 +246,47 @@ class Collection(SnapshotHolder):
 
         return self._change(change)
 
-    def merge(self, other: RowView, add_id: int = 0) -> None:
-        """Add all rows of another collection, see `HiHPQIndex.merge_from`."""
+    def merge(
+        self,
+        other: RowView,
+        add_id: int = 0,
+        *,
+        codec: Codec | None = None,
+        encode_anew: bool = False,
+    ) -> None:
+        """Add all rows of another collection, see `HiHPQIndex.merge_from`.
+
+        Parameters
+        ----------
+        other : RowView
+            The rows.
+        add_id : int
+            Number added to their ids.
+        codec : Codec, optional
+            The codec of the codes that are stored; the one that is shown now by default.
+        encode_anew : bool
+            Whether the codes are made of the kept features of ``other`` by that codec, which is
+            not the codec of ``other``.
+        """
         add_id, ids = as_count(add_id, "add_id", -_MAX_ID), other.ids
+        codec = codec or self.codec
         if len(ids) and not 0 <= int(ids[0]) + add_id <= int(ids[-1]) + add_id <= _MAX_ID:
             raise InvalidInputError(
                 f"add_id is {add_id}, with which ids of other would leave 0 to 2**63 - 1; expected "
                 "another one."
             )
+        if self.feature_codec is not None and other.feature_codec is None:
+            raise InvalidInputError(
+                f"other keeps no features; expected features of the kind "
+                f"{self.feature_codec.kind!r}, which this index keeps; add its vectors instead."
+            )
+
+        def batches() -> Iterable[Rows]:
+            if not encode_anew and self.feature_codec in (None, other.feature_codec):
+                return other.batches(features=self.feature_codec is not None)
+            assert codec is not None
+            rows = other.batches(features=True)
+            return recoded(rows, codec, other.kept_by(), keep=self.feature_codec)
 
         def change() -> None:
             for _, rows, _ in self._store.find(ids + add_id):
@@ -238,15 +302,80 @@ class Collection(SnapshotHolder):
                     batch.ids + add_id,
                     batch.attributes,
                     self._stored_paths(batch.path_strings),
+                    batch.features,
                 )
-                for batch in other.batches()
+                for batch in batches()
             )
             self._store.commit(
                 append=map(self._store.conform, moved),
                 next_id=self._next_after(int(ids[-1]) + add_id),
             )
 
-        self._change(change)
+        self._change(change, codec)
+
+    def put(self, batches: Iterable[Rows], next_id: int) -> None:
+        """Fill a collection in memory that has no rows yet."""
+        with self._changing:
+            self._store.commit(append=batches, next_id=next_id)
+
+    def recode(
+        self, codec: Codec, training: TrainingRecord, *, progress: ProgressLike = None
+    ) -> None:
+        """Give all rows the codes of their kept features by another codec, in one commit.
+
+        The rows are the newest ones of the directory. Ids, attributes, paths and `next_id` stay.
+
+        Parameters
+        ----------
+        codec : Codec
+            The codec from then on.
+        training : TrainingRecord
+            What it was learned from.
+        progress : Progress or bool, optional
+            Where to report the rows that are encoded.
+
+        Raises
+        ------
+        InvalidInputError
+            If the rows keep no features, or the call is inside `exclusive` or `on_this_snapshot`.
+        StoreError
+            If the system refuses; the codec and the rows are those of before.
+        """
+        kept = self.view().kept_by()
+        with self._writing():
+            if self._holds_lock or not self._follows():
+                raise InvalidInputError(
+                    "the codec cannot be replaced inside a block of exclusive() or "
+                    "on_this_snapshot(); expected a call outside."
+                )
+
+            def codes_of(store: Store) -> Iterable[Rows]:
+                rows = live_batches(store.segments)
+                return recoded(rows, codec, kept, keep=kept, progress=progress, total=store.ntotal)
+
+            directory = self._directory
+            if directory is None:
+                memory = MemoryStore()
+                memory.commit(append=codes_of(self._store), next_id=self.next_id)
+                self._shown = Shown(memory, codec, codec.code_size, training)
+                return
+            from hyperpq.codec.serialization import to_files
+
+            # Another object, so that the new rows are not shown before their codec is.
+            newest = copy.copy(directory)
+            with newest.hold_lock():
+                newest.refresh()
+                newest.commit(
+                    append=codes_of(newest),
+                    drop=range(len(newest.segments)),
+                    settings={
+                        **newest.settings,
+                        **codec_settings(codec),
+                        "training": training.to_json(),
+                    },
+                    files=to_files(codec),
+                )
+                self._shown = Shown(newest, codec, codec.code_size)
 
     def reset(self) -> None:
         """Remove all rows, and count ids from 0 again."""
@@ -259,6 +388,29 @@ class Collection(SnapshotHolder):
         Search results stay the same, and other readers of the directory are not disturbed.
         """
         return self._change(lambda: self._store.compact())
+
+    def _as_kept(self, features: NDArray[np.uint8] | None, n: int) -> NDArray[np.uint8] | None:
+        """Kept features of n rows, as this collection wants them."""
+        kept = self.feature_codec
+        if kept is None:
+            if features is not None:
+                raise InvalidInputError(
+                    "features are given for an index that keeps none; expected none; leave them "
+                    "out, or make an index with features='int8'."
+                )
+            return None
+        if features is None:
+            raise InvalidInputError(
+                f"codes are given without features, but the index keeps features of the kind "
+                f"{kept.kind!r}; expected vectors; call add(x) or update(x, ids) of the index."
+            )
+        array = as_array(features, "features")
+        if array.dtype != np.uint8 or array.shape != (n, kept.size):
+            raise InvalidInputError(
+                f"features have dtype {array.dtype} and shape {array.shape}; expected uint8 of "
+                f"shape ({n}, {kept.size}), as FeatureCodec.encode returns them."
+            )
+        return array.copy()
 
     def _new_ids(
         self, ids: ArrayLike | None, n: int, removed: NDArray[np.int64]
@@ -283,7 +435,9 @@ class Collection(SnapshotHolder):
     def _rows_of(self, labels: NDArray[np.int64]) -> Rows | None:
         """The rows with some ids, all of which must be there; None for no ids."""
         found = self._store.find(labels)
-        taken = [segment.take(np.sort(rows[rows >= 0])) for _, rows, segment in found]
+        taken = [
+            segment.take(np.sort(rows[rows >= 0]), features=False) for _, rows, segment in found
+        ]
         known = np.concatenate([np.empty(0, np.int64), *(rows.ids for rows in taken)])
         refuse_missing(labels, ~np.isin(labels, known))
         return Rows.merge(taken) if taken else None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hyperpq.codes import code_size
 from hyperpq.errors import CorruptIndexError, InvalidInputError, SnapshotChangedError
 from hyperpq.store import (
     IndexStore,
@@ -24,6 +25,8 @@ from hyperpq.utils.validation import as_choice, as_number
 
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
+    from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.training_record import TrainingRecord
     from hyperpq.index.view import RowView
     from hyperpq.store import Durability
     from hyperpq.store.manifest import Manifest
@@ -79,8 +82,11 @@ class DirectoryReference:
 
     def open_with_codec(self) -> tuple[Codec, IndexStore]:
         """`open`, and the codec on the CPU."""
-        store = self.open()
-        return _codec_of(store), store
+        while True:
+            store = self.open()
+            # Another codec may take the place before this one is read.
+            with suppress(SnapshotChangedError):
+                return codec_of(store), store
 
 
 def write_directory(
@@ -132,7 +138,7 @@ def write_directory(
             shutil.rmtree(work / "index", ignore_errors=True)
             store = IndexStore.create(work / "index", settings=settings, files=files)
             if rows.n_segments:
-                store.commit(append=rows.batches(), next_id=rows.next_id)
+                store.commit(append=rows.batches(features=True), next_id=rows.next_id)
             replace_directory(store.path, target, overwrite=overwrite)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -165,13 +171,21 @@ def open_directory(
     while True:
         store = IndexStore.open(path, verify=verify, read_only=read_only)
         store.durability, store.lock_timeout = durability, wait
-        # Another index may take the place before the codec of this one is read.
+        # Another index or codec may take the place before this codec is read.
         with suppress(SnapshotChangedError):
-            return _codec_of(store), store
+            return codec_of(store), store
 
 
-def _codec_of(store: IndexStore) -> Codec:
-    """The codec of a directory, on the CPU; settings and rows agree with it."""
+def codec_of(store: IndexStore) -> Codec:
+    """The codec of the snapshot that is shown, on the CPU; settings and rows agree with it.
+
+    Raises
+    ------
+    CorruptIndexError
+        If a file is altered, or settings or rows do not agree.
+    SnapshotChangedError
+        If another codec has taken its place on disk, or another index.
+    """
     # After the opening, so that a missing index is reported without loading torch.
     from hyperpq.codec.serialization import from_files
 
@@ -190,7 +204,62 @@ def _codec_of(store: IndexStore) -> Codec:
             f"{store.path}: a shard has codes of another size than {codec.code_size} bytes; "
             "expected that size."
         )
+    size = 0 if (kept := kept_features(store)) is None else kept.size
+    if any(segment.feature_size != size for segment in store.segments):
+        raise CorruptIndexError(
+            f"{store.path}: a shard has features of another size than {size} bytes; expected that "
+            "size, as the settings in manifest.json say."
+        )
+    kept_training(store)
     return codec
+
+
+def kept_features(store: IndexStore) -> FeatureCodec | None:
+    """How the rows of a directory keep their features; None if they keep none.
+
+    Raises
+    ------
+    CorruptIndexError
+        If the settings say what nobody knows.
+    """
+    settings = store.settings
+    if "features" not in settings:
+        return None
+    from hyperpq.codec.feature_codec import FeatureCodec
+
+    try:
+        return FeatureCodec(settings["features"], settings["d"])
+    except (InvalidInputError, KeyError) as error:
+        raise CorruptIndexError(
+            f"{store.path}: features in manifest.json are {settings['features']!r}; expected "
+            "'int8', 'float16' or 'float32', and d."
+        ) from error
+
+
+def kept_training(store: IndexStore) -> TrainingRecord | None:
+    """What the codec of a directory was learned from; None where it is not recorded.
+
+    Raises
+    ------
+    CorruptIndexError
+        If the record is something else.
+    """
+    record = store.settings.get("training")
+    if record is None:
+        return None
+    from hyperpq.index.training_record import TrainingRecord
+
+    return TrainingRecord.from_json(record, store.path)
+
+
+def kept_code_size(store: IndexStore, expected: int) -> int:
+    """Bytes of one code in a directory; those expected unless its rows are of another codec."""
+    for segment in store.segments:
+        return segment.code_size
+    settings = store.settings
+    if {"M", "nbits"} <= settings.keys():
+        return code_size(settings["M"], settings["nbits"])
+    return expected
 
 
 def codec_settings(codec: Codec) -> dict[str, Any]:

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.codes import check_sizes
-from hyperpq.errors import InvalidInputError, TrainingError
+from hyperpq.codec.feature_codec import KeptFeatures, feature_codec
+from hyperpq.codes import check_sizes, code_size
+from hyperpq.errors import InvalidInputError
 from hyperpq.index.collection import Collection
-from hyperpq.index.directory import LOCK_TIMEOUT, codec_settings, open_directory
-from hyperpq.index.path_map import settled
-from hyperpq.index.vector_index import VectorIndex
+from hyperpq.index.directory import LOCK_TIMEOUT, open_directory
+from hyperpq.index.reader import trained
+from hyperpq.index.trainable import TrainableIndex
 from hyperpq.utils.devices import resolve_device
-from hyperpq.utils.validation import as_choice, as_count, as_features, as_rows, as_views
+from hyperpq.utils.validation import as_choice, as_count
 
 if TYPE_CHECKING:
-    from hyperpq.codec.base import Codec
     from hyperpq.codec.config import PQConfig
     from hyperpq.index.faiss_bridge import FaissExport
-    from hyperpq.progress import ProgressLike
     from hyperpq.store.index_store import Durability
-    from hyperpq.training.recipe import Recipe
 
 
-class HiHPQIndex(VectorIndex):
+class HiHPQIndex(TrainableIndex):
     """Exhaustive index over learned hyperbolic product codes.
 
     An index consists of a codec, which `train` learns, and a `Collection` of coded rows. A new
@@ -41,17 +36,26 @@ class HiHPQIndex(VectorIndex):
     d : int
         Width of the vectors.
     M : int
-        Number of subquantizers, and so of codes of one vector.
+        Number of subquantizers, and so of codes of one vector: 8 codes of 8 bits are 64 bits.
     nbits : {8, 4}
         Bits of one code; a vector has M * nbits bits.
     metric : {"l1", "geodesic", "chord", "l2", "ip"}
-        How distances add up over the subspaces, see `ProductQuantizer`. Codes that are trained with
-        ``objective="fidelity"`` have the metric ``inner`` whatever is said here, see
-        `AdditiveCodec`. With ``l2`` and ``ip`` the index has plain codebooks and learns no
-        representation, like FAISS's ``IndexPQ``; ``d`` must be a multiple of M.
+        How distances add up over the subspaces, see `ProductQuantizer`. With ``l2`` and
+        ``ip`` the index has plain codebooks and learns no representation, like FAISS's ``IndexPQ``;
+        ``d`` must be a multiple of M.
+    objective : {"semantic", "fidelity"}, optional
+        What codes keep: ``semantic``, the default, brings vectors that belong together close to
+        each other; ``fidelity`` keeps the exact neighbours by cosine, as FAISS's codes do. Its
+        codes have the metric ``inner`` whatever is said above, see `AdditiveCodec`.
     rotation : int
         With plain codebooks, the width of the vectors after a learned rotation (OPQ), see
         `PQConfig`; 0 for none.
+    features : {"none", "int8", "float16", "float32"}
+        What is kept of the vectors themselves, beside their codes: nothing, or each of them as a
+        `FeatureCodec` writes it. With features the codec can be learned anew (`retrain`), codes of
+        another length can be made (`with_bits`), and the vectors be read (`features_of`). ``int8``
+        takes d + 4 bytes a vector, which no search reads. Codes are then those of the vectors as
+        they are kept.
     device : str
         ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda`` or ``cuda:N``: where vectors are
         trained on and encoded.
@@ -59,13 +63,13 @@ class HiHPQIndex(VectorIndex):
     Attributes
     ----------
     d, M, nbits
-        As above.
+        As above; M is that of the codec once there is one.
     device : str
         Name of the device in use.
     codec : Codec or None
         The map between vectors and codes; None before training.
     collection : Collection
-        The coded rows.
+        The coded rows, with their codec.
 
     Notes
     -----
@@ -114,220 +118,70 @@ class HiHPQIndex(VectorIndex):
     def __init__(
         self,
         d: int,
-        M: int = 4,
+        M: int = 8,
         nbits: int = 8,
         *,
         metric: str = "l1",
+        objective: str | None = None,
         rotation: int = 0,
+        features: KeptFeatures = "none",
         device: str = "auto",
     ) -> None:
         from hyperpq.codec.config import LEARNED_METRICS, PQConfig
         from hyperpq.quantizers.flat_metrics import FLAT_METRICS
 
-        self.d, self.M, self.nbits = as_count(d, "d"), as_count(M, "M"), as_count(nbits, "nbits")
-        check_sizes(self.M, 1, self.nbits)
+        self.d, self._M, self._nbits = as_count(d, "d"), as_count(M, "M"), as_count(nbits, "nbits")
+        check_sizes(self._M, 1, self._nbits)
         # What is asked for; `metric` is what the codec has.
         self._metric: str = as_choice(metric, "metric", (*LEARNED_METRICS, *FLAT_METRICS))
         self._plain: PQConfig | None = None
         for flat in FLAT_METRICS:
             if metric == flat:
-                self._plain = PQConfig(self.d, self.M, self.nbits, flat, rotation)
+                self._plain = PQConfig(self.d, self._M, self._nbits, flat, rotation)
         if rotation and self._plain is None:
             raise InvalidInputError(
                 f"rotation is {rotation!r} with the metric {metric!r}; expected 0, as only plain "
                 "codebooks (the metrics 'l2' and 'ip') have a rotation."
             )
+        self._objective = self._as_objective(objective)
         self.device = resolve_device(device)
-        self.codec: Codec | None = None
-        self.collection = Collection(self.code_size)
+        kept = feature_codec(features, self.d)
+        self.collection = Collection(code_size(self._M, self._nbits), features=kept)
 
-    @classmethod
-    def from_codec(cls, codec: Codec, *, device: str = "auto") -> HiHPQIndex:
-        """An empty index with a trained codec.
-
-        Raises
-        ------
-        NotTrainedError
-            The codec is not trained.
-        """
-        from hyperpq.codec.pq import PQCodec
+    def _as_objective(self, objective: str | None) -> str:
         from hyperpq.quantizers.additive import INNER
 
-        codec.check_trained()
-        index = cls.__new__(cls)
-        index.d, index.M, index.nbits = codec.d, codec.M, codec.nbits
-        # Nobody has asked for the metric of additive codes, which another recipe does not have.
-        index._metric = "l1" if codec.metric == INNER else codec.metric
-        index._plain = codec.config if isinstance(codec, PQCodec) else None
-        index.device = resolve_device(device)
-        index.codec = codec.to(index.device).eval()
-        index.collection = Collection(index.code_size)
-        return index
+        if objective is None:
+            return "fidelity" if self._metric == INNER else "semantic"
+        checked = as_choice(objective, "objective", ("semantic", "fidelity"))
+        if self._plain is not None:
+            raise InvalidInputError(
+                f"objective is {objective!r} with the metric {self._metric!r}; expected none, as "
+                "plain codebooks learn no representation; choose the metric 'l1'."
+            )
+        if checked == "semantic" and self._metric == INNER:
+            raise InvalidInputError(
+                "objective is 'semantic' with the metric 'inner'; expected 'fidelity', which alone "
+                "has that metric; or choose the metric 'l1'."
+            )
+        return checked
 
     def __repr__(self) -> str:
         state = f"ntotal={self.ntotal}" if self.is_trained else "not trained"
-        rotation = (
-            f"rotation={self._plain.rotation}, " if self._plain and self._plain.rotation else ""
-        )
-        place = f", path={str(self.path)!r}" if self.path else ""
-        return (
-            f"{type(self).__name__}(d={self.d}, M={self.M}, nbits={self.nbits}, "
-            f"metric={self.metric!r}, {rotation}{state}{place})"
-        )
-
-    def train(
-        self,
-        x: ArrayLike,
-        views: ArrayLike | None = None,
-        *,
-        view_rows: ArrayLike | None = None,
-        recipe: str | Recipe = "default",
-        seed: int = 0,
-        progress: ProgressLike = None,
-        trace_path: str | os.PathLike[str] | None = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        resume: bool = False,
-        **changes: Any,
-    ) -> None:
-        """Learn the codec from vectors, without labels.
-
-        An index in memory without vectors can be trained again, which replaces its codec. The
-        metric is then the one that the index was made with. With plain codebooks the arguments are
-        ``x``, ``seed`` and ``progress``, see `PQCodec.fit`.
-
-        Parameters
-        ----------
-        x : array_like, shape (n, d)
-            Features of the training images, at least one. With fewer than 16 the codec is PCA and
-            k-means alone.
-        views : array_like, shape (V, n, d), optional
-            Features of V augmented views of the same images. By default views are made in feature
-            space, by noise with the covariance of the data.
-        view_rows : array_like, shape (v,), optional
-            Rows of ``x`` that ``views``, then of shape (V, v, d), belong to; all rows by default.
-        recipe : str or Recipe
-            ``default``, ``paper`` or a recipe of your own.
-        seed : int
-            The same data, recipe, seed and machine give the same codec.
-        progress : Progress or bool, optional
-            Where to report; True draws bars on stderr.
-        trace_path : path-like, optional
-            JSON-lines file for losses and code statistics of each epoch.
-        checkpoint : path-like, optional
-            File that is written after each epoch.
-        resume : bool
-            Whether to continue from ``checkpoint`` if it exists.
-        **changes
-            Fields of the recipe to change, such as ``epochs=10``, or ``objective="fidelity"`` for
-            codes that keep the exact neighbours of the features.
-
-        Raises
-        ------
-        InvalidInputError
-            If a value or shape is not as described.
-        TrainingError
-            If training diverges or collapses, or the index has vectors or a directory already.
-        """
-        from hyperpq.progress import as_progress
-        from hyperpq.training.presets import get_recipe
-        from hyperpq.training.task import TrainingRun
-        from hyperpq.training.train import train_codec
-
-        if self.ntotal or self.path:
-            raise TrainingError(
-                f"the index has {self.ntotal} vectors coded by its codec; expected a new one; "
-                "train a new index."
-            )
-        features = as_features(x, self.d)
-        as_count(len(features), "the number of rows of x")
-        if self._plain is not None:
-            self._refuse_for_plain_codebooks(
-                views=views,
-                view_rows=view_rows,
-                recipe=None if recipe == "default" else recipe,
-                trace_path=trace_path,
-                checkpoint=checkpoint,
-                resume=resume or None,
-                **changes,
-            )
-            self._fit_plain_codebooks(self._plain, features, seed, progress)
-            return
-        rows = None if view_rows is None else as_rows(view_rows, "view_rows", len(features))
-        if rows is not None and views is None:
-            raise InvalidInputError("view_rows are given without views; expected both.")
-        chosen = get_recipe(recipe, self.M * self.nbits, **changes)
-        n_views = len(features) if rows is None else len(rows)
-        self.codec = train_codec(
-            features,
-            None if views is None else as_views(views, n_views, self.d),
-            view_rows=rows,
-            M=self.M,
-            nbits=self.nbits,
-            metric=self._metric,
-            recipe=chosen,
-            seed=as_count(seed, "seed", 0),
-            device=self.device,
-            run=TrainingRun(
-                Path(trace_path) if trace_path else None,
-                Path(checkpoint) if checkpoint else None,
-                resume,
-                as_progress(progress),
-            ),
-        )
-
-    def _refuse_for_plain_codebooks(self, **arguments: object) -> None:
-        for name, value in arguments.items():
-            if value is not None:
-                raise InvalidInputError(
-                    f"{name} is given, but an index with the metric {self._metric!r} has plain "
-                    "codebooks; expected x, seed and progress alone; for a learned representation "
-                    "make an index with the metric 'l1'."
-                )
-
-    def _fit_plain_codebooks(
-        self, settings: PQConfig, x: NDArray[np.float32], seed: int, progress: ProgressLike
-    ) -> None:
-        from hyperpq.codec.pq import PQCodec
-
-        codec = PQCodec.fit(
-            x,
-            settings.M,
-            settings.nbits,
-            metric=settings.metric,
-            rotation=settings.rotation,
-            seed=seed,
-            progress=progress,
-        )
-        self.codec = codec.to(self.device)
-
-    def with_bits(
-        self, bits: int, *, nbits: int = 8, metric: str | None = None, x: ArrayLike | None = None
-    ) -> HiHPQIndex:
-        """An empty index with codes of another length and the same learned representation.
-
-        Parameters, errors and what is fitted anew: see `LearnedCodec.with_bits`.
-        """
-        from hyperpq.codec.hihpq import HiHPQCodec
-        from hyperpq.codec.learned import LearnedCodec
-
-        codec = self._trained()
-        if not isinstance(codec, LearnedCodec):
-            raise InvalidInputError(
-                f"bits is {bits!r}, but plain codebooks have codes of {codec.M * codec.nbits} bits "
-                "only; expected a learned codec; train an index with the metric 'l1'."
-            )
-        shorter = codec.with_bits(bits, nbits=nbits, metric=metric, x=x)
-        if isinstance(shorter, HiHPQCodec):
-            shorter.warn_of_noise()
-        other = HiHPQIndex.from_codec(shorter, device=self.device)
-        other.metadata = settled(self.metadata, self.path, None)
-        return other
+        plain = self.objective == "plain"
+        facts = [
+            f"d={self.d}, M={self.M}, nbits={self.nbits}, metric={self.metric!r}",
+            "" if plain else f"objective={self.objective!r}",
+            f"rotation={self._plain.rotation}" if self._plain and self._plain.rotation else "",
+            f"features={self.collection.feature_codec.kind!r}" if self.has_features else "",
+            state,
+            f"path={str(self.path)!r}" if self.path else "",
+        ]
+        return f"{type(self).__name__}({', '.join(filter(None, facts))})"
 
     def clone(self) -> HiHPQIndex:
         """A copy in memory, with the same codec object."""
-        other = copy.copy(self)
-        other.collection = self.collection.clone()
-        return other
+        return self._with(self.collection.clone())
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the index to a directory.
@@ -354,16 +208,7 @@ class HiHPQIndex(VectorIndex):
         self._write(path, overwrite=overwrite, move=self.path is None)
 
     def _write(self, path: str | os.PathLike[str], *, overwrite: bool, move: bool) -> None:
-        from hyperpq.codec.serialization import to_files
-
-        codec = self._trained()
-        self.collection.save(
-            path,
-            settings=codec_settings(codec),
-            files=to_files(codec),
-            overwrite=overwrite,
-            move=move,
-        )
+        self.collection.save(path, overwrite=overwrite, move=move)
 
     @classmethod
     def load(
@@ -407,9 +252,7 @@ class HiHPQIndex(VectorIndex):
             read_only=read_only,
             lock_timeout=lock_timeout,
         )
-        index = cls.from_codec(codec, device=device)
-        index.collection = Collection(index.code_size, store)
-        return index
+        return cls._in_directory(codec, store, device=device)
 
     @classmethod
     def from_faiss(cls, faiss_index: Any) -> HiHPQIndex:
@@ -425,10 +268,11 @@ class HiHPQIndex(VectorIndex):
         """A FAISS index with the same results; see `faiss_bridge.to_faiss`."""
         from hyperpq.index.faiss_bridge import to_faiss
 
-        batches = list(self.collection.view().batches())
-        codes = [np.empty((0, self.code_size), np.uint8), *(batch.codes for batch in batches)]
+        rows = self.collection.view()
+        codec, batches = trained(rows.codec), list(rows.batches())
+        codes = [np.empty((0, rows.code_size), np.uint8), *(batch.codes for batch in batches)]
         ids = [np.empty(0, np.int64), *(batch.ids for batch in batches)]
-        return to_faiss(self._trained(), np.concatenate(codes), np.concatenate(ids), how=how)
+        return to_faiss(codec, np.concatenate(codes), np.concatenate(ids), how=how)
 
     def write_faiss(self, path: str | os.PathLike[str], how: str = "auto") -> None:
         """Write `to_faiss` to a file that ``faiss.read_index`` reads."""

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 # Queries whose distance tables are in memory at once.
 _QUERY_BATCH = 256
-# Vectors that are encoded between two reports of progress.
-_ENCODE_BATCH = 1 << 13
 N = TypeVar("N", bound=np.generic)
 
 
@@ -116,21 +114,6 @@ def _tables(codec: Codec, queries: NDArray[np.float32]) -> NDArray[np.float32]:
             "range of float32; expected smaller values."
         )
     return tables
-
-
-def encode(
-    codec: Codec, features: NDArray[np.float32], progress: ProgressLike = None
-) -> NDArray[np.uint8]:
-    """Features (n, d) to codes (n, code_size), with a report of each batch."""
-    if not progress:
-        return codec.encode(features)
-    codes = np.empty((len(features), codec.code_size), np.uint8)
-    with as_progress(progress).phase("add", len(features), "vectors") as phase:
-        for start in range(0, len(features), _ENCODE_BATCH):
-            batch = features[start : start + _ENCODE_BATCH]
-            codes[start : start + len(batch)] = codec.encode(batch)
-            phase.advance(len(batch))
-    return codes
 
 
 def with_values(

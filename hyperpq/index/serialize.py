@@ -41,8 +41,8 @@ _NAME = re.compile(r"(?:(?:shards|dead)/)?[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 def serialize_index(index: HiHPQIndex) -> bytes:
     """Write an index to bytes, as FAISS does; `deserialize_index` reads them.
 
-    They hold the codec, all rows with their attributes and paths, and the metadata, as
-    `write_index` would write them to a directory. They are made by way of a temporary directory.
+    They hold the codec, all rows with their attributes, paths and kept features, and the metadata,
+    as `write_index` would write them to a directory. They are made by way of a temporary directory.
 
     Parameters
     ----------

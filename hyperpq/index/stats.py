@@ -33,8 +33,9 @@ class IndexStats:
         Id of the next vector that is added without an id.
     attributes : tuple of str
         Names of the attribute columns, sorted.
-    code_bytes, id_bytes, attribute_bytes, path_bytes : int
-        Bytes of the columns. Codes are padded to whole blocks in a directory.
+    code_bytes, id_bytes, attribute_bytes, path_bytes, feature_bytes : int
+        Bytes of the columns. Codes are padded to whole blocks in a directory. A search reads no
+        features.
     snapshot : int
         Number of the snapshot of the directory, which each change raises by one; 0 in memory.
     path : Path or None
@@ -51,18 +52,20 @@ class IndexStats:
     id_bytes: int
     attribute_bytes: int
     path_bytes: int
+    feature_bytes: int = 0
     snapshot: int = 0
     path: Path | None = None
 
     @property
     def nbytes(self) -> int:
         """All bytes of the rows."""
-        return self.code_bytes + self.id_bytes + self.attribute_bytes + self.path_bytes
+        columns = self.code_bytes, self.id_bytes, self.attribute_bytes, self.path_bytes
+        return sum(columns) + self.feature_bytes
 
 
 def column_bytes(segments: Sequence[Segment]) -> dict[str, int]:
     """Bytes of the columns of some segments, by the fields of `IndexStats`; none is read."""
-    total = dict.fromkeys(("code_bytes", "id_bytes", "attribute_bytes", "path_bytes"), 0)
+    total = dict.fromkeys((*_FIELDS.values(), "attribute_bytes"), 0)
     for segment in segments:
         for name, size in _sizes(segment).items():
             total[_FIELDS.get(name, "attribute_bytes")] += size
@@ -74,6 +77,7 @@ _FIELDS = {
     "ids": "id_bytes",
     "path_offsets": "path_bytes",
     "path_bytes": "path_bytes",
+    "features": "feature_bytes",
 }
 
 
@@ -86,4 +90,6 @@ def _sizes(segment: Segment) -> Mapping[str, int]:
     paths = segment.path_strings
     if paths is not None:
         sizes |= {"path_offsets": paths.offsets.nbytes, "path_bytes": paths.blob.nbytes}
+    if segment.features is not None:
+        sizes["features"] = segment.features.nbytes
     return sizes | {"codes": segment.codes.nbytes, "ids": segment.ids.nbytes}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,21 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.codes import code_size
-from hyperpq.errors import InvalidInputError, NotTrainedError
-from hyperpq.filters.selectors import IDSelector, SearchParameters
+from hyperpq.errors import InvalidInputError, SnapshotChangedError
+from hyperpq.filters.selectors import IDSelector
 from hyperpq.filters.where import Where
 from hyperpq.index.collection import Collection
-from hyperpq.index.search import encode, range_search, search, with_values
+from hyperpq.index.encoded import EncodedVectors
+from hyperpq.index.reader import IndexReader, IndexView, as_id, is_several, trained
 from hyperpq.index.view import RowView
+from hyperpq.progress import ProgressLike
 from hyperpq.utils.forks import ForkSafeLock
-from hyperpq.utils.validation import (
-    as_array,
-    as_codes,
-    as_count,
-    as_features,
-    as_number,
-    as_queries,
-)
+from hyperpq.utils.validation import as_codes, as_features
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,26 +28,24 @@ if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.index.directory import DirectoryReference
     from hyperpq.index.stats import IndexStats
-    from hyperpq.progress import ProgressLike
 
 V = TypeVar("V", bound="VectorIndex")
 
 
-class VectorIndex:
+class VectorIndex(IndexReader):
     """A codec and the rows that it has coded: searching, reading and changing them.
 
     Attributes
     ----------
-    d, M, nbits, metric, device, codec, collection
+    d, device, collection
         See `HiHPQIndex`.
     """
 
-    d: int
-    M: int
-    nbits: int
     device: str
-    codec: Codec | None
     collection: Collection
+    # What was asked for; once there is a codec, its own values count.
+    _M: int
+    _nbits: int
     _metric: str
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -73,9 +66,8 @@ class VectorIndex:
             if "_opening" in fields and not name.startswith("__"):
                 with fields["_opening"]:
                     if "_reference" in fields:
-                        codec, store = fields["_reference"].open_with_codec()
-                        index = type(self).from_codec(codec, device=fields["_device"])
-                        index.collection = Collection(index.code_size, store)
+                        opened = fields["_reference"].open_with_codec()
+                        index = type(self)._in_directory(*opened, device=fields["_device"])
                         fields |= index.__dict__
                         del fields["_reference"], fields["_device"]
             if name not in fields:
@@ -83,46 +75,78 @@ class VectorIndex:
             return fields[name]
 
     def __copy__(self) -> Self:
-        collection = copy.copy(self.collection)
+        return self._with(copy.copy(self.collection))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._with(copy.deepcopy(self.collection, memo))
+
+    def _with(self, collection: Collection) -> Self:
+        """An index that differs from this one in its rows and codec."""
         other = type(self).__new__(type(self))
         other.__dict__ |= self.__dict__ | {"collection": collection}
         other.__dict__.pop("_opening", None)
         return other
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        other = copy.copy(self)
-        other.codec = copy.deepcopy(self.codec, memo)
-        return other
-
-    def __len__(self) -> int:
-        return self.ntotal
-
-    def __contains__(self, id: object) -> bool:
-        return id in self.collection.view()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.collection.view())
-
-    def __getitem__(self, id: int | ArrayLike) -> NDArray[np.float32]:
-        return self.reconstruct_batch(id) if _is_several(id) else self.reconstruct(_one(id))
-
     def __delitem__(self, id: int | ArrayLike) -> None:
-        self.collection.remove(id if _is_several(id) else [_one(id)], missing_ok=False)
+        self.collection.remove(id if is_several(id) else [as_id(id)], missing_ok=False)
+
+    def _rows(self) -> RowView:
+        return self.collection.view()
+
+    def view(self) -> IndexView:
+        """The index as it is now: its codec and its rows, for several calls that agree."""
+        return IndexView(self.collection.view(), self.d)
+
+    @property
+    def codec(self) -> Codec | None:
+        """The map between vectors and codes; None before training.
+
+        It is the codec of the rows that are shown: after `refresh` or `retrain` another one may be
+        here. A codec can be assigned to an index in memory that has no rows.
+        """
+        return self.collection.codec
+
+    @codec.setter
+    def codec(self, codec: Codec | None) -> None:
+        if codec is not None and codec.d != self.d:
+            raise InvalidInputError(
+                f"codec is for vectors of width {codec.d}; expected width {self.d}."
+            )
+        size = code_size(self._M, self._nbits) if codec is None else codec.code_size
+        self.collection.set_codec(codec, size)
 
     @property
     def is_trained(self) -> bool:
         """Whether the index has a trained codec, which `add` and `search` need."""
-        return self.codec is not None and self.codec.is_trained
+        codec = self.codec
+        return codec is not None and codec.is_trained
+
+    @property
+    def M(self) -> int:
+        """Number of codes of one vector."""
+        codec = self.codec
+        return self._M if codec is None else codec.M
+
+    @property
+    def nbits(self) -> int:
+        """Bits of one code."""
+        codec = self.codec
+        return self._nbits if codec is None else codec.nbits
 
     @property
     def metric(self) -> str:
         """Metric of the codec; before training the one that was asked for."""
-        return self._metric if self.codec is None else self.codec.metric
+        codec = self.codec
+        return self._metric if codec is None else codec.metric
 
     @property
     def code_size(self) -> int:
         """Bytes of one coded vector."""
-        return code_size(self.M, self.nbits)
+        return self.collection.code_size
+
+    def sa_code_size(self) -> int:
+        """`code_size`, by FAISS's name."""
+        return self.code_size
 
     @property
     def metric_type(self) -> int | None:
@@ -142,7 +166,7 @@ class VectorIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of codes, ids, attributes and paths, deleted rows included, see `stats`."""
+        """Bytes of all columns, deleted rows and kept features included, see `stats`."""
         return self.stats().nbytes
 
     def stats(self) -> IndexStats:
@@ -150,24 +174,9 @@ class VectorIndex:
         return self.collection.stats()
 
     @property
-    def ntotal(self) -> int:
-        """Number of vectors in the index."""
-        return self.collection.ntotal
-
-    @property
     def next_id(self) -> int:
         """Id of the next vector that is added without an id."""
         return self.collection.next_id
-
-    @property
-    def ids(self) -> NDArray[np.int64]:
-        """Ids of all vectors, shape (ntotal,), int64, ascending."""
-        return self.collection.view().ids
-
-    @property
-    def attribute_names(self) -> list[str]:
-        """Names of the attribute columns, sorted."""
-        return self.collection.view().attribute_names
 
     @property
     def path(self) -> Path | None:
@@ -186,248 +195,6 @@ class VectorIndex:
     @metadata.setter
     def metadata(self, value: Mapping[str, Any]) -> None:
         self.collection.metadata = value
-
-    def _trained(self) -> Codec:
-        if self.codec is None or not self.codec.is_trained:
-            raise NotTrainedError(
-                "the index is not trained; expected a codec; call train(x) of the index first."
-            )
-        return self.codec
-
-    def encode(self, x: ArrayLike) -> NDArray[np.uint8]:
-        """Vectors (n, d), or one (d,), -> codes (n, code_size) uint8, see `Codec.encode`."""
-        return self._trained().encode(as_queries(x, self.d))
-
-    def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
-        """Codes -> tangent vectors (n, M * D) of their codewords, see `Codec.decode`."""
-        return self._trained().decode(codes)
-
-    def sa_encode(self, x: ArrayLike) -> NDArray[np.uint8]:
-        """`encode`, by FAISS's name."""
-        return self.encode(x)
-
-    def sa_decode(self, codes: ArrayLike) -> NDArray[np.float32]:
-        """`decode`, by FAISS's name."""
-        return self.decode(codes)
-
-    def sa_code_size(self) -> int:
-        """`code_size`, by FAISS's name."""
-        return self.code_size
-
-    def embed(self, x: ArrayLike) -> NDArray[np.float32]:
-        """Vectors (n, d), or one (d,), before quantization: (n, M * D), see `Codec.embed`."""
-        return self._trained().embed(as_queries(x, self.d))
-
-    def search(
-        self,
-        x: ArrayLike,
-        k: int,
-        *,
-        params: SearchParameters | None = None,
-        where: str | Where | None = None,
-        threads: int | None = None,
-        D: NDArray[np.float32] | None = None,
-        I: NDArray[np.int64] | None = None,  # noqa: E741
-        progress: ProgressLike = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Find the k nearest vectors of each query by their codes; the result is exact.
-
-        Parameters
-        ----------
-        x : array_like, shape (nq, d) or (d,)
-            Queries, or a single one.
-        k : int
-            Number of results for each query.
-        params : SearchParameters, optional
-            Which ids are searched, as in FAISS.
-        where : str or Where, optional
-            Which rows are searched by their attributes, such as ``"width >= 512"``.
-        threads : int, optional
-            Number of threads; by default one for each core that the process may use, up to
-            ``OMP_NUM_THREADS`` where that is set. It does not change the result.
-        D, I : ndarray, shape (nq, k), optional
-            Arrays that the results are written to, float32 and int64.
-        progress : Progress or bool, optional
-            Where to report.
-
-        Returns
-        -------
-        D : ndarray, shape (nq, k), float32
-            Distances, ascending; +inf where there are fewer than k vectors.
-        I : ndarray, shape (nq, k), int64
-            Ids, ties by the lower one; -1 beside +inf.
-
-        Raises
-        ------
-        NotTrainedError, InvalidInputError
-        """
-        return self._search(x, k, params, where, threads, D, I, progress)[1:]
-
-    def _search(
-        self,
-        x: ArrayLike,
-        k: int,
-        params: SearchParameters | None,
-        where: str | Where | None,
-        threads: int | None,
-        D: NDArray[np.float32] | None,
-        I: NDArray[np.int64] | None,  # noqa: E741
-        progress: ProgressLike,
-    ) -> tuple[RowView, NDArray[np.float32], NDArray[np.int64]]:
-        """The rows that were searched, D and I."""
-        codec, k, queries = self._trained(), as_count(k, "k"), as_queries(x, self.d)
-        rows = self.collection.view()
-        segments = rows.code_segments(params, where)
-        found = search(codec, segments, queries, k, threads, out=(D, I), progress=progress)
-        return rows, *found
-
-    def range_search(
-        self,
-        x: ArrayLike,
-        radius: float,
-        *,
-        params: SearchParameters | None = None,
-        where: str | Where | None = None,
-        threads: int | None = None,
-        progress: ProgressLike = None,
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
-        """Find all vectors at a distance below ``radius``; other parameters as in `search`.
-
-        Returns
-        -------
-        lims : ndarray, shape (nq + 1,), int64
-            The results of query q are those from ``lims[q]`` to ``lims[q + 1]``.
-        D : ndarray, shape (lims[-1],), float32
-            Distances, ascending for each query.
-        I : ndarray, shape (lims[-1],), int64
-            Ids, ties by the lower one.
-        """
-        codec, queries = self._trained(), as_queries(x, self.d)
-        radius = as_number(radius, "radius")
-        segments = self.collection.view().code_segments(params, where)
-        return range_search(codec, segments, queries, radius, threads, progress=progress)
-
-    def search_and_reconstruct(
-        self,
-        x: ArrayLike,
-        k: int,
-        *,
-        params: SearchParameters | None = None,
-        where: str | Where | None = None,
-        threads: int | None = None,
-        D: NDArray[np.float32] | None = None,
-        I: NDArray[np.int64] | None = None,  # noqa: E741
-        R: NDArray[np.float32] | None = None,
-        progress: ProgressLike = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """`search`, with what `reconstruct` returns for each result.
-
-        Returns
-        -------
-        D, I
-            As `search`.
-        R : ndarray, shape (nq, k, M * D), float32
-            Tangent vectors; NaN where there is no result.
-        """
-        rows, D, I = self._search(x, k, params, where, threads, D, I, progress)  # noqa: E741
-        ids = np.unique(I[I >= 0])
-        vectors = self._trained().decode(rows.codes_of(ids))
-        return D, I, with_values(I, ids, vectors, R, "R", np.nan)
-
-    def search_and_return_codes(
-        self,
-        x: ArrayLike,
-        k: int,
-        *,
-        params: SearchParameters | None = None,
-        where: str | Where | None = None,
-        threads: int | None = None,
-        D: NDArray[np.float32] | None = None,
-        I: NDArray[np.int64] | None = None,  # noqa: E741
-        codes: NDArray[np.uint8] | None = None,
-        progress: ProgressLike = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.uint8]]:
-        """`search`, with the code of each result.
-
-        Returns
-        -------
-        D, I
-            As `search`.
-        codes : ndarray, shape (nq, k, code_size), uint8
-            Codes; 255 in every byte where there is no result.
-        """
-        rows, D, I = self._search(x, k, params, where, threads, D, I, progress)  # noqa: E741
-        ids = np.unique(I[I >= 0])
-        return D, I, with_values(I, ids, rows.codes_of(ids), codes, "codes", 255)
-
-    def codes_of(self, ids: ArrayLike) -> NDArray[np.uint8]:
-        """Codes (n, code_size) uint8 of the vectors with some ids, in their order.
-
-        Raises
-        ------
-        UnknownIdError
-            If the index does not have one of the ids.
-        """
-        return self.collection.view().codes_of(ids)
-
-    def reconstruct(self, id: int) -> NDArray[np.float32]:
-        """Decoded tangent vector (M * D,) of the vector with this id, in the space of `embed`.
-
-        Raises
-        ------
-        NotTrainedError
-        UnknownIdError
-            If the index has no such id.
-        """
-        return self.reconstruct_batch([_one(id)])[0]
-
-    def reconstruct_batch(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """`reconstruct` for several ids: (n,) -> (n, M * D) float32."""
-        return self._trained().decode(self.collection.view().codes_of(ids))
-
-    def reconstruct_n(self, i0: int = 0, ni: int = -1) -> NDArray[np.float32]:
-        """`reconstruct` for the ids from ``i0`` to ``i0 + ni - 1``, or all from i0 if ni is -1.
-
-        Returns
-        -------
-        ndarray, shape (ni, M * D), float32
-            In the order of the ids.
-        """
-        codec, i0 = self._trained(), as_count(i0, "i0", 0)
-        ni = as_count(ni, "ni", -1, np.iinfo(np.int64).max - i0 + 1)
-        rows = self.collection.view()
-        if ni < 0:
-            ids = rows.ids[rows.ids >= i0]
-        else:
-            # Of more ids than there are rows, one of the first is missing.
-            ids = np.arange(i0, i0 + min(ni, rows.ntotal + 1), dtype=np.int64)
-        return codec.decode(rows.codes_of(ids))
-
-    def select(
-        self, params: SearchParameters | None = None, where: str | Where | None = None
-    ) -> NDArray[np.int64]:
-        """Ids (n,) int64, ascending, of the rows that `search` with these arguments searches."""
-        return self.collection.view().select(params, where)
-
-    def attributes_of(self, ids: ArrayLike) -> dict[str, NDArray[Any]]:
-        """Attributes of rows, in the order of ``ids``.
-
-        Parameters
-        ----------
-        ids : array_like, shape (n,)
-            Ids of the index.
-
-        Returns
-        -------
-        dict of str to ndarray, each shape (n,)
-            Numbers, ``datetime64[ns]``, or strings (object, None where there is none).
-
-        Raises
-        ------
-        UnknownIdError
-            If the index does not have one of the ids.
-        """
-        return self.collection.view().attributes_of(ids)
 
     def add(
         self,
@@ -457,11 +224,75 @@ class VectorIndex:
         NotTrainedError, InvalidInputError, StoreError
             Nothing was added.
         """
-        codec, features = self._trained(), as_features(x, self.d)
-        columns = self.collection.check_new(len(features), ids, attributes)
-        if len(features):
-            codes = encode(codec, features, progress)
-            self.collection.add(codes, ids, attributes=columns)
+        vectors = as_features(x, self.d)
+        trained(self.codec)
+        columns = self.collection.check_new(len(vectors), ids, attributes)
+        if len(vectors):
+            self.add_encoded(self._encoded(vectors, progress), ids, attributes=columns)
+
+    def encoded(self, x: ArrayLike, *, progress: ProgressLike = None) -> EncodedVectors:
+        """Encode vectors that are to be added: a part of `add` that needs no lock.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, d)
+            Vectors.
+        progress : Progress or bool, optional
+            Where to report the vectors that are encoded.
+        """
+        return self._encoded(as_features(x, self.d), progress)
+
+    def _encoded(
+        self, vectors: NDArray[np.float32], progress: ProgressLike = None
+    ) -> EncodedVectors:
+        rows = self.collection.view()
+        return EncodedVectors.of(vectors, trained(rows.codec), rows.feature_codec, progress)
+
+    def add_encoded(
+        self,
+        encoded: EncodedVectors,
+        ids: ArrayLike | None = None,
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        paths: Sequence[bytes] | None = None,
+        remove: ArrayLike | None = None,
+    ) -> None:
+        """Add vectors that `encoded` of this index has encoded, see `Collection.add`.
+
+        If another codec has taken the place of theirs meanwhile, they are encoded again, under the
+        lock of the index, so that it has codes of its own codec alone.
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError, StoreError
+            Nothing was changed.
+        """
+
+        def add(vectors: EncodedVectors) -> None:
+            self.collection.add(
+                vectors.codes,
+                ids,
+                attributes=attributes,
+                paths=paths,
+                features=vectors.features,
+                remove=remove,
+                codec=vectors.codec,
+            )
+
+        self._with_current_codes(encoded, add)
+
+    def _with_current_codes(
+        self, encoded: EncodedVectors, change: Callable[[EncodedVectors], None]
+    ) -> None:
+        """Make a change with codes of the codec that the rows have when they change."""
+        vectors = encoded.by(trained(self.codec))
+        try:
+            change(vectors)
+        except SnapshotChangedError:
+            if self.codec is vectors.codec:
+                raise
+            with self.collection.exclusive():
+                change(vectors.by(trained(self.codec)))
 
     def add_with_ids(
         self,
@@ -485,13 +316,20 @@ class VectorIndex:
     ) -> None:
         """`add` for vectors that `encode` has encoded: codes (n, code_size) uint8.
 
-        Any bytes are codes, so it is not noticed if another codec made them.
+        Any bytes are codes, so it is not noticed if another codec made them. Only if it is replaced
+        during the call a `SnapshotChangedError` is raised. An index that keeps features takes no
+        codes, which come without them.
         """
-        self._trained()
-        rows = as_codes(codes, self.code_size)
+        codec = trained(self.codec)
+        rows = as_codes(codes, codec.code_size)
+        if self.has_features:
+            raise InvalidInputError(
+                "codes are given for an index that keeps features; expected vectors; call add(x), "
+                "or make an index with features='none'."
+            )
         self.collection.check_new(len(rows), ids, attributes)
         if len(rows):
-            self.collection.add(rows, ids, attributes=attributes)
+            self.collection.add(rows, ids, attributes=attributes, codec=codec)
 
     def update(
         self, x: ArrayLike, ids: ArrayLike, *, attributes: Mapping[str, Any] | None = None
@@ -512,9 +350,16 @@ class VectorIndex:
         NotTrainedError, InvalidInputError, StoreError
             Nothing was changed.
         """
-        codec, features = self._trained(), as_features(x, self.d)
+        vectors = as_features(x, self.d)
+        trained(self.codec)
         self.collection.check_writable()
-        self.collection.update(ids, codec.encode(features), attributes=attributes)
+
+        def change(new: EncodedVectors) -> None:
+            self.collection.update(
+                ids, new.codes, attributes=attributes, features=new.features, codec=new.codec
+            )
+
+        self._with_current_codes(self._encoded(vectors), change)
 
     def remove_ids(
         self, ids: ArrayLike | IDSelector | None = None, *, where: str | Where | None = None
@@ -535,12 +380,15 @@ class VectorIndex:
         """
         return self.collection.remove(ids, where=where)
 
-    def merge_from(self, other: VectorIndex, add_id: int = 0) -> None:
-        """Add all vectors of another index with the same codec, in one transaction.
+    def merge_from(self, other: IndexReader, add_id: int = 0) -> None:
+        """Add all vectors of another index, in one transaction.
+
+        Both have the same codec, or the other index keeps features: its vectors are then encoded
+        anew. If this index keeps features, the other one must, too.
 
         Parameters
         ----------
-        other : HiHPQIndex
+        other : HiHPQIndex or IndexView
             The other index, which stays as it is (FAISS would empty it).
         add_id : int
             Number added to its ids.
@@ -550,15 +398,26 @@ class VectorIndex:
         NotTrainedError, InvalidInputError, StoreError
             If the codecs or attributes differ or an id would occur twice; nothing was changed.
         """
+        if not isinstance(other, IndexReader):
+            raise InvalidInputError(f"other is of {type(other)}; expected a HiHPQIndex.")
+        codec, rows = trained(self.codec), other._rows()
+        try:
+            self._merge(codec, rows, add_id)
+        except SnapshotChangedError:
+            if self.codec is codec:
+                raise
+            with self.collection.exclusive():
+                self._merge(trained(self.codec), rows, add_id)
+
+    def _merge(self, codec: Codec, rows: RowView, add_id: int) -> None:
         from hyperpq.codec.serialization import difference
 
-        if not isinstance(other, VectorIndex):
-            raise InvalidInputError(f"other is of {type(other)}; expected a HiHPQIndex.")
-        if why := difference(self._trained(), other._trained()):
+        why = difference(codec, trained(rows.codec))
+        if why and (rows.feature_codec is None or rows.feature_codec.d != self.d):
             raise InvalidInputError(
                 f"other cannot be merged: {why}; expected the same codec in both; train once."
             )
-        self.collection.merge(other.collection.view(), add_id)
+        self.collection.merge(rows, add_id, codec=codec, encode_anew=bool(why))
 
     def reset(self) -> None:
         """Remove all vectors and count ids from 0 again; the codec stays."""
@@ -578,17 +437,3 @@ def _unopened(cls: type[V], reference: DirectoryReference, device: str) -> V:
     index = cls.__new__(cls)
     index.__dict__ |= {"_reference": reference, "_device": device, "_opening": ForkSafeLock()}
     return index
-
-
-def _is_several(id: object) -> bool:
-    """Whether ``id`` is an array of ids."""
-    if isinstance(id, slice):
-        raise InvalidInputError(
-            f"id is {id}; expected an id or an array of ids, which are no positions; for ids that "
-            "follow each other give np.arange(start, stop)."
-        )
-    return as_array(id, "id").ndim > 0
-
-
-def _one(id: object) -> int:
-    return as_count(id, "id", 0)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.codes import CodeSegment, row_bits
 from hyperpq.errors import InvalidInputError, UnknownIdError
+from hyperpq.filters.hints import UnknownValue, unknown_column, unknown_values
 from hyperpq.filters.selectors import SearchParameters, as_parameters
 from hyperpq.filters.where import Where
 from hyperpq.index.directory import (
@@ -174,6 +175,20 @@ class RowView:
         ]
         return np.sort(np.concatenate([np.empty(0, np.int64), *ids]))
 
+    def unknown_values(self, where: str | Where) -> list[UnknownValue]:
+        """Texts that a condition compares with categories and that no row has: probably mistakes.
+
+        Values that only deleted rows have may count as known.
+        """
+        condition = Where(where) if isinstance(where, str) else where
+
+        def labels(name: str) -> set[str] | None:
+            columns = [s.attribute(name) for s in self._store.segments if name in s.attribute_names]
+            known = [set(c.labels) for c in columns if isinstance(c, Categories)]
+            return set().union(*known) if known else None
+
+        return unknown_values(condition.root, labels)
+
     def code_segments(
         self, params: SearchParameters | None = None, where: str | Where | None = None
     ) -> list[CodeSegment]:
@@ -326,11 +341,7 @@ def selected(segment: Segment, params: SearchParameters, path_map: PathMap) -> N
             shown = path_map.shown_strings(segment.path_strings)
             return Paths(shown.offsets, shown.blob)
         if name not in segment.schema:
-            columns = ", ".join(sorted({"id", *segment.schema}))
-            raise InvalidInputError(
-                f"where names {name!r}, which is no column of the index; expected one of "
-                f"{columns}; text is written in quotes, as in folder == '{name}'."
-            )
+            raise unknown_column(name, {"id", *segment.schema})
         return segment.attribute(name)
 
     mask = np.ones(segment.n, bool)

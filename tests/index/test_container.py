@@ -219,7 +219,7 @@ class Steps(SilentProgress):
 
 
 def test_progress_of_add_and_search(make, monkeypatch):
-    monkeypatch.setattr("hyperpq.index.search._ENCODE_BATCH", 128)
+    monkeypatch.setattr("hyperpq.index.encoded._BATCH", 128)
     monkeypatch.setattr("hyperpq.index.search._QUERY_BATCH", 3)
     index, plain, adding = make(), make(X), Steps()
     index.add(X, progress=adding)

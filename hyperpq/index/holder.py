@@ -1,0 +1,470 @@
+"""`SnapshotHolder`: which rows an index shows, with their codec, and who may change them."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import Self
+
+from hyperpq.errors import InvalidInputError, SnapshotChangedError, StoreError
+from hyperpq.index.directory import (
+    DirectoryReference,
+    codec_of,
+    codec_settings,
+    kept_code_size,
+    kept_features,
+    write_directory,
+)
+from hyperpq.index.metadata import as_metadata, read_only
+from hyperpq.index.path_map import settled
+from hyperpq.index.stats import IndexStats
+from hyperpq.index.view import RowView
+from hyperpq.store import IndexStore, MemoryStore, Store
+from hyperpq.utils.files import os_errors
+from hyperpq.utils.forks import ForkSafeLock
+
+if TYPE_CHECKING:
+    from hyperpq.codec.base import Codec
+    from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.training_record import TrainingRecord
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A codec and rows that it coded.
+
+    An object of this class is replaced as a whole, so that no thread sees the codec of one snapshot
+    with the rows of another. Changes that leave the codec as it is are made to the store in place.
+
+    Attributes
+    ----------
+    store : Store
+        The rows.
+    codec : Codec or None
+        Their codec; None before training, and for rows without one.
+    code_size : int
+        Bytes of one code.
+    training : TrainingRecord or None
+        What the codec of an index in memory was learned from.
+    """
+
+    store: Store
+    codec: Codec | None
+    code_size: int
+    training: TrainingRecord | None = None
+
+
+class SnapshotHolder:
+    """What a `Collection` is without the changes of its rows.
+
+    Parameters
+    ----------
+    code_size : int
+        Bytes of one code.
+    store : MemoryStore or IndexStore, optional
+        Where the rows are; in memory by default.
+    codec : Codec, optional
+        The codec of the rows.
+    features : FeatureCodec, optional
+        How rows in memory keep their features; a directory says it itself.
+    device : str
+        Torch device of codecs that are read from the directory.
+
+    Attributes
+    ----------
+    feature_codec : FeatureCodec or None
+        How the rows keep their features; None if they keep none.
+    """
+
+    def __init__(
+        self,
+        code_size: int,
+        store: Store | None = None,
+        *,
+        codec: Codec | None = None,
+        features: FeatureCodec | None = None,
+        device: str = "cpu",
+    ) -> None:
+        kept = MemoryStore() if store is None else store
+        self._shown = Shown(kept, codec, code_size)
+        self.feature_codec = kept_features(kept) if isinstance(kept, IndexStore) else features
+        self._device = device
+        self._metadata: dict[str, Any] = {}
+        self._changing = ForkSafeLock()
+        # The thread that stays on its snapshot. A child that another thread forks has none.
+        self._pinned_by: int | None = None
+        # The process that holds the lock of the directory; a forked child does not.
+        self._lock_holder = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        reference = self.reference
+        if reference is not None:
+            shown = self._shown
+            has_codec = shown.codec is not None
+            return {"reference": reference, "has_codec": has_codec, "code_size": shown.code_size}
+        # A lock cannot be copied, and no thread of this process is in another one.
+        kept = self.__dict__.keys() - {"_changing", "_pinned_by"}
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        reference = state.pop("reference", None)
+        if reference is None:
+            self.__dict__ |= state
+            self._changing, self._pinned_by = ForkSafeLock(), None
+        elif state["has_codec"]:
+            codec, store = reference.open_with_codec()
+            type(self).__init__(self, codec.code_size, store, codec=codec)
+        else:
+            store = reference.open()
+            type(self).__init__(self, kept_code_size(store, state["code_size"]), store)
+
+    def __copy__(self) -> Self:
+        # Rows never change, so that two collections can have the same ones.
+        shown, other = self._shown, type(self).__new__(type(self))
+        type(self).__init__(other, shown.code_size, features=self.feature_codec)
+        other._shown = replace(shown, store=copy.copy(shown.store))
+        other._metadata, other._device = self._metadata, self._device
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = self.__copy__()
+        other._shown = replace(other._shown, codec=copy.deepcopy(other._shown.codec, memo))
+        return other
+
+    def view(self) -> RowView:
+        """The rows as they are now, with their codec, to be selected and read."""
+        shown = self._shown
+        return RowView(
+            shown.code_size,
+            copy.copy(shown.store),
+            shown.codec,
+            self.feature_codec,
+            shown.training,
+        )
+
+    @property
+    def _store(self) -> Store:
+        return self._shown.store
+
+    @property
+    def _directory(self) -> IndexStore | None:
+        store = self._shown.store
+        return store if isinstance(store, IndexStore) else None
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of one code."""
+        return self._shown.code_size
+
+    @property
+    def codec(self) -> Codec | None:
+        """The codec of the rows that are shown; None before training."""
+        return self._shown.codec
+
+    def set_codec(
+        self, codec: Codec | None, code_size: int, training: TrainingRecord | None = None
+    ) -> None:
+        """Give rows in memory a codec, while there are none.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are rows, which have codes of another codec.
+        """
+        with self._changing:
+            if self.ntotal or self.path:
+                raise InvalidInputError(
+                    f"the index has {self.ntotal} vectors coded by its codec; expected a new index "
+                    "in memory, as codes of another codec mean nothing; call retrain() of an index "
+                    "that keeps features, or make a new index."
+                )
+            self._shown = Shown(self._store, codec, code_size, training)
+
+    @property
+    def path(self) -> Path | None:
+        """Directory of the rows; None in memory."""
+        return self._directory.path if self._directory else None
+
+    @property
+    def reference(self) -> DirectoryReference | None:
+        """What another process needs to open the same rows; None in memory."""
+        return DirectoryReference.of(self._directory) if self._directory else None
+
+    @property
+    def read_only(self) -> bool:
+        """Whether every change is refused."""
+        return bool(self._directory and self._directory.read_only)
+
+    @property
+    def snapshot(self) -> int:
+        """Number of the snapshot in use, which each commit raises by one; 0 in memory."""
+        return self._directory.snapshot_number if self._directory else 0
+
+    @property
+    def ntotal(self) -> int:
+        """Number of rows."""
+        return self._store.ntotal
+
+    @property
+    def n_deleted(self) -> int:
+        """Number of deleted rows that take space until `compact` drops them."""
+        return self._store.n_deleted
+
+    @property
+    def n_segments(self) -> int:
+        """Number of segments that the rows are stored in."""
+        return len(self._store.segments)
+
+    @property
+    def next_id(self) -> int:
+        """Id of the next row that is added without an id."""
+        return self._store.next_id
+
+    def stats(self) -> IndexStats:
+        """How many rows there are and how much space they take; no column is read."""
+        rows = self.view()
+        return IndexStats(
+            rows.ntotal,
+            rows.n_deleted,
+            rows.n_segments,
+            rows.code_size,
+            rows.next_id,
+            tuple(rows.attribute_names),
+            **rows.column_bytes(),
+            snapshot=self.snapshot,
+            path=self.path,
+        )
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """JSON values of the caller, read-only; assign a mapping to change them.
+
+        In a directory an assignment is stored when it returns, like any other change.
+        """
+        directory = self._directory
+        stored = directory.settings.get("metadata", {}) if directory else self._metadata
+        metadata: dict[str, Any] = read_only(stored)
+        return metadata
+
+    @metadata.setter
+    def metadata(self, value: Mapping[str, Any]) -> None:
+        checked = as_metadata(value)
+        with self._writing():
+            if directory := self._directory:
+                directory.commit(settings={**directory.settings, "metadata": checked})
+            else:
+                self._metadata = checked
+
+    def check_writable(self) -> None:
+        """Raise `StoreError` if the directory was opened for reading only."""
+        if self.read_only:
+            error = StoreError(
+                f"{self.path}: the index was opened read-only and cannot be changed; load it "
+                "without read_only=True to change it."
+            )
+            error.errno = errno.EROFS
+            raise error
+
+    @contextmanager
+    def on_this_snapshot(self) -> Iterator[None]:
+        """Changes in the block are made to the rows that are shown now, or not at all.
+
+        If another process changes the directory meanwhile, they raise `SnapshotChangedError`. For
+        a caller that has decided what to change by looking at the rows.
+        """
+        with self._changing:
+            before, self._pinned_by = self._pinned_by, threading.get_ident()
+            try:
+                yield
+            finally:
+                self._pinned_by = before
+
+    @contextmanager
+    def exclusive(self) -> Iterator[bool]:
+        """Keep other writers out, so that what is read in the block is what the block changes.
+
+        The newest rows and their codec are shown from then on. In memory other threads are kept
+        out. Blocks can be nested.
+
+        Yields
+        ------
+        bool
+            Whether they are other rows than those that were shown before.
+
+        Raises
+        ------
+        StoreError
+            If the directory was opened read-only or is locked, see `IndexStore.hold_lock`.
+        """
+        with self._writing():
+            directory = self._directory
+            if directory is None or self._holds_lock:
+                yield False
+                return
+            # Another object, so that the rows and the codec of a new snapshot are shown at once.
+            newest = copy.copy(directory)
+            with newest.hold_lock():
+                changed = self._show_newest(newest)
+                self._lock_holder = os.getpid()
+                try:
+                    yield changed
+                finally:
+                    self._lock_holder = 0
+
+    @property
+    def _holds_lock(self) -> bool:
+        return self._lock_holder == os.getpid()
+
+    def _show_newest(self, other: IndexStore) -> bool:
+        """Show what is on disk by another object of the directory; whether it is something new."""
+        shown, directory = self._shown, self._directory
+        assert directory is not None
+        while True:
+            other.refresh()
+            # Another codec may take the place before this one is read.
+            with suppress(SnapshotChangedError):
+                codec, size = shown.codec, shown.code_size
+                if other.manifest.files != directory.manifest.files:
+                    size = kept_code_size(other, size)
+                    if codec is not None:
+                        codec = codec_of(other).to(self._device).eval()
+                        size = codec.code_size
+                self._shown = Shown(other, codec, size)
+                return other.manifest != directory.manifest
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self.check_writable()
+        with self._changing:
+            yield
+
+    def _follows(self) -> bool:
+        return self._pinned_by != threading.get_ident()
+
+    def _change(self, make: Callable[[], T], codec: Codec | None = None) -> T:
+        """Make a change to the newest rows, whatever other processes have stored meanwhile.
+
+        Parameters
+        ----------
+        make : callable
+            The change.
+        codec : Codec, optional
+            The codec of the codes that the change stores.
+
+        Raises
+        ------
+        SnapshotChangedError
+            If the rows have another codec by now; nothing was changed.
+        """
+        with self._writing():
+            if not self._follows():
+                self._check_codec(codec)
+                return make()
+            with self.exclusive():
+                self._check_codec(codec)
+                return make()
+
+    def _check_codec(self, codec: Codec | None) -> None:
+        if codec is not None and codec is not self.codec:
+            raise SnapshotChangedError(
+                f"{self.path or 'the index'}: the codec was replaced after these codes were made; "
+                "expected codes of the new codec; encode the vectors again."
+            )
+
+    def refresh(self) -> bool:
+        """Show what other processes have committed since; whether there was anything.
+
+        If one of them has learned the codec anew, the new codec is shown with its codes.
+        """
+        with self._changing:
+            directory = self._directory
+            if directory is None or self._holds_lock:
+                return False
+            return self._show_newest(copy.copy(directory))
+
+    def clone(self) -> Self:
+        """A copy in memory, with the same codec object."""
+        rows, out = self.view(), type(self).__new__(type(self))
+        type(self).__init__(out, rows.code_size, features=self.feature_codec)
+        store = MemoryStore()
+        store.commit(append=rows.batches(features=True), next_id=rows.next_id)
+        out._shown = Shown(store, rows.codec, rows.code_size, rows.training)
+        out._device = self._device
+        out.metadata = settled(self.metadata, self.path, None)
+        return out
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool, move: bool) -> None:
+        """Write codec, rows and metadata to an index directory, see `HiHPQIndex.save`.
+
+        Nothing is written to the directory of this collection, as all changes are stored there.
+
+        Parameters
+        ----------
+        path : path-like
+            The directory.
+        overwrite : bool
+            Whether to replace an index that is there.
+        move : bool
+            Whether this collection is in the directory from now on.
+
+        Raises
+        ------
+        NotTrainedError
+            If there is no codec to save.
+        """
+        from hyperpq.codec.serialization import to_files
+        from hyperpq.index.reader import trained
+
+        target = Path(os.path.abspath(path))
+        with self._changing:
+            rows = self.view()
+            codec = trained(rows.codec)
+            with os_errors("look for", target):
+                if self.path and target.exists() and target.samefile(self.path):
+                    return
+            settings = codec_settings(codec)
+            settings["metadata"] = settled(self.metadata, self.path, target)
+            if rows.feature_codec is not None:
+                settings["features"] = rows.feature_codec.kind
+                if rows.training is not None:
+                    settings["training"] = rows.training.to_json()
+            store = write_directory(
+                target, rows, settings=settings, files=to_files(codec), overwrite=overwrite
+            )
+            if move:
+                self._shown = replace(self._shown, store=store, training=None)
+
+    def read_report(self, name: str) -> bytes | None:
+        """Content of a file that `write_report` wrote; None if there is none."""
+        return self._directory.read_report(name) if self._directory else None
+
+    def write_report(self, name: str, data: bytes) -> None:
+        """Write a file for people beside the index, such as ``skipped.csv``.
+
+        Raises
+        ------
+        InvalidInputError
+            If the name is not that of a report, or the collection is in memory.
+        """
+        if self._directory is None:
+            raise InvalidInputError(
+                f"report {name!r} is for an index in memory; expected one in a directory; save it."
+            )
+        with self._writing():
+            self._directory.write_report(name, data)
+
+    def remove_leftovers(self) -> None:
+        """Remove files that an interrupted change has left in the directory."""
+        with self._writing():
+            if self._directory:
+                self._directory.remove_leftovers()

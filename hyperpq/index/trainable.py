@@ -1,0 +1,352 @@
+"""`TrainableIndex`: how an index gets its codec, and another one later."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hyperpq.codec.feature_codec import KeptFeatures, feature_codec
+from hyperpq.errors import InvalidInputError, TrainingError
+from hyperpq.index.collection import Collection
+from hyperpq.index.encoded import recoded
+from hyperpq.index.learning import (
+    TRAIN_SIZE,
+    CodecPlan,
+    objective_of,
+    plan_again,
+    record_of,
+    refuse_for_plain_codebooks,
+)
+from hyperpq.index.path_map import settled
+from hyperpq.index.reader import trained
+from hyperpq.index.vector_index import VectorIndex
+from hyperpq.index.view import RowView
+from hyperpq.progress import ProgressLike, as_progress
+from hyperpq.utils.devices import resolve_device
+from hyperpq.utils.validation import as_count, as_features, as_rows, as_views
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from hyperpq.codec.base import Codec
+    from hyperpq.codec.config import PQConfig
+    from hyperpq.store import IndexStore
+    from hyperpq.training.recipe import Recipe
+
+
+class TrainableIndex(VectorIndex):
+    """The part of a `HiHPQIndex` that learns."""
+
+    _objective: str
+    _plain: PQConfig | None
+
+    @classmethod
+    def from_codec(
+        cls, codec: Codec, *, device: str = "auto", features: KeptFeatures = "none"
+    ) -> Self:
+        """An empty index with a trained codec.
+
+        Parameters
+        ----------
+        codec : Codec
+            The codec.
+        device, features
+            As in the constructor.
+
+        Raises
+        ------
+        NotTrainedError
+            The codec is not trained.
+        """
+        codec.check_trained()
+        where = resolve_device(device)
+        codec = codec.to(where).eval()
+        kept = feature_codec(features, codec.d)
+        return cls._around(Collection(codec.code_size, codec=codec, features=kept), codec, where)
+
+    @classmethod
+    def _in_directory(cls, codec: Codec, store: IndexStore, *, device: str) -> Self:
+        """The index of an opened directory."""
+        where = resolve_device(device)
+        codec = codec.to(where).eval()
+        rows = Collection(codec.code_size, store, codec=codec, device=where)
+        return cls._around(rows, codec, where)
+
+    @classmethod
+    def _around(cls, collection: Collection, codec: Codec, device: str) -> Self:
+        from hyperpq.codec.pq import PQCodec
+        from hyperpq.quantizers.additive import INNER
+
+        index = cls.__new__(cls)
+        index.d, index._M, index._nbits = codec.d, codec.M, codec.nbits
+        # Nobody has asked for the metric of additive codes, which another recipe does not have.
+        index._metric = "l1" if codec.metric == INNER else codec.metric
+        index._objective = "semantic"
+        index._plain = codec.config if isinstance(codec, PQCodec) else None
+        index.device, index.collection = device, collection
+        return index
+
+    @property
+    def objective(self) -> str:
+        """What codes keep: ``semantic``, ``fidelity``, or ``plain`` for plain codebooks."""
+        codec = self.codec
+        if codec is not None:
+            return objective_of(codec)
+        return "plain" if self._plain is not None else self._objective
+
+    @property
+    def metric(self) -> str:
+        """Metric of the codec; before training the one that it will have."""
+        return "inner" if self.codec is None and self.objective == "fidelity" else super().metric
+
+    def train(
+        self,
+        x: ArrayLike,
+        views: ArrayLike | None = None,
+        *,
+        view_rows: ArrayLike | None = None,
+        recipe: str | Recipe = "default",
+        seed: int = 0,
+        progress: ProgressLike = None,
+        trace_path: str | os.PathLike[str] | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        resume: bool = False,
+        **changes: Any,
+    ) -> None:
+        """Learn the codec from vectors, without labels.
+
+        An index in memory without vectors can be trained again, which replaces its codec. The
+        metric is then the one that the index was made with. An index that has vectors and keeps
+        their features is trained again by `retrain`. With plain codebooks the arguments are ``x``,
+        ``seed`` and ``progress``, see `PQCodec.fit`.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, d)
+            Features of the training images, at least one. With fewer than 16 the codec is PCA and
+            k-means alone.
+        views : array_like, shape (V, n, d), optional
+            Features of V augmented views of the same images. By default views are made in feature
+            space, by noise with the covariance of the data.
+        view_rows : array_like, shape (v,), optional
+            Rows of ``x`` that ``views``, then of shape (V, v, d), belong to; all rows by default.
+        recipe : str or Recipe
+            ``default``, ``paper`` or a recipe of your own.
+        seed : int
+            The same data, recipe, seed and machine give the same codec.
+        progress : Progress or bool, optional
+            Where to report; True, or `hyperpq.progress.RichProgress()`, draws bars.
+        trace_path : path-like, optional
+            JSON-lines file for losses and code statistics of each epoch.
+        checkpoint : path-like, optional
+            File that is written after each epoch.
+        resume : bool
+            Whether to continue from ``checkpoint`` if it exists.
+        **changes
+            Fields of the recipe to change, such as ``epochs=10``. An ``objective`` here counts more
+            than the one that the index was made with.
+
+        Raises
+        ------
+        InvalidInputError
+            If a value or shape is not as described.
+        TrainingError
+            If training diverges or collapses, or the index has vectors or a directory already.
+        """
+        from hyperpq.training.task import TrainingRun
+
+        if self.ntotal or self.path:
+            hint = "call retrain()" if self.has_features else "train a new index"
+            raise TrainingError(
+                f"the index has {self.ntotal} vectors coded by its codec; expected a new one; "
+                f"{hint}."
+            )
+        features = as_features(x, self.d)
+        as_count(len(features), "the number of rows of x")
+        if self._plain is not None:
+            refuse_for_plain_codebooks(
+                self._metric,
+                views=views,
+                view_rows=view_rows,
+                recipe=None if recipe == "default" else recipe,
+                trace_path=trace_path,
+                checkpoint=checkpoint,
+                resume=resume or None,
+                **changes,
+            )
+        rows = None if view_rows is None else as_rows(view_rows, "view_rows", len(features))
+        if rows is not None and views is None:
+            raise InvalidInputError("view_rows are given without views; expected both.")
+        n_views = len(features) if rows is None else len(rows)
+        codec = self._plan(recipe, seed, changes).learn(
+            features,
+            TrainingRun(
+                Path(trace_path) if trace_path else None,
+                Path(checkpoint) if checkpoint else None,
+                resume,
+                as_progress(progress),
+            ),
+            None if views is None else as_views(views, n_views, self.d),
+            rows,
+        )
+        record = record_of(codec, features) if self.has_features else None
+        self.collection.set_codec(codec, codec.code_size, record)
+
+    def _plan(self, recipe: str | Recipe, seed: int, changes: dict[str, Any]) -> CodecPlan:
+        """The first training of this index."""
+        from hyperpq.training.presets import get_recipe
+
+        chosen = None
+        if self._plain is None:
+            chosen = get_recipe(recipe, self._M * self._nbits, **changes)
+            if self._objective == "fidelity" and "objective" not in changes:
+                chosen = chosen.replace(objective="fidelity")
+        return CodecPlan(
+            self._M,
+            self._nbits,
+            self._metric,
+            chosen,
+            self._plain,
+            as_count(seed, "seed", 0),
+            self.device,
+        )
+
+    def retrain(
+        self,
+        *,
+        recipe: str | Recipe | None = None,
+        seed: int = 0,
+        bits: int | None = None,
+        train_size: int = TRAIN_SIZE,
+        progress: ProgressLike = None,
+        **changes: Any,
+    ) -> None:
+        """Learn the codec again from the kept features, and encode all vectors anew.
+
+        For an index that has grown, or whose vectors are of another kind than those that its codec
+        was learned from. The index needs ``features``; no vector has to be given again. Ids,
+        attributes and paths stay. The same features, recipe, seed and machine give the same codec.
+
+        In a directory the new codec and all codes are one commit, and the files of the former ones
+        are removed after it. Other processes keep their snapshot until they call `refresh` or
+        change the index, and their additions that were encoded by the former codec are encoded
+        again. Learning does not hold the lock of the index; encoding does.
+
+        Parameters
+        ----------
+        recipe : str or Recipe, optional
+            ``default``, ``paper`` or a recipe of your own; by default the one that the codec was
+            learned by.
+        seed : int
+            Of every random choice.
+        bits : int, optional
+            Bits of a code from then on, a multiple of ``nbits``; the same as now by default.
+        train_size : int
+            Vectors that are learned from at most; if there are more, they are drawn at random.
+        progress : Progress or bool, optional
+            Where to report.
+        **changes
+            Fields of the recipe to change, such as ``epochs=10`` or ``objective="fidelity"``.
+
+        Raises
+        ------
+        NotTrainedError
+            If the index has no codec.
+        InvalidInputError
+            If the index keeps no features or has no vectors, or a value is not as described.
+            Nothing was changed.
+        TrainingError
+            If training diverges or collapses; nothing was changed.
+        StoreError
+            If the system refuses; nothing was changed.
+        """
+        from hyperpq.training.task import TrainingRun
+
+        view = self.collection.view()
+        codec, size = trained(view.codec), as_count(train_size, "train_size")
+        view.kept_by()
+        if not view.ntotal:
+            raise InvalidInputError(
+                "the index has no vectors; expected at least one to learn from; call train(x)."
+            )
+        self.collection.check_writable()
+        plan = plan_again(
+            codec,
+            trained_on=None if view.training is None else view.training.n,
+            metric=self._metric,
+            bits=bits,
+            recipe=recipe,
+            seed=seed,
+            device=self.device,
+            changes=changes,
+        )
+        shown = as_progress(progress)
+        x = sample_of(view, size, plan.seed)
+        learned = plan.learn(x, TrainingRun(progress=shown))
+        self.collection.recode(learned, record_of(learned, x), progress=shown)
+
+    def with_bits(
+        self,
+        bits: int,
+        *,
+        nbits: int = 8,
+        metric: str | None = None,
+        x: ArrayLike | None = None,
+        rows: bool = False,
+        features: KeptFeatures | None = None,
+    ) -> Self:
+        """An index in memory with codes of another length and the same learned representation.
+
+        Parameters
+        ----------
+        bits, nbits, metric, x
+            See `LearnedCodec.with_bits`, also for errors and for what is fitted anew.
+        rows : bool
+            Whether it has the rows of this index, encoded anew from their kept features. Otherwise
+            it is empty.
+        features : {"none", "int8", "float16", "float32"}, optional
+            What it keeps of its vectors; by default what this index keeps.
+
+        Raises
+        ------
+        InvalidInputError
+            If a value is not as described, or ``rows`` is True and this index keeps no features.
+        """
+        from hyperpq.codec.hihpq import HiHPQCodec
+        from hyperpq.codec.learned import LearnedCodec
+
+        view = self.collection.view()
+        codec = trained(view.codec)
+        if not isinstance(codec, LearnedCodec):
+            raise InvalidInputError(
+                f"bits is {bits!r}, but plain codebooks have codes of {codec.M * codec.nbits} bits "
+                "only; expected a learned codec; train an index with the metric 'l1'."
+            )
+        kept = view.feature_codec
+        read_by = view.kept_by() if rows else None
+        if features is not None:
+            kept = feature_codec(features, self.d)
+        shorter = codec.with_bits(bits, nbits=nbits, metric=metric, x=x)
+        if isinstance(shorter, HiHPQCodec):
+            shorter.warn_of_noise()
+        other = self.from_codec(
+            shorter, device=self.device, features="none" if kept is None else kept.kind
+        )
+        if read_by is not None:
+            batches = view.batches(features=True)
+            new = recoded(batches, trained(other.codec), read_by, keep=kept, total=view.ntotal)
+            other.collection.put(new, view.next_id)
+        other.metadata = settled(self.metadata, self.path, None)
+        return other
+
+
+def sample_of(rows: RowView, most: int, seed: int) -> NDArray[np.float32]:
+    """Features (n, d) of at most so many rows, drawn at random, in the order of their ids."""
+    ids = rows.ids
+    if len(ids) > most:
+        ids = np.sort(np.random.default_rng(seed).permutation(ids)[:most])
+    return rows.features_of(ids)
