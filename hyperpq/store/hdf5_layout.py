@@ -153,7 +153,7 @@ def lay_out(layout: Layout, columns: Mapping[str, np.ndarray]) -> dict[str, Exte
 
 
 def map_file(path: Path, entry: FileEntry) -> NDArray[np.uint8]:
-    """Bytes of an HDF5 file: mapped, or read and checked if the file is below 256 KiB.
+    """Bytes of a file: mapped, or read and checked if the file is below 256 KiB.
 
     Raises
     ------

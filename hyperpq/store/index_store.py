@@ -22,7 +22,6 @@ from hyperpq.store.manifest_parser import (
     check_present,
     is_current,
     is_file_name,
-    read_manifest,
 )
 from hyperpq.store.place import whole_directory
 from hyperpq.store.rows import Rows
@@ -38,8 +37,8 @@ from hyperpq.utils.files import (
     fsync_folder,
     make_folder,
     os_errors,
-    read_checked,
     read_regular,
+    torn_file,
 )
 
 Durability: TypeAlias = Literal["full", "fast"]
@@ -113,7 +112,7 @@ class IndexStore(Store):
         settings : dict
             Anything that JSON can hold.
         files : mapping of str to bytes
-            Files beside the manifest, such as those of the codec; they are never changed.
+            Files beside the manifest, such as those of the codec; `commit` can replace them.
 
         Raises
         ------
@@ -123,14 +122,7 @@ class IndexStore(Store):
             If a file name or the settings cannot be stored.
         """
         root = Path(os.path.abspath(path))
-        manifest = Manifest(1, _json_copy(settings), 0, 0, {}, ())
-        for name, data in files.items():
-            if not is_file_name(name) or len(data) > MAX_FILE_BYTES:
-                raise InvalidInputError(
-                    f"files have {name!r} of {len(data)} bytes; expected a name of letters, "
-                    f"digits, _, . and -, and at most {MAX_FILE_BYTES} bytes."
-                )
-            manifest.files[name] = FileEntry(len(data), checksums(data))
+        manifest = Manifest(1, _json_copy(settings), 0, 0, _file_entries(files), ())
         recover_directory(root)
         make_folder(root)
         _check_free(root, files)
@@ -140,7 +132,7 @@ class IndexStore(Store):
             for name, data in files.items():
                 atomic_write(root / name, data)
             write_manifest(root, manifest)
-        return cls(root, Snapshot(manifest))
+        return cls(root, open_snapshot(root))
 
     @staticmethod
     def exists(path: str | os.PathLike[str]) -> bool:
@@ -165,8 +157,8 @@ class IndexStore(Store):
     ) -> IndexStore:
         """Open an index directory for reading and writing; the opening itself writes nothing.
 
-        The manifest, the tombstones and shards below 256 KiB are read and checked; of every other
-        file it is checked that it is there and has its length. `read_file` and `verify` check
+        The manifest, the tombstones and files below 256 KiB are read and checked; every other file
+        is mapped, once it is checked that it has its length. `read_file` and `verify` check
         contents.
 
         Parameters
@@ -203,6 +195,8 @@ class IndexStore(Store):
     def refresh(self) -> bool:
         """Show the snapshot that is on disk now; whether it is another one.
 
+        It may have other files, see `commit`: rows and `read_file` are always of one snapshot.
+
         Raises
         ------
         StoreError
@@ -210,8 +204,8 @@ class IndexStore(Store):
         CorruptIndexError, IndexNotFoundError
             As `open`; this object then shows the same snapshot as before.
         """
-        snapshot = open_snapshot(self.path, self.segments)
-        if snapshot.manifest.files != self._manifest.files:
+        snapshot = open_snapshot(self.path, self._snapshot)
+        if not snapshot.manifest.follows(self._manifest):
             raise StoreError(f"{self.path}: another index is in this place now; open it again.")
         changed = snapshot.manifest != self._manifest
         self._snapshot = snapshot
@@ -235,11 +229,12 @@ class IndexStore(Store):
         StoreError
             If another index has taken the place of that one.
         """
-        if manifest.files != self._manifest.files:
+        if not (self._manifest.follows(manifest) or manifest.follows(self._manifest)):
             raise StoreError(f"{self.path}: another index is in this place now; open it again.")
         if manifest != self._manifest:
             try:
-                self._snapshot = snapshot_of(whole_directory(self.path), manifest)
+                root = whole_directory(self.path)
+                self._snapshot = snapshot_of(root, manifest, self._snapshot)
             except CorruptIndexError:
                 return False
         return True
@@ -283,14 +278,14 @@ class IndexStore(Store):
         return self._manifest.fingerprint()
 
     def read_file(self, name: str) -> bytes:
-        """Read one of the files given to `create`, checked against its checksum.
+        """Read one of the files of the snapshot that is shown, checked against its checksum.
+
+        It is there even if a later commit has replaced it.
 
         Raises
         ------
         CorruptIndexError
-            If the manifest does not name it, or if it is missing or altered.
-        SnapshotChangedError
-            If another index has taken the place of this one.
+            If the manifest does not name it, or if it is altered.
         """
         entry = self._manifest.files.get(name)
         if entry is None:
@@ -298,16 +293,10 @@ class IndexStore(Store):
                 f"{self.path / MANIFEST_NAME}: the index has no file {name!r}; expected "
                 f"{', '.join(self.file_names) or 'none'}."
             )
-        path = whole_directory(self.path) / self._manifest.stored_name(name)
-        try:
-            return read_checked(path, entry.size, entry.checksums)
-        except CorruptIndexError:
-            now = _manifest_of(self.path)
-            if now is None or now.files == self._manifest.files:
-                raise
-            raise SnapshotChangedError(
-                f"{self.path}: another index is in this place now; open it again."
-            ) from None
+        data = self._snapshot.files[name].tobytes()
+        if checksums(data) != entry.checksums:
+            raise torn_file(self.path / self._manifest.stored_name(name), "the checksum is wrong")
+        return data
 
     def write_report(self, name: str, data: bytes) -> None:
         """Write a file for people beside the index, whole or not at all, without a checksum.
@@ -353,6 +342,7 @@ class IndexStore(Store):
         drop: Iterable[int] = (),
         next_id: int | None = None,
         settings: dict[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Make the next snapshot, durable when this returns.
 
@@ -362,6 +352,9 @@ class IndexStore(Store):
             See `Store.commit`. Each of ``append`` becomes a shard.
         settings : dict, optional
             New settings; the old ones are kept unless given.
+        files : mapping of str to bytes, optional
+            All files of the next snapshot, such as those of another codec, instead of the present
+            ones. Codes of the former codec cannot stay: every segment must be among ``drop``.
 
         Raises
         ------
@@ -382,9 +375,16 @@ class IndexStore(Store):
             settings=old.settings if settings is None else _json_copy(settings),
             next_id=old.next_id if next_id is None else check_next_id(next_id),
         )
+        if files is not None:
+            new = new.replace_files(_file_entries(files))
         deletions, dropped = check_deletions(self.segments, delete or {}), set(drop)
         for position in dropped:
             check_position(self.segments, position, "drop")
+        if files is not None and len(dropped) < len(self.segments):
+            raise InvalidInputError(
+                f"drop has {len(dropped)} of {len(self.segments)} segments; expected all of them, "
+                "as files replace the codec of every row."
+            )
         with self._lock():
             if not is_current(self.path, old):
                 raise SnapshotChangedError(
@@ -392,8 +392,11 @@ class IndexStore(Store):
                     "then try again."
                 )
             make_folders(self.path)
-            transaction = Transaction(self.path, old, new, sync=self.durability == "full")
+            sync = self.durability == "full"
+            transaction = Transaction(self.path, self._snapshot, new, sync=sync)
             try:
+                if files is not None and new.files != old.files:
+                    transaction.replace_files(files)
                 for position, shard in enumerate(self.segments):
                     if position not in dropped:
                         transaction.keep(shard, deletions.get(position))
@@ -405,7 +408,7 @@ class IndexStore(Store):
             except BaseException:
                 transaction.abandon()
                 raise
-            remove_leftovers(self.path, self._manifest)
+            remove_leftovers(self.path, self._manifest, sync=sync)
 
     def compact(self) -> bool:
         """Join small shards and leave out deleted rows; whether there was anything to do.
@@ -422,8 +425,9 @@ class IndexStore(Store):
         with self._lock():
             if is_current(self.path, self._manifest):
                 # An earlier attempt may have failed when it made its manifest durable.
-                fsync_folder(self.path, sync=self.durability == "full")
-                remove_leftovers(self.path, self._manifest)
+                sync = self.durability == "full"
+                fsync_folder(self.path, sync=sync)
+                remove_leftovers(self.path, self._manifest, sync=sync)
 
     @contextmanager
     def hold_lock(self) -> Iterator[None]:
@@ -465,12 +469,14 @@ class IndexStore(Store):
             yield
 
 
-def _manifest_of(root: Path) -> Manifest | None:
-    """The manifest that is on disk now; None if there is none that can be read."""
-    try:
-        return read_manifest(whole_directory(root))
-    except StoreError:
-        return None
+def _file_entries(files: Mapping[str, bytes]) -> dict[str, FileEntry]:
+    for name, data in files.items():
+        if not is_file_name(name) or len(data) > MAX_FILE_BYTES:
+            raise InvalidInputError(
+                f"files have {name!r} of {len(data)} bytes; expected a name of letters, digits, _, "
+                f". and -, and at most {MAX_FILE_BYTES} bytes."
+            )
+    return {name: FileEntry(len(data), checksums(data)) for name, data in files.items()}
 
 
 def _json_copy(settings: dict[str, Any]) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from hyperpq.store.manifest_parser import is_file_name
 from hyperpq.utils.files import atomic_write, fsync_folder, read_regular, remove_quietly
 
 UNPUBLISHED_NAME = ".unpublished-hyperpq"
-"""File with the names at the top of an index of which an interrupted publication leaves some
-without a snapshot; see `swap.replace_directory`."""
+"""File with the names at the top of an index of which an interrupted publication, or an interrupted
+commit with other files, leaves some without a snapshot; see `publish` and `transaction`."""
 _MAX_BYTES = 1 << 16
 
 
-def remove_leftovers(root: Path, manifest: Manifest) -> None:
+def remove_leftovers(root: Path, manifest: Manifest, *, sync: bool = True) -> None:
     """Remove files of earlier snapshots and of interrupted commits that ``manifest`` does not name.
 
     The writer lock must be held, and ``manifest`` must be durable. It does not matter if something
@@ -36,7 +36,7 @@ def remove_leftovers(root: Path, manifest: Manifest) -> None:
     if unpublished is not None:
         with suppress(StoreError):
             # A power cut must not bring the files back without the note of them.
-            fsync_folder(root)
+            fsync_folder(root, sync=sync)
             remove_quietly(root / UNPUBLISHED_NAME)
 
 
@@ -57,9 +57,10 @@ def is_leftover(folder: str, name: str, unpublished: Iterable[str] = ()) -> bool
     return name.endswith(".h5") if folder else name in unpublished
 
 
-def write_unpublished(root: Path, names: Iterable[str]) -> None:
+def write_unpublished(root: Path, names: Iterable[str], *, sync: bool = True) -> None:
     """Note, durably, which files at the top belong to one of two snapshots, perhaps not to both."""
-    atomic_write(root / UNPUBLISHED_NAME, json.dumps(sorted(names)).encode(), alone=True)
+    data = json.dumps(sorted(names)).encode()
+    atomic_write(root / UNPUBLISHED_NAME, data, alone=True, sync=sync)
 
 
 def unpublished_names(root: Path) -> set[str] | None:

@@ -268,6 +268,19 @@ class Manifest:
                 named[shard.tombstones.file] = shard.tombstones.content
         return named
 
+    def replace_files(self, files: dict[str, FileEntry]) -> Manifest:
+        """The snapshot with other files, under names in the directory that are free."""
+        if files == self.files:
+            return self
+        own = self.codec_checksum
+        former = [*(digest for digest in self.former if digest != own), own]
+        return replace(
+            self,
+            files=files,
+            stored_names={name: renamed_file(name, self.snapshot_number) for name in files},
+            former=tuple(former[-MAX_FORMER:]),
+        )
+
     @property
     def codec_checksum(self) -> str:
         """Hash of `files`, whatever their names in the directory."""

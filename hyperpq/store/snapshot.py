@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hyperpq.errors import CorruptIndexError, StoreError
-from hyperpq.store.manifest import FOLDERS, FileEntry, Manifest
+from hyperpq.store.hdf5_layout import map_file
+from hyperpq.store.manifest import FOLDERS, Manifest
 from hyperpq.store.manifest_parser import read_manifest
 from hyperpq.store.place import whole_directory
 from hyperpq.store.shard import Shard
 from hyperpq.store.tombstones import read_tombstones
-from hyperpq.utils.files import irregular_file, missing_file, os_errors, wrong_length
+from hyperpq.utils.files import irregular_file
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,23 @@ class Snapshot:
         What the directory holds.
     shards : tuple of Shard
         The rows, opened.
+    files : mapping of str to ndarray, shape (bytes,), uint8
+        Bytes of each of the manifest's ``files``, mapped: a later commit may remove them.
     """
 
     manifest: Manifest
     shards: tuple[Shard, ...] = ()
+    files: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 
 
-def open_snapshot(path: Path, known: Iterable[Shard] = ()) -> Snapshot:
+def open_snapshot(path: Path, known: Snapshot | None = None) -> Snapshot:
     """Read the present snapshot of the index ``path``, wherever it is whole; write nothing.
 
     Parameters
     ----------
     path : Path
         The place of the index.
-    known : iterable of Shard
+    known : Snapshot, optional
         See `read_snapshot`.
 
     Raises
@@ -64,15 +70,15 @@ def present_folder(path: Path) -> tuple[Path, tuple[int, int] | None]:
     return root, _identity(root)
 
 
-def read_snapshot(root: Path, known: Iterable[Shard] = ()) -> Snapshot:
+def read_snapshot(root: Path, known: Snapshot | None = None) -> Snapshot:
     """Read the present snapshot of an index directory.
 
     Parameters
     ----------
     root : Path
         The index directory.
-    known : iterable of Shard
-        Shards of this directory that are open already, and are taken over.
+    known : Snapshot, optional
+        A snapshot of this directory; what is open already is taken over.
 
     Raises
     ------
@@ -83,7 +89,7 @@ def read_snapshot(root: Path, known: Iterable[Shard] = ()) -> Snapshot:
         folder = _identity(root)
         manifest = read_manifest(root)
         try:
-            shards = _open_shards(root, manifest, known)
+            snapshot = snapshot_of(root, manifest, known)
         except CorruptIndexError:
             # A writer that commits meanwhile removes what its snapshot no longer names.
             if read_manifest(root) == manifest:
@@ -92,18 +98,22 @@ def read_snapshot(root: Path, known: Iterable[Shard] = ()) -> Snapshot:
         # A name in an index is never given to another content, but the whole folder may have been
         # replaced by another index with a shard of the same name and length.
         if folder == _identity(root):
-            return Snapshot(manifest, shards)
+            return snapshot
 
 
-def snapshot_of(root: Path, manifest: Manifest) -> Snapshot:
+def snapshot_of(root: Path, manifest: Manifest, known: Snapshot | None = None) -> Snapshot:
     """Open a snapshot whose manifest is known; later commits may have removed files of it.
 
     Raises
     ------
     CorruptIndexError, StoreError
-        If a file of it is gone or has another length.
+        If a file of it is gone, has another length, or is small and altered.
     """
-    return Snapshot(manifest, _open_shards(root, manifest, ()))
+    for name in FOLDERS:
+        if (root / name).is_symlink():
+            raise irregular_file(root / name)
+    files = _open_files(root, manifest, known)
+    return Snapshot(manifest, _open_shards(root, manifest, known), files)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -115,13 +125,24 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _open_shards(root: Path, manifest: Manifest, known: Iterable[Shard]) -> tuple[Shard, ...]:
-    for name in FOLDERS:
-        if (root / name).is_symlink():
-            raise irregular_file(root / name)
+def _open_files(
+    root: Path, manifest: Manifest, known: Snapshot | None
+) -> dict[str, NDArray[np.uint8]]:
+    opened = {}
+    if known is not None:
+        for name, entry in known.manifest.files.items():
+            opened[known.manifest.stored_name(name), entry] = known.files[name]
+    files = {}
     for name, entry in manifest.files.items():
-        _check_status(root / manifest.stored_name(name), entry)
-    opened = {(shard.entry.file, shard.entry.content): shard for shard in known}
+        stored = manifest.stored_name(name)
+        data = opened.get((stored, entry))
+        files[name] = map_file(root / stored, entry) if data is None else data
+    return files
+
+
+def _open_shards(root: Path, manifest: Manifest, known: Snapshot | None) -> tuple[Shard, ...]:
+    before = known.shards if known else ()
+    opened = {(shard.entry.file, shard.entry.content): shard for shard in before}
     shards = []
     for named in manifest.shards:
         shard = opened.get((named.file, named.content))
@@ -131,15 +152,3 @@ def _open_shards(root: Path, manifest: Manifest, known: Iterable[Shard]) -> tupl
             shard = shard.replace_deleted(named, read_tombstones(root, named))
         shards.append(shard)
     return tuple(shards)
-
-
-def _check_status(path: Path, entry: FileEntry) -> None:
-    with os_errors("read", path):
-        try:
-            status = os.lstat(path)
-        except FileNotFoundError as error:
-            raise missing_file(path) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise irregular_file(path)
-    if status.st_size != entry.size:
-        raise wrong_length(path, status.st_size, entry.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import StoreError
 from hyperpq.store.hdf5_layout import map_file
+from hyperpq.store.leftovers import unpublished_names, write_unpublished
 from hyperpq.store.manifest import (
     FOLDERS,
     MANIFEST_NAME,
@@ -31,6 +33,7 @@ from hyperpq.utils.files import (
     remove_quietly,
     rename_over,
     temporary_path,
+    write_synced,
 )
 
 
@@ -44,7 +47,7 @@ class Transaction:
     ----------
     root : Path
         The index directory.
-    old : Manifest
+    old : Snapshot
         What is on disk.
     new : Manifest
         What the next snapshot holds, but for its shards.
@@ -52,10 +55,11 @@ class Transaction:
         See `utils.files.write_synced`.
     """
 
-    def __init__(self, root: Path, old: Manifest, new: Manifest, *, sync: bool = True) -> None:
-        self._root, self._old, self._new, self._sync = root, old, new, sync
+    def __init__(self, root: Path, old: Snapshot, new: Manifest, *, sync: bool = True) -> None:
+        self._root, self._old, self._new, self._sync = root, old.manifest, new, sync
         self._shards: list[Shard] = []
-        self._next_shard = old.next_shard
+        self._opened: dict[str, NDArray[np.uint8]] = dict(old.files)
+        self._next_shard = new.next_shard
         # Final names of what is written under temporary ones.
         self._files: list[Path] = []
 
@@ -100,6 +104,31 @@ class Transaction:
         data = map_file(aside, entry.content)
         self._shards.append(Shard(self._root, entry, np.empty(0, np.int64), data))
 
+    def replace_files(self, data: Mapping[str, bytes]) -> None:
+        """Write the files that the new snapshot has instead of those of the old one.
+
+        Parameters
+        ----------
+        data : mapping of str to bytes
+            Content of each of its ``files``.
+
+        Raises
+        ------
+        StoreError
+            If the system refuses to write.
+        """
+        old, new = self._old, self._new
+        # One of the two snapshots leaves its names without a manifest, and an earlier attempt may.
+        names = {manifest.stored_name(name) for manifest in (old, new) for name in manifest.files}
+        names |= unpublished_names(self._root) or set()
+        write_unpublished(self._root, names, sync=self._sync)
+        for name, content in data.items():
+            target = self._root / new.stored_name(name)
+            self._files.append(target)
+            aside = temporary_path(target)
+            write_synced(aside, [(0, content)], len(content), sync=self._sync)
+            self._opened[name] = map_file(aside, new.files[name])
+
     def publish(self) -> Snapshot:
         """Give the new files their names, then name them in the manifest: the moment of commit.
 
@@ -132,7 +161,8 @@ class Transaction:
                 for path in renamed:
                     remove_quietly(path)
             raise
-        return Snapshot(manifest, tuple(self._shards))
+        files = {name: self._opened[name] for name in manifest.files}
+        return Snapshot(manifest, tuple(self._shards), files)
 
     def _is_still_old(self, cause: BaseException) -> bool:
         """Put the old manifest back if the new one has its name but could not be made durable.
