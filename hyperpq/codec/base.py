@@ -50,6 +50,10 @@ class Codec(nn.Module, ABC):
         Quantizer of the vectors, which a subclass makes.
     is_trained : bool
         Whether the codec can be used.
+    is_learned : bool
+        Whether training went beyond PCA and k-means, which it leaves where items are too few, where
+        learning did not help, or with ``epochs=0``. It is known after a training and not stored
+        with the codec: True for one that was read from files.
     recipe : dict
         How the codec was trained: the fields of the `Recipe` by name; empty where nothing was
         trained.
@@ -62,6 +66,7 @@ class Codec(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.is_trained = False
+        self.is_learned = True
         self.recipe: dict[str, Any] = {}
 
     @override

@@ -173,8 +173,8 @@ class HiHPQCodec(LearnedCodec):
         return space
 
     @override
-    def _rows(self, features: NDArray[np.float32]) -> Tensor:
-        return super()._rows(features)[:, torch.from_numpy(self.columns())]
+    def learned_vectors(self, features: NDArray[np.float32]) -> Tensor:
+        return super().learned_vectors(features)[:, torch.from_numpy(self.columns())]
 
     @override
     def _with_length(self, M: int, nbits: int, metric: str, rows: Tensor, seed: int) -> Self:

@@ -188,7 +188,9 @@ class LearnedCodec(Codec):
             )
         hint = f"leave it out to keep {self.metric!r}"
         metric = self.metric if metric is None else as_choice(metric, "metric", self.METRICS, hint)
-        rows = self.sample.cpu().float() if x is None else self._rows(as_features(x, self.d))
+        rows = self.sample.cpu().float()
+        if x is not None:
+            rows = self.learned_vectors(as_features(x, self.d))
         if not len(rows):
             raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
         return self._with_length(bits // nbits, nbits, metric, rows, seed).eval()
@@ -197,8 +199,8 @@ class LearnedCodec(Codec):
     def _with_length(self, M: int, nbits: int, metric: str, rows: Tensor, seed: int) -> Self:
         """`with_bits` after its checks: ``rows`` (n, F) are what codebooks are fitted to."""
 
-    def _rows(self, features: NDArray[np.float32]) -> Tensor:
-        """Features (n, d) -> vectors (n, F) on the CPU, as in the sample."""
+    def learned_vectors(self, features: NDArray[np.float32]) -> Tensor:
+        """Features (n, d) -> vectors (n, F) on the CPU, in the coordinates of the sample."""
         rows = torch.empty(len(features), self.weight.shape[1])
         for some, batch in self._batches(features):
             rows[some] = self.tangent(batch).flatten(1).cpu()

@@ -84,7 +84,7 @@ def fit_length(codec: C, M: int, nbits: int, metric: Metric, rows: Tensor, *, se
         codec.config.distil_epochs,
         seed=seed,
     )
-    other.is_trained = True
+    other.is_trained, other.is_learned = True, codec.is_learned
     return other
 
 

@@ -32,6 +32,12 @@ class Finalizer:
         """A copy with codebooks of k-means and nothing more: of the start, PCA and k-means."""
         return self._with_codes(_unrefined(codec), self._task.M, self._task.nbits)
 
+    def start(self, codec: HiHPQCodec) -> HiHPQCodec:
+        """The codec of a task whose start is not learned from: PCA and k-means."""
+        plain = self.plain(codec)
+        plain.is_learned = False
+        return plain
+
     def plain_as_learned(self, codec: HiHPQCodec) -> HiHPQCodec:
         """As `plain`, but on the subspaces that were learned, whatever code length is asked for."""
         subspaces = self._task.recipe.representation.subspaces

@@ -113,13 +113,13 @@ def _learn(
     finalizer = Finalizer(task)
     codec = initialize_codec(task)
     if not task.epochs:
-        return finalizer.plain(codec)
+        return finalizer.start(codec)
     if not split.is_enough:
         log.warning(
             "%d items are too few to learn from: the codec is PCA and k-means.",
             len(split.check_rows),
         )
-        return finalizer.plain(codec)
+        return finalizer.start(codec)
 
     start = copy.deepcopy(codec)
     graph = training_graph(codec, x, views, split, recipe.graph)
@@ -139,7 +139,7 @@ def _learn(
     if recipe.holdout_check:
         check = _holdout_check(start, task, views, split)
         if not check.accepts(finalizer.plain_as_learned(start), finalizer.plain_as_learned(codec)):
-            return finalizer.plain(start)
+            return finalizer.start(start)
     learned = finalizer.refined(codec)
     if not recipe.learns_codebooks:
         check_codes(learned, x)

@@ -52,6 +52,9 @@ def test_without_structure_the_codec_is_its_start(make, caplog):
     assert "learning gained too little" in caplog.text
     start = train_codec(x, M=4, recipe=QUICK.replace(epochs=0))
     np.testing.assert_array_equal(codec.encode(x), start.encode(x))
+    assert not codec.is_learned
+    assert not start.is_learned
+    assert not codec.with_bits(16).is_learned
 
 
 def quality(codec, x, labels, n, k):
@@ -79,6 +82,8 @@ def test_a_small_set_of_many_classes_learns():
     recipe = QUICK.replace(graph_neighbours=20)
     codec = train_codec(x[:500], M=2, recipe=recipe)
     start = train_codec(x[:500], M=2, recipe=recipe.replace(epochs=0))
+    assert codec.is_learned
+    assert codec.with_bits(16).is_learned
 
     assert quality(codec, x, labels, 500, 20) > quality(start, x, labels, 500, 20) + 0.08
 
@@ -121,4 +126,5 @@ def test_too_few_to_check(caplog):
     with caplog.at_level(logging.WARNING):
         codec = train_codec(x, M=2, recipe=QUICK)
     assert "too few to learn from" in caplog.text
+    assert not codec.is_learned
     assert to_files(codec).keys() == {"codec.safetensors", "codec.json"}
