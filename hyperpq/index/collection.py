@@ -188,19 +188,51 @@ class Collection(SnapshotHolder):
             if kept is None:
                 return
             new = Rows(given, labels, attributes, features=vectors)
-            if unknown := new.attributes.keys() - kept.attributes.keys():
-                names = ", ".join(kept.attribute_names)
-                has = f"expected {names}, as the index has" if names else "the index has none"
-                raise InvalidInputError(
-                    f"attributes have {min(unknown)}; {has}; rows get their attributes when they "
-                    "are added."
-                )
-            columns = {**kept.attributes, **_copied(new.attributes)}
+            columns = _with_new(kept, new)
             self._append(
                 Rows(new.codes, kept.ids, columns, kept.path_strings, new.features), labels
             )
 
         self._change(change, codec or shown.codec)
+
+    def relabel(
+        self,
+        ids: ArrayLike,
+        *,
+        paths: Sequence[bytes],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Replace the paths of rows and some attributes; codes and kept features stay.
+
+        Parameters
+        ----------
+        ids : array_like, shape (n,)
+            Ids of the collection, each once.
+        paths : sequence of bytes
+            New paths, n of them.
+        attributes : mapping of str to array_like, each shape (n,), optional
+            New values of some columns.
+
+        Raises
+        ------
+        InvalidInputError
+            Nothing was changed.
+        """
+        labels = as_ids(ids, len(paths))
+
+        def change() -> None:
+            kept = self._rows_of(labels, features=True)
+            if kept is None:
+                return
+            # The rows of the store are in the order of their ids.
+            codes = np.empty((len(labels), self.code_size), np.uint8)
+            new = Rows(codes, labels, attributes, self._stored_paths(paths))
+            columns = _with_new(kept, new)
+            self._append(
+                Rows(kept.codes, kept.ids, columns, new.path_strings, kept.features), labels
+            )
+
+        self._change(change)
 
     def remove(
         self,
@@ -432,11 +464,11 @@ class Collection(SnapshotHolder):
                 )
         return labels
 
-    def _rows_of(self, labels: NDArray[np.int64]) -> Rows | None:
+    def _rows_of(self, labels: NDArray[np.int64], *, features: bool = False) -> Rows | None:
         """The rows with some ids, all of which must be there; None for no ids."""
         found = self._store.find(labels)
         taken = [
-            segment.take(np.sort(rows[rows >= 0]), features=False) for _, rows, segment in found
+            segment.take(np.sort(rows[rows >= 0]), features=features) for _, rows, segment in found
         ]
         known = np.concatenate([np.empty(0, np.int64), *(rows.ids for rows in taken)])
         refuse_missing(labels, ~np.isin(labels, known))
@@ -464,6 +496,17 @@ class Collection(SnapshotHolder):
     def _next_after(self, last: int) -> int:
         """`next_id` once ``last`` is the highest id that was added."""
         return max(self.next_id, min(last, _MAX_ID - 1) + 1)
+
+
+def _with_new(kept: Rows, new: Rows) -> dict[str, Column]:
+    """The attributes of rows with new values of some columns, which both have in one order."""
+    if unknown := new.attributes.keys() - kept.attributes.keys():
+        names = ", ".join(kept.attribute_names)
+        has = f"expected {names}, as the index has" if names else "the index has none"
+        raise InvalidInputError(
+            f"attributes have {min(unknown)}; {has}; rows get their attributes when they are added."
+        )
+    return {**kept.attributes, **_copied(new.attributes)}
 
 
 def _copied(columns: Mapping[str, Column]) -> dict[str, Column]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hyperpq import HiHPQIndex, deserialize_index, serialize_index
-from hyperpq.errors import CorruptIndexError
+from hyperpq.errors import CorruptIndexError, UnknownIdError
 from hyperpq.index.path_map import PathMap, Root, relative_to, with_roots
 from hyperpq.store.strings import Strings
 
@@ -115,3 +115,29 @@ def test_roots_that_are_not_valid_are_named(trained, tmp_path, roots):
     index.save(tmp_path / "index")
     with pytest.raises(CorruptIndexError, match="roots in the metadata of the index are not valid"):
         paths_of(HiHPQIndex.load(tmp_path / "index", device="cpu"))
+
+
+def test_rows_get_other_paths_and_keep_their_codes_and_features(trained, tmp_path):
+    x = trained[1][:5]
+    index = HiHPQIndex.from_codec(trained[0].codec, features="int8", device="cpu")
+    width = np.arange(5)
+    index.collection.add(
+        index.encoded(x).codes,
+        paths=[b"/%d" % i for i in range(5)],
+        attributes={"width": width, "height": width},
+        features=index.encoded(x).features,
+    )
+    before = index.codes_of(range(5)), index.features_of(range(5))
+    for place in (None, tmp_path / "index"):
+        if place:
+            index.save(place)
+        index.collection.relabel([3, 1], paths=[b"/c", b"/a"], attributes={"width": [33, 11]})
+        index.collection.relabel([], paths=[])
+        assert index.paths_of(range(5)) == [b"/0", b"/a", b"/2", b"/c", b"/4"]
+        assert index.attributes_of(range(5))["width"].tolist() == [0, 11, 2, 33, 4]
+        assert index.attributes_of(range(5))["height"].tolist() == [0, 1, 2, 3, 4]
+        assert (index.codes_of(range(5)) == before[0]).all()
+        assert (index.features_of(range(5)) == before[1]).all()
+    with pytest.raises(UnknownIdError):
+        index.collection.relabel([0, 9], paths=[b"/x", b"/y"])
+    assert index.paths_of([0]) == [b"/0"]
