@@ -7,22 +7,19 @@ are not UTF-8. What people read has none of these.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import unicodedata
-from typing import Any
 
+from hyperpq.utils.json_text import for_json as for_json
+from hyperpq.utils.json_text import path_text
+
+name = path_text
 # Control characters, halves of pairs (bytes that are not UTF-8), separators of lines and
 # paragraphs, and marks of format, such as those that reverse the direction of writing.
 _UNSAFE = {"Cc", "Cs", "Zl", "Zp", "Cf"}
 # Marks of format that names in Persian, Indic scripts and emoji need: non-joiner and joiner.
 _JOINERS = "\u200c\u200d"
 _SHORT = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
-
-
-def name(path: bytes) -> str:
-    """A path as text from which the bytes can be restored, as `os.fsdecode` does with UTF-8."""
-    return path.decode("utf-8", "surrogateescape")
 
 
 def quoted(path: bytes) -> str:
@@ -63,24 +60,3 @@ def _escape(character: str) -> str:
     if code < 0x80:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def for_json(value: Any) -> Any:
-    """A value whose JSON is valid Unicode.
-
-    A text that stands for bytes that are not UTF-8 gets a replacement character for each part that
-    is not, and in an object a second field, ``NAME_bytes``, with the bytes in Base64.
-    """
-    if isinstance(value, list):
-        return [for_json(item) for item in value]
-    if isinstance(value, dict):
-        out: dict[str, Any] = {}
-        for key, item in value.items():
-            out[key] = for_json(item)
-            data = item.encode("utf-8", "surrogateescape") if isinstance(item, str) else b""
-            if data.decode("utf-8", "ignore").encode() != data:
-                out[f"{key}_bytes"] = base64.b64encode(data).decode()
-        return out
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return value

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from hyperpq.backbones.base import BATCH_SIZE
 from hyperpq.errors import ImageError, ImageUnavailableError
 from hyperpq.images.decoding_budget import DecodingBudget
 from hyperpq.images.metadata import MAX_MEGAPIXELS
-from hyperpq.images.sources import Source, path_of
+from hyperpq.images.sources import EncodedImage, Source, path_of
 from hyperpq.utils.devices import default_threads
 from hyperpq.utils.forks import ForkSafeLock
 from hyperpq.utils.validation import as_count
@@ -56,6 +56,8 @@ class ReadOptions:
         Number V of augmented views of each image.
     seed : int
         Seed of the views.
+    hashes : bool
+        Whether to hash the content of the files, too.
     """
 
     workers: int = 0
@@ -63,6 +65,7 @@ class ReadOptions:
     augmentation: Augmentation | None = None
     n_views: int = 0
     seed: int = 0
+    hashes: bool = False
 
     def __post_init__(self) -> None:
         as_count(self.workers, "workers", 0)
@@ -84,6 +87,8 @@ class Features:
         Width and height of the upright images.
     skipped : list of (int, str)
         Position and reason of each file that could not be read.
+    hashes : ndarray, shape (n,), int64
+        `content_hash` of the files; 0 where it was not asked for, and of what is no file.
     unavailable : set of int
         Those of the skipped positions whose files may be good images at another time, see
         `ImageUnavailableError`.
@@ -93,6 +98,7 @@ class Features:
     plain: NDArray[np.float32]
     views: NDArray[np.float32]
     sizes: NDArray[np.int32]
+    hashes: NDArray[np.int64]
     skipped: list[tuple[int, str]] = field(default_factory=list)
     unavailable: set[int] = field(default_factory=set)
 
@@ -100,7 +106,8 @@ class Features:
     def empty(cls, d: int, n_views: int = 0) -> Features:
         """Features of no files, of width ``d``."""
         features = np.empty((1 + n_views, 0, d), np.float32)
-        return cls(np.empty(0, np.int64), features[0], features[1:], np.empty((0, 2), np.int32))
+        none = np.empty(0, np.int64)
+        return cls(none, features[0], features[1:], np.empty((0, 2), np.int32), none)
 
     @classmethod
     def concatenate(cls, batches: Sequence[Features]) -> Features:
@@ -110,9 +117,18 @@ class Features:
             np.concatenate([batch.plain for batch in batches]),
             np.concatenate([batch.views for batch in batches], axis=1),
             np.concatenate([batch.sizes for batch in batches]),
+            np.concatenate([batch.hashes for batch in batches]),
             [pair for batch in batches for pair in batch.skipped],
             set().union(*(batch.unavailable for batch in batches)),
         )
+
+
+class _Image(NamedTuple):
+    """Width, height and hash of an image that has been read."""
+
+    width: int
+    height: int
+    hash: int
 
 
 @dataclass(frozen=True)
@@ -125,21 +141,19 @@ class _Failure:
 
 def _read(
     source: Source, pixels: NDArray[np.uint8], backbone: Backbone, options: ReadOptions
-) -> tuple[int, int] | _Failure:
-    """Fill ``pixels`` (1 + V, S, S, 3) with an image and its views.
-
-    Returns width and height of the image, or why it cannot be read.
-    """
+) -> _Image | _Failure:
+    """Fill ``pixels`` (1 + V, S, S, 3) with an image and its views; or say why this fails."""
     from hyperpq.datasets.augment import make_view, view_rng
+    from hyperpq.datasets.content_hash import content_hash
     from hyperpq.datasets.decode import full_size, open_image, upright_rgb
     from hyperpq.datasets.preprocessing import to_pixels
 
     prep = backbone.preprocessing
     with _BUDGET.claim() as reserve:
         try:
-            if isinstance(source, bytes):
+            if isinstance(source, bytes | EncodedImage):
                 image = open_image(
-                    source,
+                    source if isinstance(source, bytes) else source.read(),
                     max_megapixels=options.max_megapixels,
                     shrink_to=prep.decode_side,
                     reserve=reserve,
@@ -161,7 +175,8 @@ def _read(
             for view in range(options.n_views):
                 rng = view_rng(options.seed, key, view)
                 pixels[1 + view] = make_view(image, options.augmentation, prep.size, rng)
-        return full_size(image)
+        value = content_hash(source) if options.hashes and isinstance(source, bytes) else 0
+        return _Image(*full_size(image), value)
 
 
 def stream_features(
@@ -171,8 +186,8 @@ def stream_features(
 
     Parameters
     ----------
-    sources : sequence of bytes or PIL.Image.Image
-        Image files, and images that Pillow has opened or made.
+    sources : sequence of bytes, EncodedImage or PIL.Image.Image
+        Paths of image files, contents of such files, and images that Pillow has opened or made.
     backbone : Backbone
         The network.
     options : ReadOptions
@@ -186,7 +201,7 @@ def stream_features(
     side = backbone.preprocessing.size
     passes = 1 + (options.n_views if options.augmentation is not None else 0)
     workers = options.workers or default_threads()
-    waiting: deque[tuple[int, NDArray[np.uint8], list[Future[tuple[int, int] | _Failure]]]]
+    waiting: deque[tuple[int, NDArray[np.uint8], list[Future[_Image | _Failure]]]]
     waiting = deque()
     starts = iter(range(0, len(sources), BATCH_SIZE))
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -209,9 +224,9 @@ def stream_features(
             start, pixels, futures = waiting.popleft()
             outcomes = [future.result() for future in futures]
             submit()
-            sizes = {i: size for i, size in enumerate(outcomes) if not isinstance(size, _Failure)}
+            images = {i: image for i, image in enumerate(outcomes) if isinstance(image, _Image)}
             failures = [(start + i, f) for i, f in enumerate(outcomes) if isinstance(f, _Failure)]
-            good = list(sizes)
+            good = list(images)
             if len(good) < len(outcomes):
                 pixels = pixels[:, good]
             features = np.empty((passes, len(good), backbone.d), np.float32)
@@ -222,7 +237,8 @@ def stream_features(
                 np.array([start + i for i in good], np.int64),
                 features[0],
                 features[1:],
-                np.array([*sizes.values()], np.int32).reshape(-1, 2),
+                np.array([image[:2] for image in images.values()], np.int32).reshape(-1, 2),
+                np.array([image.hash for image in images.values()], np.int64),
                 [(row, failure.reason) for row, failure in failures],
                 {row for row, failure in failures if failure.is_unavailable},
             )

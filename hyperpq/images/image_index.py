@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.errors import BackboneError, InvalidInputError
+from hyperpq.errors import BackboneError
 from hyperpq.filters.where import Where
 from hyperpq.images.changes import entries
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike
-from hyperpq.images.metadata import ImageMetadata
-from hyperpq.images.results import Answer, Encoded, Hits, SameFile, UpdateReport
+from hyperpq.images.metadata import ImageMetadata, no_images
+from hyperpq.images.nearest import Excluded, SameFile, Search, Wanted
+from hyperpq.images.queries import Queries
+from hyperpq.images.results import Answers, Encoded, UpdateReport
 from hyperpq.images.sources import ImageLike, Source, as_sources, path_of
 from hyperpq.images.updater import Updater
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import ProgressLike, as_progress
-from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
@@ -57,10 +58,7 @@ class ImageIndex:
     def __init__(self, index: HiHPQIndex, backbone: Backbone | None = None) -> None:
         metadata = ImageMetadata.from_index(index.metadata)
         if metadata is None:
-            raise InvalidInputError(
-                f"{index.path} is an index of vectors; expected an index of images, which "
-                "`hyperpq build` makes; `hyperpq search` and the class HiHPQIndex search vectors."
-            )
+            raise no_images(index.path)
         self.index = index
         self.metadata = metadata
         self.backbone_identity: dict[str, Any] = metadata.backbone
@@ -132,31 +130,47 @@ class ImageIndex:
 
     def query(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Iterable[ImageLike] | None = None,
         k: int = 50,
         *,
+        like: int | Sequence[int] | NDArray[np.int64] | None = None,
+        vectors: ArrayLike | None = None,
         exclude_self: bool = False,
         where: str | Where | None = None,
+        max_distance: float | None = None,
+        min_similarity: float | None = None,
+        existing: bool = False,
         threads: int | None = None,
         workers: int = 0,
         progress: ProgressLike = None,
-    ) -> list[Answer]:
-        """Find the images nearest to each query image.
+    ) -> Answers:
+        """Find the images nearest to each query.
 
         Parameters
         ----------
-        images : sequence of path-like, ndarray or PIL.Image.Image
-            Query images, or one of them. An array is (H, W, 3) uint8, RGB, or (H, W) uint8, grey.
-            An image that cannot be read gets an `Answer` with an ``error``; the other images are
-            answered.
+        images : image or iterable of images, optional
+            Query images. Each is a path (text or a path object), the content of an image file
+            (bytes, or a file that is open for reading bytes), an array (H, W, 3) uint8 of RGB or
+            (H, W) uint8 of grey values, or an image of Pillow. Bytes are never taken for a path.
         k : int
             Number of results for each query; fewer if the index has fewer images.
+        like : int or sequence of int, optional
+            Ids of images of the index to search for, instead of ``images``: by their kept
+            features, or by their files in an index that keeps none.
+        vectors : array_like, shape (n, d) or (d,), optional
+            Features to search for, instead of ``images``, as the network of the index makes them.
         exclude_self : bool
             Whether to exclude the query image itself, by whatever path or link the index has it. A
             copy is another file.
         where : str or Where, optional
             Condition that the results fulfil, on ``folder``, ``size``, ``mtime``, ``width``,
             ``height``, ``path`` and ``id``, such as ``"folder == 'cats' and width >= 512"``.
+        max_distance : float, optional
+            Largest distance of a result.
+        min_similarity : float, optional
+            Smallest similarity of a result, from 0 to 100.
+        existing : bool
+            Whether to leave out images whose files are gone or on a disk that is not mounted.
         threads : int, optional
             Number of threads of the search; all cores by default.
         workers : int
@@ -166,56 +180,54 @@ class ImageIndex:
 
         Returns
         -------
-        list of Answer
-            In the order of ``images``.
+        Answers
+            A list with an `Answer` for each query, in their order. An image that cannot be read,
+            or an id that the index does not have, gets an `Answer` with an ``error``; the other
+            queries are answered.
+
+        Raises
+        ------
+        InvalidInputError
+            If something is of a type that is no query, or a value is not possible.
         """
-        k = as_count(k, "k")
-        sources = as_sources(images)
-        paths = [path_of(source) for source in sources]
-        where = Where(where) if isinstance(where, str) else where
-        features = self._features(sources, "query", workers, progress)
-        own: list[Callable[[bytes], bool] | None] = [None] * len(features.rows)
+        wanted = Wanted(k, max_distance, min_similarity, existing)
+        condition = Where(where) if isinstance(where, str) else where
+
+        def read(sources: list[Source]) -> Features:
+            return self._features(sources, "query", workers, progress)
+
+        rows = self.index.view()
+        queries = Queries.of(rows, read, images=images, like=like, vectors=vectors)
+        excluded: list[Excluded | None] = [None] * len(queries.rows)
         if exclude_self:
             same = SameFile()
-            own = [same.names(paths[row]) for row in features.rows]
-        more = int(exclude_self)
-        while True:
-            D, I = self.index.search(  # noqa: E741
-                features.plain, k + more, where=where, threads=threads
-            )
-            hits = Hits(D, I, self._paths_of(np.unique(I[I >= 0])))
-            found = [hits.results(number, k, is_own) for number, is_own in enumerate(own)]
-            if not any(hits.is_short(number, results, k) for number, results in enumerate(found)):
-                break
-            # The index has an image by several paths, so one more result was not enough.
-            more *= 4
-        answers = dict(zip(features.rows.tolist(), found, strict=True))
-        failures = dict(features.skipped)
-        return [
-            Answer(path, answers[row]) if row in answers else Answer(path, error=failures[row])
-            for row, path in enumerate(paths)
-        ]
+            excluded = [
+                same.names(queries.paths[row], queries.ids.get(row))
+                for row in queries.rows.tolist()
+            ]
+        search = Search(rows, wanted, condition, threads)
+        return queries.answers(search.results(queries.features, excluded))
 
     def encode(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         *,
         workers: int = 0,
         progress: ProgressLike = None,
     ) -> Encoded:
         """Encode images without adding them; parameters as in `query`."""
         sources = as_sources(images)
-        paths = [path_of(source) for source in sources]
         features = self._features(sources, "encode", workers, progress)
         return Encoded(
             self.index.encode(features.plain),
-            [paths[row] for row in features.rows],
-            {paths[row]: reason for row, reason in features.skipped},
+            features.rows,
+            [os.fsdecode(path_of(sources[row])) for row in features.rows],
+            dict(features.skipped),
         )
 
-    def paths(self) -> list[bytes]:
-        """Paths of all images in the index, sorted."""
-        return sorted(path for path, *_ in entries(self.index.collection))
+    def paths(self) -> list[str]:
+        """Paths of all images in the index, as `Result.path`, sorted by their bytes."""
+        return [os.fsdecode(path) for path in sorted(p for p, *_ in entries(self.index.collection))]
 
     def update(
         self,
@@ -316,8 +328,3 @@ class ImageIndex:
         options = ReadOptions(workers, self.max_megapixels)
         with as_progress(progress).phase(phase_name, len(sources)) as phase:
             return extract_features(sources, self.backbone, options, phase)
-
-    def _paths_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
-        """Paths of ids."""
-        paths = self.index.collection.view().paths_of(ids)
-        return dict(zip(ids.tolist(), paths, strict=True))

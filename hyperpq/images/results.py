@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hyperpq.store.columns import TIME
+from hyperpq.utils.json_text import for_json, path_text
+
+AttributeValue: TypeAlias = bool | int | float | str | np.datetime64 | None
+"""The value of an attribute of an image; a time is UTC."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +29,52 @@ class Result:
         Counted from 1.
     distance : float
         Distance of the index metric; smaller is nearer.
+    similarity : float or None
+        From 0 to 100; None if the index cannot tell.
     id : int
         Id of the image in the index.
-    path : bytes
-        Path of the image, in the encoding of the file system.
+    path : str
+        Path of the image, as `os.fsdecode` returns it: a name that is not UTF-8 has surrogates,
+        and `open` takes it as it is.
+    attributes : mapping of str to bool, int, float, str, numpy.datetime64 or None
+        What the index has recorded of the image: ``folder``, ``size``, ``mtime``, ``width`` and
+        ``height``.
     """
 
     rank: int
     distance: float
+    similarity: float | None
     id: int
-    path: bytes
+    path: str
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict, hash=False)
+
+    @property
+    def path_bytes(self) -> bytes:
+        """Path of the image as bytes, in the encoding of the file system."""
+        return os.fsencode(self.path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON values.
+
+        A time is text as of ISO 8601, in UTC. Where a path is not UTF-8, ``path`` has replacement
+        characters, and ``path_bytes`` is there, too: its bytes in Base64.
+        """
+        values = {name: _json_value(value) for name, value in self.attributes.items()}
+        result: dict[str, Any] = for_json(
+            {
+                "rank": self.rank,
+                "distance": self.distance,
+                "similarity": self.similarity,
+                "id": self.id,
+                "path": path_text(self.path_bytes),
+                "attributes": values,
+            }
+        )
+        return result
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict())
 
 
 @dataclass(frozen=True)
@@ -38,81 +83,111 @@ class Answer:
 
     Attributes
     ----------
-    query : bytes
-        Path of the query image; empty for an image that does not come from a file.
+    query : str
+        Path of the query image, as `Result.path`; empty for an image that does not come from a
+        file.
     results : list of Result
         The images that were found, nearest first.
     error : str, optional
         Why the image cannot be read.
     """
 
-    query: bytes
+    query: str
     results: list[Result] = field(default_factory=list)
     error: str | None = None
 
+    @property
+    def query_bytes(self) -> bytes:
+        """Path of the query image as bytes, in the encoding of the file system."""
+        return os.fsencode(self.query)
 
-class SameFile:
-    """Whether paths of an index name the file of a query, whatever links lead to it.
-
-    Two paths name one file if they are equal without links, or if both exist and have the same
-    device and inode, as those of a hard link and of a folder that is mounted twice have.
-    """
-
-    def __init__(self) -> None:
-        self._identities: dict[bytes, tuple[int, int] | None] = {}
-
-    def names(self, query: bytes) -> Callable[[bytes], bool]:
-        """A function that says whether a path names the file ``query``, if that is not empty."""
-        if not query:
-            return lambda path: False
-        own, identity = {os.path.abspath(query), os.path.realpath(query)}, self._identity(query)
-        return lambda path: (
-            path in own or (identity is not None and self._identity(path) == identity)
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as JSON values: ``query``, ``error`` and ``results``, see `Result.to_dict`."""
+        answer: dict[str, Any] = for_json(
+            {"query": path_text(self.query_bytes), "error": self.error}
         )
+        return answer | {"results": [result.to_dict() for result in self.results]}
 
-    def _identity(self, path: bytes) -> tuple[int, int] | None:
-        if path not in self._identities:
-            try:
-                status = os.stat(path)
-                self._identities[path] = (status.st_dev, status.st_ino)
-            except OSError:
-                self._identities[path] = None
-        return self._identities[path]
+    def to_json(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict())
 
 
-@dataclass(frozen=True)
-class Hits:
-    """What a search returned, D (n, k) and I (n, k), and the paths of the ids."""
+class Answers(list[Answer]):
+    """The answers to several queries, in their order: a list that becomes a table or JSON."""
 
-    D: NDArray[np.float32]
-    I: NDArray[np.int64]  # noqa: E741
-    paths: Mapping[int, bytes]
+    def to_dict(self) -> dict[str, Any]:
+        """All results as a table, with one row for each result.
 
-    def results(
-        self, row: int, k: int, is_excluded: Callable[[bytes], bool] | None = None
-    ) -> list[Result]:
-        """The first k results of a query, but for those whose paths are excluded."""
-        results: list[Result] = []
-        for distance, id in zip(self.D[row].tolist(), self.I[row].tolist(), strict=True):
-            if len(results) == k or id < 0:
-                break
-            path = self.paths[id]
-            if is_excluded is None or not is_excluded(path):
-                results.append(Result(len(results) + 1, distance, id, path))
-        return results
+        Returns
+        -------
+        dict of str to list or ndarray
+            Columns of the same length, as ``pandas.DataFrame``, ``polars.DataFrame`` and
+            ``pyarrow.table`` take them: ``number`` (which query, from 0), ``query``, ``rank``,
+            ``distance``, ``similarity``, ``id``, ``path``, and the attributes, of which times are
+            ``datetime64[ns]``. A query without results has no row.
+        """
+        rows = [
+            (number, answer.query, result)
+            for number, answer in enumerate(self)
+            for result in answer.results
+        ]
+        found = [result for _, _, result in rows]
+        table: dict[str, Any] = {
+            "number": [number for number, _, _ in rows],
+            "query": [query for _, query, _ in rows],
+            "rank": [result.rank for result in found],
+            "distance": [result.distance for result in found],
+            "similarity": [result.similarity for result in found],
+            "id": [result.id for result in found],
+            "path": [result.path for result in found],
+        }
+        names = dict.fromkeys(name for result in found for name in result.attributes)
+        attributes = {name: _column([r.attributes.get(name) for r in found]) for name in names}
+        # The names of attributes are free.
+        return table | {name: attributes[name] for name in names if name not in table}
 
-    def is_short(self, row: int, results: Sequence[Result], k: int) -> bool:
-        """Whether more results of a query than those of this search could be found."""
-        return len(results) < k and bool((self.I[row] >= 0).all())
+    def to_json(self) -> str:
+        """All answers as a JSON array, see `Answer.to_dict`."""
+        return json.dumps([answer.to_dict() for answer in self])
+
+
+def _column(values: Sequence[AttributeValue]) -> list[AttributeValue] | NDArray[np.datetime64]:
+    """The values of an attribute as a column of a table."""
+    if any(isinstance(value, np.datetime64) for value in values):
+        return np.array(values, TIME)
+    return list(values)
+
+
+def _json_value(value: AttributeValue) -> bool | int | float | str | None:
+    """The value of an attribute as JSON; what JSON cannot say is None."""
+    if isinstance(value, np.datetime64):
+        return None if np.isnat(value) else f"{value}Z"
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Codes (n, code_size) uint8 with their paths, and the reasons why other images have none."""
+    """Codes of images.
+
+    Attributes
+    ----------
+    codes : ndarray, shape (n, code_size), uint8
+        Codes of the images that could be read.
+    rows : ndarray, shape (n,), int64
+        Which of the images these are, counted from 0.
+    paths : list of str
+        Their paths, as `Result.path`; empty for images that do not come from a file.
+    skipped : dict of int to str
+        Which images have no code, and why.
+    """
 
     codes: NDArray[np.uint8]
-    paths: list[bytes]
-    skipped: dict[bytes, str]
+    rows: NDArray[np.int64]
+    paths: list[str]
+    skipped: dict[int, str]
 
 
 @dataclass
@@ -128,6 +203,9 @@ class UpdateReport:
         not be read.
     skipped : dict of bytes to str
         Path and reason of each file that could not be used.
+    moved : int
+        Number of images that were recognised by another path or with another time, and not encoded
+        again. They count neither as removed nor as added.
     """
 
     added: int = 0
@@ -135,3 +213,4 @@ class UpdateReport:
     unchanged: int = 0
     kept: int = 0
     skipped: dict[bytes, str] = field(default_factory=dict)
+    moved: int = 0

@@ -41,7 +41,7 @@ def test_few_images_make_a_working_index(tmp_path, count):
     files = sorted((tmp_path / "p").iterdir())
     for row, answer in enumerate(index.query(files, count)):
         assert len(answer.results) == count
-        (same,) = [r for r in answer.results if r.path == bytes(files[row])]
+        (same,) = [r for r in answer.results if r.path == str(files[row])]
         nearest = answer.results[0]
         assert nearest.distance == same.distance
         assert (codes[nearest.id] == codes[same.id]).all()

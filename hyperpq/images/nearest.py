@@ -1,0 +1,232 @@
+"""From features of queries to results: which of the nearest images are results, and what they are.
+
+All that is read for one call belongs to one snapshot of the index.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.errors import InvalidInputError
+from hyperpq.images.results import AttributeValue, Result
+from hyperpq.store.columns import TIME
+from hyperpq.utils.validation import as_count, as_number
+
+if TYPE_CHECKING:
+    from hyperpq.filters.where import Where
+    from hyperpq.index.reader import IndexView
+
+Excluded = Callable[[int, bytes], bool]
+"""Says whether the image with an id and a path is none of the results of a query."""
+
+# Attributes that tell a moved file from a new one, and say nothing of an image.
+_INTERNAL = {"content_hash"}
+# Hits whose paths and attributes are in memory at once, beside the results.
+_MAX_HITS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a query asks for, see `ImageIndex.query`.
+
+    Raises
+    ------
+    InvalidInputError
+        If a value is not possible.
+    """
+
+    k: int = 50
+    max_distance: float | None = None
+    min_similarity: float | None = None
+    existing: bool = False
+
+    def __post_init__(self) -> None:
+        as_count(self.k, "k")
+        if self.max_distance is not None:
+            as_number(self.max_distance, "max_distance")
+        if self.min_similarity is not None:
+            least = as_number(self.min_similarity, "min_similarity")
+            if not 0 <= least <= 100:
+                raise InvalidInputError(
+                    f"min_similarity is {self.min_similarity!r}; expected a number from 0 to 100."
+                )
+
+
+@dataclass(frozen=True)
+class _Details:
+    """Path and attributes of images by their ids."""
+
+    paths: dict[int, bytes]
+    attributes: dict[int, dict[str, AttributeValue]]
+
+    @classmethod
+    def of(cls, rows: IndexView, ids: NDArray[np.int64]) -> _Details:
+        labels = ids.tolist()
+        columns = {
+            name: _values(column)
+            for name, column in rows.attributes_of(ids).items()
+            if name not in _INTERNAL
+        }
+        values = zip(*columns.values(), strict=True) if columns else ((),) * len(labels)
+        return cls(
+            dict(zip(labels, rows.paths_of(ids), strict=True)),
+            {
+                label: dict(zip(columns, row, strict=True))
+                for label, row in zip(labels, values, strict=True)
+            },
+        )
+
+
+def _values(column: NDArray[Any]) -> list[AttributeValue]:
+    # As a list, times of nanoseconds would be integers.
+    return list(column) if column.dtype == TIME else column.tolist()
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search in one snapshot.
+
+    Attributes
+    ----------
+    rows : IndexView
+        The index at one moment.
+    wanted : Wanted
+        Which images are results.
+    where : Where, optional
+        A condition that results fulfil.
+    threads : int, optional
+        Number of threads of the scan.
+    """
+
+    rows: IndexView
+    wanted: Wanted
+    where: Where | None = None
+    threads: int | None = None
+
+    def results(
+        self, queries: NDArray[np.float32], excluded: Sequence[Excluded | None]
+    ) -> list[list[Result]]:
+        """The results of each query.
+
+        Parameters
+        ----------
+        queries : ndarray, shape (n, d), float32
+            Features of the queries.
+        excluded : sequence of n callables
+            Which images are no results of each query; None where all may be.
+        """
+        found: list[list[Result]] = [[] for _ in queries]
+        # As a rule one image is left out, the query itself.
+        seen, width = 0, max(1, min(self.wanted.k + any(excluded), self.rows.ntotal))
+        waiting = list(range(len(queries)))
+        while waiting:
+            short: list[int] = []
+            for batch in _batches(waiting, width):
+                D, I = self.rows.search(  # noqa: E741
+                    queries[batch], width, where=self.where, threads=self.threads
+                )
+                short += self._take(batch, D, I, seen, found, excluded)
+            # Some were left out, and there may be more.
+            waiting, seen, width = short, width, min(4 * width, self.rows.ntotal)
+        return found
+
+    def _take(
+        self,
+        batch: list[int],
+        D: NDArray[np.float32],
+        I: NDArray[np.int64],  # noqa: E741
+        seen: int,
+        found: list[list[Result]],
+        excluded: Sequence[Excluded | None],
+    ) -> list[int]:
+        """Add what a search found from column ``seen`` on; which queries may have more results."""
+        open_rows = list(range(len(batch)))
+        step = max(1, _MAX_HITS // len(batch))
+        for start in range(seen, D.shape[1], step):
+            ids = I[open_rows, start : start + step]
+            details = _Details.of(self.rows, np.unique(ids[ids >= 0]))
+            open_rows = [
+                row
+                for row, labels in zip(open_rows, ids.tolist(), strict=True)
+                if self._add(
+                    found[batch[row]],
+                    D[row, start : start + step].tolist(),
+                    labels,
+                    details,
+                    excluded[batch[row]],
+                )
+            ]
+            if not open_rows:
+                break
+        return [batch[row] for row in open_rows if D.shape[1] < self.rows.ntotal]
+
+    def _add(
+        self,
+        results: list[Result],
+        distances: list[float],
+        ids: list[int],
+        details: _Details,
+        is_excluded: Excluded | None,
+    ) -> bool:
+        """Add hits to the results of a query; whether later hits may be results, too."""
+        wanted = self.wanted
+        for distance, id in zip(distances, ids, strict=True):
+            if id < 0 or (wanted.max_distance is not None and distance > wanted.max_distance):
+                return False
+            path = details.paths[id]
+            if is_excluded is not None and is_excluded(id, path):
+                continue
+            if wanted.existing and not os.path.lexists(path):
+                continue
+            rank = len(results) + 1
+            results.append(
+                Result(rank, distance, None, id, os.fsdecode(path), details.attributes[id])
+            )
+            if rank == wanted.k:
+                return False
+        return True
+
+
+def _batches(rows: list[int], width: int) -> list[list[int]]:
+    size = max(1, _MAX_HITS // width)
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+class SameFile:
+    """Whether paths of an index name the file of a query, whatever links lead to it.
+
+    Two paths name one file if they are equal without links, or if both exist and have the same
+    device and inode, as those of a hard link and of a folder that is mounted twice have.
+    """
+
+    def __init__(self) -> None:
+        self._identities: dict[bytes, tuple[int, int] | None] = {}
+
+    def names(self, query: bytes, query_id: int | None = None) -> Excluded:
+        """A function that says whether an image is the file ``query``, if that is not empty.
+
+        The image of the index that the query is has ``query_id``.
+        """
+        if not query:
+            return lambda id, path: id == query_id
+        own, identity = {os.path.abspath(query), os.path.realpath(query)}, self._identity(query)
+        return lambda id, path: (
+            id == query_id
+            or path in own
+            or (identity is not None and self._identity(path) == identity)
+        )
+
+    def _identity(self, path: bytes) -> tuple[int, int] | None:
+        if path not in self._identities:
+            try:
+                status = os.stat(path)
+                self._identities[path] = (status.st_dev, status.st_ino)
+            except OSError:
+                self._identities[path] = None
+        return self._identities[path]
