@@ -41,29 +41,31 @@ def command(
     if all(map(is_vector_file, inputs)):
         from hyperpq.io.import_vectors import import_vectors
 
-        done = import_vectors(
-            inputs,
-            index_path,
-            create=False,
-            dataset=dataset,
-            device=device,
-            progress=output.progress(quiet),
-        )
+        with output.progress(quiet) as progress:
+            done = import_vectors(
+                inputs,
+                index_path,
+                create=False,
+                dataset=dataset,
+                device=device,
+                progress=progress,
+            )
         facts = [("added", f"{done.added:,}"), ("vectors", f"{done.index.ntotal:,}")]
     else:
         from hyperpq.images.build import update_index
 
-        options.only_for_vectors(dataset)
-        images, report = update_index(
-            inputs,
-            index_path,
-            remove_missing=False,
-            backbone=backbone,
-            device=device,
-            workers=workers,
-            progress=output.progress(quiet),
-            **options.given(exclude=exclude, include_hidden=include_hidden),
-        )
+        options.refuse("images", "files of vectors", dataset=dataset)
+        with output.progress(quiet) as progress:
+            images, report = update_index(
+                inputs,
+                index_path,
+                remove_missing=False,
+                backbone=backbone,
+                device=device,
+                workers=workers,
+                progress=progress,
+                **options.given(exclude=exclude, include_hidden=include_hidden),
+            )
         facts = [
             ("added", f"{report.added:,}"),
             ("images", f"{len(images):,}"),

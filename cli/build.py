@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hyperpq.cli import options, output
 
-if TYPE_CHECKING:
-    from hyperpq.images import ImageIndex
-
 
 @click.command("build")
-@click.argument("more", nargs=-1, type=options.PATH, metavar="[DIR]...")
+@click.argument("folders", nargs=-1, type=options.PATH, metavar="DIR...")
 @click.option(
     "--images",
     multiple=True,
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder of images, the same as an argument DIR.",
 )
-@options.index_option
+@options.new_index_option
 @options.training_options
 @click.option(
     "--backbone",
@@ -42,7 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--codec",
-    type=options.PATH,
+    type=options.FOLDER,
     metavar="INDEX",
     help="Use the codec of another index for a new one, at the length --bits, instead of training. "
     "It should have been trained on images of the same kind.",
@@ -66,7 +62,7 @@ if TYPE_CHECKING:
 )
 @options.quiet_option
 def command(
-    more: tuple[Path, ...],
+    folders: tuple[Path, ...],
     images: tuple[Path, ...],
     index_path: Path,
     device: str,
@@ -83,7 +79,7 @@ def command(
     adds new and changed images, removes images that no longer exist, and encodes no image twice.
     Images that cannot be read now, or are in a folder that cannot be read, stay in the index.
     """
-    if not images and not more:
+    if not images and not folders:
         raise click.UsageError("no folder of images was given; expected at least one DIR.")
     from hyperpq.images.build import build_index, working_directory
     from hyperpq.images.build.options import without_effect
@@ -95,17 +91,18 @@ def command(
             f"{names} or --codec."
         )
     try:
-        index, report = build_index(
-            [*images, *more],
-            index_path,
-            device=device,
-            workers=workers,
-            resume=resume,
-            overwrite=overwrite,
-            allow_empty=allow_empty,
-            progress=output.progress(quiet),
-            **options.given(**chosen),
-        )
+        with output.progress(quiet) as progress:
+            index, report = build_index(
+                [*images, *folders],
+                index_path,
+                device=device,
+                workers=workers,
+                resume=resume,
+                overwrite=overwrite,
+                allow_empty=allow_empty,
+                progress=progress,
+                **options.given(**chosen),
+            )
     except KeyboardInterrupt:
         begun = working_directory(index_path).exists()
         how = " with --resume" if begun and not resume else " again"
@@ -121,17 +118,6 @@ def command(
         ("code", f"{codes.M * codes.nbits} bits, {codes.code_size} bytes per image"),
         ("seconds", output.seconds(report.seconds)),
         ("index", index_path),
-        ("next", _query_command(index, index_path)),
+        ("next", output.query_command(index, index_path)),
     ]
     output.emit_summary(facts)
-
-
-def _query_command(index: ImageIndex, index_path: Path) -> str:
-    """The command that searches an index."""
-    words = ["hyperpq", "query", "IMG", "-k", "10"]
-    if index_path != Path("hyperpq-index"):
-        words += ["--index", str(index_path)]
-    backbone = index.backbone_identity["name"]
-    if backbone.startswith("torchscript:"):
-        words += ["--backbone", backbone]
-    return shlex.join(words)

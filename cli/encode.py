@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hyperpq.cli import options, output, streams
 
 
 @click.command("encode")
-@click.argument("inputs", nargs=-1, required=True, metavar="IMG|FILE...")
+@click.argument("inputs", nargs=-1, required=True, type=options.NAME, metavar="IMG|FILE...")
 @click.option(
     "-o",
     "--out",
@@ -57,16 +58,18 @@ def command(
     from hyperpq.images.image_index import ImageIndex
     from hyperpq.images.listing import query_paths
 
-    options.only_for_vectors(dataset)
+    options.refuse("images", "files of vectors", dataset=dataset)
     if "-" in inputs:
         streams.check_stdin()
-    images = ImageIndex.open(index_path, device=device, backbone=backbone)
-    output.show_warnings(quiet)
     named = query_paths(inputs, sys.stdin.buffer, null=null)
-    encoded = images.encode(named.paths, workers=workers, progress=output.progress(quiet))
+    paths = [os.fsdecode(path) for path in named.paths]
+    with output.progress(quiet) as progress:
+        images = ImageIndex.open(index_path, device=device, backbone=backbone)
+        encoded = images.encode(paths, workers=workers, progress=progress)
     save_codes(out, [encoded.codes])
-    output.emit(output.names(encoded.paths, null=null))
-    skipped = {**encoded.skipped, **named.skipped}
+    output.emit(output.names([named.paths[row] for row in encoded.rows], null=null))
+    skipped = {named.paths[row]: reason for row, reason in encoded.skipped.items()}
+    skipped |= named.skipped
     for path, reason in skipped.items():
         output.warn(path, reason)
     if skipped:

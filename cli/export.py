@@ -15,9 +15,8 @@ from hyperpq.cli import options, output
 @click.option(
     "--format",
     "style",
-    required=True,
     type=click.Choice(["npz", "parquet", "csv", "faiss", "hdf5"]),
-    help="Format of the file.",
+    help="Format of the file. [default: by the ending of OUT]",
 )
 @click.option(
     "--vectors/--no-vectors",
@@ -26,17 +25,20 @@ from hyperpq.cli import options, output
     help="Whether to write the decoded vectors beside the codes.",
 )
 @options.quiet_option
-def command(out: Path, index_path: Path, style: str, vectors: bool, quiet: bool) -> None:
+def command(out: Path, index_path: Path, style: str | None, vectors: bool, quiet: bool) -> None:
     """Write the rows of an index to a file.
 
-    The file OUT contains the ids, paths, codes and attributes of all rows; with the format faiss it
-    is an index that FAISS reads. docs/how-to/export.md describes the files.
+    The file OUT, such as images.csv, contains the ids, paths, codes and attributes of all rows;
+    with the format faiss it is an index that FAISS reads. docs/how-to/export.md describes the
+    files.
     """
     from hyperpq.index.hihpq_index import HiHPQIndex
-    from hyperpq.io.export import export_index
+    from hyperpq.io.export import ENDINGS, export_index
 
-    index = HiHPQIndex.load(index_path, device="cpu")
-    written = export_index(index, out, style, vectors=vectors, progress=output.progress(quiet))
+    style = output.format_of_file(style, out, ENDINGS)
+    with output.progress(quiet) as progress:
+        index = HiHPQIndex.load(index_path, device="cpu")
+        written = export_index(index, out, style, vectors=vectors, progress=progress)
     if not quiet:
         size = out.stat().st_size
         facts: output.Facts = [("written", f"{written:,} rows"), ("bytes", f"{size:,}")]

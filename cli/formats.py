@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,30 @@ from hyperpq.cli.output import names
 from hyperpq.cli.text import for_json, name, quoted
 
 if TYPE_CHECKING:
-    from hyperpq.images.results import Answer
+    from hyperpq.images.results import Answer, Result
+
+# Names of columns and of JSON fields, in their order.
+_FIELDS = ("rank", "distance", "id", "path")
+ENDINGS = {
+    ".json": "json",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".csv": "csv",
+    ".txt": "paths",
+}
+"""Formats by the endings of files."""
+
+
+def _values(result: Result) -> tuple[object, ...]:
+    """What a result has in `_FIELDS`."""
+    return result.rank, result.distance, result.id, name(os.fsencode(result.path))
 
 
 def _objects(answers: Sequence[Answer]) -> list[Any]:
     objects = [
         {
-            "query": name(answer.query),
-            "results": [
-                {"rank": r.rank, "distance": r.distance, "id": r.id, "path": name(r.path)}
-                for r in answer.results
-            ],
+            "query": name(os.fsencode(answer.query)),
+            "results": [dict(zip(_FIELDS, _values(r), strict=True)) for r in answer.results],
         }
         for answer in answers
         if not answer.error
@@ -37,15 +51,16 @@ def _table(answers: Sequence[Answer], null: bool) -> str:
     lines = []
     for answer in answers:
         if not answer.error:
-            lines.append(f"{quoted(answer.query)}\n")
+            lines.append(f"{quoted(os.fsencode(answer.query))}\n")
             lines += [
-                f"{r.rank:>5}  {r.distance:>9.4f}  {quoted(r.path)}\n" for r in answer.results
+                f"{r.rank:>5}  {r.distance:>9.4f}  {quoted(os.fsencode(r.path))}\n"
+                for r in answer.results
             ]
     return "".join(lines)
 
 
 def _paths(answers: Sequence[Answer], null: bool) -> str:
-    return names((r.path for answer in answers for r in answer.results), null=null)
+    return names((os.fsencode(r.path) for a in answers for r in a.results), null=null)
 
 
 def _json(answers: Sequence[Answer], null: bool) -> str:
@@ -59,10 +74,10 @@ def _ndjson(answers: Sequence[Answer], null: bool) -> str:
 def _csv(answers: Sequence[Answer], null: bool) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["query", "rank", "distance", "id", "path"])
+    writer.writerow(["query", *_FIELDS])
     for answer in answers:
-        for r in answer.results:
-            writer.writerow([name(answer.query), r.rank, r.distance, r.id, name(r.path)])
+        query = name(os.fsencode(answer.query))
+        writer.writerows([query, *_values(r)] for r in answer.results)
     return text.getvalue()
 
 

@@ -12,7 +12,7 @@ from hyperpq.cli import options, output
 
 @click.command("import")
 @click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="FILE...")
-@options.index_option
+@options.new_index_option
 @options.dataset_option
 @click.option(
     "--ids",
@@ -21,6 +21,13 @@ from hyperpq.cli import options, output
     help="File with the ids of all vectors, in the order of the files. By default ids continue "
     "from the highest id of the index.",
 )
+@click.option(
+    "--if-new",
+    is_flag=True,
+    help="Leave out files whose vectors were imported before. Otherwise such a file is an error, "
+    "unless --ids names its ids.",
+)
+@click.option("--again", is_flag=True, help="Add vectors once more that were imported before.")
 @options.training_options
 @options.device_option
 @options.quiet_option
@@ -29,27 +36,32 @@ def command(
     index_path: Path,
     dataset: str | None,
     ids: Path | None,
+    if_new: bool,
+    again: bool,
     device: str,
     quiet: bool,
     **chosen: Any,
 ) -> None:
     """Add the vectors in files to an index.
 
-    FILE is a .npy, .fvecs, .bvecs, .ivecs, HDF5 (.h5, .hdf5) or Parquet (.parquet) file. If there
-    is no index, a new one is trained on up to 25,000 of the vectors first.
+    FILE is a .npy, .npz, .fvecs, .bvecs, .ivecs, HDF5 (.h5, .hdf5) or Parquet (.parquet) file. If
+    there is no index, a new one is trained on up to 25,000 of the vectors first.
     """
+    if if_new and again:
+        raise click.UsageError("--if-new and --again exclude each other; choose one.")
     from hyperpq.io.import_vectors import import_vectors
 
-    progress = output.progress(quiet)
-    done = import_vectors(
-        inputs,
-        index_path,
-        dataset=dataset,
-        ids=ids,
-        device=device,
-        progress=progress,
-        **options.given(**chosen),
-    )
+    with output.progress(quiet) as progress:
+        done = import_vectors(
+            inputs,
+            index_path,
+            dataset=dataset,
+            ids=ids,
+            repeated="skip" if if_new else "add" if again else "refuse",
+            device=device,
+            progress=progress,
+            **options.given(**chosen),
+        )
     if quiet:
         return
     index = done.index
@@ -60,6 +72,8 @@ def command(
         ("seconds", output.seconds(progress.seconds)),
         ("index", index_path),
     ]
+    if done.skipped:
+        facts.insert(1, ("imported before", f"{done.skipped:,}"))
     if done.trained_on:
         facts.insert(0, ("trained on", f"{done.trained_on:,} vectors of width {index.d}"))
     output.emit_summary(facts)

@@ -5,15 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 F = TypeVar("F", bound=Callable[..., Any])
+INDEX_NAME = "hyperpq-index"
+"""Name of the directory of an index where no other is given."""
+# What is there while an index is replaced, or after that was interrupted.
+_NAMES_OF_INDEX = (INDEX_NAME, f"{INDEX_NAME}.old-hyperpq")
 
 
 class _PathType(click.Path):
     """A path. An empty path, such as an unset shell variable, would mean the current folder."""
+
+    def __init__(self, completed_as: str = "file") -> None:
+        # Whether a path can be read is for the command to say: that is no wrong usage.
+        super().__init__(path_type=Path, readable=False)
+        self._completed_as = completed_as
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return _paths(incomplete, self._completed_as)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not os.fspath(value):
@@ -33,19 +50,90 @@ class _TextType(click.ParamType):
             self.fail("the text is not UTF-8.", param, ctx)
 
 
-# Whether a path can be read is for the command to say: that is no wrong usage.
-PATH = _PathType(path_type=Path, readable=False)
+class _NameType(click.ParamType):
+    """The name of an image, of a folder or of a list of names, as it was typed."""
+
+    name = "path"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return _paths(incomplete, "file")
+
+
+def _paths(incomplete: str, kind: str) -> list[CompletionItem]:
+    """The answer that makes a shell complete names of files (``file``) or folders (``dir``)."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type=kind)]
+
+
+PATH = _PathType()
+FOLDER = _PathType("dir")
+NAME = _NameType()
 TEXT = _TextType()
 
+
+def _chosen_index(ctx: click.Context, param: click.Parameter, given: tuple[Path, ...]) -> Path:
+    """The index that the option, the variable or the working directory names."""
+    if len(given) > 1:
+        raise click.UsageError(
+            f"--index is given {len(given)} times; expected one index; search several one after "
+            "another.",
+            ctx,
+        )
+    if given:
+        return given[0]
+    if "HYPERPQ_INDEX" in os.environ:
+        chosen: Path = FOLDER.convert(os.environ["HYPERPQ_INDEX"], param, ctx)
+        return chosen
+    return Path(INDEX_NAME)
+
+
+def _existing_index(ctx: click.Context, param: click.Parameter, given: tuple[Path, ...]) -> Path:
+    """`_chosen_index`; without a choice, the one in the nearest folder above that has one."""
+    chosen = _chosen_index(ctx, param, given)
+    if given or "HYPERPQ_INDEX" in os.environ or any(map(os.path.lexists, _NAMES_OF_INDEX)):
+        return chosen
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        return chosen
+    for folder in here.parents:
+        if any((folder / name / "manifest.json").is_file() for name in _NAMES_OF_INDEX):
+            return folder / INDEX_NAME
+    return chosen
+
+
+# `multiple`, so that a second one is noticed.
 index_option = click.option(
     "--index",
     "index_path",
-    type=PATH,
-    envvar="HYPERPQ_INDEX",
-    default=Path("hyperpq-index"),
-    show_default="$HYPERPQ_INDEX or ./hyperpq-index",
+    type=FOLDER,
+    multiple=True,
+    callback=_existing_index,
+    show_default=f"$HYPERPQ_INDEX, or {INDEX_NAME} in the working directory or a folder above",
     help="Directory of the index.",
 )
+new_index_option = click.option(
+    "--index",
+    "index_path",
+    type=FOLDER,
+    multiple=True,
+    callback=_chosen_index,
+    show_default=f"$HYPERPQ_INDEX or ./{INDEX_NAME}",
+    help="Directory of the index.",
+)
+k_option = click.option(
+    "-k",
+    "-n",
+    "k",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Number of results for each query.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 device_option = click.option(
     "--device",
     default="auto",
@@ -83,7 +171,8 @@ dataset_option = click.option(
     "--dataset",
     type=TEXT,
     metavar="NAME",
-    help="Name of the HDF5 dataset or the Parquet column, if a file has several.",
+    help="Name of the array of an .npz file, the HDF5 dataset or the Parquet column, if a file has "
+    "several.",
 )
 exclude_option = click.option(
     "--exclude",
@@ -144,7 +233,15 @@ def given(**options: Any) -> dict[str, Any]:
     }
 
 
-def only_for_vectors(dataset: str | None) -> None:
-    """Refuse `--dataset` where images are given."""
-    if dataset is not None:
-        raise click.UsageError("--dataset is for files of vectors; images were given.")
+def refuse(what: str, instead: str, **options: Any) -> None:
+    """Refuse options that have no effect on what is given: ``what``, and not ``instead``."""
+    if names := [f"--{name.replace('_', '-')}" for name in given(**options)]:
+        verb = "is" if len(names) == 1 else "are"
+        raise click.UsageError(f"{' and '.join(names)} {verb} for {instead}; {what} were given.")
+
+
+def format_of(style: str | None, as_json: bool) -> str | None:
+    """The format that `--format` and `--json` choose together; None if neither is given."""
+    if as_json and style not in (None, "json"):
+        raise click.UsageError(f"--json and --format {style} exclude each other; choose one.")
+    return "json" if as_json else style

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,8 +17,9 @@ from hyperpq.cli import streams
 from hyperpq.cli.text import escaped, name, quoted
 
 if TYPE_CHECKING:
+    from hyperpq.images import ImageIndex
     from hyperpq.images.build import BuildReport
-    from hyperpq.progress import RichProgress, SilentProgress
+    from hyperpq.progress import SilentProgress
 
 Facts: TypeAlias = list[tuple[str, object]]
 """Names and values of a summary."""
@@ -35,12 +39,23 @@ def show_warnings(quiet: bool) -> None:
     logger.handlers = [handler]
 
 
-def progress(quiet: bool, bars: bool = True) -> RichProgress | SilentProgress:
-    """Progress bars on a terminal, and none elsewhere; the library's warnings go to stderr."""
-    from hyperpq.progress import RichProgress, SilentProgress
+def progress(quiet: bool, is_long: bool = True) -> SilentProgress:
+    """Progress bars on a terminal, and lines elsewhere; the library's warnings go to stderr.
+
+    The variable ``HYPERPQ_PROGRESS`` chooses ``bars``, ``lines`` or ``none``. What is not long,
+    such as a query of one image, shows nothing.
+    """
+    from hyperpq.progress import LineProgress, RichProgress, SilentProgress
 
     show_warnings(quiet)
-    return RichProgress() if bars and sys.stderr.isatty() and not quiet else SilentProgress()
+    style = os.environ.get("HYPERPQ_PROGRESS") or ("bars" if sys.stderr.isatty() else "lines")
+    if style not in ("bars", "lines", "none"):
+        raise click.UsageError(
+            f"the variable HYPERPQ_PROGRESS is {style!r}; expected bars, lines or none."
+        )
+    if quiet or not is_long or style == "none":
+        return SilentProgress()
+    return RichProgress() if style == "bars" else LineProgress(note)
 
 
 def emit(text: str) -> None:
@@ -48,6 +63,28 @@ def emit(text: str) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
     sys.stdout.buffer.flush()
+
+
+def emit_to(out: Path | None, text: str) -> None:
+    """Write results to a file, completely or not at all; to stdout if there is none."""
+    if out is None:
+        emit(text)
+        return
+    from hyperpq.utils.output_files import written_aside
+
+    with written_aside(out) as aside:
+        aside.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def format_of_file(style: str | None, out: Path | None, endings: Mapping[str, str]) -> str:
+    """The format that was chosen, or that of the ending of a file; ``table`` without both."""
+    if style is not None or out is None:
+        return style or "table"
+    if out.suffix.lower() not in endings:
+        raise click.UsageError(
+            f"{out} has none of the endings {', '.join(endings)}; choose a format with --format."
+        )
+    return endings[out.suffix.lower()]
 
 
 def emit_summary(facts: Facts, out: Path | None = None) -> None:
@@ -59,6 +96,17 @@ def emit_summary(facts: Facts, out: Path | None = None) -> None:
 
     if not streams.stdout_is_missing() and (out is None or not is_stream(out)):
         emit(table(facts))
+
+
+def warn_of_values(index_path: Path, where: str | None) -> None:
+    """Say which values of a condition no row of an index has, with the nearest that there is."""
+    if where is None:
+        return
+    from hyperpq.index.view import RowView
+    from hyperpq.store import IndexStore
+
+    for value in RowView(0, IndexStore.open(index_path)).unknown_values(where):
+        note(str(value))
 
 
 def names(paths: Iterable[bytes], *, null: bool) -> str:
@@ -100,6 +148,39 @@ def skipped_summary(skipped: Mapping[bytes, str], index_path: Path) -> str:
         return "0"
     path, reason = next(iter(sorted(skipped.items())))
     return f"{len(skipped)} (e.g. {quoted(path)}: {reason}), all in {index_path / 'skipped.csv'}"
+
+
+def query_command(images: ImageIndex, index_path: Path) -> str:
+    """A command that searches an index, as it can be typed here."""
+    words = [*_program(), "query", *map(_near, _example(images))]
+    if index_path != Path("hyperpq-index"):
+        words += ["--index", str(index_path)]
+    backbone = images.backbone_identity["name"]
+    if backbone.startswith("torchscript:"):
+        words += ["--backbone", backbone]
+    return shlex.join(words)
+
+
+def _program() -> list[str]:
+    """How this program is called: by its name if that is on the PATH."""
+    if shutil.which("hyperpq"):
+        return ["hyperpq"]
+    script = os.path.abspath(sys.argv[0])
+    return [script] if os.path.basename(script) == "hyperpq" else [sys.executable, "-m", "hyperpq"]
+
+
+def _example(images: ImageIndex) -> list[bytes]:
+    """The path of one image, if there is any."""
+    for rows in images.index.collection.view().batches(1):
+        return list(rows.paths or ())
+    return []
+
+
+def _near(path: bytes) -> str:
+    """A path as it is seen from the working directory, if it is below that."""
+    shown = os.fsdecode(path)
+    relative = os.path.relpath(shown)
+    return shown if relative.startswith(os.pardir) else relative
 
 
 def unread(report: BuildReport, index_path: Path) -> Facts:

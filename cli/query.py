@@ -1,94 +1,143 @@
-"""`hyperpq query`: find the most similar images of an index."""
+"""`hyperpq query`: find the images of an index that are most similar to others, or vectors."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyperpq.cli import formats, options, output, streams
+from hyperpq.cli import formats, options, output, query_vectors, streams
 
 if TYPE_CHECKING:
     from hyperpq.images import ImageIndex
     from hyperpq.images.results import Answer
 
+_FORMATS = sorted({*formats.WRITERS, *query_vectors.FORMATS})
+
 
 @click.command("query")
-@click.argument("images", nargs=-1, required=True, metavar="IMG...")
-@click.option(
-    "-k",
-    type=click.IntRange(min=1),
-    default=50,
-    show_default=True,
-    help="Number of results for each query.",
-)
+@click.argument("inputs", nargs=-1, required=True, type=options.NAME, metavar="IMG|FILE...")
+@options.k_option
 @options.index_option
 @click.option(
     "--format",
     "style",
-    type=click.Choice(sorted(formats.WRITERS)),
-    default="table",
-    show_default=True,
-    help="Format of the results.",
+    type=click.Choice(_FORMATS),
+    help="Format of the results; paths is for images only, npz and ivecs for vectors. "
+    "[default: by the ending of OUT; table without --out]",
+)
+@options.json_option
+@click.option(
+    "-o",
+    "--out",
+    type=options.PATH,
+    metavar="OUT",
+    help="File to write the results to, such as results.csv. The formats npz and ivecs need one.",
 )
 @click.option(
     "--where",
     type=options.TEXT,
     metavar="CONDITION",
-    help="Search only images that fulfil a condition, such as "
-    "\"folder == 'cats' and width >= 512\". Other attributes are height, size, mtime, path and id; "
-    "see docs/how-to/filters.md.",
+    help="Search only what fulfils a condition, such as "
+    "\"folder == 'cats' and width >= 512\". Other attributes of images are height, size, mtime, "
+    "path and id; see docs/how-to/filters.md.",
 )
 @options.null_option
 @click.option("--exclude-self", is_flag=True, help="Exclude the query image itself.")
+@options.dataset_option
 @options.threads_option
 @options.backbone_option
 @options.device_option
 @options.workers_option
 @options.quiet_option
 def command(
-    images: tuple[str, ...],
+    inputs: tuple[str, ...],
     k: int,
     index_path: Path,
-    style: str,
+    style: str | None,
+    as_json: bool,
+    out: Path | None,
     where: str | None,
-    null: bool,
-    exclude_self: bool,
+    dataset: str | None,
     threads: int | None,
-    backbone: str | None,
     device: str,
     workers: int,
     quiet: bool,
+    **for_images: Any,
 ) -> None:
     """Find the images most similar to each IMG.
 
     IMG is an image, a folder of images, @FILE for a file with one name per line, or - for names on
     stdin.
+
+    With files of vectors, as `hyperpq import` takes them, the command finds the vectors of the
+    index that are nearest to each vector of FILE. A query is then named by its number, counted from
+    0 over all files. The command `hyperpq search` is the same.
     """
+    style = options.format_of(style, as_json)
+    wanted = query_vectors.Wanted(k, index_path, where, threads, device, quiet)
+    if query_vectors.are_vectors(inputs):
+        options.refuse("files of vectors", "images", **for_images, workers=workers or None)
+        query_vectors.run([Path(name) for name in inputs], wanted, dataset, style, out)
+        return
+    options.refuse("images", "files of vectors", dataset=dataset)
+    style = output.format_of_file(style, out, formats.ENDINGS)
+    if style not in formats.WRITERS:
+        raise click.UsageError(f"the format {style} is for files of vectors; images were given.")
+    _query(inputs, wanted, style, out, workers=workers, **for_images)
+
+
+def _query(
+    inputs: Sequence[str],
+    wanted: query_vectors.Wanted,
+    style: str,
+    out: Path | None,
+    *,
+    null: bool,
+    exclude_self: bool,
+    backbone: str | None,
+    workers: int,
+) -> None:
+    """Answer queries by images."""
     from hyperpq.images.image_index import ImageIndex
     from hyperpq.images.listing import query_paths
+    from hyperpq.store import IndexStore
+    from hyperpq.utils.output_files import check_writable
 
-    if "-" in images:
+    if out is not None:
+        check_writable(out)
+    if "-" in inputs:
         streams.check_stdin()
-    output.show_warnings(quiet)
-    named = query_paths(images, sys.stdin.buffer, null=null)
-    index = ImageIndex.open(index_path, device=device, backbone=backbone)
-    answers = index.query(
-        named.paths,
-        k,
-        where=where,
-        exclude_self=exclude_self,
-        threads=threads,
-        workers=workers,
-        progress=output.progress(quiet, bars=len(named.paths) >= 10),
-    )
-    output.emit(formats.WRITERS[style](answers, null))
-    if not quiet and not any(answer.results for answer in answers):
-        _explain(index, answers, where, exclude_self)
-    failed = [(answer.query, answer.error) for answer in answers if answer.error]
+    output.show_warnings(wanted.quiet)
+    named = query_paths(inputs, sys.stdin.buffer, null=null)
+    missing = named.missing()
+    if len(missing) == len(named.paths):
+        # An index that is not there is an error all the same; what takes seconds is not loaded.
+        IndexStore.open(wanted.index_path)
+        answers: list[Answer] = []
+        failed = [*missing.items()]
+    else:
+        with output.progress(wanted.quiet, is_long=len(named.paths) >= 10) as progress:
+            index = ImageIndex.open(wanted.index_path, device=wanted.device, backbone=backbone)
+            answers = index.query(
+                list(map(os.fsdecode, named.paths)),
+                wanted.k,
+                where=wanted.where,
+                exclude_self=exclude_self,
+                threads=wanted.threads,
+                workers=workers,
+                progress=progress,
+            )
+        failed = [(os.fsencode(a.query), a.error) for a in answers if a.error]
+    output.emit_to(out, formats.WRITERS[style](answers, null))
+    if not wanted.quiet:
+        output.warn_of_values(wanted.index_path, wanted.where)
+    if not wanted.quiet and len(failed) < len(answers):
+        _explain(index, answers, wanted.where, exclude_self)
     failed += named.skipped.items()
     for path, reason in failed:
         output.warn(path, reason)
@@ -99,8 +148,8 @@ def command(
 def _explain(
     index: ImageIndex, answers: Sequence[Answer], where: str | None, exclude_self: bool
 ) -> None:
-    """Say why nothing was found, unless no query could be read."""
-    if all(answer.error for answer in answers):
+    """Say why nothing was found."""
+    if any(answer.results for answer in answers):
         return
     other = " but the query" if exclude_self else ""
     if not len(index):

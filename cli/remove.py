@@ -36,6 +36,8 @@ def command(folders: tuple[Path, ...], index_path: Path, where: str | None, quie
     else:
         from hyperpq.index import HiHPQIndex
 
+        if not quiet:
+            output.warn_of_values(index_path, where)
         index = HiHPQIndex.load(index_path, device="cpu")
         removed = index.remove_ids(where=where)
     if not quiet:

@@ -19,7 +19,7 @@ from hyperpq.cli import options, output
     metavar="VIEWS.npy",
     help="File with features of augmented views of the same items, of shape (V, n, d).",
 )
-@options.index_option
+@options.new_index_option
 @options.dataset_option
 @options.training_options
 @options.device_option
@@ -46,17 +46,17 @@ def command(
     """
     from hyperpq.io.train_vectors import train_vectors
 
-    progress = output.progress(quiet)
-    index, n = train_vectors(
-        features,
-        index_path,
-        dataset=dataset,
-        views=views,
-        checkpoint=checkpoint,
-        device=device,
-        progress=progress,
-        **options.given(**chosen),
-    )
+    with output.progress(quiet) as progress:
+        index, n = train_vectors(
+            features,
+            index_path,
+            dataset=dataset,
+            views=views,
+            checkpoint=checkpoint,
+            device=device,
+            progress=progress,
+            **options.given(**chosen),
+        )
     if quiet:
         return
     output.emit_summary(

@@ -12,6 +12,9 @@ from hypothesis import HealthCheck, settings
 # which made the same tests ten times slower. Read when torch or faiss is first imported.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 
+# Lines of progress depend on how busy the machine is, and tests compare stderr.
+os.environ.setdefault("HYPERPQ_PROGRESS", "none")
+
 # No deadline: the machine may be busy. In CI the examples are the same in every run.
 settings.register_profile(
     "hyperpq",

@@ -103,6 +103,11 @@ class Where:
         object.__setattr__(self, "_condition", parser.condition(parser.tree))
         object.__setattr__(self, "names", frozenset(parser.names))
 
+    @property
+    def root(self) -> Condition:
+        """The condition as a tree of nodes."""
+        return self._condition
+
     def mask(self, columns: Callable[[str], Column | Paths], n: int) -> NDArray[np.bool_]:
         """Mask of the rows of one segment that fulfil the condition.
 

@@ -52,6 +52,10 @@ class NamedImages:
     paths: list[bytes] = field(default_factory=list)
     skipped: dict[bytes, str] = field(default_factory=dict)
 
+    def missing(self) -> dict[bytes, str]:
+        """Those of the images that do not exist, with the reason that a query gives for them."""
+        return {path: "no such file" for path in self.paths if not os.path.lexists(path)}
+
 
 def query_paths(names: Sequence[str], stdin: BinaryIO, *, null: bool = False) -> NamedImages:
     """Images that the arguments of a command stand for.

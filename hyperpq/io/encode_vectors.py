@@ -46,8 +46,10 @@ def encode_vectors(
     IndexNotFoundError, CorruptIndexError, FormatVersionError
         If the index cannot be opened.
     """
+    files = [open_vectors(path, dataset=dataset) for path in paths]
     index = HiHPQIndex.load(index_path, device=device)
-    files = [open_vectors(path, dataset=dataset, d=index.d) for path in paths]
+    for file in files:
+        file.check_width(index.d)
     return [index.encode(batch) for file in files for batch in file.batches()]
 
 

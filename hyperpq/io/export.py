@@ -197,3 +197,12 @@ _WRITERS: dict[str, Callable[[BatchSource, Path, bool], int]] = {
     "hdf5": write_hdf5,
 }
 FORMATS = tuple(_WRITERS)
+ENDINGS = {
+    ".npz": "npz",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".faiss": "faiss",
+}
+"""Formats by the endings of files."""

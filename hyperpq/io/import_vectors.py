@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from hyperpq.errors import IndexNotFoundError, InvalidInputError, StoreError
 from hyperpq.images.metadata import ImageMetadata
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.io.import_record import ImportedFile, add_imports, read_imports
 from hyperpq.io.train_vectors import PathLike, TrainingChoices, new_index
 from hyperpq.io.vector_files import VectorFile, batch_rows, load_array, open_vectors, sample_rows
 from hyperpq.progress import ProgressLike, as_progress
@@ -21,10 +24,19 @@ from hyperpq.utils.validation import as_ids
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from hyperpq.codec.base import Codec
+
 TRAIN_SIZE = 25_000
 """Largest number of vectors that a new index is trained on."""
 SEGMENT_SIZE = 1 << 20
-"""Vectors of one segment and one commit, at least; only the last has fewer."""
+"""Vectors of one segment and one commit, unless kept features make it too large."""
+
+
+# Bytes of kept features of one segment, which are in memory at once.
+_SEGMENT_BYTES = 1 << 28
+
+Repeated: TypeAlias = Literal["refuse", "skip", "add"]
+"""What is done with vectors that were imported before."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +51,14 @@ class ImportReport:
         Number of vectors added.
     trained_on : int
         Number of vectors that a new index was trained on; 0 for an existing index.
+    skipped : int
+        Number of vectors that were left out, as they had been imported before.
     """
 
     index: HiHPQIndex
     added: int
     trained_on: int
+    skipped: int = 0
 
 
 def import_vectors(
@@ -53,6 +68,7 @@ def import_vectors(
     create: bool = True,
     dataset: str | None = None,
     ids: PathLike | None = None,
+    repeated: Repeated = "refuse",
     device: str = "auto",
     progress: ProgressLike = None,
     **training: Unpack[TrainingChoices],
@@ -75,6 +91,9 @@ def import_vectors(
     ids : path-like, optional
         .npy file with the ids of all vectors, in the order of the files. By default ids continue
         from the highest id of the index.
+    repeated : {"refuse", "skip", "add"}
+        What is done with a file without ``ids`` whose vectors were imported before, from whatever
+        file, and are still there: an error, nothing, or the vectors are added once more.
     device : str
         See `HiHPQIndex`.
     progress : Progress or bool, optional
@@ -116,14 +135,85 @@ def import_vectors(
         raise InvalidInputError(
             f"{', '.join(map(str, paths))}: there are no vectors; expected vectors to train on."
         )
+    checksums = [xxhash.xxh3_128() for _ in files]
     with progress.phase("check", total, "vectors") as phase:
         size = TRAIN_SIZE if index is None else 0
-        sample = sample_rows(files, size, training.get("seed", 0), phase.advance)
+        sample = sample_rows(
+            files,
+            size,
+            training.get("seed", 0),
+            phase.advance,
+            lambda number, batch: checksums[number].update(np.ascontiguousarray(batch)),
+        )
+    parts = [
+        _Part(file, checksum.hexdigest()) for file, checksum in zip(files, checksums, strict=True)
+    ]
+    if labels is None and repeated != "add":
+        parts = [_new_part(part, index, parts[:i], repeated) for i, part in enumerate(parts)]
     if index is None:
         index = new_index(sample, index_path, device=device, progress=progress, **training)
-    with progress.phase("add", total, "vectors") as phase:
-        _add(index, files, labels, phase.advance)
-    return ImportReport(index, total, len(sample))
+    new = sum(part.n for part in parts)
+    with progress.phase("add", new, "vectors") as phase:
+        _add(index, parts, labels, phase.advance)
+    return ImportReport(index, new, len(sample), total - new)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The vectors of a file from row ``start`` on, which are to be added."""
+
+    file: VectorFile
+    checksum: str
+    start: int = 0
+
+    @property
+    def n(self) -> int:
+        return self.file.shape[0] - self.start
+
+    def batches(self) -> Iterator[NDArray[np.float32]]:
+        done = 0
+        for batch in self.file.batches(batch_rows(self.file.shape[1])):
+            new = batch[max(0, self.start - done) :]
+            done += len(batch)
+            if len(new):
+                yield new
+
+
+def _new_part(
+    part: _Part, index: HiHPQIndex | None, others: Sequence[_Part], repeated: Repeated
+) -> _Part:
+    """The part of a file that was not imported before.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are vectors that were, and they are to be refused.
+    """
+    former: list[ImportedFile] = []
+    if index is not None:
+        rows = index.collection
+        same = [file for file in read_imports(rows) if file.checksum == part.checksum]
+        former = [file for file in same if file.is_in(rows)]
+    again = [other for other in others if other.checksum == part.checksum]
+    if not part.file.shape[0] or not (former or again):
+        return part
+    if repeated == "skip":
+        start = part.file.shape[0] if again else max(i.added for i in former)
+        return replace(part, start=start)
+    name = part.file.path
+    if again:
+        found = f"has the vectors of {again[0].file.path}, which is given, too"
+    else:
+        first = former[0]
+        how_many = "" if first.added == first.vectors else f"the first {first.added:,} of "
+        found = (
+            f"has vectors that are in the index: {how_many}those of {first.name} have the ids "
+            f"{first.first_id:,} to {first.last_id:,}"
+        )
+    raise InvalidInputError(
+        f"{name} {found}; nothing was changed; leave such files out with --if-new "
+        "(repeated='skip'), or add the vectors once more with --again (repeated='add')."
+    )
 
 
 def _open_files(paths: Sequence[PathLike], dataset: str | None, d: int | None) -> list[VectorFile]:
@@ -155,35 +245,93 @@ def _existing(path: Path, device: str, create: bool) -> HiHPQIndex | None:
 
 def _add(
     index: HiHPQIndex,
-    files: Sequence[VectorFile],
+    parts: Sequence[_Part],
     labels: NDArray[np.int64] | None,
     advance: Callable[[int], object],
 ) -> None:
-    """Encode the vectors of files and add them, one commit for each segment."""
-    done = 0
-    codes: list[NDArray[np.uint8]] = []
-
-    def commit() -> None:
-        nonlocal done
-        n = sum(map(len, codes))
-        if n:
-            own = None if labels is None else labels[done:][:n]
-            index.collection.add(np.concatenate(codes), own)
-            codes.clear()
-            done += n
-
+    """Encode vectors and add them, one commit for each segment."""
+    rows = _Segments(index, labels)
     try:
-        for file in files:
-            for batch in file.batches(batch_rows(index.d)):
-                codes.append(index.encode(batch))
+        for part in parts:
+            for batch in part.batches():
+                rows.append(batch)
                 advance(len(batch))
-                if sum(map(len, codes)) >= SEGMENT_SIZE:
-                    commit()
-        commit()
+        rows.commit()
     except StoreError as error:
         reason = str(error).removesuffix(".")
-        stopped = type(error)(f"{reason}; {done:,} vectors were added to {index.path}.")
+        stopped = type(error)(f"{reason}; {rows.done:,} vectors were added to {index.path}.")
         stopped.errno = error.errno
         raise stopped from error
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"{done:,} vectors were added to {index.path}") from error
+        raise KeyboardInterrupt(f"{rows.done:,} vectors were added to {index.path}") from error
+    finally:
+        # Where the disk is full, what stopped the import is what is reported.
+        with contextlib.suppress(StoreError):
+            _note(index, parts, rows.ids)
+
+
+class _Segments:
+    """Vectors that are encoded and added in commits of many rows.
+
+    Attributes
+    ----------
+    done : int
+        Number of vectors added.
+    ids : list of ndarray
+        Their ids.
+    """
+
+    def __init__(self, index: HiHPQIndex, labels: NDArray[np.int64] | None) -> None:
+        self._index, self._labels = index, labels
+        self._codec: Codec | None = None
+        # Codes and kept features; the vectors themselves would take too much memory.
+        self._codes: list[NDArray[np.uint8]] = []
+        self._features: list[NDArray[np.uint8]] = []
+        self.done, self.ids = 0, list[NDArray[np.int64]]()
+
+    def append(self, batch: NDArray[np.float32]) -> None:
+        """Encode vectors; those of a complete segment are added."""
+        encoded = self._index.encoded(batch)
+        if encoded.codec is not self._codec:
+            self.commit()
+        self._codec = encoded.codec
+        self._codes.append(encoded.codes)
+        if encoded.features is not None:
+            self._features.append(encoded.features)
+        kept = sum(features.nbytes for features in self._features)
+        if sum(map(len, self._codes)) >= SEGMENT_SIZE or kept >= _SEGMENT_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        """Add what is encoded."""
+        n = sum(map(len, self._codes))
+        if not n:
+            return
+        collection = self._index.collection
+        own = None if self._labels is None else self._labels[self.done :][:n]
+        features = np.concatenate(self._features) if self._features else None
+        collection.add(np.concatenate(self._codes), own, features=features, codec=self._codec)
+        last = collection.view().next_id
+        self.ids.append(np.arange(last - n, last) if own is None else own)
+        self._codes, self._features = [], []
+        self.done += n
+
+
+def _note(index: HiHPQIndex, parts: Sequence[_Part], ids: Sequence[NDArray[np.int64]]) -> None:
+    """Note which vectors of which files were added with which ids."""
+    left, files = np.concatenate([np.empty(0, np.int64), *ids]), []
+    for part in parts:
+        own, left = left[: part.n], left[part.n :]
+        if len(own):
+            files.append(
+                ImportedFile(
+                    part.checksum,
+                    part.file.shape[0],
+                    part.start + len(own),
+                    int(own.min()),
+                    int(own.max()),
+                    str(part.file.path),
+                )
+            )
+    if files:
+        add_imports(index.collection, files)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,14 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.io.search_vectors import FoundVectors
 from hyperpq.utils.output_files import check_writable, written_aside
 
-ENDINGS = {".npz": "npz", ".ivecs": "ivecs", ".csv": "csv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+ENDINGS = {
+    ".npz": "npz",
+    ".ivecs": "ivecs",
+    ".csv": "csv",
+    ".json": "json",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+}
 """Formats by the endings of files."""
 
 
@@ -58,12 +65,34 @@ def as_ndjson(found: FoundVectors) -> str:
     return "".join(lines)
 
 
-TEXTS: dict[str, Callable[[FoundVectors], str]] = {
+_TEXTS: dict[str, Callable[[FoundVectors], str]] = {
     "table": as_table,
     "csv": as_csv,
     "ndjson": as_ndjson,
 }
+TEXTS = (*_TEXTS, "json")
 """Formats that can be printed."""
+
+
+def texts(batches: Iterable[FoundVectors], format: str) -> Iterator[str]:
+    """Results as text, batch by batch.
+
+    Parameters
+    ----------
+    batches : iterable of FoundVectors
+        What `search_vectors` gives.
+    format : str
+        One of `TEXTS`; ``json`` is one array of the objects of ``ndjson``.
+    """
+    if format != "json":
+        yield from map(_TEXTS[format], batches)
+        return
+    before = "[\n "
+    for found in batches:
+        for line in as_ndjson(found).splitlines():
+            yield before + line
+            before = ",\n "
+    yield "\n]\n" if before.startswith(",") else "[]\n"
 
 
 def write_results(
@@ -100,17 +129,20 @@ def write_results(
         expected = ", ".join((*TEXTS, "npz", "ivecs"))
         raise InvalidInputError(f"format is {format!r}; expected one of {expected}.")
     n = 0
-    whole: list[FoundVectors] = []
     with written_aside(path) as aside, open(aside, "xb") as file:
-        for found in batches:
-            n += len(found.I)
-            if format == "npz":
-                whole.append(found)
-            elif format == "ivecs":
-                file.write(_ivecs(found))
-            else:
-                file.write(TEXTS[format](found).encode())
-        if format == "npz":
+
+        def counted() -> Iterator[FoundVectors]:
+            nonlocal n
+            for found in batches:
+                n += len(found.I)
+                yield found
+
+        if format in TEXTS:
+            file.writelines(text.encode() for text in texts(counted(), format))
+        elif format == "ivecs":
+            file.writelines(map(_ivecs, counted()))
+        else:
+            whole = list(counted())
             D = np.concatenate([found.D for found in whole])
             I = np.concatenate([found.I for found in whole])  # noqa: E741
             np.savez(file, D=D, I=I)

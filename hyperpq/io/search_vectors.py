@@ -84,9 +84,12 @@ def search_vectors(
         If the index cannot be opened.
     """
     k = as_count(k, "k")
-    index = HiHPQIndex.load(index_path, device=device)
     condition = None if where is None else Where(where)
-    files = [open_vectors(path, dataset=dataset, d=index.d) for path in paths]
+    # Files first: a wrong path is an error before anything heavy is loaded.
+    files = [open_vectors(path, dataset=dataset) for path in paths]
+    index = HiHPQIndex.load(index_path, device=device)
+    for file in files:
+        file.check_width(index.d)
     total, start = sum(file.shape[0] for file in files), 0
     # A file without vectors has a batch without rows, which is left out if there are others.
     files = [file for file in files if file.shape[0]] or files[:1]

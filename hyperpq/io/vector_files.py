@@ -1,4 +1,4 @@
-"""`open_vectors`: vectors in .npy, .fvecs, .bvecs, .ivecs, HDF5 and Parquet files, in batches."""
+"""`open_vectors`: vectors in .npy, .npz, .fvecs, .bvecs, .ivecs, HDF5 and Parquet files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Source: TypeAlias = tuple[tuple[int, int], Callable[[int], Iterator[NDArray[Any]
 # Type of the values in the TEXMEX layout, by the ending of the file.
 _TEXMEX = {".fvecs": "<f4", ".bvecs": "u1", ".ivecs": "<i4"}
 # Endings of files with several named arrays.
-_NAMED = (".h5", ".hdf5", ".parquet")
+_NAMED = (".npz", ".h5", ".hdf5", ".parquet")
 ENDINGS = (".npy", *_TEXMEX, *_NAMED)
 MAX_WIDTH = 1 << 20
 """Largest width of a vector; a damaged or hostile file could ask for memory for more."""
@@ -68,6 +68,11 @@ class VectorFile:
                 "has changed while it was read."
             )
 
+    def check_width(self, d: int) -> None:
+        """Raise `InvalidInputError` unless the vectors have the width ``d``."""
+        if self.shape[1] != d:
+            raise InvalidInputError(f"{self.path} has width {self.shape[1]}; expected {d}.")
+
     def read(self) -> NDArray[np.float32]:
         """Read all vectors, shape (n, d), into memory; it raises the errors of `batches`."""
         out = np.empty(self.shape, np.float32)
@@ -91,13 +96,14 @@ def open_vectors(
     Parameters
     ----------
     path : path-like
-        ``.npy``: one array (n, d), memory-mapped. ``.fvecs``, ``.bvecs``, ``.ivecs``: the TEXMEX
-        layout, in which each row is an int32 with its width, followed by float32, uint8 or int32
-        values, all little-endian. ``.h5``, ``.hdf5``: a two-dimensional dataset of numbers.
-        ``.parquet``: a column of lists of numbers, or only columns of numbers, each of which is a
-        coordinate.
+        ``.npy``: one array (n, d), memory-mapped. ``.npz``: a two-dimensional array. ``.fvecs``,
+        ``.bvecs``, ``.ivecs``: the TEXMEX layout, in which each row is an int32 with its width,
+        followed by float32, uint8 or int32 values, all little-endian. ``.h5``, ``.hdf5``: a
+        two-dimensional dataset of numbers. ``.parquet``: a column of lists of numbers, or only
+        columns of numbers, each of which is a coordinate.
     dataset : str, optional
-        Name of the HDF5 dataset or of the Parquet column; by default the only one that fits.
+        Name of the array of an .npz file, of the HDF5 dataset or of the Parquet column; by default
+        the only one that fits.
     d : int, optional
         Width that the vectors must have.
 
@@ -126,9 +132,10 @@ def open_vectors(
     shape, read = _source(path, ending, dataset)
     if not 1 <= shape[1] <= MAX_WIDTH:
         raise InvalidInputError(f"{path} has width {shape[1]}; expected 1 to {MAX_WIDTH}.")
-    if d is not None and shape[1] != d:
-        raise InvalidInputError(f"{path} has width {shape[1]}; expected {d}.")
-    return VectorFile(path, shape, read)
+    file = VectorFile(path, shape, read)
+    if d is not None:
+        file.check_width(d)
+    return file
 
 
 def _source(path: Path, ending: str, dataset: str | None) -> Source:
@@ -139,6 +146,10 @@ def _source(path: Path, ending: str, dataset: str | None) -> Source:
         return (array.shape[0], array.shape[1]), lambda rows: _slices(array, rows)
     if ending in _TEXMEX:
         return _texmex_source(path, np.dtype(_TEXMEX[ending]))
+    if ending == ".npz":
+        from hyperpq.io.npz import npz_source
+
+        return npz_source(path, dataset)
     if ending == ".parquet":
         from hyperpq.io.parquet import parquet_source
 
@@ -250,6 +261,7 @@ def sample_rows(
     size: int,
     seed: int = 0,
     advance: Callable[[int], object] = lambda n: None,
+    look: Callable[[int, NDArray[np.float32]], object] = lambda number, batch: None,
 ) -> NDArray[np.float32]:
     """Random rows of files of one width, in their order; all rows are read, and so checked.
 
@@ -263,6 +275,8 @@ def sample_rows(
         The same files, size and seed give the same rows.
     advance : callable
         Called with the number of rows that were read.
+    look : callable
+        Called with the number of a file, counted from 0, and each batch of its vectors.
 
     Returns
     -------
@@ -279,8 +293,9 @@ def sample_rows(
     chosen = np.sort(random.choice(total, min(size, total), replace=False, shuffle=False))
     out = np.empty((len(chosen), d), np.float32)
     start = 0
-    for file in files:
+    for number, file in enumerate(files):
         for batch in file.batches(batch_rows(d)):
+            look(number, batch)
             low, high = np.searchsorted(chosen, (start, start + len(batch)))
             out[low:high] = batch[chosen[low:high] - start]
             start += len(batch)

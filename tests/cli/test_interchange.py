@@ -38,6 +38,11 @@ def fails(done, line, code):
     assert (done.returncode, done.stdout) == (code, b"")
 
 
+def fails_with(done, words):
+    assert done.returncode == 2
+    assert words in done.stderr.decode()
+
+
 def stored(index):
     """(ids, codes) of all rows."""
     return index.ids, index.collection.view().codes_of(index.ids)
@@ -78,8 +83,9 @@ def test_ids_and_more_files_for_an_index(hyperpq, made, tmp_path):
     files = [made / name for name in ("a.npy", "b.fvecs", "c.h5")]
     first = hyperpq("import", *files, "--ids", made / "ids.npy", "--epochs", "0", cwd=tmp_path)
     assert fact(ok(first), "added") == "600"
-    for command in ("import", "add"):
-        ok(hyperpq(command, files[1], cwd=tmp_path))
+    fails_with(hyperpq("add", files[1], cwd=tmp_path), "has vectors that are in the index")
+    for _ in range(2):
+        ok(hyperpq("import", files[1], "--again", cwd=tmp_path))
     index = HiHPQIndex.load(tmp_path / "hyperpq-index", device="cpu")
     want = [np.arange(600) * 3, np.arange(1798, 1998), np.arange(1998, 2198)]
     ids, codes = stored(index)

@@ -251,7 +251,7 @@ def test_k_larger_than_the_index(hyperpq, place, photos):
 def test_the_index_of_the_environment_and_of_the_option(hyperpq, place, photos, tmp_path):
     env = {"HYPERPQ_INDEX": str(place / "hyperpq-index")}
     found = query(hyperpq, tmp_path, photos[0], "--format", "paths", env=env)
-    assert len(found.stdout.splitlines()) == 24
+    assert len(found.stdout.splitlines()) == 10
     env = {"HYPERPQ_INDEX": str(tmp_path / "none")}
     lost = query(hyperpq, place, photos[0], env=env, code=1)
     assert f"{tmp_path / 'none'}: there is no index here" in lost.stderr.decode()
@@ -301,7 +301,10 @@ def test_a_query_that_finds_nothing_says_why(hyperpq, place, photos):
     where = ("--where", "folder == 'nowhere'")
     done = hyperpq("query", photos[0], *where, "--format", "paths", cwd=place)
     assert (done.returncode, done.stdout) == (0, b"")
-    said = "hyperpq: nothing was found: no image fulfils the condition folder == 'nowhere'\n"
+    said = (
+        "hyperpq: no row has the folder 'nowhere'.\n"
+        "hyperpq: nothing was found: no image fulfils the condition folder == 'nowhere'\n"
+    )
     assert done.stderr.decode() == said
     quiet = hyperpq("query", photos[0], *where, "--format", "paths", "--quiet", cwd=place)
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")

@@ -19,7 +19,8 @@ from hyperpq.cli.main import COMMANDS
 CASES = {
     "build": ("build P --epochs 0 --index new", False),
     "query": ("query P --index I -k 2", True),
-    "search": ("search vectors.npy --index index -k 2", True),
+    "query of vectors": ("search vectors.npy --index index -k 2", True),
+    "ls": ("ls --index I", True),
     "add": ("add vectors.npy --index index", False),
     "remove": ("remove --where id>99 --index index", False),
     "train": ("train vectors.npy --epochs 0 --index new", False),

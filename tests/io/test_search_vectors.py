@@ -179,8 +179,12 @@ def test_an_error_leaves_the_old_file(here, tmp_path):
         result_files.write_results([], tmp_path / "out", "xml")
 
 
-def test_the_command_has_the_same_formats():
-    from hyperpq.cli.search import FORMATS
+def test_the_command_knows_the_same_formats_and_endings():
+    """They are repeated there, so that its help loads nothing."""
+    from hyperpq.cli.query_vectors import FORMATS, are_vectors
+    from hyperpq.io import result_files, vector_files
 
-    assert {*result_files.TEXTS, "npz", "ivecs"} == set(FORMATS)
-    assert set(result_files.ENDINGS.values()) <= set(FORMATS)
+    assert set(FORMATS) == {*result_files.TEXTS, "npz", "ivecs"}
+    assert set(result_files.ENDINGS.values()) < set(FORMATS)
+    assert are_vectors([f"a{ending}" for ending in vector_files.ENDINGS])
+    assert not are_vectors(["a.jpg", "a.npy.png", "npy"])

@@ -1,0 +1,114 @@
+"""Queries by vectors in files, for `hyperpq query`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hyperpq.cli import output
+
+if TYPE_CHECKING:
+    from hyperpq.io.search_vectors import FoundVectors
+
+# `io.result_files` and `io.vector_files` have the same names; they are not imported for the help.
+FORMATS = ("table", "csv", "json", "ndjson", "npz", "ivecs")
+_ENDINGS = (".npy", ".npz", ".fvecs", ".bvecs", ".ivecs", ".h5", ".hdf5", ".parquet")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is searched for, whether the queries are images or vectors."""
+
+    k: int
+    index_path: Path
+    where: str | None
+    threads: int | None
+    device: str
+    quiet: bool
+
+
+def are_vectors(names: Sequence[str]) -> bool:
+    """Whether names are those of files of vectors, by their endings.
+
+    Raises
+    ------
+    click.UsageError
+        If only some of them are.
+    """
+    kinds = [name.lower().endswith(_ENDINGS) for name in names]
+    if any(kinds) and not all(kinds):
+        vectors, other = names[kinds.index(True)], names[kinds.index(False)]
+        raise click.UsageError(
+            f"{vectors} is a file of vectors, and {other} is not; expected either images or files "
+            "of vectors."
+        )
+    return all(kinds)
+
+
+def run(
+    inputs: Sequence[Path],
+    wanted: Wanted,
+    dataset: str | None,
+    style: str | None,
+    out: Path | None,
+) -> None:
+    """Search an index for the vectors in files, and print or write what was found."""
+    from hyperpq.io import result_files
+    from hyperpq.io.search_vectors import search_vectors
+    from hyperpq.utils.output_files import check_writable
+
+    style = output.format_of_file(style, out, result_files.ENDINGS)
+    if style not in FORMATS:
+        raise click.UsageError(f"the format {style} is for images; files of vectors were given.")
+    if out is not None:
+        check_writable(out)
+    elif style not in result_files.TEXTS:
+        raise click.UsageError(f"the format {style} is not text; name a file with --out.")
+    found = _Found()
+    with output.progress(wanted.quiet) as progress:
+        batches = search_vectors(
+            inputs,
+            wanted.index_path,
+            wanted.k,
+            dataset=dataset,
+            where=wanted.where,
+            threads=wanted.threads,
+            device=wanted.device,
+            progress=progress,
+        )
+        if out is None:
+            for text in result_files.texts(found.counted(batches), style):
+                output.emit(text)
+        else:
+            result_files.write_results(found.counted(batches), out, style)
+    if out is not None and not wanted.quiet:
+        output.emit_summary([("queries", f"{found.queries:,}"), ("file", out)], out)
+    if not wanted.quiet:
+        output.warn_of_values(wanted.index_path, wanted.where)
+    if wanted.quiet or not found.queries or found.results:
+        return
+    if wanted.where is None:
+        output.note(f"nothing was found: {wanted.index_path} has no vectors.")
+    else:
+        output.note(
+            f"nothing was found: no vector of {wanted.index_path} fulfils the condition "
+            f"{wanted.where}"
+        )
+
+
+class _Found:
+    """Counts of queries and of results that have been passed on."""
+
+    def __init__(self) -> None:
+        self.queries = self.results = 0
+
+    def counted(self, batches: Iterable[FoundVectors]) -> Iterator[FoundVectors]:
+        """Pass batches on."""
+        for batch in batches:
+            self.queries += len(batch.I)
+            self.results += int((batch.I >= 0).sum())
+            yield batch

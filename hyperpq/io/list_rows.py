@@ -1,0 +1,102 @@
+"""`list_rows`: what an index contains, read without its codec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.images.changes import is_below
+from hyperpq.index.view import RowView
+from hyperpq.store import Categories, Column, IndexStore, Rows
+from hyperpq.store.columns import TIME
+from hyperpq.utils.json_text import path_text
+
+# Rows that are in memory at once.
+_BATCH = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class ListedRow:
+    """A row of an index.
+
+    Attributes
+    ----------
+    id : int
+    path : bytes, optional
+        Path of the image, in the encoding of the file system; None in an index of vectors.
+    attributes : dict of str to int, float, str or None
+        Its attributes; a time is text in ISO 8601, and None is a missing value.
+    """
+
+    id: int
+    path: bytes | None
+    attributes: dict[str, object]
+
+    def to_dict(self) -> dict[str, object]:
+        """The row with JSON types; the path as `utils.json_text.path_text`."""
+        path = {} if self.path is None else {"path": path_text(self.path)}
+        return {"id": self.id, **path, **self.attributes}
+
+
+def list_rows(
+    index_path: str | os.PathLike[str],
+    below: Sequence[str | os.PathLike[str]] = (),
+    *,
+    where: str | None = None,
+) -> Iterator[ListedRow]:
+    """The rows of an index in the order of their ids.
+
+    Parameters
+    ----------
+    index_path : path-like
+        Directory of the index.
+    below : sequence of path-like
+        Folders or images, which need not exist; only images at or below one of them are given.
+        Without one, all rows are.
+    where : str, optional
+        Condition that the rows fulfil, see `Where`.
+
+    Yields
+    ------
+    ListedRow
+
+    Raises
+    ------
+    InvalidInputError
+        If the condition is not valid.
+    IndexNotFoundError, CorruptIndexError, FormatVersionError
+        If the index cannot be opened.
+    """
+    view = RowView(0, IndexStore.open(index_path))
+    chosen = None if where is None else view.select(where=where)
+    roots = tuple(os.path.join(os.path.abspath(os.fsencode(path)), b"") for path in below)
+    for rows in view.batches(_BATCH):
+        kept = np.ones(rows.n, bool) if chosen is None else np.isin(rows.ids, chosen)
+        if roots:
+            paths = rows.paths or [b""] * rows.n
+            kept &= np.fromiter((is_below(path, roots) for path in paths), bool, rows.n)
+        yield from _listed(rows, np.flatnonzero(kept), view.attribute_names)
+
+
+def _listed(rows: Rows, kept: NDArray[np.intp], names: Sequence[str]) -> Iterator[ListedRow]:
+    paths = rows.paths
+    columns = {name: _values(rows.attribute(name)[kept]) for name in names}
+    for place, row in enumerate(kept.tolist()):
+        yield ListedRow(
+            int(rows.ids[row]),
+            None if paths is None else paths[row],
+            {name: values[place] for name, values in columns.items()},
+        )
+
+
+def _values(column: Column) -> list[object]:
+    """Values of a column as JSON types."""
+    if isinstance(column, Categories):
+        return list(column.strings())
+    if column.dtype == TIME:
+        return [None if t == "NaT" else f"{t}Z" for t in np.datetime_as_string(column).tolist()]
+    return [None if value != value else value for value in column.tolist()]
