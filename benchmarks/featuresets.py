@@ -7,7 +7,7 @@ and the rows of the database that train), ``query.npy``, ``database.npy`` and
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 import re
 import time
@@ -48,18 +48,21 @@ class FeatureSet:
 
     Attributes
     ----------
-    dataset, data, backbone
+    dataset, data, backbone, queries
         The arguments of `open_set`.
     source : Path
         Folder of the features.
     folder : Path
-        Folder of the runs; it differs from ``source`` if further images train.
+        Folder of the runs; it differs from ``source`` if further images train, or if only some of
+        the queries are searched.
     protocol : Protocol
         Labels, without the paths of the images.
     train_rows : ndarray, shape (n,), int64
         Rows of the database that train. The first ``n_viewed`` of them have views.
     n_viewed : int
         Number of training images that have views.
+    query_rows : ndarray, shape (nq,), int64
+        Which queries of ``source`` are searched.
     query, database : ndarray, shape (nq, d) and (N, d), float32
         Features as the network returns them.
     """
@@ -67,18 +70,21 @@ class FeatureSet:
     dataset: str
     data: Path | None
     backbone: str
+    queries: int | None
     source: Path
     folder: Path
     protocol: Protocol
     train_rows: NDArray[np.int64]
     n_viewed: int
+    query_rows: NDArray[np.int64]
     query: NDArray[np.float32]
     database: NDArray[np.float32]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the set again, which is far faster than sending the features."""
         more = len(self.train_rows) - self.n_viewed
-        return open_set, (self.dataset, self.data, self.source.parent, self.backbone, more)
+        cache = self.source.parent
+        return open_set, (self.dataset, self.data, cache, self.backbone, more, self.queries)
 
     @property
     def view_rows(self) -> NDArray[np.int64]:
@@ -110,9 +116,16 @@ class FeatureSet:
         """
         file = self.source / f"views-{strength}.npy"
         if not file.exists():
-            images = read_images(self.dataset, self.data, self.source)
-            extract(images.train, file, self.backbone, strength)
+            extract(self.images().train, file, self.backbone, strength)
         return np.load(file, mmap_mode="r")
+
+    def images(self) -> Protocol:
+        """The protocol of ``source`` with the paths of its images; see `read_images`."""
+        return read_images(self.dataset, self.data, self.source, len(np.load(self._query_file)))
+
+    @property
+    def _query_file(self) -> Path:
+        return self.source / "query.npy"
 
 
 def set_name(dataset: str, backbone: str) -> str:
@@ -123,7 +136,12 @@ def set_name(dataset: str, backbone: str) -> str:
 
 
 def open_set(
-    dataset: str, data: Path | None, cache: Path, backbone: str = "lite0", more: int = 0
+    dataset: str,
+    data: Path | None,
+    cache: Path,
+    backbone: str = "lite0",
+    more: int = 0,
+    queries: int | None = None,
 ) -> FeatureSet:
     """Open the features of a data set, and extract those that are not cached yet.
 
@@ -141,11 +159,15 @@ def open_set(
     more : int
         Number of further images of the database that train, chosen at random, without views. The
         runs of such a set have a folder of their own.
+    queries : int, optional
+        Number of queries, chosen at random from those of the protocol. A folder of class folders
+        that is not cached yet is split into so many queries and a database. The runs of such a set
+        have a folder of their own.
 
     Raises
     ------
     InvalidInputError
-        If there is no such data set.
+        If there is no such data set, or too few images or queries.
     DatasetError
         If images are missing or cannot be read; the message says which files are expected where.
     """
@@ -154,31 +176,60 @@ def open_set(
         raise InvalidInputError(
             f"dataset is {dataset!r}; expected one of {', '.join(DATASETS)} or folder:PATH."
         )
-    folder = cache / set_name(dataset, backbone)
-    wanted = {name: folder / f"{name}.npy" for name in ("query", "database")}
-    missing = [name for name, file in wanted.items() if not file.exists()]
-    if missing or not (folder / "protocol.npz").exists():
-        images = read_images(dataset, data, folder)
-        for name in missing:
-            extract(getattr(images, name), wanted[name], backbone)
-    protocol, rows = read_protocol(folder)
-    query, database = (np.load(wanted[name]) for name in ("query", "database"))
-    runs, n_viewed = folder, len(rows)
+    source = cache / set_name(dataset, backbone)
+    runs, split = source.name, FOLDER_QUERIES
+    if queries is not None:
+        runs += f"-q{queries}"
+        if kind == "folder" and not (source / "protocol.npz").exists():
+            source, split = cache / runs, queries
+    protocol, rows = _extracted(dataset, data, source, backbone, split)
+    query, database = (np.load(source / f"{name}.npy") for name in ("query", "database"))
+    n_viewed, query_rows = len(rows), np.arange(len(query))
+    if queries is not None:
+        query_rows = _some(queries, query_rows, "queries", f"the queries of {dataset}")
+        query, chosen = query[query_rows], protocol.query.labels[query_rows]
+        protocol = dataclasses.replace(protocol, query=Split([], chosen))
     if more:
         others = np.setdiff1d(np.arange(len(database)), rows)
-        if more > len(others):
-            raise InvalidInputError(
-                f"more is {more}; expected at most {len(others)}, the images of {dataset} that do "
-                "not train anyway."
-            )
-        drawn = np.random.default_rng(0).choice(others, more, replace=False)
-        rows = np.concatenate([rows, np.sort(drawn)])
-        runs = cache / f"{folder.name}+{more}"
-        runs.mkdir(exist_ok=True)
-        (runs / "source.json").write_text(json.dumps({"features": folder.name, "more": more}))
+        what = f"the images of {dataset} that do not train anyway"
+        rows = np.concatenate([rows, _some(more, others, "more", what)])
+        runs += f"+{more}"
+    folder = cache / runs
+    folder.mkdir(exist_ok=True)
     return FeatureSet(
-        dataset, data, backbone, folder, runs, protocol, rows, n_viewed, query, database
+        dataset,
+        data,
+        backbone,
+        queries,
+        source,
+        folder,
+        protocol,
+        rows,
+        n_viewed,
+        query_rows,
+        query,
+        database,
     )
+
+
+def _some(n: int, rows: NDArray[np.int64], name: str, what: str) -> NDArray[np.int64]:
+    """Choose n of the rows (m,) at random, sorted; ``what`` says in an error what they are."""
+    if not 1 <= n <= len(rows):
+        raise InvalidInputError(f"{name} is {n}; expected 1 to {len(rows)}, {what}.")
+    return np.sort(np.random.default_rng(0).choice(rows, n, replace=False))
+
+
+def _extracted(
+    dataset: str, data: Path | None, source: Path, backbone: str, split: int
+) -> tuple[Protocol, NDArray[np.int64]]:
+    """The protocol of a set whose features of queries and database are cached afterwards."""
+    files = {name: source / f"{name}.npy" for name in ("query", "database")}
+    missing = [name for name, file in files.items() if not file.exists()]
+    if missing or not (source / "protocol.npz").exists():
+        images = read_images(dataset, data, source, split)
+        for name in missing:
+            extract(getattr(images, name), files[name], backbone)
+    return read_protocol(source)
 
 
 def save_protocol(folder: Path, protocol: Protocol) -> None:
@@ -231,7 +282,7 @@ def _drawn(root: Path) -> Path:
     return root
 
 
-def read_images(dataset: str, data: Path | None, folder: Path) -> Protocol:
+def read_images(dataset: str, data: Path | None, folder: Path, queries: int) -> Protocol:
     """Read the protocol of a data set with the paths of its images.
 
     Parameters
@@ -240,6 +291,8 @@ def read_images(dataset: str, data: Path | None, folder: Path) -> Protocol:
         See `open_set`.
     folder : Path
         Folder of the features. The protocol is saved there if there is none yet.
+    queries : int
+        Number of queries that a folder of class folders is split into.
 
     Raises
     ------
@@ -248,7 +301,14 @@ def read_images(dataset: str, data: Path | None, folder: Path) -> Protocol:
     """
     kind, _, path = dataset.partition(":")
     if kind == "folder":
-        found = folder_protocol(path, FOLDER_QUERIES)
+        try:
+            found = folder_protocol(path, queries)
+        except InvalidInputError as error:
+            expected = str(error).partition("; ")[2]
+            raise InvalidInputError(
+                f"the number of queries of {path} is {queries}; {expected[:-1]}; choose it with "
+                "--queries."
+            ) from None
     elif data is None:
         raise DatasetError(
             f"{folder} does not hold all features of {dataset}; expected the folder of its images; "

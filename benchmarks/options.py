@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def add_dataset_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--dataset``, ``--data``, ``--features``, ``--backbone`` and ``--out``."""
+    """Add ``--dataset``, ``--data``, ``--queries``, ``--backbone`` and `add_cache_options`."""
     parser.add_argument(
         "--dataset",
         required=True,
@@ -16,6 +16,12 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data", type=Path, help="folder of the images; not needed once features are cached"
+    )
+    parser.add_argument(
+        "--queries",
+        type=count,
+        metavar="N",
+        help="number of queries (default: 1,000 of a folder, 2,000 of CIFAR-10, or as published)",
     )
     add_cache_options(parser)
     parser.add_argument("--backbone", default="lite0", help="network (default lite0)")
@@ -31,6 +37,16 @@ def add_cache_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("docs/results"),
         help="folder of the page and its plots (default docs/results)",
+    )
+
+
+def add_published_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--published``."""
+    parser.add_argument(
+        "--published",
+        action="store_true",
+        help="take up published runs of the same features, protocol, recipe and code instead of "
+        "measuring them",
     )
 
 

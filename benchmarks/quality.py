@@ -4,11 +4,13 @@
 
 How good are the results of a search in codes? The recipes of hyperpq, the baselines of
 `benchmarks.baselines` and exact search are measured at several code lengths and with several seeds:
-mAP, recall of the exact neighbours, and the time of training and encoding.
+mAP and precision of the first results, recall of the exact neighbours, and the time of training and
+encoding.
 
-Each run is appended to ``CACHE/DATASET-BACKBONE/runs.jsonl`` as soon as it is measured, and is not
-measured again. At the end, the page ``quality.md`` and its plots are written from the runs of all
-data sets in ``CACHE``.
+Each run is appended to ``CACHE/DATASET-BACKBONE/runs.jsonl`` as soon as it is measured. It is not
+measured again as long as features, protocol, recipe and code are the same (`provenance`). At the
+end, the runs are added to those that are published beside the page ``quality.md``, and the page and
+its plots are written from all of these. Published runs are only taken up with ``--published``.
 
 Baselines get features of unit length (``raw``) and power-normalized features, which hyperpq's
 recipes use as well (``normalized``); the page shows the better of the two.
@@ -27,6 +29,7 @@ from numpy.typing import NDArray
 
 from benchmarks.baselines import (
     BASELINES,
+    FACTORY,
     LENGTHS,
     Result,
     Vectors,
@@ -37,19 +40,36 @@ from benchmarks.baselines import (
 )
 from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.machine import describe_machine
-from benchmarks.options import add_dataset_options, code_lengths, count, some_of
+from benchmarks.options import (
+    add_dataset_options,
+    add_published_option,
+    code_lengths,
+    count,
+    some_of,
+)
 from benchmarks.pages import import_pyplot
-from benchmarks.quality_page import RUNS, write_page
-from benchmarks.runlog import Key, RunLog, restore_published
+from benchmarks.provenance import (
+    BASELINE_CODE,
+    HYPERPQ_CODE,
+    DataDigests,
+    Digests,
+    current_commit,
+)
+from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
+from benchmarks.quality_page import RUNS, write_quality_page
+from benchmarks.runlog import Key, Run, RunLog
 from hyperpq import scan
 from hyperpq.codec.learned import SAMPLE_SIZE, LearnedCodec
 from hyperpq.errors import HyperPQError
-from hyperpq.evaluation import mean_average_precision, recall_at
+from hyperpq.evaluation import mean_average_precision, precision_at, recall_at
 from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.training.presets import PAPER_SETTINGS, PRESETS, get_recipe, paper
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.task import TrainingRun
 from hyperpq.training.train import train_codec
+
+# mAP@k is recorded for these k and for that of the protocol.
+DEPTHS = {"map10": 10, "map100": 100, "map1000": 1000}
 
 
 class QualityBench:
@@ -61,28 +81,49 @@ class QualityBench:
         The data set.
     command : str
         The command as the page shows it.
-    out : Path
-        Folder of the page, from whose published runs an empty log is restored.
     """
 
-    def __init__(self, features: FeatureSet, command: str, out: Path) -> None:
+    def __init__(self, features: FeatureSet, command: str) -> None:
         self.features = features
-        file = features.folder / RUNS
-        restore_published(file, out)
-        self.log = RunLog(file)
+        self.log = RunLog(features.folder / RUNS)
+        self.digests = DataDigests(features)
         threads = torch.get_num_threads()
         machine = (
             f"{describe_machine()}, {threads} thread{'s' * (threads > 1)} in torch, "
             f"torch {torch.__version__}, faiss {import_faiss().__version__}"
         )
-        self.origin = {"machine": machine, "command": command}
-        self.k = min(max(features.protocol.top, 100), len(features.database))
+        self.origin = {"machine": machine, "commit": current_commit(), "command": command}
+        self.k = min(max(features.protocol.top, *DEPTHS.values()), len(features.database))
         train, query, database = features.train, features.query, features.database
         self.inputs = {
             "raw": Vectors(unit(train), unit(query), unit(database)),
             "normalized": Vectors(*(power_normalize(x, train) for x in (train, query, database))),
         }
         self.exact_neighbours = exact(query, database, self.k)
+
+    def identity(self, key: Key) -> Digests:
+        """What a run with this key is measured on and with."""
+        settings = {**key._asdict(), "k": self.k}
+        if key.method == "hyperpq":
+            recipe = _recipe(key.variant, key.bits, self.features.dataset)
+            settings["recipe"] = recipe.to_dict()
+            return self.digests.of(settings, HYPERPQ_CODE, recipe.views.augmentation)
+        settings["factory"] = FACTORY.get(key.method)
+        # The other baselines are made of parts of hyperpq.
+        is_faiss = key.method == "exact" or key.method in FACTORY
+        return self.digests.of(settings, BASELINE_CODE + (() if is_faiss else HYPERPQ_CODE))
+
+    def is_current(self, run: Run) -> bool:
+        """Whether a recorded run is what this benchmark would measure now."""
+        return not self.outdated(run)
+
+    def outdated(self, run: Run) -> list[str]:
+        """What of a recorded run is not as it is now."""
+        key = Key(*(run[field] for field in Key._fields))
+        known = {"exact": self.inputs, "hyperpq": PRESETS} | dict.fromkeys(BASELINES, self.inputs)
+        if key.variant not in known.get(key.method, ()):
+            return ["method"]
+        return self.identity(key).differences(run)
 
     def evaluate(self, found: NDArray[np.int64]) -> dict[str, float]:
         """Quality of the results (nq, k), nearest first."""
@@ -91,8 +132,8 @@ class QualityBench:
         nearest = self.exact_neighbours
         return {
             "map": mean_average_precision(relevant, protocol.top),
-            "map100": mean_average_precision(relevant, 100),
-            "map10": mean_average_precision(relevant, 10),
+            **{name: mean_average_precision(relevant, k) for name, k in DEPTHS.items()},
+            "precision10": precision_at(relevant, 10),
             "recall10": recall_at(found[:, :10], nearest[:, :10]),
             "recall100": recall_at(found[:, :100], nearest[:, :100]),
         }
@@ -106,6 +147,7 @@ class QualityBench:
             "encode_seconds": result.encode_seconds,
             "bytes": result.bytes,
             **self.origin,
+            "digests": self.identity(key)._asdict(),
         }
         self.log.append(run)
         name = f"{key.method} {key.variant}"
@@ -198,11 +240,20 @@ def requested_runs(args: argparse.Namespace, inputs: Sequence[str]) -> list[Key]
 
 
 def run(bench: QualityBench, args: argparse.Namespace) -> None:
-    """Measure the requested runs that the log does not hold yet, seed by seed."""
+    """Measure the requested runs that the log does not hold as they would be now, seed by seed."""
     requested = requested_runs(args, list(bench.inputs))
-    if args.fresh:
-        bench.log.remove(requested)
-    missing = [key for key in requested if key not in bench.log]
+    missing, changed = [], set()
+    for key in requested:
+        recorded = bench.log.runs.get(key)
+        outdated = bench.outdated(recorded) if recorded else []
+        if args.fresh or recorded is None or outdated:
+            missing.append(key)
+            changed |= set(outdated)
+    if changed:
+        print(
+            f"measuring again what {bench.log.file} holds of other {', '.join(sorted(changed))}",
+            flush=True,
+        )
     for key in missing:
         if key.method == "exact":
             bench.measure_exact(key)
@@ -215,13 +266,25 @@ def run(bench: QualityBench, args: argparse.Namespace) -> None:
                 bench.measure_baseline(key)
 
 
+def take_up_published(bench: QualityBench, out: Path) -> None:
+    """Copy published runs into the log that are as they would be measured now, and say so."""
+    published = RunLog(runs_file(bench.features.folder.name, RUNS, out)).runs.values()
+    taken, left = take_up(bench.log, published, bench.is_current)
+    print(
+        f"took up {taken} published runs; {left} others are of other features, protocol, recipe or "
+        "code, or have no record of them",
+        flush=True,
+    )
+
+
 def shown_command(args: argparse.Namespace) -> str:
     """The command as the page shows it, without the paths of this machine."""
     kind, _, path = args.dataset.partition(":")
     dataset = f"{kind}:{Path(path).name}" if path else kind
     words = ["python -m benchmarks.quality --dataset", dataset, "--data DIR --features CACHE"]
-    if args.more:
-        words += ["--more", str(args.more)]
+    for option in ("queries", "more"):
+        if value := getattr(args, option):
+            words += [f"--{option}", str(value)]
     if args.backbone != "lite0":
         words += ["--backbone", args.backbone.rpartition("/")[2]]
     bits = ",".join(map(str, args.bits))
@@ -266,13 +329,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="measure the requested runs again if they exist"
     )
+    add_published_option(parser)
     args = parser.parse_args(argv)
     try:
         # A missing matplotlib is reported now, not after hours of work.
         import_pyplot()
-        features = open_set(args.dataset, args.data, args.features, args.backbone, args.more)
-        run(QualityBench(features, shown_command(args), args.out), args)
-        print(write_page(args.features, args.out))
+        features = open_set(
+            args.dataset, args.data, args.features, args.backbone, args.more, args.queries
+        )
+        record = describe_set(features)
+        check_set(record, args.out)
+        bench = QualityBench(features, shown_command(args))
+        if args.published:
+            take_up_published(bench, args.out)
+        run(bench, args)
+        publish(record, bench.log, args.out, bench.is_current)
+        print(write_quality_page(args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None
 

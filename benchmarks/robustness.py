@@ -8,15 +8,15 @@ and read like any query; the database stays as it is. With ``--other``, codecs a
 also trained on the images of another data set and used on this one. hyperpq's codec is then shown
 a second time with codebooks that are fitted to the features of this data set, while the head stays
 as it was trained. The page ``robustness.md`` shows the mAP of hyperpq's default recipe, of
-baselines with power-normalized features, and of exact search, for all data sets in ``CACHE``.
+baselines with power-normalized features, and of exact search.
 
-The figures are written to ``CACHE/DATASET-BACKBONE/robustness.json``.
+Every run measures anew. Its figures are written to ``CACHE/DATASET-BACKBONE/robustness.jsonl`` and
+added to those that are published beside the page.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +26,29 @@ from numpy.typing import NDArray
 
 from benchmarks.baselines import BASELINES, LENGTHS, Vectors, exact, power_normalize
 from benchmarks.degradations import DEGRADATIONS, Degradation
-from benchmarks.featuresets import FeatureSet, extract, open_set, read_images, read_protocol
+from benchmarks.featuresets import FeatureSet, extract, open_set
 from benchmarks.machine import describe_machine
 from benchmarks.options import add_dataset_options
-from benchmarks.pages import format_number, markdown_table, origin
+from benchmarks.pages import (
+    format_number,
+    listed,
+    markdown_table,
+    origin,
+    with_kept_sections,
+    write_page,
+)
+from benchmarks.provenance import BASELINE_CODE, HYPERPQ_CODE, DataDigests, current_commit
+from benchmarks.published import (
+    COMMITS,
+    SetRecord,
+    at_commit,
+    check_set,
+    describe_set,
+    publish,
+    published_sets,
+    runs_file,
+)
+from benchmarks.runlog import Run, RunLog
 from hyperpq import scan
 from hyperpq.datasets.decode import open_image
 from hyperpq.datasets.protocols import Split
@@ -38,18 +57,21 @@ from hyperpq.evaluation import mean_average_precision
 from hyperpq.training.presets import get_recipe
 from hyperpq.training.train import train_codec
 
-RUNS = "robustness.json"
+RUNS, FIELDS = "robustness.jsonl", ("bits", "trained_on", "seed")
 COMPARED = ("pq", "opq", "rq", "itq_adc")
 ORIGINAL = "original"
 DEFAULT, FITTED = "hyperpq default", "hyperpq default, codebooks fitted"
 EXACT = ("exact normalized", "exact raw")
-_INTRODUCTION = (
+# What `trained_on` is where the training images are those of the set itself.
+OWN = "its own images"
+_MADE = (
     f"{origin('robustness', 'robustness')} "
     "It shows the mAP of queries that were degraded before they were read; the database "
     "is not degraded. Sizes are shares of the longer side, and the standard deviation of noise is "
     "on the scale of values from 0 to 255. Baselines have the same features, power-normalized. In "
     "the column *codebooks fitted* the head is as it was trained, and the codebooks are fitted to "
-    "the features of the training images of this data set, which no other column has seen."
+    "the features of the training images of this data set, which no other column has seen. Each "
+    "figure is of one seed."
 )
 
 Floats = NDArray[np.float32]
@@ -59,10 +81,10 @@ Table = dict[str, dict[str, float]]
 
 def degraded_queries(features: FeatureSet, name: str, degrade: Degradation) -> Floats:
     """Features (nq, d) of the degraded queries, cached beside the others."""
-    file = features.source / f"query-{name.replace(' ', '_').replace('%', 'pc')}.npy"
+    file = features.folder / f"query-{name.replace(' ', '_').replace('%', 'pc')}.npy"
     if file.exists():
         return np.asarray(np.load(file))
-    paths = read_images(features.dataset, features.data, features.source).query.paths
+    paths = features.images().query.take(features.query_rows).paths
     with tempfile.TemporaryDirectory() as folder:
         written = []
         for number, path in enumerate(paths):
@@ -115,21 +137,57 @@ def measure(
     return out
 
 
-def write_page(cache: Path, out: Path) -> Path:
-    """Write ``robustness.md`` for the measured data sets of the cache; returns the page's path."""
-    out.mkdir(parents=True, exist_ok=True)
-    sections = ["# Degraded queries, other images", _INTRODUCTION]
-    for file in sorted(cache.glob(f"*/{RUNS}")):
-        protocol, _ = read_protocol(file.parent)
-        for title, run in sorted(json.loads(file.read_text("utf-8")).items()):
-            sections += [
-                f"## {protocol.name}, {file.parent.name}: {title}",
-                f"mAP@{protocol.top}, the best codes are bold, {run['machine']}:",
-                _table(run["map"]),
-            ]
+def write_robustness_page(out: Path) -> Path:
+    """Write ``robustness.md`` for the sets with published runs; returns its path."""
+    sections, found = {}, []
+    for record in published_sets(RUNS, out):
+        runs = RunLog(runs_file(record.folder, RUNS, out), FIELDS).runs.values()
+        for run in sorted(runs, key=title_of):
+            commit = at_commit([run.get(field) for field in COMMITS])
+            sections[f"{record.name}, {record.folder}: {title_of(run)}"] = "\n\n".join(
+                [
+                    f"mAP@{record.top}, the best codes are bold, {run['machine']}{commit}:",
+                    _table(run["map"]),
+                ]
+            )
+        found += _findings(record, list(runs))
     page = out / "robustness.md"
-    page.write_text("\n\n".join(sections) + "\n", "utf-8")
-    return page
+    sections = with_kept_sections(page, sections)
+    return write_page(page, "Degraded queries, other images", " ".join(found), sections, [_MADE])
+
+
+def title_of(run: Run) -> str:
+    """A run in words."""
+    seed = f", seed {run['seed']}" if run["seed"] else ""
+    return f"{run['bits']} bits, trained on {run['trained_on']}{seed}"
+
+
+def _findings(record: SetRecord, runs: list[Run]) -> list[str]:
+    """A sentence for the degraded queries, and one for codecs of other images."""
+    out = []
+    for run in sorted(runs, key=lambda run: run["trained_on"] != OWN):
+        found: Table = run["map"]
+        ours = found[DEFAULT]
+        if run["trained_on"] == OWN and len(ours) > 1:
+            baselines = [values for name, values in found.items() if name in COMPARED]
+            kinds = [kind for kind in ours if kind != ORIGINAL]
+            lost = [k for k in kinds if any(values[k] > ours[k] for values in baselines)]
+            ahead = "in every case" if not lost else f"except for {listed(lost)}"
+            worst = min(kinds, key=lambda kind: ours[kind])
+            out.append(
+                f"On {record.name}, degraded queries lower the mAP@{record.top} of the default "
+                f"recipe from {format_number(ours[ORIGINAL])} to {format_number(ours[worst])} in "
+                f"the worst case ({worst}); it stays above all baselines {ahead}."
+            )
+        elif run["trained_on"] != OWN:
+            best = max(values[ORIGINAL] for name, values in found.items() if name in COMPARED)
+            out.append(
+                f"A codec that learned from {run['trained_on']} has "
+                f"{format_number(ours[ORIGINAL])} on {record.name}, and "
+                f"{format_number(found[FITTED][ORIGINAL])} if its codebooks are fitted there; the "
+                f"best baseline that was trained in the same way has {format_number(best)}."
+            )
+    return out
 
 
 def _table(found: Table) -> str:
@@ -161,25 +219,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of every training (default 0)")
     args = parser.parse_args(argv)
     try:
-        features = open_set(args.dataset, args.data, args.features, args.backbone)
+        features = open_set(
+            args.dataset, args.data, args.features, args.backbone, queries=args.queries
+        )
+        record = describe_set(features)
+        check_set(record, args.out)
         queries = {ORIGINAL: features.query}
         for name, degrade in DEGRADATIONS.items():
             queries[name] = degraded_queries(features, name, degrade)
-        file = features.folder / RUNS
-        runs = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        log = RunLog(features.folder / RUNS, FIELDS)
         trainings = [(features, queries)]
         if args.other:
             other = open_set(args.other, None, args.features, args.backbone)
             trainings.append((other, {ORIGINAL: features.query}))
+        measured = []
         for trained_on, asked in trainings:
-            own = "its own images" if trained_on is features else trained_on.protocol.name
-            title = f"{args.bits} bits, trained on {own}"
-            found = measure(features, trained_on, asked, args.bits, args.seed)
-            runs[title] = {"map": found, "machine": describe_machine()}
-            file.write_text(json.dumps(runs, indent=1), "utf-8")
-            shown = {method: round(values[ORIGINAL], 4) for method, values in found.items()}
-            print(title, shown, flush=True)
-        print(write_page(args.features, args.out))
+            own = OWN if trained_on is features else trained_on.protocol.name
+            digests = DataDigests(trained_on).of(
+                {"recipe": get_recipe("default", args.bits).to_dict(), "compared": COMPARED},
+                HYPERPQ_CODE + BASELINE_CODE,
+                "mild",
+            )
+            run = {
+                "bits": args.bits,
+                "trained_on": own,
+                "seed": args.seed,
+                "map": measure(features, trained_on, asked, args.bits, args.seed),
+                "machine": describe_machine(),
+                "commit": current_commit(),
+                "digests": digests._asdict(),
+            }
+            log.append(run)
+            measured.append(log.key_of(run))
+            shown = {method: round(v[ORIGINAL], 4) for method, v in run["map"].items()}
+            print(title_of(run), shown, flush=True)
+        publish(record, log, args.out, lambda run: log.key_of(run) in measured)
+        print(write_robustness_page(args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None
 

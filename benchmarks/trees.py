@@ -9,7 +9,9 @@ so large that hardly any vector is shortened. For each space the page ``trees.md
 the continuous points by species, family and kingdom, the distances between images by their nearest
 common ancestor, and how far from the origin the nodes of each level lie.
 
-Each run is appended to ``CACHE/drawn-lite0/trees.jsonl`` as soon as it is measured.
+Each run is appended to ``CACHE/drawn-lite0/trees.jsonl`` as soon as it is measured. It is not
+measured again as long as features, protocol, recipe and code are the same (`provenance`). At the
+end, the runs are added to those that are published beside the page (`trees_page`).
 """
 
 from __future__ import annotations
@@ -26,44 +28,24 @@ from numpy.typing import NDArray
 
 from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.machine import describe_machine
-from benchmarks.options import add_cache_options, add_seed_options
-from benchmarks.pages import format_mean, import_pyplot, markdown_table, origin, spread_of
+from benchmarks.options import add_cache_options, add_published_option, add_seed_options
+from benchmarks.pages import import_pyplot
+from benchmarks.provenance import HYPERPQ_CODE, DataDigests, Digests, current_commit
+from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
 from benchmarks.runlog import Run, RunLog
 from benchmarks.tasks import run_tasks
+from benchmarks.trees_page import DIMENSIONS, FIELDS, RUNS, SPACES, TOP, Space, write_trees_page
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.training.features import tangent_vectors
 from hyperpq.training.presets import get_recipe
+from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
 
-
-class Space(NamedTuple):
-    """A space that the head is learned in."""
-
-    name: str
-    geometry: str
-    curvature: float
-    train_curvature: bool
-
-
-RUNS, FIELDS = "trees.jsonl", ("space", "D", "seed")
-# From 4 dimensions on, every space finds the whole tree.
-DIMENSIONS = (2, 3, 4)
-LEVELS = ("species", "family", "kingdom")
+LEVELS = 3
 # On the sphere, points stay on a hemisphere: sqrt(c) times the clip radius is below pi / 2.
 MAX_NORM = 4.0
-FLAT = "Euclidean"
-SPACES = (
-    Space("hyperbolic, c learned", "lorentz", 1.0, True),
-    Space("hyperbolic, c = 1", "lorentz", 1.0, False),
-    Space("hyperbolic, c = 0.1", "lorentz", 0.1, False),
-    Space(FLAT, "euclidean", 1.0, False),
-    Space("spherical, c = 0.1", "sphere", 0.1, False),
-)
-HYPERBOLIC = [space.name for space in SPACES if space.geometry == "lorentz"]
-# k of mAP@k at every level.
-TOP = 100
 
 Labels = NDArray[np.int64]
 
@@ -116,14 +98,14 @@ def describe(codec: HiHPQCodec, features: FeatureSet, labels: TreeLabels) -> dic
     found = distances.topk(TOP, 1, largest=False)[1].numpy()
     maps = [
         mean_average_precision(labels.database[found, level] == labels.query[:, None, level], TOP)
-        for level in range(len(LEVELS))
+        for level in range(LEVELS)
     ]
     # 3 levels in common for the same species, 2 for the same family, 1 for the same kingdom.
     common = (labels.query[:, None] == labels.database[None]).sum(2)
     by_ancestor = [float(distances[torch.from_numpy(common == n)].mean()) for n in (3, 2, 1, 0)]
     v = torch.from_numpy(codec.embed(features.database))
     depth = []
-    for level in range(len(LEVELS)):
+    for level in range(LEVELS):
         nodes = labels.database[:, level]
         means = torch.stack(
             [v[torch.from_numpy(nodes == node)].mean(0) for node in range(int(nodes.max()) + 1)]
@@ -141,11 +123,10 @@ def describe(codec: HiHPQCodec, features: FeatureSet, labels: TreeLabels) -> dic
     }
 
 
-def measure(features: FeatureSet, task: tuple[Space, int, int]) -> dict[str, Any]:
-    """Train and describe a codec of one space, number of dimensions and seed."""
-    space, D, seed = task
+def recipe_of(space: Space, D: int, features: FeatureSet) -> Recipe:
+    """The default recipe in one space and subspace, with prototypes at the levels of the tree."""
     labels = labels_of(features)
-    recipe = get_recipe(
+    return get_recipe(
         "default",
         8,
         width=D,
@@ -160,112 +141,68 @@ def measure(features: FeatureSet, task: tuple[Space, int, int]) -> dict[str, Any
         holdout_check=False,
         smoothing_weight=0.0,
     )
+
+
+def measure(features: FeatureSet, task: tuple[Space, int, int]) -> dict[str, Any]:
+    """Train and describe a codec of one space, number of dimensions and seed."""
+    space, D, seed = task
+    recipe = recipe_of(space, D, features)
     codec = train_codec(features.train, features.views("mild"), M=1, recipe=recipe, seed=seed)
     assert isinstance(codec, HiHPQCodec)
-    return describe(codec, features, labels)
+    return describe(codec, features, labels_of(features))
 
 
-def run(features: FeatureSet, log: RunLog, seeds: int, jobs: int) -> None:
-    """Measure what the log does not hold yet."""
-    # The views are extracted before several processes need them.
-    features.views("mild")
-    missing = [
-        (space, D, seed)
-        for seed in range(seeds)
-        for D in DIMENSIONS
-        for space in SPACES
-        if (space.name, D, seed) not in log
-    ]
-    for (space, D, seed), found in run_tasks(partial(measure, features), missing, jobs):
-        entry = {"space": space.name, "D": D, "seed": seed, **found}
-        log.append({**entry, "machine": describe_machine()})
-        values = " ".join(f"{value:.4f}" for value in found["map"])
-        print(f"{space.name:<24} D {D:>2}  seed {seed}  mAP {values}", flush=True)
+class TreeBench:
+    """Measures the spaces and writes their runs to the log.
 
+    Parameters
+    ----------
+    features : FeatureSet
+        The drawn set.
+    """
 
-Groups = dict[tuple[str, int], list[Run]]
+    def __init__(self, features: FeatureSet) -> None:
+        self.features = features
+        # The views are extracted before several processes need them.
+        features.views("mild")
+        self.log = RunLog(features.folder / RUNS, FIELDS)
+        self.digests = DataDigests(features)
 
+    def identity(self, space: Space, D: int, seed: int) -> Digests:
+        """What a run is measured on and with."""
+        recipe = recipe_of(space, D, self.features).to_dict()
+        return self.digests.of({"recipe": recipe, "seed": seed, "top": TOP}, HYPERPQ_CODE, "mild")
 
-def write_page(runs: list[Run], features: FeatureSet, out: Path) -> Path:
-    """Write ``trees.md`` and its plot; returns the page's path."""
-    out.mkdir(parents=True, exist_ok=True)
-    groups: Groups = {}
-    for one in runs:
-        groups.setdefault((one["space"], one["D"]), []).append(one)
-    plot = out / "trees.svg"
-    plot_gains(groups, plot)
-    learned = [one["c"] for one in runs if one["space"] == SPACES[0].name]
-    bends = {s: np.mean([one["bend"] for one in runs if one["space"] == s]) for s in HYPERBOLIC}
-    sections = [
-        "# A true tree",
-        f"{origin('trees', 'a-true-tree')} The drawn set has "
-        f"{len(features.database):,} images of {len(features.protocol.names)} species, which form "
-        f"families and kingdoms; {len(features.query):,} other images are queries. Points are "
-        "continuous and lie in one subspace, prototypes stand at the three levels of the tree, and "
-        "long vectors are not shortened. Values are means over the seeds; the standard deviation "
-        "follows after ±.",
-        f"![mAP by dimensions, less that of flat space]({plot.name})",
-        _table(groups, "map", [f"mAP@{TOP}, {level}" for level in LEVELS]),
-        f"The learned curvature ends at c = {min(learned):.2f} to {max(learned):.2f}. The root of "
-        "c times the mean distance of the images from the origin says how far space bends where "
-        "they lie: " + "; ".join(f"{s}: {bend:.2f}" for s, bend in bends.items()) + ".",
-        "Mean distance to images whose nearest common ancestor is the species, the family or the "
-        "kingdom, as a share of the distance to images of other kingdoms:",
-        _table(groups, "ancestor", ["same species", "same family", "same kingdom"]),
-        "Mean distance from the origin of images, and of the means of species and families, over "
-        "that of the means of kingdoms. The mean of many vectors is shorter than the vectors in "
-        "every geometry, so only differences between the geometries are informative:",
-        _table(groups, "depth", ["images", "species", "families"]),
-        "Measured on " + "; ".join(dict.fromkeys(one["machine"] for one in runs)) + ".",
-    ]
-    page = out / "trees.md"
-    page.write_text("\n\n".join(sections) + "\n", "utf-8")
-    return page
+    def is_current(self, run: Run) -> bool:
+        """Whether a recorded run is what this benchmark would measure now."""
+        space = next((space for space in SPACES if space.name == run["space"]), None)
+        if space is None:
+            return False
+        return not self.identity(space, run["D"], run["seed"]).differences(run)
 
-
-def _table(groups: Groups, measure: str, titles: list[str]) -> str:
-    """A row for each number of dimensions and space, a column for each value of the measure."""
-    lines = [["dimensions", "space", *titles]]
-    for D in DIMENSIONS:
-        for space in SPACES:
-            if runs := groups.get((space.name, D)):
-                values = np.array([one[measure] for one in runs], float)
-                cells = [
-                    format_mean(float(mean), float(spread))
-                    for mean, spread in zip(values.mean(0), spread_of(values), strict=True)
-                ]
-                lines.append([str(D), space.name, *cells])
-    return markdown_table(lines)
-
-
-def plot_gains(groups: Groups, file: Path) -> None:
-    """Plot mAP less that of flat space: a panel for each level, a line for each space."""
-    plt = import_pyplot()
-    figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", sharey=True)
-    colours = ("#d62728", "#ff9e4a", "#e7c22b", "#1f77b4", "#2ca02c")
-    for level, panel in enumerate(panels):
-        for i, (space, colour) in enumerate(zip(SPACES, colours, strict=True)):
-            at = [D for D in DIMENSIONS if (space.name, D) in groups and (FLAT, D) in groups]
-            values = {D: np.array([r["map"][level] for r in groups[space.name, D]]) for D in at}
-            flat = {D: np.mean([r["map"][level] for r in groups[FLAT, D]]) for D in at}
-            panel.errorbar(
-                [DIMENSIONS.index(D) + 0.05 * (i - 2) for D in at],
-                [values[D].mean() - flat[D] for D in at],
-                [np.nan_to_num(spread_of(values[D])) for D in at],
-                fmt="o-",
-                color=colour,
-                label=space.name,
+    def run(self, seeds: int, jobs: int) -> None:
+        """Measure what the log does not hold yet."""
+        missing = []
+        for seed in range(seeds):
+            for D in DIMENSIONS:
+                for space in SPACES:
+                    recorded = self.log.runs.get((space.name, D, seed))
+                    if recorded is None or not self.is_current(recorded):
+                        missing.append((space, D, seed))
+        for (space, D, seed), found in run_tasks(partial(measure, self.features), missing, jobs):
+            self.log.append(
+                {
+                    "space": space.name,
+                    "D": D,
+                    "seed": seed,
+                    **found,
+                    "machine": describe_machine(),
+                    "commit": current_commit(),
+                    "digests": self.identity(space, D, seed)._asdict(),
+                }
             )
-        panel.set_xticks(range(len(DIMENSIONS)), [str(D) for D in DIMENSIONS])
-        panel.set_xlabel("dimensions")
-        panel.set_title(f"by {LEVELS[level]}")
-        panel.grid(axis="y", color="#ddd")
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"mAP@{TOP} less that of flat space")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.savefig(file, metadata={"Date": None}, dpi=150)
-    plt.close(figure)
+            values = " ".join(f"{value:.4f}" for value in found["map"])
+            print(f"{space.name:<24} D {D:>2}  seed {seed}  mAP {values}", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -274,14 +211,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder of the drawn set, drawn if missing")
     add_cache_options(parser)
     add_seed_options(parser)
+    add_published_option(parser)
     args = parser.parse_args(argv)
     try:
         # A missing matplotlib is reported now, not after hours of work.
         import_pyplot()
         features = open_set("drawn", args.data, args.features)
-        log = RunLog(features.folder / RUNS, FIELDS)
-        run(features, log, args.seeds, args.jobs)
-        print(write_page(list(log.runs.values()), features, args.out))
+        record = describe_set(features)
+        check_set(record, args.out)
+        bench = TreeBench(features)
+        if args.published:
+            published = RunLog(runs_file(record.folder, RUNS, args.out), FIELDS).runs.values()
+            taken, left = take_up(bench.log, published, bench.is_current)
+            print(f"took up {taken} published runs; {left} others are not as they would be now")
+        bench.run(args.seeds, args.jobs)
+        publish(record, bench.log, args.out, bench.is_current)
+        print(write_trees_page(args.out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import ablation
-from benchmarks.ablation import FIELDS, VARIANTS
+from benchmarks.ablation_page import FIELDS
+from benchmarks.ablation_variants import VARIANTS
 from benchmarks.runlog import RunLog
 
 
@@ -47,6 +48,7 @@ def bench(cache, *options):
     return (cache.parent / "out/ablation.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_every_variant_is_measured_once(hard, short):
     page = bench(hard, "--bits", "8,16", "--seeds", "1")
     runs = read_runs(hard / "groups-lite0/ablation.jsonl")
@@ -65,9 +67,9 @@ def test_every_variant_is_measured_once(hard, short):
     short.clear()
     assert bench(hard, "--bits", "8,16", "--seeds", "1") == page
     assert not short
-    # An empty cache is restored from the runs that were published with the page.
+    # An empty cache takes up published runs if they are asked for.
     (hard / "groups-lite0/ablation.jsonl").unlink()
-    assert bench(hard, "--bits", "8,16", "--seeds", "1") == page
+    assert bench(hard, "--bits", "8,16", "--seeds", "1", "--published") == page
     assert not short
 
 
@@ -85,3 +87,20 @@ def test_some_groups_and_an_incomplete_line(cache, short):
     bench(cache, "--bits", "8", "--seeds", "2", "--only", "nbits")
     assert len(short) == 1
     assert file.read_text().count("\n") == len(read_runs(file)) == 4
+
+
+def test_lengths_and_seeds_of_the_page_stay(cache, short, monkeypatch):
+    monkeypatch.setattr(ablation, "VARIANTS", VARIANTS[:1])
+    bench(cache, "--bits", "8", "--seeds", "2")
+    page = bench(cache, "--bits", "16", "--seeds", "1")
+    assert "|  |  | 8 bits | seeds |" in page and "| 2 |" in page
+    page = bench(cache, "--bits", "16", "--seeds", "2")
+    assert "|  |  | 8 bits | 16 bits | seeds |" in page and "| 2 |" in page
+    # Other features under the same name: nothing is measured, and the page stays.
+    file = cache / "groups-lite0/database.npy"
+    np.save(file, np.random.default_rng(1).standard_normal(np.load(file).shape).astype(np.float32))
+    short.clear()
+    with pytest.raises(SystemExit, match="publishes figures of other features named groups-lite0"):
+        bench(cache, "--bits", "8", "--seeds", "1")
+    assert not short
+    assert (cache.parent / "out/ablation.md").read_text("utf-8") == page

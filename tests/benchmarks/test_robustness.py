@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import degradations, featuresets, robustness
 from benchmarks.degradations import DEGRADATIONS
+from benchmarks.runlog import RunLog
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,8 @@ def test_a_run_from_images_to_the_page(drawn, tmp_path, monkeypatch):
     page = bench()
     folder = features / f"{drawn.name}-lite0"
     assert np.load(folder / "query-grey.npy").shape == (12, 1280)
-    runs = json.loads((folder / "robustness.json").read_text())
+    log = RunLog(folder / robustness.RUNS, robustness.FIELDS)
+    runs = {robustness.title_of(run): run for run in log.runs.values()}
     own = runs["16 bits, trained on its own images"]["map"]
     assert list(own) == ["hyperpq default", "itq_adc", "exact normalized", "exact raw"]
     assert all(list(kinds) == ["original", "grey", "middle 50 %"] for kinds in own.values())

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from benchmarks import featuresets, trees
+from benchmarks import featuresets, trees, trees_page
 from benchmarks.runlog import RunLog
 from hyperpq.datasets.protocols import Protocol, Split
 
@@ -48,7 +48,8 @@ def test_a_run_and_its_page(cache, monkeypatch):
         return train(x, views, recipe=recipe.replace(epochs=6, hidden=32), **options)
 
     monkeypatch.setattr(trees, "train_codec", short)
-    monkeypatch.setattr(trees, "DIMENSIONS", (2, 8))
+    for module in (trees, trees_page):
+        monkeypatch.setattr(module, "DIMENSIONS", (2, 8))
     out = cache.parent / "out"
 
     def bench():
@@ -57,7 +58,7 @@ def test_a_run_and_its_page(cache, monkeypatch):
 
     page = bench()
     assert {recipe.hierarchy.levels for recipe in seen} == {(12, 4, 2)}
-    runs = list(RunLog(cache / "drawn-lite0/trees.jsonl", trees.FIELDS).runs.values())
+    runs = list(RunLog(cache / "drawn-lite0/trees.jsonl", trees_page.FIELDS).runs.values())
     assert len(runs) == len(seen) == 2 * len(trees.SPACES)
     for run in runs:
         # Easy features: families and kingdoms are found, and the tree shows in the distances.
@@ -72,3 +73,6 @@ def test_a_run_and_its_page(cache, monkeypatch):
     assert page.count("| 2 | ") == 3 * len(trees.SPACES)
     monkeypatch.setattr(trees, "train_codec", None)
     assert bench() == page
+    assert page.startswith(
+        "# A true tree\n\nIn 2 and 8 dimensions, hyperbolic space with a learned"
+    )
