@@ -16,23 +16,33 @@ from hyperpq.store.columns import TIME
 
 if TYPE_CHECKING:
     from hyperpq.index import collection as index_collection
+    from hyperpq.progress import Phase
 
 Entry: TypeAlias = tuple[bytes, tuple[int, int], int]
 """Path, (size, `stored_time`) and id of an image in an index."""
 
+# Rows that are read at once.
+_BATCH = 1 << 16
 _FIRST, _LAST = -(2**63) + 1, 2**63 - 1  # -2**63 is a missing time
 _FOLDED = 2**41
 
 
-def entries(collection: index_collection.Collection) -> Iterator[Entry]:
+def entries(collection: index_collection.Collection, phase: Phase | None = None) -> Iterator[Entry]:
     """Path, (size, `stored_time`) and id of every image in the rows of an index.
+
+    Parameters
+    ----------
+    collection : Collection
+        The rows.
+    phase : Phase, optional
+        Where to report the rows that have been read.
 
     Raises
     ------
     CorruptIndexError
         If the rows have no such columns.
     """
-    for rows in collection.view().batches():
+    for rows in collection.view().batches(_BATCH):
         paths, sizes, times = rows.paths, rows.attribute("size"), rows.attribute("mtime")
         if (
             paths is None
@@ -48,6 +58,8 @@ def entries(collection: index_collection.Collection) -> Iterator[Entry]:
         columns = sizes.tolist(), times.view(np.int64).tolist(), rows.ids.tolist()
         for path, size, time, id in zip(paths, *columns, strict=True):
             yield path, (size, time), id
+        if phase is not None:
+            phase.advance(rows.n)
 
 
 def folder_names(paths: Iterable[bytes]) -> Categories:
@@ -67,16 +79,32 @@ class Changes:
         Paths of images that the index has as they are.
     outdated : dict of bytes to int
         Path and id of images whose files have changed.
+    touched : set of bytes
+        Paths of those of the outdated images whose files have the size that they had, so that their
+        content may be the same.
     missing : list of int
         Ids of images whose files are gone.
+    former : list of Entry
+        Images that a listed file may be by another path, as its size is that of one: the missing
+        ones, and those of folders that the listing does not cover.
     kept : int
         Number of images that are not listed but may still be there.
     """
 
     unchanged: set[bytes] = field(default_factory=set)
     outdated: dict[bytes, int] = field(default_factory=dict)
+    touched: set[bytes] = field(default_factory=set)
     missing: list[int] = field(default_factory=list)
+    former: list[Entry] = field(default_factory=list)
     kept: int = 0
+
+    def move(self, moved: Mapping[bytes, int]) -> None:
+        """Follow images, path and id of each, that have been given the paths of listed files."""
+        ids = set(moved.values())
+        self.unchanged |= moved.keys()
+        for path in moved.keys() & self.outdated.keys():
+            del self.outdated[path]
+        self.missing = [id for id in self.missing if id not in ids]
 
 
 def compare(
@@ -104,20 +132,65 @@ def compare(
     """
     changes = Changes()
     roots = tuple(os.path.join(folder, b"") for folder in folders)
+    sizes = {file.size for file in listed.values()}
     for path, state, id in entries:
         file = listed.get(path)
         if file is None:
-            if not is_below(path, roots):
-                continue
+            is_covered = is_below(path, roots)
             if is_unknown(path, unknown):
-                changes.kept += 1
-            else:
+                changes.kept += is_covered
+                continue
+            if is_covered:
                 changes.missing.append(id)
-        elif (file.size, stored_time(file.mtime_ns)) == state:
+            if state[0] in sizes:
+                changes.former.append((path, state, id))
+        elif state_of(file) == state:
             changes.unchanged.add(path)
         else:
             changes.outdated[path] = id
+            if file.size == state[0]:
+                changes.touched.add(path)
     return changes
+
+
+def state_of(file: ImageFile) -> tuple[int, int]:
+    """Size and `stored_time` of a file, as an `Entry` has them."""
+    return file.size, stored_time(file.mtime_ns)
+
+
+def file_exists(path: bytes) -> bool:
+    """Whether there is a file at a path of an index; not so on a disk that is not mounted."""
+    return os.path.exists(path)
+
+
+def is_gone(path: bytes) -> bool:
+    """Whether a file or folder has been removed or moved away, and not only its disk.
+
+    It is not gone if the system does not say so, and neither if the deepest folder of its path that
+    exists is empty, as a folder is that a disk is mounted at.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError:
+        return False
+    else:
+        return False
+    folder = os.path.dirname(path)
+    while True:
+        try:
+            with os.scandir(folder) as entries:
+                return next(entries, None) is not None
+        except FileNotFoundError:
+            # A broken link may lead to a disk that is away.
+            if os.path.lexists(folder) or folder == os.path.dirname(folder):
+                return False
+            folder = os.path.dirname(folder)
+        except NotADirectoryError:
+            return True
+        except OSError:
+            return False
 
 
 def is_below(path: bytes, roots: tuple[bytes, ...]) -> bool:

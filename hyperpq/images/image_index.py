@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,21 +11,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.errors import BackboneError
 from hyperpq.filters.where import Where
+from hyperpq.images.additions import Added, Additions
 from hyperpq.images.changes import entries
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike
 from hyperpq.images.metadata import ImageMetadata, no_images
 from hyperpq.images.nearest import Excluded, SameFile, Search, Wanted
 from hyperpq.images.queries import Queries
-from hyperpq.images.results import Answers, Encoded, UpdateReport
+from hyperpq.images.results import Answers, Encoded
 from hyperpq.images.sources import ImageLike, Source, as_sources, path_of
-from hyperpq.images.updater import Updater
+from hyperpq.images.updater import ForgetReport, Updater
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.progress import ProgressLike, as_progress
+from hyperpq.utils.forks import ForkSafeLock
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
-    from hyperpq.datasets.folder import ImageFile
+    from hyperpq.images.build.options import BuildReport
 
 
 class ImageIndex:
@@ -60,10 +62,10 @@ class ImageIndex:
         if metadata is None:
             raise no_images(index.path)
         self.index = index
-        self.metadata = metadata
         self.backbone_identity: dict[str, Any] = metadata.backbone
         self.max_megapixels = metadata.max_megapixels
         self._backbone = self._given_backbone = backbone
+        self._loading = ForkSafeLock()
         if backbone is not None:
             backbone.check_matches(self.backbone_identity)
 
@@ -75,6 +77,7 @@ class ImageIndex:
         device: str = "auto",
         backbone: Backbone | str | None = None,
         verify: bool = False,
+        read_only: bool = False,
     ) -> ImageIndex:
         """Open an index directory.
 
@@ -88,12 +91,14 @@ class ImageIndex:
             The network that the index was built with, or its name.
         verify : bool
             Whether to check all checksums first.
+        read_only : bool
+            Whether to refuse every change.
 
         Raises
         ------
         IndexNotFoundError, CorruptIndexError, FormatVersionError, BackboneError
         """
-        index = HiHPQIndex.load(path, device=device, verify=verify)
+        index = HiHPQIndex.load(path, device=device, verify=verify, read_only=read_only)
         if isinstance(backbone, str):
             from hyperpq.backbones import load_backbone
 
@@ -102,7 +107,12 @@ class ImageIndex:
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process loads the network when it first needs it, as this one did.
-        return self.__dict__ | {"_backbone": self._given_backbone}
+        state = self.__dict__ | {"_backbone": self._given_backbone}
+        del state["_loading"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_loading": ForkSafeLock()}
 
     def __repr__(self) -> str:
         return f"ImageIndex({self.index!r}, backbone={self.backbone_identity['name']!r})"
@@ -113,20 +123,25 @@ class ImageIndex:
     @property
     def backbone(self) -> Backbone:
         """The network; it is loaded when first needed and checked against the recorded one."""
-        if self._backbone is None:
-            from hyperpq.backbones import load_backbone
+        # Threads that need it first at the same time would load it several times.
+        with self._loading:
+            if self._backbone is None:
+                self._backbone = self._load_backbone()
+            return self._backbone
 
-            name = self.backbone_identity["name"]
-            if name.startswith("torchscript:"):
-                # A TorchScript file is a program, and an index may come from a stranger.
-                raise BackboneError(
-                    f"{self.index.path} was built with {name!r}, a file that can run code; "
-                    "if you trust it, name it yourself: --backbone torchscript:FILE."
-                )
-            loaded = load_backbone(name, device=self.index.device)
-            loaded.check_matches(self.backbone_identity)
-            self._backbone = loaded
-        return self._backbone
+    def _load_backbone(self) -> Backbone:
+        from hyperpq.backbones import load_backbone
+
+        name = self.backbone_identity["name"]
+        if name.startswith("torchscript:"):
+            # A TorchScript file is a program, and an index may come from a stranger.
+            raise BackboneError(
+                f"{self.index.path} was built with {name!r}, a file that can run code; "
+                "if you trust it, name it yourself: --backbone torchscript:FILE."
+            )
+        loaded = load_backbone(name, device=self.index.device)
+        loaded.check_matches(self.backbone_identity)
+        return loaded
 
     def query(
         self,
@@ -229,31 +244,37 @@ class ImageIndex:
         """Paths of all images in the index, as `Result.path`, sorted by their bytes."""
         return [os.fsdecode(path) for path in sorted(p for p, *_ in entries(self.index.collection))]
 
+    def refresh(self) -> bool:
+        """Show what other processes have stored since; whether there was anything.
+
+        A query that runs meanwhile in another thread shows the index before or after that.
+
+        Raises
+        ------
+        StoreError
+            If another index has taken the place of this one: open it again.
+        """
+        return self.index.refresh()
+
     def update(
         self,
-        files: Sequence[ImageFile],
+        roots: PathLike | Sequence[PathLike] | None = None,
         *,
-        remove_below: Sequence[PathLike] = (),
-        unknown: Collection[bytes] = (),
-        skipped: dict[bytes, str] | None = None,
+        remove_missing: bool = True,
+        allow_empty: bool = False,
         workers: int = 0,
         progress: ProgressLike = None,
-    ) -> UpdateReport:
-        """Bring the index in line with a listing: add new and changed images, remove missing ones.
+    ) -> BuildReport:
+        """Bring the index up to date with folders: add, replace and remove images.
 
         Parameters
         ----------
-        files : sequence of ImageFile
-            The images that exist. An image with the size and mtime that the index has recorded is
-            not read again.
-        remove_below : sequence of path-like
-            Folders that the listing covers: images of the index that are below one of them and
-            not in the listing are removed.
-        unknown : collection of bytes
-            Paths that the listing could not examine, see `datasets.folder.Listing`: images at or
-            below them are kept.
-        skipped : dict, optional
-            Paths that the listing skipped, with the reasons, for ``skipped.csv``.
+        roots : path-like or sequence of path-like, optional
+            Folders or images; those that the index has recorded by default.
+        remove_missing : bool
+            Whether to remove images whose files are gone, see `update_index`.
+        allow_empty : bool
+            Whether a folder may have no images any more, or be gone, see `update_index`.
         workers : int
             Number of decoding threads; 0 means one per core.
         progress : Progress or bool, optional
@@ -261,23 +282,66 @@ class ImageIndex:
 
         Returns
         -------
-        UpdateReport
+        BuildReport
 
-        Notes
-        -----
-        A changed image that cannot be read now keeps its row, and the next update tries again. Its
-        row is removed if the file can be read and is no image any more. Size and mtime are
-        those of before the file was read, so what changes while it is read counts as changed in the
-        next update. Other content with the same size and mtime is not noticed.
+        Raises
+        ------
+        InvalidInputError, DatasetError, StoreError
+            See `update_index`.
         """
-        return Updater(self).update(
-            files,
-            remove_below=remove_below,
-            unknown=unknown,
-            skipped=skipped,
+        from hyperpq.images.build.update import update_images
+
+        return update_images(
+            self,
+            roots,
+            remove_missing=remove_missing,
+            allow_empty=allow_empty,
             workers=workers,
             progress=progress,
         )
+
+    def add(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        names: str | Sequence[str | None] | None = None,
+        *,
+        workers: int = 0,
+        progress: ProgressLike = None,
+    ) -> Added:
+        """Encode images and add them, without listing a folder.
+
+        Parameters
+        ----------
+        images : image or iterable of images
+            Images of every kind that `query` takes.
+        names : str or sequence of str, optional
+            What the index calls the images: the ``path`` of results. An image that is given by its
+            path has that as its name by default; all others need one. A name that is no absolute
+            path stands for an image without a file, and no update removes it.
+        workers : int
+            Number of decoding threads; 0 means one per core.
+        progress : Progress or bool, optional
+            Where to report progress; True draws bars on stderr.
+
+        Returns
+        -------
+        Added
+            The ids of the images, and why some could not be read.
+
+        Raises
+        ------
+        InvalidInputError
+            If something is no image, or an image has no name, or that of another one.
+        StoreError
+            If the system refuses to write.
+
+        Notes
+        -----
+        An image whose name the index has already takes the place of the one with that name, and has
+        a new id. A file that has not changed is not read again, and keeps its id. Each 4,096 images
+        are added in one transaction. The codec stays as it is, see `retrain`.
+        """
+        return Additions(self, as_sources(images), names).add(workers, progress)
 
     def remove(self, below: PathLike | Sequence[PathLike]) -> int:
         """Remove the images at or below some paths, in one transaction; no file is touched.
@@ -285,7 +349,7 @@ class ImageIndex:
         Parameters
         ----------
         below : path-like or sequence of path-like
-            Folders or images, which need not exist any more.
+            Folders or images, which need not exist any more, or names that `add` was given.
 
         Returns
         -------
@@ -299,28 +363,15 @@ class ImageIndex:
         """
         return Updater(self).remove(below)
 
-    def add_features(
+    def forget(
         self,
-        files: Sequence[ImageFile],
-        features: NDArray[np.float32],
-        sizes: NDArray[np.int32],
+        paths: PathLike | Sequence[PathLike] | None = None,
         *,
-        remove: Sequence[int] = (),
-    ) -> None:
-        """Encode features of images and add them in one commit, which may be without images.
-
-        Parameters
-        ----------
-        files : sequence of ImageFile
-            The n images.
-        features : ndarray, shape (n, d), float32
-            Their features.
-        sizes : ndarray, shape (n, 2), int32
-            Their width and height.
-        remove : sequence of int
-            Ids of images to remove in the same commit.
-        """
-        Updater(self).add_features(files, features, sizes, remove=remove)
+        missing: bool = False,
+        progress: ProgressLike = None,
+    ) -> ForgetReport:
+        """Remove images of some folders, or those whose files are gone, see `Updater.forget`."""
+        return Updater(self).forget(paths, missing=missing, progress=progress)
 
     def _features(
         self, sources: list[Source], phase_name: str, workers: int, progress: ProgressLike

@@ -7,18 +7,16 @@ from dataclasses import asdict, dataclass, field
 from sys import float_info
 from typing import Any
 
-from hyperpq.errors import CorruptIndexError
+from hyperpq.errors import CorruptIndexError, InvalidInputError
+from hyperpq.index.path_map import KEY, parse_roots
 
 MAX_MEGAPIXELS = 200.0
 """Default limit on the size of an image."""
 
-# The name of the entry is part of the format of an index, and so are the names of its fields.
-_KEY = "pictures"
-
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """What an index of images records about them.
+    """What an index of images records about them, but for their folders, see `images.roots`.
 
     Attributes
     ----------
@@ -43,9 +41,9 @@ class ImageMetadata:
         CorruptIndexError
             If it says that it is one, and what it says of its images is not valid.
         """
-        if _KEY not in metadata:
+        if KEY not in metadata:
             return None
-        stored = metadata[_KEY]
+        stored = metadata[KEY]
         fields = stored if isinstance(stored, Mapping) else {}
         backbone, options = fields.get("backbone"), fields.get("options", {})
         limit = fields.get("max_megapixels", MAX_MEGAPIXELS)
@@ -58,11 +56,20 @@ class ImageMetadata:
             or not 0 < limit <= float_info.max
         ):
             raise CorruptIndexError(
-                f"the entry {_KEY!r} of the metadata of the index is not valid; expected "
+                f"the entry {KEY!r} of the metadata of the index is not valid; expected "
                 "backbone, max_megapixels and options, as hyperpq build writes them."
             )
+        parse_roots(metadata)
         return cls(backbone, float(limit), options)
 
     def to_index(self) -> dict[str, Any]:
         """Metadata of an index, from which `from_index` reads this."""
-        return {_KEY: asdict(self)}
+        return {KEY: asdict(self)}
+
+
+def no_images(path: object) -> InvalidInputError:
+    """The error for an index of vectors where one of images is needed."""
+    return InvalidInputError(
+        f"{path} is an index of vectors; expected an index of images, which `hyperpq build` makes; "
+        "`hyperpq query` and the class HiHPQIndex search vectors."
+    )

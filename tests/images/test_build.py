@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -179,6 +180,10 @@ def test_what_is_left_out(tmp_path):
     assert report.skipped == {}
 
 
+def contents_of(folder):
+    return {path: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_updates_follow_any_changes(tmp_path):
     """Random changes of a folder; each update encodes exactly what is new or changed."""
     folder = fill(tmp_path / "p", 12)
@@ -187,6 +192,7 @@ def test_updates_follow_any_changes(tmp_path):
     number, stamp = 100, 10**9
     for _ in range(12):
         before = {path: path.stat() for path in folder.iterdir()}
+        contents_before = contents_of(folder)
         files = sorted(before)
         for _ in range(choice.randrange(4)):
             path = choice.choice(files)
@@ -215,8 +221,11 @@ def test_updates_follow_any_changes(tmp_path):
         files_before = tree(tmp_path / "index")
         network = Grid()
         index, report = update([folder], tmp_path / "index", network)
-        assert network.seen == report.added == len(now) - len(same)
-        assert report.removed == len(before) - len(same)
+        assert network.seen == report.added == len(now) - len(same) - report.moved
+        assert report.removed == len(before) - len(same) - report.moved
+        # A file that was renamed or touched, and not written, is not encoded again.
+        contents = Counter(contents_before.values()) & Counter(contents_of(folder).values())
+        assert report.moved == contents.total() - len(same)
         assert report.images == len(index) == len(now)
         assert paths_of(index) == sorted(str(path) for path in now)
         files_after = tree(tmp_path / "index")
@@ -319,11 +328,23 @@ def test_options_are_kept_for_life(tmp_path):
 
 
 def test_the_same_seed_builds_the_same_bytes(tmp_path):
-    """The threads, the path of the index and the order of the folders do not matter."""
+    """The threads, the place of the index and the order of the folders do not matter."""
     folders = [fill(tmp_path / "a", 20), fill(tmp_path / "b", 20, 30)]
     build(folders, tmp_path / "one", seed=7, workers=1)
-    build(folders[::-1], tmp_path / "deep/two", seed=7, workers=5)
-    assert tree(tmp_path / "one") == tree(tmp_path / "deep/two")
+    (tmp_path / "one").rename(tmp_path / "first")
+    build(folders[::-1], tmp_path / "one", seed=7, workers=5)
+    assert tree(tmp_path / "one") == tree(tmp_path / "first")
+    # The manifest says where the folders are, seen from the index.
+    build(folders, tmp_path / "deep/two", seed=7)
+    one, two = (tree(tmp_path / name) for name in ("one", "deep/two"))
+    manifests = [json.loads(files.pop("manifest.json")) for files in (one, two)]
+    roots = [m["settings"]["metadata"]["pictures"].pop("roots") for m in manifests]
+    assert [[root.pop("relative") for root in of] for of in roots] == [
+        ["../a", "../b"],
+        ["../../a", "../../b"],
+    ]
+    assert (one, roots[0]) == (two, roots[1])
+    assert manifests[0]["settings"] == manifests[1]["settings"]
     build(folders, tmp_path / "three", seed=8)
     assert tree(tmp_path / "one") != tree(tmp_path / "three")
 
@@ -367,7 +388,7 @@ def test_a_codec_is_taken_at_another_length(tmp_path):
     assert (index.index.M, report.images, network.seen) == (2, 90, 90)
     want = first.index.with_bits(16).codec
     assert to_files(index.index.codec) == to_files(want)
-    assert str(tmp_path).encode() not in (tmp_path / "short/manifest.json").read_bytes()
+    assert str(tmp_path / "long").encode() not in (tmp_path / "short/manifest.json").read_bytes()
     # Built again with the same command, it is brought up to date.
     fill(folder, 2, start=90)
     again, report = build(folder, tmp_path / "short", bits=16, codec=tmp_path / "long")

@@ -204,6 +204,11 @@ class BuildReport:
     other : dict of str to int
         Number of files in formats that are not read, by the ending of their names, see
         `datasets.folder.Listing`.
+    moved : int
+        Number of images that were recognised by another path or with another time, and not encoded
+        again. They count neither as removed nor as added.
+    places : dict of bytes to bytes
+        Former and present path of each folder that has moved; its images are not counted.
     """
 
     images: int
@@ -213,6 +218,8 @@ class BuildReport:
     seconds: dict[str, float] = field(default_factory=dict)
     kept: int = 0
     other: dict[str, int] = field(default_factory=dict)
+    moved: int = 0
+    places: dict[bytes, bytes] = field(default_factory=dict)
 
 
 def other_files(other: Mapping[str, int], most: int = 5) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.datasets.augment import AUGMENTATIONS
-from hyperpq.datasets.folder import ImageFile, Listing, scan_roots
+from hyperpq.datasets.folder import ImageFile, Listing, RootOptions, scan_roots
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images.build.options import BuildOptions, other_files, subquantizers
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.metadata import ImageMetadata
-from hyperpq.images.updater import SEGMENT_SIZE
+from hyperpq.images.roots import with_listed
+from hyperpq.images.updater import SEGMENT_SIZE, Updater
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.index.path_map import with_roots
 from hyperpq.progress import Phase, Progress
 from hyperpq.store import IndexStore
 from hyperpq.store.place import former_of, holds_index
@@ -82,7 +84,7 @@ class Build:
     @property
     def read_options(self) -> ReadOptions:
         """How images are read that no views are made of."""
-        return ReadOptions(self.workers, self.options.max_megapixels)
+        return ReadOptions(self.workers, self.options.max_megapixels, hashes=True)
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def list_for_build(
     progress: Progress,
     *,
     allow_missing: bool = False,
+    per_root: Mapping[bytes, RootOptions] | None = None,
 ) -> Listing:
     """List the images below the roots, without those in the directories of the index itself.
 
@@ -131,6 +134,8 @@ def list_for_build(
         Where to report progress.
     allow_missing : bool
         Whether a root may be missing.
+    per_root : mapping of bytes to RootOptions, optional
+        What is listed below each root, if it is not what ``options`` say.
 
     Raises
     ------
@@ -145,8 +150,9 @@ def list_for_build(
             leave_out=[place, former_of(place), state.path, state.discarded],
             is_left_out=holds_index,
             allow_missing=allow_missing,
+            options=per_root,
+            on_found=phase.advance,
         )
-        phase.advance(len(listing.files))
     return listing
 
 
@@ -318,9 +324,10 @@ def train_index(build: Build, index: HiHPQIndex, sample: Sample) -> ImageIndex:
         )
     # The path of another index belongs to this machine, and its metric is that of the codec.
     options = replace(build.options, codec=None, metric=index.metric)
-    index.metadata = ImageMetadata(
-        build.network.identity(), options.max_megapixels, options.to_stored()
-    ).to_index()
+    metadata = ImageMetadata(build.network.identity(), options.max_megapixels, options.to_stored())
+    listed = RootOptions(options.include_hidden, tuple(options.exclude))
+    roots = with_listed((), dict.fromkeys(build.roots, listed), build.place)
+    index.metadata = with_roots(metadata.to_index(), roots)
     shutil.rmtree(state.index, ignore_errors=True)
     index.save(state.index)
     return ImageIndex(index, build.network)
@@ -372,10 +379,12 @@ def _commit(
         [features.plain[i] for features, i in map(found.__getitem__, rows)], np.float32
     )
     sizes = np.array([features.sizes[i] for features, i in map(found.__getitem__, rows)], np.int32)
-    images.add_features(
+    hashes = [int(features.hashes[i]) for features, i in map(found.__getitem__, rows)]
+    Updater(images).add_features(
         [files[row] for row in rows],
         plain.reshape(len(rows), images.index.d),
         sizes.reshape(len(rows), 2),
+        np.array(hashes, np.int64),
     )
 
 

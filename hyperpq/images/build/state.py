@@ -21,7 +21,7 @@ from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
 from hyperpq.utils.files import atomic_write, fsync_folder, make_folder
 
 # Arrays of `Features` in the files of a batch.
-_ARRAYS = ("rows", "plain", "views", "sizes")
+_ARRAYS = ("rows", "plain", "views", "sizes", "hashes")
 
 
 def working_directory(path: str | os.PathLike[str]) -> Path:
@@ -132,9 +132,11 @@ class BuildState:
         note = base.with_suffix(".json")
         if not note.exists():
             return None
-        rows, plain, views, sizes = (_load(base.with_suffix(f".{name}.npy")) for name in _ARRAYS)
+        rows, plain, views, sizes, hashes = (
+            _load(base.with_suffix(f".{name}.npy")) for name in _ARRAYS
+        )
         skipped = [(row, reason) for row, reason in json.loads(note.read_text())]
-        return Features(rows, plain, views, sizes, skipped)
+        return Features(rows, plain, views, sizes, hashes, skipped)
 
     def write_features(self, folder: str, number: int, features: Features) -> None:
         """Write a batch of features: the arrays, and then the JSON file that makes them valid."""

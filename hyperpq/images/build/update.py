@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperpq.datasets.folder import Listing
+from hyperpq.datasets.folder import Listing, RootOptions
 from hyperpq.errors import CorruptIndexError, DatasetError, InvalidInputError
+from hyperpq.images import skipped as skipped_files
 from hyperpq.images.build.options import (
     FIXED_OPTIONS,
     BuildChoices,
@@ -19,11 +20,22 @@ from hyperpq.images.build.options import (
 )
 from hyperpq.images.build.stages import list_for_build, no_image_found
 from hyperpq.images.build.state import BuildState
-from hyperpq.images.changes import is_below, is_unknown
+from hyperpq.images.changes import entries, is_below, is_unknown
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.listing import PathLike, as_roots
-from hyperpq.progress import ProgressLike, as_progress
-from hyperpq.store import find_place
+from hyperpq.images.metadata import ImageMetadata, no_images
+from hyperpq.images.roots import (
+    Roots,
+    change_roots,
+    find_moved_roots,
+    moved_to,
+    present_roots,
+    recorded_roots,
+    with_listed,
+)
+from hyperpq.images.updater import Updater
+from hyperpq.progress import Progress, ProgressLike, as_progress
+from hyperpq.store import IndexStore, find_place
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -32,7 +44,7 @@ if TYPE_CHECKING:
 
 
 def update_index(
-    roots: PathLike | Sequence[PathLike],
+    roots: PathLike | Sequence[PathLike] | None,
     path: str | os.PathLike[str],
     *,
     remove_missing: bool = True,
@@ -43,11 +55,15 @@ def update_index(
     progress: ProgressLike = None,
     **options: Unpack[BuildChoices],
 ) -> tuple[ImageIndex, BuildReport]:
-    """Add the new and changed images below some folders to an existing index.
+    """Bring an existing index up to date with folders of images.
 
     Parameters
     ----------
-    roots, path, backbone, device, workers, progress, **options
+    roots : path-like, sequence of path-like, or None
+        Folders or images; None for all folders that the index records. Of these, those that are
+        gone or have no image any more are left out, and their images are kept: their disk may not
+        be mounted.
+    path, backbone, device, workers, progress, **options
         As in `build_index`.
     remove_missing : bool
         Whether to remove images of the index that are no longer in the folders.
@@ -67,7 +83,7 @@ def update_index(
     DatasetError
         If there is no image, or one of the roots has none any more.
     InvalidInputError
-        If the index was built with other options.
+        If the index was built with other options, or ``roots`` is None and it records no folder.
     StoreError
         If the system refuses to write.
 
@@ -77,35 +93,138 @@ def update_index(
     no image any more). It is kept if the system does not say so: at or below a folder or an entry
     that cannot be examined, at or below a broken link, and if its file has changed and cannot be
     read.
+
+    Images that have been moved or renamed are not encoded again, and keep their ids. A whole
+    folder has moved if it does not exist any more and at least half of its images are in a folder
+    that is listed, by the same names, sizes and times; nothing is read then. For single files see
+    `images.moves.find_moves`. The folders are recorded, with ``exclude`` and ``include_hidden``.
     """
-    target, roots = Path(os.path.abspath(path)), as_roots(roots)
+    target = Path(os.path.abspath(path))
     progress = as_progress(progress)
+    # What is wrong with the folders is said before the codec and the network are loaded.
+    plan = _list(target, roots, remove_missing, allow_empty, progress, options)
+    with progress.phase("open", None, ""):
+        images = ImageIndex.open(target, device=device, backbone=backbone)
+    return images, _apply(images, plan, workers, progress)
+
+
+def update_images(
+    images: ImageIndex,
+    roots: PathLike | Sequence[PathLike] | None = None,
+    *,
+    remove_missing: bool = True,
+    allow_empty: bool = False,
+    workers: int = 0,
+    progress: ProgressLike = None,
+    **options: Unpack[BuildChoices],
+) -> BuildReport:
+    """Bring an index that is open up to date; see `update_index`."""
+    images.index.collection.check_writable()
+    if images.index.path is None:
+        raise InvalidInputError("the index is in memory; expected one in a directory; save it.")
+    progress = as_progress(progress)
+    plan = _list(images.index.path, roots, remove_missing, allow_empty, progress, options)
+    return _apply(images, plan, workers, progress)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What an update has listed.
+
+    Attributes
+    ----------
+    target : Path
+        Directory of the index.
+    options : BuildOptions
+        The options of the index with those of this update.
+    listed : dict of bytes to RootOptions
+        The roots, and how they were listed.
+    listing : Listing
+        What was found.
+    are_named : bool
+        Whether the roots were given, and not those that the index records.
+    remove_missing, allow_empty : bool
+        See `update_index`.
+    """
+
+    target: Path
+    options: BuildOptions
+    listed: dict[bytes, RootOptions]
+    listing: Listing
+    are_named: bool
+    remove_missing: bool
+    allow_empty: bool
+
+
+def _list(
+    target: Path,
+    roots: PathLike | Sequence[PathLike] | None,
+    remove_missing: bool,
+    allow_empty: bool,
+    progress: Progress,
+    options: BuildChoices,
+) -> _Plan:
+    """List the roots of an update; neither the codec nor the rows of the index are read."""
+    named = None if roots is None else as_roots(roots)
     check_codec_alone(options)
-    images = ImageIndex.open(target, device=device, backbone=backbone)
-    chosen = _options_of(images, target, options)
-    images.max_megapixels = chosen.max_megapixels
+    store = IndexStore.open(target)
+    settings = store.settings.get("metadata", {})
+    metadata = ImageMetadata.from_index(settings if isinstance(settings, dict) else {})
+    if metadata is None:
+        raise no_images(target)
+    chosen = _options_of(metadata, target, options)
+    recorded = present_roots(settings, store.path)
+    if named is None and not recorded:
+        raise InvalidInputError(
+            f"{target} records no folder, as its images were added by an earlier version or one by "
+            "one; expected one that does; name its folders once: hyperpq build DIR."
+        )
+    paths = [root.path for root in recorded] if named is None else named
+    listed = {path: _root_options(path, recorded, chosen, options) for path in paths}
     place = find_place(target)
     listing = list_for_build(
-        roots,
+        list(listed),
         place.path,
         BuildState(place.working_directory(".building")),
         chosen,
         progress,
-        allow_missing=remove_missing,
+        allow_missing=remove_missing or named is None,
+        per_root=listed,
     )
-    if remove_missing and not allow_empty:
-        _check_roots(images, listing, target)
-    if not listing.files and not (remove_missing and allow_empty):
-        raise no_image_found(roots, listing)
-    update = images.update(
+    return _Plan(target, chosen, listed, listing, named is not None, remove_missing, allow_empty)
+
+
+def _apply(images: ImageIndex, plan: _Plan, workers: int, progress: Progress) -> BuildReport:
+    """Make an update whose roots have been listed."""
+    images.max_megapixels = plan.options.max_megapixels
+    index, listing = images.index, plan.listing
+    listed = {file.path: file for file in listing.files}
+    # Where recorded folders are that are gone; they are not among the listed ones then.
+    places = find_moved_roots(recorded_roots(index), entries(index.collection), listed)
+    away = _roots_without_images(images, plan, places)
+    present = [root for root in plan.listed if root not in places and root not in away]
+    if not present:
+        raise DatasetError(
+            f"none of the folders of {plan.target} has an image now, such as "
+            f"{os.fsdecode(min(away))}; check that their disks are mounted."
+        )
+    if not listing.files and not (plan.remove_missing and plan.allow_empty):
+        raise no_image_found(present, listing)
+    if places:
+        change_roots(index, lambda roots: moved_to(roots, places))
+        skipped_files.update_report(index.collection, {}, (), [*places])
+    change_roots(
+        index, lambda roots: with_listed(roots, {p: plan.listed[p] for p in present}, index.path)
+    )
+    update = Updater(images).update(
         listing.files,
-        remove_below=roots if remove_missing else (),
+        remove_below=present if plan.remove_missing else (),
         unknown=listing.unknown,
-        skipped=listing.skipped,
+        skipped=listing.skipped | away,
         workers=workers,
         progress=progress,
     )
-    return images, BuildReport(
+    return BuildReport(
         len(images),
         update.added,
         update.removed,
@@ -113,13 +232,15 @@ def update_index(
         dict(progress.seconds),
         update.kept,
         dict(listing.other),
+        update.moved,
+        places,
     )
 
 
-def _options_of(images: ImageIndex, target: Path, options: BuildChoices) -> BuildOptions:
+def _options_of(metadata: ImageMetadata, target: Path, options: BuildChoices) -> BuildOptions:
     """The options of an index with those of this update."""
     try:
-        built = BuildOptions.from_stored(images.metadata.options)
+        built = BuildOptions.from_stored(metadata.options)
     except InvalidInputError as error:
         raise CorruptIndexError(
             f"{target / 'manifest.json'} holds options of the build that are not valid: {error}"
@@ -135,21 +256,49 @@ def _options_of(images: ImageIndex, target: Path, options: BuildChoices) -> Buil
     return replace(built, **options)
 
 
-def _check_roots(images: ImageIndex, listing: Listing, target: Path) -> None:
-    """Raise `DatasetError` if a root has lost all its images, or never had one and is missing."""
-    if not listing.empty:
-        return
-    paths = [path for path in images.paths() if not is_unknown(path, listing.unknown)]
-    for root in listing.empty:
-        name = os.fsdecode(root)
-        lost = sum(is_below(path, (os.path.join(root, b""),)) for path in paths)
+def _root_options(
+    path: bytes, recorded: Roots, chosen: BuildOptions, options: BuildChoices
+) -> RootOptions:
+    """How a root is listed: as this update asks for, or as before, or as the index was built."""
+    before = next((root for root in recorded if root.path == path), chosen)
+    return RootOptions(
+        chosen.include_hidden if "include_hidden" in options else before.include_hidden,
+        tuple(chosen.exclude if "exclude" in options else before.exclude),
+    )
+
+
+def _roots_without_images(
+    images: ImageIndex, plan: _Plan, places: Mapping[bytes, bytes]
+) -> dict[bytes, str]:
+    """Recorded roots that are left out, as they have lost all their images, and why.
+
+    Raises
+    ------
+    DatasetError
+        If one that was named has lost all its images, or never had one and is missing.
+    """
+    empty = [root for root in plan.listing.empty if root not in places]
+    if not empty or (plan.remove_missing and plan.allow_empty):
+        return {}
+    known = [path for path, *_ in entries(images.index.collection)]
+    away = {}
+    for root in empty:
+        below = (os.path.join(root, b""),)
+        lost = [path for path in known if is_below(path, below)]
         is_missing = not os.path.exists(root)
-        if lost:
+        name, what = os.fsdecode(root), "does not exist" if is_missing else "has no image"
+        if not plan.are_named:
+            if lost or is_missing:
+                away[root] = f"the folder {what}; its images are kept"
+        elif plan.remove_missing and any(
+            not is_unknown(path, plan.listing.unknown) for path in lost
+        ):
             raise DatasetError(
-                f"{name} {'does not exist' if is_missing else 'has no image'}, and {target} has "
-                f"{lost:,} of its images, so nothing was changed; check that the disk is mounted; "
-                "to keep these images, leave the folder out; to remove them, repeat the command "
-                "with --allow-empty."
+                f"{name} {what}, and {plan.target} has {len(lost):,} of its images, so nothing was "
+                "changed; check that the disk is mounted; to keep these images, leave the folder "
+                "out; if it has moved, name its new place instead; to remove them, use hyperpq "
+                "forget, or repeat the command with --allow-empty."
             )
-        if is_missing:
+        elif is_missing:
             raise DatasetError(f"{name} does not exist; give an existing folder of images.")
+    return away
