@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperpq.codes import code_size
-from hyperpq.errors import CorruptIndexError, InvalidInputError, SnapshotChangedError
+from hyperpq.errors import CorruptIndexError, InvalidInputError
 from hyperpq.store import (
     IndexStore,
     check_replaceable,
@@ -82,11 +81,8 @@ class DirectoryReference:
 
     def open_with_codec(self) -> tuple[Codec, IndexStore]:
         """`open`, and the codec on the CPU."""
-        while True:
-            store = self.open()
-            # Another codec may take the place before this one is read.
-            with suppress(SnapshotChangedError):
-                return codec_of(store), store
+        store = self.open()
+        return codec_of(store), store
 
 
 def write_directory(
@@ -168,12 +164,9 @@ def open_directory(
     wait = as_number(lock_timeout, "lock_timeout")
     if wait < 0:
         raise InvalidInputError(f"lock_timeout is {wait}; expected seconds, at least 0.")
-    while True:
-        store = IndexStore.open(path, verify=verify, read_only=read_only)
-        store.durability, store.lock_timeout = durability, wait
-        # Another index or codec may take the place before this codec is read.
-        with suppress(SnapshotChangedError):
-            return codec_of(store), store
+    store = IndexStore.open(path, verify=verify, read_only=read_only)
+    store.durability, store.lock_timeout = durability, wait
+    return codec_of(store), store
 
 
 def codec_of(store: IndexStore) -> Codec:
@@ -183,8 +176,6 @@ def codec_of(store: IndexStore) -> Codec:
     ------
     CorruptIndexError
         If a file is altered, or settings or rows do not agree.
-    SnapshotChangedError
-        If another codec has taken its place on disk, or another index.
     """
     # After the opening, so that a missing index is reported without loading torch.
     from hyperpq.codec.serialization import from_files

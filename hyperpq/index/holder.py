@@ -7,7 +7,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -329,18 +329,15 @@ class SnapshotHolder:
         """Show what is on disk by another object of the directory; whether it is something new."""
         shown, directory = self._shown, self._directory
         assert directory is not None
-        while True:
-            other.refresh()
-            # Another codec may take the place before this one is read.
-            with suppress(SnapshotChangedError):
-                codec, size = shown.codec, shown.code_size
-                if other.manifest.files != directory.manifest.files:
-                    size = kept_code_size(other, size)
-                    if codec is not None:
-                        codec = codec_of(other).to(self._device).eval()
-                        size = codec.code_size
-                self._shown = Shown(other, codec, size)
-                return other.manifest != directory.manifest
+        other.refresh()
+        codec, size = shown.codec, shown.code_size
+        if other.manifest.files != directory.manifest.files:
+            size = kept_code_size(other, size)
+            if codec is not None:
+                codec = codec_of(other).to(self._device).eval()
+                size = codec.code_size
+        self._shown = Shown(other, codec, size)
+        return other.manifest != directory.manifest
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -91,11 +91,17 @@ class CodecPlan:
         )
 
 
-def record_of(codec: Codec, x: NDArray[np.float32]) -> TrainingRecord:
+def record_of(
+    codec: Codec,
+    x: NDArray[np.float32],
+    seed: int,
+    view_rows: NDArray[np.int64] | None = None,
+) -> TrainingRecord:
     """What an index stores of the training of a codec from vectors (n, d)."""
     from hyperpq.training.fit import FitStatistics
 
-    return TrainingRecord(len(x), objective_of(codec), codec.is_learned, FitStatistics.of(codec, x))
+    fit = FitStatistics.of(codec, x, view_rows=view_rows, seed=seed)
+    return TrainingRecord(len(x), objective_of(codec), codec.is_learned, fit)
 
 
 def objective_of(codec: Codec) -> str:

@@ -67,9 +67,9 @@ def search(
     if any(np.may_share_memory(queries, array) for array in (D, I)):
         queries = queries.copy()
     D[...], I[...] = np.inf, -1
-    filled = min(k, max(sum(segment.codes.n for segment in segments), 1))
-    for rows in _batches(len(queries), "search", progress):
-        tables = _tables(codec, queries[rows])
+    filled = result_width(k, segments)
+    for rows in query_batches(len(queries), "search", progress):
+        tables = finite_tables(codec, queries[rows])
         D[rows, :filled], I[rows, :filled] = scan.search_segments(
             tables, segments, filled, threads=threads
         )
@@ -94,8 +94,8 @@ def range_search(
     """
     lims = [np.zeros(1, np.int64)]
     D, I = [np.empty(0, np.float32)], [np.empty(0, np.int64)]  # noqa: E741
-    for rows in _batches(len(queries), "search", progress):
-        tables = _tables(codec, queries[rows])
+    for rows in query_batches(len(queries), "search", progress):
+        tables = finite_tables(codec, queries[rows])
         found = scan.range_search_segments(tables, segments, radius, threads=threads)
         lims.append(found[0][1:] + lims[-1][-1])
         D.append(found[1])
@@ -103,7 +103,12 @@ def range_search(
     return np.concatenate(lims), np.concatenate(D), np.concatenate(I)
 
 
-def _tables(codec: Codec, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+def result_width(k: int, segments: Sequence[CodeSegment]) -> int:
+    """Columns of a result that rows can fill, at least 1 and at most k."""
+    return min(k, max(sum(segment.codes.n for segment in segments), 1))
+
+
+def finite_tables(codec: Codec, queries: NDArray[np.float32]) -> NDArray[np.float32]:
     """`Codec.tables`, all of them finite."""
     tables = codec.tables(queries)
     finite = np.isfinite(tables).all((1, 2))
@@ -186,7 +191,7 @@ def memory_for(k: int) -> Iterator[None]:
         ) from error
 
 
-def _batches(n: int, name: str, progress: ProgressLike) -> Iterator[slice]:
+def query_batches(n: int, name: str, progress: ProgressLike) -> Iterator[slice]:
     """Batches of queries; a report when the next one is asked for."""
     with as_progress(progress).phase(name, n, "queries") as phase:
         for start in range(0, n, _QUERY_BATCH):

@@ -182,7 +182,8 @@ class TrainableIndex(VectorIndex):
         if rows is not None and views is None:
             raise InvalidInputError("view_rows are given without views; expected both.")
         n_views = len(features) if rows is None else len(rows)
-        codec = self._plan(recipe, seed, changes).learn(
+        plan = self._plan(recipe, seed, changes)
+        codec = plan.learn(
             features,
             TrainingRun(
                 Path(trace_path) if trace_path else None,
@@ -193,7 +194,7 @@ class TrainableIndex(VectorIndex):
             None if views is None else as_views(views, n_views, self.d),
             rows,
         )
-        record = record_of(codec, features) if self.has_features else None
+        record = record_of(codec, features, plan.seed, rows) if self.has_features else None
         self.collection.set_codec(codec, codec.code_size, record)
 
     def _plan(self, recipe: str | Recipe, seed: int, changes: dict[str, Any]) -> CodecPlan:
@@ -287,7 +288,7 @@ class TrainableIndex(VectorIndex):
         shown = as_progress(progress)
         x = sample_of(view, size, plan.seed)
         learned = plan.learn(x, TrainingRun(progress=shown))
-        self.collection.recode(learned, record_of(learned, x), progress=shown)
+        self.collection.recode(learned, record_of(learned, x, plan.seed), progress=shown)
 
     def with_bits(
         self,

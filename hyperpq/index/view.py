@@ -82,13 +82,7 @@ class RowView:
 
     @property
     def codec(self) -> Codec | None:
-        """The codec that made the codes; None for rows without one.
-
-        Raises
-        ------
-        SnapshotChangedError
-            If the rows came in a pickle and their codec was replaced before it was first used.
-        """
+        """The codec that made the codes; None for rows without one."""
         if self._codec is None and isinstance(self._store, IndexStore):
             self._codec = codec_of(self._store)
         return self._codec

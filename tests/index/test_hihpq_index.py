@@ -38,7 +38,9 @@ def test_from_training_to_a_reopened_directory(tmp_path):
     assert index.ntotal == len(index) == 0
     index.add(X)
     assert index.ntotal == len(index) == 300
-    assert repr(index) == "HiHPQIndex(d=12, M=3, nbits=8, metric='l1', ntotal=300)"
+    assert repr(index) == (
+        "HiHPQIndex(d=12, M=3, nbits=8, metric='l1', objective='semantic', ntotal=300)"
+    )
     found = index.search(QUERIES, 10)
     assert_same(found, brute_force(index, QUERIES, X, range(300), 10))
     index.metadata = {"made": "here"}
