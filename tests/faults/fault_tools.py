@@ -13,17 +13,25 @@ import torch
 
 from hyperpq import HiHPQIndex
 from hyperpq.codec.config import CodecConfig
+from hyperpq.codec.feature_codec import FeatureCodec
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
-from hyperpq.store import Store, verify_directory
+from hyperpq.codec.serialization import to_files
+from hyperpq.store import IndexStore, Store, verify_directory
 from hyperpq.store.lock import HOLDER_NAME
 
 D, CODEWORDS, VECTORS = 8, 256, 997
 _RNG = np.random.default_rng(11)
 CODEC = PQCodec.from_codebooks(_RNG.normal(size=(4, CODEWORDS, D // 4)))
-X = _RNG.normal(size=(VECTORS, D)).astype(np.float32)
+KEPT = FeatureCodec("int8", D)
+# Features that are kept as they are.
+X = KEPT.decode(KEPT.encode(_RNG.normal(size=(VECTORS, D))))
 QUERIES = _RNG.normal(size=(5, D)).astype(np.float32)
 CODES = CODEC.encode(X)
+RELEARNED = PQCodec.from_codebooks(_RNG.normal(size=(4, CODEWORDS, D // 4)))
+"""Another codec of the same sizes, with which every row has other codes."""
+RELEARNED_CODES = RELEARNED.encode(X)
+FEATURES = KEPT.encode(X)
 KINDS = 3
 
 
@@ -150,8 +158,8 @@ def columns_of(ids, version: int) -> dict:
     }
 
 
-def new_index(codec=CODEC) -> HiHPQIndex:
-    return HiHPQIndex.from_codec(codec, device="cpu")
+def new_index(codec=CODEC, features="none") -> HiHPQIndex:
+    return HiHPQIndex.from_codec(codec, device="cpu", features=features)
 
 
 def load(root: Path, *, verify: bool = False) -> HiHPQIndex:
@@ -163,16 +171,25 @@ def store_of(index: HiHPQIndex) -> Store:
     return index.collection._store
 
 
+def is_relearned(store: Store) -> bool:
+    """Whether a store has the files of `RELEARNED`."""
+    if not isinstance(store, IndexStore):
+        return False
+    return {name: store.read_file(name) for name in store.file_names} == to_files(RELEARNED)
+
+
 def contents(index: HiHPQIndex) -> dict[int, int]:
     """Version of each live row by its id, after checking the whole row against both."""
     found: dict[int, int] = {}
+    codes = RELEARNED_CODES if is_relearned(store_of(index)) else CODES
     for segment in store_of(index).segments:
         deleted = segment.deleted_mask
         live = np.ones(segment.n, bool) if deleted is None else ~deleted
         ids, versions = segment.ids[live], segment.attribute("version")[live]
-        np.testing.assert_array_equal(
-            segment.tiled.rows()[live], CODES[vector_numbers(ids, versions)]
-        )
+        numbers = vector_numbers(ids, versions)
+        np.testing.assert_array_equal(segment.tiled.rows()[live], codes[numbers])
+        if segment.features is not None:
+            np.testing.assert_array_equal(segment.features[live], FEATURES[numbers])
         expected = columns_of(ids, 0)
         np.testing.assert_array_equal(segment.attribute("half")[live], expected["half"])
         np.testing.assert_array_equal(segment.attribute("when")[live], expected["when"])

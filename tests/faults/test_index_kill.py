@@ -25,14 +25,14 @@ from fault_tools import (
     update,
     vector_numbers,
 )
-from index_operations import OPERATIONS, make_index
+from index_operations import OPERATIONS, make_index, relearn
 
 MAX_ROWS = 1500
 
 
 def next_change(rng: random.Random, held: dict[int, int], next_id: int) -> dict:
     """What to do next to an index that holds ``held``, id -> version."""
-    op = rng.choice(("add", "add_with_ids", "remove_ids", "update", "compact"))
+    op = rng.choice(("add", "add_with_ids", "remove_ids", "update", "compact", "relearn"))
     count = rng.choice((1, 2, 5, 20, 300))
     if len(held) > MAX_ROWS:
         op, count = "remove_ids", MAX_ROWS - 200
@@ -50,7 +50,9 @@ def changed(held: dict[int, int], change: dict) -> dict[int, int]:
     op, ids = change["op"], change["ids"]
     if op == "remove_ids":
         return {id: version for id, version in held.items() if id not in set(ids)}
-    return held if op == "compact" else held | dict.fromkeys(ids, change["version"])
+    if op in ("compact", "relearn"):
+        return held
+    return held | dict.fromkeys(ids, change["version"])
 
 
 def perform(index, change: dict) -> None:
@@ -63,6 +65,8 @@ def perform(index, change: dict) -> None:
         index.remove_ids(ids)
     elif op == "update":
         update(index, ids, version)
+    elif op == "relearn":
+        relearn(index)
     else:
         index.compact()
 
@@ -78,6 +82,8 @@ def change_for_ever(root: Path, report: Path, seed: int) -> None:
         os.write(handle, f"begin {line}\n".encode())
         perform(index, change)
         os.write(handle, f"done {line}\n".encode())
+        if change["op"] == "relearn":
+            index = load(root)
         held = changed(held, change)
 
 

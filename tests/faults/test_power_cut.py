@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from fault_tools import CODEC, CODEWORDS, D, add, contents, load, new_index, store_of, update
-from index_operations import OPERATIONS, make_index
+from index_operations import OPERATIONS, make_index, relearn
 from power_cut import Event, FileSystem, Killed, Recorder, State, materialise
 
 from hyperpq import HiHPQIndex
@@ -262,7 +262,14 @@ def files_of(root: Path) -> State:
     }
 
 
-@pytest.mark.parametrize("name", [name for name in CHANGES if not name.startswith("save")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "relearn" else name
+        for name in CHANGES
+        if not name.startswith("save")
+    ],
+)
 def test_what_was_stored_survives_a_power_cut(original, tmp_path, tally, name):
     """Every moment and every order of one change; the next change finds nothing in its way."""
     cuts = Cuts(tmp_path)
@@ -273,9 +280,11 @@ def test_what_was_stored_survives_a_power_cut(original, tmp_path, tally, name):
 
 
 @pytest.mark.parametrize("limit", [8, pytest.param(60, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [name for name in CHANGES if name.startswith("save")])
+@pytest.mark.parametrize(
+    "name", ["relearn", *(name for name in CHANGES if name.startswith("save"))]
+)
 def test_a_saved_index_survives_a_power_cut(original, tmp_path, tally, name, limit):
-    """Every moment, and some of the orders: the removal of an index is many calls."""
+    """Every moment, and some of the orders: the removal of an index or a codec is many calls."""
     cuts = Cuts(tmp_path, limit=limit)
     cut_and_go_on(name, original, tmp_path, cuts, 0.1)
     assert cuts.harm == []
@@ -319,7 +328,7 @@ SYNCED = {
 
 
 @pytest.mark.parametrize("what", SYNCED)
-@pytest.mark.parametrize("name", ["commit", "save with overwrite"])
+@pytest.mark.parametrize("name", ["commit", "relearn", "save with overwrite"])
 def test_a_store_that_does_not_sync_is_found_out(original, tmp_path, name, what):
     """The same record without some of its fsyncs."""
     root = tmp_path / "record"
@@ -357,6 +366,7 @@ def history(rng: random.Random, count: int) -> Iterator[tuple[str, Callable[[Pat
         "update": lambda index: update(index, some_ids(index), rng.randrange(100)),
         "compact": lambda index: index.compact(),
         "metadata": set_metadata,
+        "relearn": relearn,
     }
     for _ in range(count):
         name = rng.choice(list(changes))
@@ -391,7 +401,9 @@ def test_a_history_of_changes_survives_a_power_cut(original, tmp_path, tally, co
 
 @pytest.mark.parametrize("stride", [19, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("second", ["add that joins segments", "save with overwrite inside"])
-@pytest.mark.parametrize("first", ["commit", "save with overwrite", "save with overwrite inside"])
+@pytest.mark.parametrize(
+    "first", ["commit", "relearn", "save with overwrite", "save with overwrite inside"]
+)
 def test_a_power_cut_after_a_kill(original, tmp_path, tally, first, second, stride):
     """A killed change is not synced; the next one builds on what it sees of it."""
     cuts, killed, number = Cuts(tmp_path, limit=8), True, 0
