@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from hyperpq.cli import options, output, streams
+from hyperpq.errors import InvalidInputError
 
 
 @click.command("encode")
@@ -63,6 +64,12 @@ def command(
         streams.check_stdin()
     named = query_paths(inputs, sys.stdin.buffer, null=null)
     paths = [os.fsdecode(path) for path in named.paths]
+    missing = named.missing()
+    if len(missing) == len(named.paths) and not named.skipped:
+        # Nothing would be left to encode; what takes seconds is not loaded.
+        raise InvalidInputError(
+            f"{os.fsdecode(next(iter(missing)))} does not exist; give an existing image."
+        )
     with output.progress(quiet) as progress:
         images = ImageIndex.open(index_path, device=device, backbone=backbone)
         encoded = images.encode(paths, workers=workers, progress=progress)

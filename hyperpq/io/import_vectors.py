@@ -117,6 +117,8 @@ def import_vectors(
         If the system refuses to write; the message has the number of vectors that were added.
     """
     progress = as_progress(progress)
+    # Files first: a wrong path is an error before anything heavy is loaded.
+    files = _open_files(paths, dataset)
     index = _existing(Path(index_path), device, create)
     # Compared with None, since an empty index is false.
     if index is not None and training:
@@ -125,7 +127,9 @@ def import_vectors(
             f"{words} cannot be chosen for {index_path}, which is trained already; leave these "
             "options out, or name a new index."
         )
-    files = _open_files(paths, dataset, None if index is None else index.d)
+    if index is not None:
+        for file in files:
+            file.check_width(index.d)
     total, labels = sum(file.shape[0] for file in files), None
     if ids is not None:
         labels = as_ids(load_array(Path(ids), 1, "(n,)"), total)
@@ -216,13 +220,13 @@ def _new_part(
     )
 
 
-def _open_files(paths: Sequence[PathLike], dataset: str | None, d: int | None) -> list[VectorFile]:
-    """Open files of vectors of one width: ``d``, or that of the first file."""
+def _open_files(paths: Sequence[PathLike], dataset: str | None) -> list[VectorFile]:
+    """Open files of vectors of one width."""
     if not paths:
         raise InvalidInputError("no file of vectors was given; expected at least one.")
     files: list[VectorFile] = []
     for path in paths:
-        width = d if d is not None or not files else files[0].shape[1]
+        width = files[0].shape[1] if files else None
         files.append(open_vectors(path, dataset=dataset, d=width))
     return files
 

@@ -12,9 +12,9 @@ HEAVY = {"torch", "numpy", "faiss", "onnxruntime", "h5py", "PIL", "rich", "safet
 PROGRAM = """
 import sys
 sys.argv = ["hyperpq", *sys.argv[1:]]
-from hyperpq.cli.main import main
+from hyperpq.cli.main import run
 try:
-    main()
+    run()
 finally:
     print("loaded:", *sys.modules, file=sys.stderr)
 """
@@ -41,6 +41,34 @@ def test_nothing_heavy_is_loaded(args):
     loaded = {name.partition(".")[0] for name in done.stderr.rpartition("loaded:")[2].split()}
     assert "hyperpq" in loaded
     assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("query", "gone.jpg", "--index", "I"),
+        ("query", "P", "--index", "gone"),
+        ("query", "gone.npy", "--index", "I"),
+        ("encode", "gone.jpg", "-o", "codes.npy", "--index", "I"),
+        ("build", "gone", "--index", "new"),
+        ("build", "gone", "--index", "I"),
+        ("add", "gone", "--index", "I"),
+        ("import", "gone.npy", "--index", "I"),
+        ("train", "gone.npy", "--index", "new"),
+        ("ls", "--index", "I"),
+    ],
+    ids=lambda args: " ".join(args[:2]),
+)
+def test_a_wrong_path_is_refused_before_pytorch_is_loaded(args, place, photos, tmp_path):
+    """Loading it takes seconds. Nor does a list of images need it."""
+    words = {"I": str(place / "hyperpq-index"), "P": str(photos[0])}
+    command = [sys.executable, "-c", PROGRAM, *(words.get(word, word) for word in args)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    said, _, modules = done.stderr.rpartition("loaded:")
+    assert ("error: " in said or "no such file" in said) == (args[0] != "ls")
+    loaded = {name.partition(".")[0] for name in modules.split()}
+    assert loaded & {"torch", "geoopt", "faiss", "onnxruntime", "scipy"} == set()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_importing_the_package_loads_nothing_heavy():
