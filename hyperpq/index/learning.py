@@ -91,16 +91,11 @@ class CodecPlan:
         )
 
 
-def record_of(
-    codec: Codec,
-    x: NDArray[np.float32],
-    seed: int,
-    view_rows: NDArray[np.int64] | None = None,
-) -> TrainingRecord:
+def record_of(codec: Codec, x: NDArray[np.float32], seed: int) -> TrainingRecord:
     """What an index stores of the training of a codec from vectors (n, d)."""
     from hyperpq.training.fit import FitStatistics
 
-    fit = FitStatistics.of(codec, x, view_rows=view_rows, seed=seed)
+    fit = FitStatistics.of(x, seed=seed)
     return TrainingRecord(len(x), objective_of(codec), codec.is_learned, fit)
 
 

@@ -194,7 +194,7 @@ class TrainableIndex(VectorIndex):
             None if views is None else as_views(views, n_views, self.d),
             rows,
         )
-        record = record_of(codec, features, plan.seed, rows) if self.has_features else None
+        record = record_of(codec, features, plan.seed) if self.has_features else None
         self.collection.set_codec(codec, codec.code_size, record)
 
     def _plan(self, recipe: str | Recipe, seed: int, changes: dict[str, Any]) -> CodecPlan:
