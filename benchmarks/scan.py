@@ -29,9 +29,27 @@ from numpy.typing import NDArray
 from benchmarks.baselines import unit
 from benchmarks.machine import describe_machine
 from benchmarks.options import count
-from benchmarks.pages import import_pyplot, markdown_table, origin
+from benchmarks.pages import import_pyplot
+from benchmarks.provenance import current_commit
+from benchmarks.runlog import RunLog
+from benchmarks.scan_page import (
+    EVERY_BYTE,
+    FAST_SCAN,
+    FIELDS,
+    INDEX_PQ,
+    IVF_FAST_SCAN,
+    PLOTTED,
+    RUNS,
+    Case,
+    Rate,
+    Rates,
+    label,
+    published_cases,
+    write_scan_page,
+)
 from hyperpq import scan
 from hyperpq.codes import TiledCodes
+from hyperpq.errors import HyperPQError, InvalidInputError
 
 # Dimensions of a subquantizer.
 WIDTH = 8
@@ -39,31 +57,6 @@ WIDTH = 8
 ADDED_AT_ONCE = 200_000
 # faiss's IndexPQ searches one query after another, so a few of them tell its speed.
 INDEX_PQ_QUERIES = 4
-INDEX_PQ, FAST_SCAN, IVF_FAST_SCAN = "IndexPQ", "IndexPQFastScan", "IndexIVFPQFastScan"
-EVERY_BYTE = "every byte once"
-# The section whose results are plotted.
-PLOTTED = "Collections and lengths"
-
-
-class Case(NamedTuple):
-    """What is searched.
-
-    Attributes
-    ----------
-    data : {"clustered", "uniform", "real"}
-        Kind of the vectors.
-    n, size : int
-        Number of vectors, and bytes of each.
-    batch, k, threads : int
-        Number of queries in a search, of results for each, and of threads.
-    """
-
-    data: str
-    n: int
-    size: int
-    batch: int = 1
-    k: int = 10
-    threads: int = 1
 
 
 class Collection(NamedTuple):
@@ -88,14 +81,6 @@ class Collection(NamedTuple):
     ivf: Any
 
 
-class Rate(NamedTuple):
-    """Vectors a second: the median of the turns, and half their interquartile range over it."""
-
-    median: float
-    spread: float
-
-
-Rates = dict[str, Rate]
 Search = Callable[[], Any]
 
 
@@ -201,30 +186,6 @@ def measure(case: Case, held: Collection, levels: Sequence[str], rounds: int) ->
     return out
 
 
-# What the best level is compared with, and its name in the titles of the columns.
-_RATIOS = {INDEX_PQ: INDEX_PQ, FAST_SCAN: "FastScan", EVERY_BYTE: EVERY_BYTE}
-
-
-def section(title: str, results: dict[Case, Rates]) -> str:
-    """A table of millions of vectors a second, and the ratios of the best level to others."""
-    names = list(next(iter(results.values())))
-    lines = [["million vectors a second", *names, *(f"over {name}" for name in _RATIOS.values())]]
-    for case, rates in results.items():
-        cells = [f"{r.median / 1e6:,.0f} ±{100 * r.spread:.0f} %" for r in rates.values()]
-        best = rates[names[0]].median
-        ratios = [f"**{best / rates[other].median:.2f}**" for other in _RATIOS]
-        lines.append([_label(case), *cells, *ratios])
-    return f"## {title}\n\n" + markdown_table(lines)
-
-
-def _label(case: Case) -> str:
-    """A case in words."""
-    return (
-        f"{case.data}, {case.n:,} x {case.size} bytes, batch {case.batch}, k {case.k}, "
-        f"{case.threads} thread{'s' if case.threads > 1 else ''}"
-    )
-
-
 def cases_by_section(quick: bool) -> dict[str, list[Case]]:
     """The sections of the page and their cases."""
     million = 100_000 if quick else 1_000_000
@@ -254,42 +215,6 @@ def cases_by_section(quick: bool) -> dict[str, list[Case]]:
     return {title: list(dict.fromkeys(cases)) for title, cases in out.items()}
 
 
-def plot(results: dict[Case, Rates], file: Path) -> None:
-    """Plot vectors a second against bytes a vector, for the largest collection."""
-    plt = import_pyplot()
-    largest = max(case.n for case in results)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True, layout="constrained")
-    for axis, batch in zip(axes, (1, 64), strict=True):
-        chosen = {c.size: r for c, r in results.items() if (c.n, c.batch) == (largest, batch)}
-        for name in next(iter(chosen.values())):
-            if name != IVF_FAST_SCAN:
-                rates = [found[name].median / 1e6 for found in chosen.values()]
-                style = "--" if name in _RATIOS else "-"
-                axis.plot(list(chosen), rates, style, marker="o", label=name)
-        axis.set(xscale="log", yscale="log", xlabel="bytes a vector")
-        axis.set_xticks(list(chosen), list(map(str, chosen)))
-        axis.minorticks_off()
-        axis.set_title(f"{largest:,} vectors, batch {batch}, one thread")
-        axis.grid(color="#ddd")
-    axes[0].set_ylabel("million vectors a second")
-    axes[1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(file, metadata={"Date": None})
-    plt.close(figure)
-
-
-def introduction(best: str) -> str:
-    """What the page says above its tables."""
-    return (
-        f"{origin('scan', 'the-scan')} "
-        "Cells are million vectors a second: the median of the turns ± half their "
-        f"interquartile range; ratios are those of `{best}`. All methods use the same number of "
-        "bytes for each vector: hyperpq and IndexPQ have codes of 8 bits, and the FastScan "
-        "indexes have twice as many codes of 4 bits. IndexIVFPQFastScan searches a thirty-second "
-        f'of its lists and is shown for context. "{EVERY_BYTE}" loads the codes and does nothing '
-        "with them; a scan that excludes rows by their first bytes can be faster."
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -309,32 +234,52 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="folder of the page and its plot (default docs/results)",
     )
     args = parser.parse_args(argv)
+    try:
+        measure_all(args)
+    except HyperPQError as error:
+        raise SystemExit(str(error)) from None
+
+
+def measure_all(args: argparse.Namespace) -> None:
+    """Measure every case and write the page.
+
+    Raises
+    ------
+    InvalidInputError
+        If the page has cases that would not be measured, so that it would become shorter.
+    """
+    # A missing matplotlib is reported now, not after hours of work.
+    import_pyplot()
     levels = compiled_levels()
     if not levels:
-        raise SystemExit("The scan was not compiled; install hyperpq with a C++17 compiler.")
-    sections = ["# The scan", introduction(levels[0])]
+        raise InvalidInputError("the scan was not compiled; install hyperpq with a C++17 compiler.")
+    cases = [
+        (title, case)
+        for title, of_section in cases_by_section(args.quick).items()
+        for case in of_section
+        if case.data != "real" or args.features is not None
+    ]
+    if left := published_cases(args.out) - set(cases):
+        title, case = sorted(left)[0]
+        raise InvalidInputError(
+            f"{args.out / 'scan.md'} has cases that this command does not measure ({title}: "
+            f"{label(case)}); leave out --quick, give --features, or give the folder of another "
+            "page with --out."
+        )
+    origin = {"machine": describe_machine(), "commit": current_commit()}
+    runs = []
     held: tuple[tuple[str, int, int], Collection] | None = None
-    for title, cases in cases_by_section(args.quick).items():
-        results = {}
-        for case in cases:
-            if case.data == "real" and args.features is None:
-                continue
-            key = (case.data, case.n, case.size)
-            if held is None or held[0] != key:
-                held = None  # free the memory of one collection before the next is made
-                held = key, fill(case, args.features)
-            results[case] = measure(case, held[1], levels, args.rounds)
-            rates = "  ".join(f"{n} {r.median / 1e6:,.0f}" for n, r in results[case].items())
-            print(f"{_label(case)}: {rates}", flush=True)
-        sections.append(section(title, results))
-        if title == PLOTTED:
-            args.out.mkdir(parents=True, exist_ok=True)
-            plot(results, args.out / "scan.svg")
-            sections.append("![vectors a second against bytes a vector](scan.svg)")
-    sections.append(f"Measured on {describe_machine()}.")
-    page = args.out / "scan.md"
-    page.write_text("\n\n".join(sections) + "\n", "utf-8")
-    print(page)
+    for title, case in cases:
+        key = (case.data, case.n, case.size)
+        if held is None or held[0] != key:
+            held = None  # free the memory of one collection before the next is made
+            held = key, fill(case, args.features)
+        rates = measure(case, held[1], levels, args.rounds)
+        runs.append({"section": title, **case._asdict(), "rates": rates, **origin})
+        shown = "  ".join(f"{name} {rate.median / 1e6:,.0f}" for name, rate in rates.items())
+        print(f"{label(case)}: {shown}", flush=True)
+    RunLog(args.out / RUNS, FIELDS).update(runs)
+    print(write_scan_page(args.out))
 
 
 if __name__ == "__main__":

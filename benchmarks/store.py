@@ -23,9 +23,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.machine import describe_machine
-from benchmarks.pages import markdown_table, origin
+from benchmarks.pages import listed, markdown_table, origin, write_page
 from benchmarks.process import own_memory
+from benchmarks.provenance import current_commit
+from benchmarks.published import COMMITS, at_commit
+from benchmarks.runlog import RunLog
 from benchmarks.store_steps import APPENDED_ROWS, ROOT
+
+RUNS, FIELDS = Path("runs/store.jsonl"), ("rows", "section", "step")
+_TITLES = ["step", "time", "processor", "resident", "own", "written", ""]
+# What the start of the page tells, and the steps whose times it gives.
+_TOLD = {
+    "loading it takes": "`HiHPQIndex.load`: both",
+    "one query takes": "any later one",
+    "a query of the 1 % of rows that match a filter takes": "where 1 % match: `number < 10_000`",
+    "one vector is added durably in": "`add` 1 to {rows:,}",
+    "one is removed in": "`remove_ids` 1",
+    "verifying all of it takes": "`verify`",
+}
 
 # Seconds between two readings of the memory of a process.
 INTERVAL = 0.002
@@ -213,10 +228,35 @@ def _megabytes(value: int) -> str:
     return f"{value / 1e6:,.1f}" if abs(value) >= 1e6 else f"{value / 1e6:.2g}"
 
 
-def introduction(rows: int) -> list[str]:
-    """The title of the page and what it says above its tables."""
+def write_store_page(out: Path, rows: int) -> Path:
+    """Write ``store.md`` from the published runs with so many rows; returns its path."""
+    runs = [r for r in RunLog(out / RUNS, FIELDS).runs.values() if r["rows"] == rows]
+    sections: dict[str, list[list[str]]] = {}
+    for run in runs:
+        sections.setdefault(run["section"], [_TITLES]).append([run["step"], *run["cells"]])
+    # The first step of that name is the one on the whole index.
+    times: dict[str, str] = {}
+    for run in runs:
+        times.setdefault(run["step"], run["cells"][0].partition(" ±")[0].partition(" of ")[0])
+    told = [
+        f"{words} {times[step]}"
+        for words, name in _TOLD.items()
+        if (step := name.format(rows=rows)) in times
+    ]
+    found = (
+        f"In an index of {rows:,} rows with codes of 8 bytes, {listed(told)}. Beside each "
+        "time the tables give the processor time, which other work on the machine changes less."
+    )
+    first = runs[0]
+    commit = at_commit([first.get(field) for field in COMMITS])
+    made = [*_made(), f"Measured on {first['machine']}{commit}, with {first['load']}."]
+    tables = {title: markdown_table(lines) for title, lines in sections.items()}
+    return write_page(out / "store.md", f"The store at {rows:,} rows", found, tables, made)
+
+
+def _made() -> list[str]:
+    """How the page is made, and how its columns are to be read."""
     return [
-        f"# The store at {rows:,} rows",
         f"{origin('store', 'the-store')} "
         "Codes have 8 bytes and come from random codebooks (64 dimensions). Ids are "
         "int64, in random order and with gaps, so that the ids of every shard span nearly the "
@@ -254,26 +294,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.rows < 2000:
         raise SystemExit(f"--rows is {args.rows}; expected at least 2,000.")
+    others = {run["rows"] for run in RunLog(args.out / RUNS, FIELDS).runs.values()} - {args.rows}
+    if others:
+        raise SystemExit(
+            f"{args.out / 'store.md'} is of {others.pop():,} rows; give that number with --rows, "
+            "or the folder of another page with --out."
+        )
     args.work.mkdir(parents=True)
-    sections = introduction(args.rows)
+    runs = []
     try:
         for title, steps in plan(args.rows).items():
-            lines = [["step", "time", "processor", "resident", "own", "written", ""]]
             for step in steps:
-                lines.append(table_line(step, measure(step, args.work)))
-                print(" | ".join(lines[-1]), flush=True)
-            sections += [f"## {title}", markdown_table(lines)]
+                name, *cells = table_line(step, measure(step, args.work))
+                runs.append({"rows": args.rows, "section": title, "step": name, "cells": cells})
+                print(" | ".join([name, *cells]), flush=True)
     finally:
         shutil.rmtree(args.work)
-    load = os.getloadavg()[2]
-    sections.append(
-        f"Measured on {describe_machine()}, with {load:.1f} processes running or waiting (mean of "
-        "the last 15 minutes)."
-    )
-    args.out.mkdir(parents=True, exist_ok=True)
-    page = args.out / "store.md"
-    page.write_text("\n\n".join(sections) + "\n", "utf-8")
-    print(page)
+    load = f"{os.getloadavg()[2]:.1f} processes running or waiting (mean of the last 15 minutes)"
+    origin_ = {"machine": describe_machine(), "load": load, "commit": current_commit()}
+    RunLog(args.out / RUNS, FIELDS).update(run | origin_ for run in runs)
+    print(write_store_page(args.out, args.rows))
 
 
 if __name__ == "__main__":

@@ -30,8 +30,21 @@ def test_the_page(small, tmp_path, capsys):
     assert "| uniform, 2,000 x 2 bytes" in page
     assert "| real" not in page  # there is no cache of features
     assert "over IndexPQ" in page
+    assert page.startswith("# The scan\n\nWith 2,000 codes of 2 bytes and one thread, the scan of")
+    assert "Of 3 cases, `IndexPQ` is ahead in" in page
+    assert page.partition("## How this page is made")[2].count("Measured on") == 1
     assert ElementTree.parse(tmp_path / "scan.svg").getroot().tag.endswith("svg")
     assert "portable" in capsys.readouterr().out
+
+
+def test_a_page_is_not_made_shorter(small, tmp_path, monkeypatch):
+    bench.main(["--rounds", "1", "--out", str(tmp_path)])
+    page = (tmp_path / "scan.md").read_text()
+    less = {"Data": [bench.Case("uniform", 2000, 2, 64)]}
+    monkeypatch.setattr(bench, "cases_by_section", lambda quick: less)
+    with pytest.raises(SystemExit, match=r"scan\.md has cases that .* \(Collections and len"):
+        bench.main(["--rounds", "1", "--out", str(tmp_path)])
+    assert (tmp_path / "scan.md").read_text() == page
 
 
 def test_all_methods_answer_the_same_question():

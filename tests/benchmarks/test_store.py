@@ -40,6 +40,14 @@ def test_the_page(tmp_path, monkeypatch, capsys):
     )
     assert re.search(r"`compact` .* \d,\d+ rows; \d+ shards before, 1 after", page)
     assert capsys.readouterr().out.endswith("store.md\n")
+    start = (
+        r"# The store at 2,000 rows\n\nIn an index of 2,000 rows .* loading it takes [\d.]+ m?s,"
+    )
+    assert re.match(start, page)
+    assert page.rstrip().endswith("(mean of the last 15 minutes).")
+    with pytest.raises(SystemExit, match=r"store\.md is of 2,000 rows; give that number"):
+        bench.main(["--work", str(work), "--rows", "3000", "--out", str(out)])
+    assert not work.exists() and (out / "store.md").read_text() == page
 
 
 def test_a_step_in_a_process_of_its_own(tmp_path):
