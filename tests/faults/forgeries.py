@@ -179,13 +179,16 @@ class Forger:
             (self.root / "manifest.json").write_bytes(forged(content))
 
     def forge_codec(self, rng: random.Random) -> None:
-        self._put("codec.json", edit_json(self.original["codec.json"], rng))
+        name = self._other("codec.json", rng)
+        self._put(name, edit_json(self.original[name], rng))
 
     def forge_weights_header(self, rng: random.Random) -> None:
-        self._put("codec.safetensors", edit_header(self.original["codec.safetensors"], rng))
+        name = self._other("codec.safetensors", rng)
+        self._put(name, edit_header(self.original[name], rng))
 
     def forge_weights(self, rng: random.Random) -> None:
-        self._put("codec.safetensors", edit_bytes(self.original["codec.safetensors"], rng))
+        name = self._other("codec.safetensors", rng)
+        self._put(name, edit_bytes(self.original[name], rng))
 
     def forge_shard(self, rng: random.Random) -> None:
         name = self._other("shards/", rng)
@@ -203,7 +206,8 @@ class Forger:
     def _put(self, name: str, data: bytes) -> None:
         (self.root / name).write_bytes(data)
         content = json.loads(self.manifest)
-        entries = [content["files"].get(name)]
+        files = content["files"].items()
+        entries = [entry for own, entry in files if entry.get("file", own) == name]
         for shard in content["shards"]:
             entries += [shard] if shard["file"] == name else []
             entries += [shard["dead"]] if (shard["dead"] or {}).get("file") == name else []

@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 from fault_tools import CODEC, QUERIES, X, add, in_child, learned_codec, load, new_index
 from forgeries import BLIND, WITH_CHECKSUMS, Forger
+from index_operations import relearn
 
 from hyperpq.errors import HyperPQError
 from hyperpq.filters.selectors import IDSelectorRange
@@ -21,11 +22,16 @@ SECONDS = 60
 
 
 def make_index(path, kind: str) -> None:
-    index = new_index(CODEC if kind == "plain" else learned_codec())
+    is_plain = kind == "plain"
+    index = new_index(CODEC if is_plain else learned_codec(), "int8" if is_plain else "none")
     index.save(path)
     add(index, range(70))
     add(index, range(100, 130))
     index.remove_ids([5, 6, 110])
+    if is_plain:
+        # Features, another codec, and so version 4 of the format; the others have version 3.
+        relearn(index)
+        load(path).remove_ids([7, 111])
 
 
 def use(index) -> None:
@@ -38,6 +44,7 @@ def use(index) -> None:
         lambda: index.search_and_reconstruct(QUERIES, 200, threads=1),
         lambda: index.reconstruct_n(),
         lambda: index.attributes_of(index.ids),
+        lambda: index.features_of(index.ids),
         lambda: index.remove_ids(IDSelectorRange(0, 3)),
         lambda: index.embed(X[:3]),
         lambda: add(index, [900]),

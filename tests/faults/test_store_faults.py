@@ -29,7 +29,8 @@ def rows_of(ids) -> Rows:
         "kind": [f"kind {i % 3}" for i in ids],
         "when": (ids * 10**9).view("M8[ns]"),
     }
-    return Rows(codes, ids, attributes, [b"path-%d" % i for i in ids])
+    features = (ids[:, None] * np.arange(9)).astype(np.uint8)
+    return Rows(codes, ids, attributes, [b"path-%d" % i for i in ids], features)
 
 
 def contents(store: IndexStore) -> list[int]:
@@ -42,6 +43,7 @@ def contents(store: IndexStore) -> list[int]:
         np.testing.assert_array_equal(shard.attribute("when"), expected.attributes["when"])
         assert shard.attribute("kind").strings() == expected.attributes["kind"].strings()
         assert shard.paths == expected.paths
+        np.testing.assert_array_equal(shard.features, expected.features)
         ids += np.delete(shard.ids, shard.deleted_rows).tolist()
     return ids
 
@@ -180,7 +182,7 @@ def read_everything(root: Path) -> None:
     for name in store.file_names:
         store.read_file(name)
     for shard in store.segments:
-        shard.codes.sum(), shard.ids.sum(), shard.deleted_mask, shard.paths
+        shard.codes.sum(), shard.ids.sum(), shard.deleted_mask, shard.paths, shard.features.sum()
         for name in shard.attribute_names:
             np.unique(getattr(shard.attribute(name), "codes", shard.attribute(name)))
 
@@ -259,6 +261,14 @@ HOSTILE = {
     "checksum type": lambda m: m["shards"][0].update(xxh3_128=None),
     "unknown key": lambda m: m.update(extra=1),
     "missing key": lambda m: m.pop("next_id"),
+    "features outside": lambda m: m["shards"][0]["columns"]["features"].update(offset=2**62),
+    "wide features": lambda m: [
+        shard["columns"]["features"].update(shape=[shard["rows"], 2**24]) for shard in m["shards"]
+    ],
+    "features of one shard": lambda m: m["shards"][0]["columns"].pop("features"),
+    "no features": lambda m: [shard["columns"].pop("features") for shard in m["shards"]],
+    "other features": lambda m: m["shards"][0]["columns"]["features"].update(offset=1024),
+    "former": lambda m: m.update(former=["x"]),
     "generation 0": lambda m: m.update(generation=0),
     "next_id": lambda m: m.update(next_id=2**63),
     "format": lambda m: m.update(format="hyperpq"),

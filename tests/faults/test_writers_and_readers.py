@@ -12,17 +12,20 @@ import numpy as np
 import pytest
 from fault_tools import (
     CODEC,
+    KEPT,
     QUERIES,
+    RELEARNED,
     X,
     add,
     columns_of,
+    is_relearned,
     load,
     new_index,
     start_child,
     store_of,
     vector_numbers,
 )
-from index_operations import rows_of
+from index_operations import relearn, rows_of
 
 from hyperpq.codes import unpack
 from hyperpq.errors import SnapshotChangedError
@@ -32,7 +35,11 @@ WRITERS, READERS = 2, 8
 # In every snapshot the live ids are a window of this many, one after another, and each commit
 # moves it on: an answer from two snapshots would have a gap or another length.
 WINDOW = 200
-TABLES = CODEC.tables(QUERIES).astype(np.float64)
+TABLES = {codec: codec.tables(QUERIES).astype(np.float64) for codec in (CODEC, RELEARNED)}
+
+
+def codec_of(index):
+    return RELEARNED if is_relearned(store_of(index)) else CODEC
 
 
 def move_on(index, rng: random.Random) -> None:
@@ -42,16 +49,28 @@ def move_on(index, rng: random.Random) -> None:
     new = range(int(ids[-1]) + 1, int(ids[-1]) + 1 + count)
     rows = rows_of(new)
     with index.collection.on_this_snapshot():
-        index.collection.add(rows.codes, rows.ids, attributes=rows.attributes, remove=ids[:count])
+        index.collection.add(
+            codec_of(index).encode(X[vector_numbers(new, 0)]),
+            rows.ids,
+            attributes=rows.attributes,
+            features=rows.features,
+            remove=ids[:count],
+        )
 
 
 def write(root, report, seed: int, seconds: float) -> None:
     rng, index, end = random.Random(seed), load(root), time.monotonic() + seconds
-    found = {"commits": 0, "compactions": 0, "refreshed": 0}
+    found = {"commits": 0, "compactions": 0, "relearned": 0, "refreshed": 0}
     while time.monotonic() < end:
         try:
-            if rng.random() < 0.2:
+            what = rng.random()
+            if what < 0.2:
                 found["compactions"] += index.compact()
+            elif what < 0.3:
+                other = load(root)
+                relearn(other)
+                found["relearned"] += 1
+                assert index.refresh()
             else:
                 move_on(index, rng)
                 found["commits"] += 1
@@ -68,8 +87,9 @@ def check_answers(index, rng: random.Random) -> int:
     assert (I[:, WINDOW:] == -1).all()
     first = int(I[0, :WINDOW].min())
     ids = np.arange(first, first + WINDOW)
-    codes = unpack(CODEC.encode(X[vector_numbers(ids, 0)]), CODEC.M, 8)
-    distances = TABLES[:, np.arange(CODEC.M), codes].sum(-1).astype(np.float32)
+    codec = codec_of(index)
+    codes = unpack(codec.encode(X[vector_numbers(ids, 0)]), codec.M, 8)
+    distances = TABLES[codec][:, np.arange(codec.M), codes].sum(-1).astype(np.float32)
     order = np.lexsort((np.broadcast_to(ids, distances.shape), distances))
     np.testing.assert_array_equal(I[:, :WINDOW], ids[order])
     np.testing.assert_array_equal(D[:, :WINDOW], np.take_along_axis(distances, order, 1))
@@ -78,8 +98,9 @@ def check_answers(index, rng: random.Random) -> int:
     np.testing.assert_array_equal(index.ids, ids)
     some = rng.sample(ids.tolist(), 9)
     np.testing.assert_array_equal(
-        index.reconstruct_batch(some), CODEC.decode(CODEC.encode(X[vector_numbers(some, 0)]))
+        index.reconstruct_batch(some), codec.decode(codec.encode(X[vector_numbers(some, 0)]))
     )
+    np.testing.assert_array_equal(index.features_of(some), X[vector_numbers(some, 0)])
     assert index.attributes_of(some)["kind"].tolist() == columns_of(some, 0)["kind"]
     half = index.range_search(QUERIES[:1], np.inf, where=f"half < {(first + 60) / 2}", threads=1)
     assert sorted(half[2].tolist()) == ids[:60].tolist()
@@ -107,7 +128,7 @@ def read(root, report, seed: int, seconds: float) -> None:
 @pytest.mark.parametrize("seconds", [6, pytest.param(60, marks=pytest.mark.slow)])
 def test_two_writers_and_eight_readers(tmp_path, capsys, seconds):
     root = tmp_path / "index"
-    index = new_index()
+    index = new_index(features=KEPT.kind)
     add(index, range(WINDOW))
     index.save(root)
     work = {f"writer {i}": write for i in range(WRITERS)}
@@ -132,7 +153,9 @@ def test_two_writers_and_eight_readers(tmp_path, capsys, seconds):
     assert verify_directory(index.path) == []
     check_answers(index, random.Random(0))
     # `save` and `add` made the first two snapshots.
-    assert store_of(index).snapshot_number == 2 + totals["commits"] + totals["compactions"]
+    made = sum(totals[what] for what in ("commits", "compactions", "relearned"))
+    assert store_of(index).snapshot_number == 2 + made
+    assert totals["relearned"]
     assert all(found[f"writer {i}"]["commits"] for i in range(WRITERS))
     assert all(found[f"reader {i}"]["answers"] for i in range(READERS))
     with capsys.disabled():
