@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,6 @@ from hyperpq.cli.text import for_json, name, quoted
 if TYPE_CHECKING:
     from hyperpq.images.results import Answer, Result
 
-# Names of columns and of JSON fields, in their order.
-_FIELDS = ("rank", "distance", "id", "path")
 ENDINGS = {
     ".json": "json",
     ".ndjson": "ndjson",
@@ -30,37 +27,36 @@ ENDINGS = {
 """Formats by the endings of files."""
 
 
-def _values(result: Result) -> tuple[object, ...]:
-    """What a result has in `_FIELDS`."""
-    return result.rank, result.distance, result.id, name(os.fsencode(result.path))
-
-
 def _objects(answers: Sequence[Answer]) -> list[Any]:
-    objects = [
-        {
-            "query": name(os.fsencode(answer.query)),
-            "results": [dict(zip(_FIELDS, _values(r), strict=True)) for r in answer.results],
-        }
+    return [
+        for_json({"query": name(answer.query_bytes)})
+        | {"results": [result.to_dict() for result in answer.results]}
         for answer in answers
         if not answer.error
     ]
-    return [for_json(item) for item in objects]
 
 
 def _table(answers: Sequence[Answer], null: bool) -> str:
     lines = []
+    # An index can have no similarities at all, and then there is no column of them.
+    has_similarity = any(r.similarity is not None for a in answers for r in a.results)
     for answer in answers:
         if not answer.error:
-            lines.append(f"{quoted(os.fsencode(answer.query))}\n")
-            lines += [
-                f"{r.rank:>5}  {r.distance:>9.4f}  {quoted(os.fsencode(r.path))}\n"
-                for r in answer.results
-            ]
+            lines.append(f"{quoted(answer.query_bytes)}\n")
+            for r in answer.results:
+                similarity = f"  {_similarity(r):>5}" if has_similarity else ""
+                lines.append(
+                    f"{r.rank:>5}  {r.distance:>9.4f}{similarity}  {quoted(r.path_bytes)}\n"
+                )
     return "".join(lines)
 
 
+def _similarity(result: Result) -> str:
+    return "" if result.similarity is None else f"{result.similarity:.1f}"
+
+
 def _paths(answers: Sequence[Answer], null: bool) -> str:
-    return names((os.fsencode(r.path) for a in answers for r in a.results), null=null)
+    return names((r.path_bytes for a in answers for r in a.results), null=null)
 
 
 def _json(answers: Sequence[Answer], null: bool) -> str:
@@ -74,10 +70,12 @@ def _ndjson(answers: Sequence[Answer], null: bool) -> str:
 def _csv(answers: Sequence[Answer], null: bool) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["query", *_FIELDS])
+    writer.writerow(["query", "rank", "distance", "similarity", "id", "path"])
     for answer in answers:
-        query = name(os.fsencode(answer.query))
-        writer.writerows([query, *_values(r)] for r in answer.results)
+        query = name(answer.query_bytes)
+        for r in answer.results:
+            # An empty field where there is none.
+            writer.writerow([query, r.rank, r.distance, r.similarity, r.id, name(r.path_bytes)])
     return text.getvalue()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,23 @@ _FORMATS = sorted({*formats.WRITERS, *query_vectors.FORMATS})
     help="Search only what fulfils a condition, such as "
     "\"folder == 'cats' and width >= 512\". Other attributes of images are height, size, mtime, "
     "path and id; see docs/how-to/filters.md.",
+)
+@click.option(
+    "--max-distance",
+    type=float,
+    metavar="D",
+    help="Leave out images at a larger distance.",
+)
+@click.option(
+    "--min-similarity",
+    type=float,
+    metavar="S",
+    help="Leave out images with a smaller similarity, from 0 to 100.",
+)
+@click.option(
+    "--existing",
+    is_flag=True,
+    help="Leave out images whose files are gone, or on a disk that is not mounted.",
 )
 @options.null_option
 @click.option("--exclude-self", is_flag=True, help="Exclude the query image itself.")
@@ -101,6 +118,7 @@ def _query(
     exclude_self: bool,
     backbone: str | None,
     workers: int,
+    **limits: Any,
 ) -> None:
     """Answer queries by images."""
     from hyperpq.images.image_index import ImageIndex
@@ -128,16 +146,17 @@ def _query(
                 wanted.k,
                 where=wanted.where,
                 exclude_self=exclude_self,
+                **limits,
                 threads=wanted.threads,
                 workers=workers,
                 progress=progress,
             )
-        failed = [(os.fsencode(a.query), a.error) for a in answers if a.error]
+        failed = [(a.query_bytes, a.error) for a in answers if a.error]
     output.emit_to(out, formats.WRITERS[style](answers, null))
     if not wanted.quiet:
         output.warn_of_values(wanted.index_path, wanted.where)
     if not wanted.quiet and len(failed) < len(answers):
-        _explain(index, answers, wanted.where, exclude_self)
+        _explain(index, answers, wanted.where, exclude_self, options.given(**limits))
     failed += named.skipped.items()
     for path, reason in failed:
         output.warn(path, reason)
@@ -146,7 +165,11 @@ def _query(
 
 
 def _explain(
-    index: ImageIndex, answers: Sequence[Answer], where: str | None, exclude_self: bool
+    index: ImageIndex,
+    answers: Sequence[Answer],
+    where: str | None,
+    exclude_self: bool,
+    limits: Mapping[str, object],
 ) -> None:
     """Say why nothing was found."""
     if any(answer.results for answer in answers):
@@ -154,6 +177,9 @@ def _explain(
     other = " but the query" if exclude_self else ""
     if not len(index):
         output.note(f"nothing was found: {index.index.path} has no images.")
+    elif limits:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in limits)
+        output.note(f"nothing was found: no image{other} is within {names}.")
     elif where is not None:
         output.note(f"nothing was found: no image{other} fulfils the condition {where}")
     else:

@@ -20,7 +20,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
         The names that there are.
     """
     names = list(known)
-    if near := difflib.get_close_matches(word, names, n=1):
+    if near := difflib.get_close_matches(word, names, 1, _CUTOFF):
         return near[0]
     folded = {name.casefold(): name for name in reversed(names)}
     near = difflib.get_close_matches(word.casefold(), folded, 1, _CUTOFF)

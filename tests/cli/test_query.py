@@ -28,10 +28,7 @@ def reference(place, photos):
 
 
 def results(answer):
-    return [
-        {"rank": r.rank, "distance": r.distance, "id": r.id, "path": os.fsdecode(r.path)}
-        for r in answer.results
-    ]
+    return [result.to_dict() for result in answer.results]
 
 
 def query(hyperpq, place, *args, code=0, **options):
@@ -53,11 +50,12 @@ def names(done):
 def check_table(text, reference):
     lines = iter(text.splitlines())
     for answer in reference:
-        assert next(lines) == os.fsdecode(answer.query)
+        assert next(lines) == answer.query
         for r in answer.results:
-            rank, distance, path = next(lines).split(maxsplit=2)
-            assert (int(rank), path) == (r.rank, os.fsdecode(r.path))
+            rank, distance, similarity, path = next(lines).split(maxsplit=3)
+            assert (int(rank), path) == (r.rank, r.path)
             assert float(distance) == pytest.approx(r.distance, abs=1e-4)
+            assert float(similarity) == pytest.approx(r.similarity, abs=0.05)
     assert next(lines, None) is None
 
 
@@ -72,9 +70,10 @@ def check_json(text, reference):
     ]
     # The names and their order are documented, and 1.0 is written as a float.
     assert list(found[0]) == ["query", "results"]
-    assert list(found[0]["results"][0]) == ["rank", "distance", "id", "path"]
+    fields = ["rank", "distance", "similarity", "id", "path", "attributes"]
+    assert list(found[0]["results"][0]) == fields
     types = [type(value) for value in found[0]["results"][0].values()]
-    assert types == [int, float, int, str]
+    assert types == [int, float, float, int, str, dict]
 
 
 def check_ndjson(text, reference):
@@ -87,8 +86,9 @@ def check_csv(text, reference):
     flat = [(os.fsdecode(a.query), r) for a in reference for r in results(a)]
     assert len(rows) == len(flat)
     for row, (name, expected) in zip(rows, flat, strict=True):
-        assert list(row) == ["query", "rank", "distance", "id", "path"]
-        assert row == {"query": name, **{key: str(value) for key, value in expected.items()}}
+        columns = ["rank", "distance", "similarity", "id", "path"]
+        assert list(row) == ["query", *columns]
+        assert row == {"query": name, **{key: str(expected[key]) for key in columns}}
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_names_that_are_not_utf8(hyperpq, place, photos, tmp_path):
     assert base64.b64decode(first["query_bytes"]) == odd[0]
     (result,) = first["results"]
     assert result["path"] == first["query"]
-    assert list(result) == ["rank", "distance", "id", "path", "path_bytes"]
+    assert list(result)[-3:] == ["path", "path_bytes", "attributes"]
     assert base64.b64decode(result["path_bytes"]) == odd[0]
     assert list(second) == ["query", "results"]
     assert second["query"] == second["results"][0]["path"] == odd[1].decode()
@@ -295,6 +295,25 @@ def test_a_reader_that_has_seen_enough(place):
     done = subprocess.run(["bash", "-c", command], cwd=place, capture_output=True)
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == b""
+
+
+def test_results_are_limited_by_distance_similarity_and_existence(hyperpq, copy, photos):
+    def found(*limits):
+        done = query(hyperpq, copy, photos[0], "--json", "-n", "24", *limits)
+        return from_json(done)[0]["results"]
+
+    every = found()
+    third = every[2]
+    near = found("--max-distance", repr(third["distance"]))
+    assert near == [r for r in every if r["distance"] <= third["distance"]]
+    alike = found("--min-similarity", repr(third["similarity"]))
+    assert alike == [r for r in every if r["similarity"] >= third["similarity"]]
+    assert 1 <= len(near) < 24
+    assert found("--existing") == every
+    done = hyperpq("query", photos[0], "--min-similarity", "100", "--max-distance=-1", cwd=copy)
+    assert done.stderr.decode() == (
+        "hyperpq: nothing was found: no image is within --min-similarity and --max-distance.\n"
+    )
 
 
 def test_a_query_that_finds_nothing_says_why(hyperpq, place, photos):
