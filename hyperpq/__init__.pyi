@@ -1,3 +1,4 @@
+from . import errors as errors
 from . import evaluation as evaluation
 from ._version import __version__ as __version__
 from .codec import HiHPQCodec as HiHPQCodec
@@ -15,8 +16,12 @@ from .filters import IDSelectorRange as IDSelectorRange
 from .filters import IDSelectorXOr as IDSelectorXOr
 from .filters import SearchParameters as SearchParameters
 from .filters import Where as Where
+from .images import Answer as Answer
+from .images import Answers as Answers
 from .images import ImageIndex as ImageIndex
+from .images import Result as Result
 from .images import build_index as build_index
+from .images import update_index as update_index
 from .index import HiHPQIndex as HiHPQIndex
 from .index import deserialize_index as deserialize_index
 from .index import index_factory as index_factory

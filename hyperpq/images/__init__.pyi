@@ -1,3 +1,4 @@
+from .additions import Added as Added
 from .build import BuildOptions as BuildOptions
 from .build import BuildReport as BuildReport
 from .build import build_index as build_index
@@ -8,3 +9,4 @@ from .results import Answers as Answers
 from .results import Encoded as Encoded
 from .results import Result as Result
 from .results import UpdateReport as UpdateReport
+from .updater import ForgetReport as ForgetReport

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.errors import BackboneError
+from hyperpq.errors import BackboneError, InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images.additions import Added, Additions
 from hyperpq.images.changes import entries
@@ -317,7 +317,7 @@ class ImageIndex:
         names : str or sequence of str, optional
             What the index calls the images: the ``path`` of results. An image that is given by its
             path has that as its name by default; all others need one. A name that is no absolute
-            path stands for an image without a file, and no update removes it.
+            path stands for an image without a file, which no update removes.
         workers : int
             Number of decoding threads; 0 means one per core.
         progress : Progress or bool, optional
@@ -343,13 +343,24 @@ class ImageIndex:
         """
         return Additions(self, as_sources(images), names).add(workers, progress)
 
-    def remove(self, below: PathLike | Sequence[PathLike]) -> int:
-        """Remove the images at or below some paths, in one transaction; no file is touched.
+    def remove(
+        self,
+        below: PathLike | Sequence[PathLike] | None = None,
+        *,
+        ids: ArrayLike | None = None,
+        where: str | Where | None = None,
+    ) -> int:
+        """Remove images from the index, in one transaction; no file is touched.
 
         Parameters
         ----------
-        below : path-like or sequence of path-like
-            Folders or images, which need not exist any more, or names that `add` was given.
+        below : path-like or sequence of path-like, optional
+            Folders or images, which need not exist any more: the images at or below them are
+            removed.
+        ids : array_like of int, optional
+            Instead of ``below``, ids of images; those that the index does not have are ignored.
+        where : str or Where, optional
+            Instead of ``below``, a condition, see `query`. With ``ids`` both must hold.
 
         Returns
         -------
@@ -359,9 +370,14 @@ class ImageIndex:
         Raises
         ------
         InvalidInputError
-            If the index has no image at or below one of the paths; nothing was changed.
+            If nothing is given, or the index has no image at or below one of the paths; nothing was
+            changed.
         """
-        return Updater(self).remove(below)
+        if below is None:
+            return self.index.remove_ids(ids, where=where)
+        if ids is not None or where is not None:
+            raise InvalidInputError("below is given with ids or where; expected one of them.")
+        return Updater(self).forget(below).removed
 
     def forget(
         self,
@@ -370,8 +386,55 @@ class ImageIndex:
         missing: bool = False,
         progress: ProgressLike = None,
     ) -> ForgetReport:
-        """Remove images of some folders, or those whose files are gone, see `Updater.forget`."""
+        """Remove folders with their images, or images whose files are gone, in one transaction.
+
+        No file is touched.
+
+        Parameters
+        ----------
+        paths : path-like or sequence of path-like, optional
+            Folders or images, which need not exist any more: the images at or below them are
+            removed, and `update` does not look into the folders any more. Images that are below
+            another recorded folder, too, are added again by its next update.
+        missing : bool
+            Whether to remove only images whose files are gone, of ``paths`` or of the whole index.
+            An image is kept whose file may be on a disk that is not mounted, and so is one that
+            was added without a file.
+        progress : Progress or bool, optional
+            Where to report progress; True draws bars on stderr.
+
+        Returns
+        -------
+        ForgetReport
+
+        Raises
+        ------
+        InvalidInputError
+            If neither argument is given, or the index has nothing at or below one of the paths;
+            nothing was changed.
+        """
         return Updater(self).forget(paths, missing=missing, progress=progress)
+
+    def retrain(self, *, seed: int = 0, progress: ProgressLike = None, **changes: Any) -> None:
+        """Learn the codec again from the kept features, and encode all images anew, in one commit.
+
+        No image is decoded. Queries that run meanwhile show the former codes.
+
+        Parameters
+        ----------
+        seed : int
+            Of every random choice.
+        progress : Progress or bool, optional
+            Where to report progress; True draws bars on stderr.
+        **changes
+            Other arguments of `HiHPQIndex.retrain`, such as ``bits=32``.
+
+        Raises
+        ------
+        InvalidInputError, TrainingError, StoreError
+            See `HiHPQIndex.retrain`; nothing was changed.
+        """
+        self.index.retrain(seed=seed, progress=progress, **changes)
 
     def _features(
         self, sources: list[Source], phase_name: str, workers: int, progress: ProgressLike

@@ -5,8 +5,9 @@ All that is read for one call belongs to one snapshot of the index.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.images.changes import file_exists
 from hyperpq.images.results import AttributeValue, Result
+from hyperpq.index.similarity import EXACT
 from hyperpq.store.columns import TIME
 from hyperpq.utils.validation import as_count, as_number
 
@@ -89,6 +92,29 @@ def _values(column: NDArray[Any]) -> list[AttributeValue]:
 
 
 @dataclass(frozen=True)
+class _Hits:
+    """What `IndexReader.search_similar` returns for some queries, or some columns of it."""
+
+    D: NDArray[np.float32]
+    I: NDArray[np.int64]  # noqa: E741
+    S: NDArray[np.float64]
+
+    def columns(self, start: int, stop: int) -> _Hits:
+        return _Hits(self.D[:, start:stop], self.I[:, start:stop], self.S[:, start:stop])
+
+    def ids(self, queries: list[int]) -> NDArray[np.int64]:
+        """The distinct ids that some queries have found."""
+        ids = np.unique(self.I[queries])
+        return ids[ids >= 0]
+
+    def of_query(self, query: int) -> Iterable[tuple[float, int, float]]:
+        """Distance, id and similarity of each hit of a query."""
+        return zip(
+            self.D[query].tolist(), self.I[query].tolist(), self.S[query].tolist(), strict=True
+        )
+
+
+@dataclass(frozen=True)
 class Search:
     """A search in one snapshot.
 
@@ -120,7 +146,19 @@ class Search:
             Features of the queries.
         excluded : sequence of n callables
             Which images are no results of each query; None where all may be.
+
+        Raises
+        ------
+        InvalidInputError
+            If a smallest similarity is asked for, and the index cannot tell similarities.
         """
+        least = self.wanted.min_similarity
+        if least is not None and self.rows.calibration is None:
+            raise InvalidInputError(
+                f"min_similarity is {least!r}, but the index has {self.rows.ntotal:,} images, too "
+                "few or too equal for a similarity; expected at least 20 different ones; leave it "
+                "out."
+            )
         found: list[list[Result]] = [[] for _ in queries]
         # As a rule one image is left out, the query itself.
         seen, width = 0, max(1, min(self.wanted.k + any(excluded), self.rows.ntotal))
@@ -128,10 +166,10 @@ class Search:
         while waiting:
             short: list[int] = []
             for batch in _batches(waiting, width):
-                D, I = self.rows.search(  # noqa: E741
+                hits = self.rows.search_similar(
                     queries[batch], width, where=self.where, threads=self.threads
                 )
-                short += self._take(batch, D, I, seen, found, excluded)
+                short += self._take(batch, _Hits(*hits), seen, found, excluded)
             # Some were left out, and there may be more.
             waiting, seen, width = short, width, min(4 * width, self.rows.ntotal)
         return found
@@ -139,54 +177,58 @@ class Search:
     def _take(
         self,
         batch: list[int],
-        D: NDArray[np.float32],
-        I: NDArray[np.int64],  # noqa: E741
+        hits: _Hits,
         seen: int,
         found: list[list[Result]],
         excluded: Sequence[Excluded | None],
     ) -> list[int]:
         """Add what a search found from column ``seen`` on; which queries may have more results."""
         open_rows = list(range(len(batch)))
-        step = max(1, _MAX_HITS // len(batch))
-        for start in range(seen, D.shape[1], step):
-            ids = I[open_rows, start : start + step]
-            details = _Details.of(self.rows, np.unique(ids[ids >= 0]))
+        step, width = max(1, _MAX_HITS // len(batch)), hits.I.shape[1]
+        for start in range(seen, width, step):
+            some = hits.columns(start, start + step)
+            details = _Details.of(self.rows, some.ids(open_rows))
             open_rows = [
                 row
-                for row, labels in zip(open_rows, ids.tolist(), strict=True)
-                if self._add(
-                    found[batch[row]],
-                    D[row, start : start + step].tolist(),
-                    labels,
-                    details,
-                    excluded[batch[row]],
-                )
+                for row in open_rows
+                if self._add(found[batch[row]], some.of_query(row), details, excluded[batch[row]])
             ]
             if not open_rows:
                 break
-        return [batch[row] for row in open_rows if D.shape[1] < self.rows.ntotal]
+        return [batch[row] for row in open_rows if width < self.rows.ntotal]
 
     def _add(
         self,
         results: list[Result],
-        distances: list[float],
-        ids: list[int],
+        hits: Iterable[tuple[float, int, float]],
         details: _Details,
         is_excluded: Excluded | None,
     ) -> bool:
         """Add hits to the results of a query; whether later hits may be results, too."""
         wanted = self.wanted
-        for distance, id in zip(distances, ids, strict=True):
-            if id < 0 or (wanted.max_distance is not None and distance > wanted.max_distance):
+        for distance, id, similarity in hits:
+            if id < 0 or (wanted.min_similarity or 0) > similarity:
                 return False
+            if wanted.max_distance is not None and distance > wanted.max_distance:
+                if similarity < EXACT:
+                    return False
+                continue  # copies come first, also before what is a little nearer
             path = details.paths[id]
             if is_excluded is not None and is_excluded(id, path):
                 continue
-            if wanted.existing and not os.path.lexists(path):
+            # A name that is no absolute path is that of an image without a file.
+            if wanted.existing and os.path.isabs(path) and not file_exists(path):
                 continue
             rank = len(results) + 1
             results.append(
-                Result(rank, distance, None, id, os.fsdecode(path), details.attributes[id])
+                Result(
+                    rank,
+                    distance,
+                    None if math.isnan(similarity) else similarity,
+                    id,
+                    os.fsdecode(path),
+                    details.attributes[id],
+                )
             )
             if rank == wanted.k:
                 return False

@@ -56,10 +56,18 @@ class EncodedImage:
         stays open.
     name : bytes
         What the file says that it is called; empty for bytes.
+
+    Attributes
+    ----------
+    name : bytes
+        As given.
+    size : int
+        Number of bytes; of a file 0 until it is read.
     """
 
     def __init__(self, content: bytes | IO[bytes], name: bytes = b"") -> None:
         self.name = name
+        self.size = len(content) if isinstance(content, bytes) else 0
         self._content = content
         self._reading = threading.Lock()
 
@@ -91,6 +99,7 @@ class EncodedImage:
             raise ImageError(f"cannot be read ({str(error) or type(error).__name__})") from error
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise ImageError(f"reading it gave {type(data).__name__}; expected bytes")
+        self.size = len(data)
         content = _NamedBytes(data)
         content.name = self.name
         return content

@@ -190,10 +190,6 @@ class Updater:
         report.kept += len(kept)
         report.skipped |= {batch[row].path: why for row, why in features.skipped}
 
-    def remove(self, below: PathLike | Sequence[PathLike]) -> int:
-        """See `ImageIndex.remove`: `forget`; how many images there were."""
-        return self.forget(below).removed
-
     def forget(
         self,
         paths: PathLike | Sequence[PathLike] | None = None,

@@ -24,6 +24,7 @@ from hyperpq.images.build import update_index
 from hyperpq.images.changes import compare, is_unknown, stored_time
 from hyperpq.images.listing import query_paths
 from hyperpq.images.skipped import from_csv
+from hyperpq.images.updater import Updater
 from hyperpq.store.columns import TIME
 
 NOBODY = 65534
@@ -460,10 +461,10 @@ def test_times_that_no_file_system_here_has(tmp_path, monkeypatch):
         ImageFile(bytes(folder / name), (folder / name).stat().st_size, time)
         for name, time in absurd.items()
     ]
-    report = index.update(files)
+    report = Updater(index).update(files)
     assert (report.added, report.removed, report.moved) == (0, 0, 3)
     reopened = ImageIndex.open(tmp_path / "index", backbone=Grid())
-    assert reopened.update(files).unchanged == 3
+    assert Updater(reopened).update(files).unchanged == 3
 
 
 def test_a_year_zero_in_the_metadata_of_an_image(tmp_path):

@@ -1,0 +1,179 @@
+"""`ImageIndex.add`: images that are given one by one, with or without files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.datasets.folder import ImageFile
+from hyperpq.errors import InvalidInputError
+from hyperpq.filters.where import Where
+from hyperpq.images.changes import entries, state_of
+from hyperpq.images.extract import Features, ReadOptions, extract_features
+from hyperpq.images.sources import EncodedImage, Source
+from hyperpq.images.updater import SEGMENT_SIZE, Updater, has_hashes
+from hyperpq.progress import Phase, ProgressLike, as_progress
+from hyperpq.store.columns import TIME
+
+if TYPE_CHECKING:
+    from hyperpq.images.image_index import ImageIndex
+
+# Names that are looked up one by one, which takes 20 ms each in 10 million rows; more of them are
+# found in a pass over all rows, which takes 10 s.
+_FEW = 64
+
+
+@dataclass(frozen=True)
+class Added:
+    """What `ImageIndex.add` has added.
+
+    Attributes
+    ----------
+    ids : ndarray, shape (n,), int64
+        Id of each of the n images that were given; -1 for those that could not be read.
+    skipped : dict of int to str
+        Which images could not be read, counted from 0, and why.
+    """
+
+    ids: NDArray[np.int64]
+    skipped: dict[int, str] = field(default_factory=dict)
+
+
+class Additions:
+    """Images on their way into an index.
+
+    Parameters
+    ----------
+    images : ImageIndex
+        The index.
+    sources : list of n sources
+        The images.
+    names : str or sequence of str, optional
+        Their names, see `ImageIndex.add`.
+
+    Raises
+    ------
+    InvalidInputError
+        If an image has no name, or that of another one.
+    """
+
+    def __init__(
+        self,
+        images: ImageIndex,
+        sources: list[Source],
+        names: str | Sequence[str | None] | None,
+    ) -> None:
+        self._images, self._index, self._sources = images, images.index, sources
+        self._names = _as_names(sources, names)
+
+    def add(self, workers: int = 0, progress: ProgressLike = None) -> Added:
+        """Read, encode and add the images."""
+        self._index.collection.check_writable()
+        added = Added(np.full(len(self._sources), -1, np.int64))
+        options = ReadOptions(workers, self._images.max_megapixels, hashes=has_hashes(self._images))
+        with as_progress(progress).phase("encode", len(self._sources)) as phase:
+            for start in range(0, len(self._sources), SEGMENT_SIZE):
+                rows = range(start, min(start + SEGMENT_SIZE, len(self._sources)))
+                self._add_batch(rows, added, options, phase)
+        return added
+
+    def _add_batch(
+        self, rows: Sequence[int], added: Added, options: ReadOptions, phase: Phase
+    ) -> None:
+        files = {row: self._file(row) for row in rows}
+        known = self._known(rows)
+        for row, (id, state) in known.items():
+            if isinstance(self._sources[row], bytes) and state_of(files[row]) == state:
+                added.ids[row] = id
+        new = [row for row in rows if added.ids[row] < 0]
+        phase.advance(len(rows) - len(new))
+        sources = [self._sources[row] for row in new]
+        features = extract_features(sources, self._images.backbone, options, phase)
+        added.skipped.update({new[row]: reason for row, reason in features.skipped})
+        readable = [new[row] for row in features.rows]
+        if readable:
+            added.ids[readable] = self._store(readable, features, files)
+
+    def _store(
+        self, rows: Sequence[int], features: Features, files: dict[int, ImageFile]
+    ) -> NDArray[np.int64]:
+        """Add images that have been read in one commit; their ids."""
+        encoded = self._index.encoded(features.plain)
+        # What was open is measured once it has been read.
+        present = [
+            files[row] if isinstance(self._sources[row], bytes) else self._file(row) for row in rows
+        ]
+        with self._index.collection.exclusive():
+            old = [id for id, _ in self._known(rows).values()]
+            first = self._index.next_id
+            Updater(self._images).add_encoded(
+                present, encoded, features.sizes, features.hashes, remove=old
+            )
+        return np.arange(first, first + len(rows))
+
+    def _file(self, row: int) -> ImageFile:
+        """What the index records of an image. One that is not there will be found out."""
+        source, name = self._sources[row], self._names[row]
+        if isinstance(source, bytes):
+            try:
+                status = os.stat(source)
+                return ImageFile(name, status.st_size, status.st_mtime_ns)
+            except OSError:
+                return ImageFile(name, 0, 0)
+        size = source.size if isinstance(source, EncodedImage) else 0
+        return ImageFile(name, size, time.time_ns())
+
+    def _known(self, rows: Sequence[int]) -> dict[int, tuple[int, tuple[int, int]]]:
+        """Id, size and time of the images that the index has by the names of some rows."""
+        names = {self._names[row]: row for row in rows}
+        if len(names) > _FEW:
+            return {
+                names[path]: (id, state)
+                for path, state, id in entries(self._index.collection)
+                if path in names
+            }
+        view, found = self._index.view(), {}
+        for name, row in names.items():
+            ids = view.select(where=Where(f"path == {os.fsdecode(name)!r}")) if len(view) else []
+            for id in ids:
+                columns = view.attributes_of([id])
+                mtime = columns["mtime"].astype(TIME).view(np.int64)
+                found[row] = int(id), (int(columns["size"][0]), int(mtime[0]))
+        return found
+
+
+def _as_names(sources: list[Source], names: str | Sequence[str | None] | None) -> list[bytes]:
+    """The name of each image: the given one, or the absolute path of its file."""
+    if names is None or isinstance(names, str):
+        given: list[str | None] = [names] if names is not None else [None] * len(sources)
+    else:
+        given = list(names)
+    if len(given) != len(sources):
+        raise InvalidInputError(
+            f"names has {len(given)} names; expected {len(sources)}, one for each image."
+        )
+    out: dict[bytes, int] = {}
+    for row, (source, name) in enumerate(zip(sources, given, strict=True)):
+        if name is None and isinstance(source, bytes):
+            path = os.path.abspath(source)
+        elif isinstance(name, str) and name and "\0" not in name:
+            path = os.fsencode(name)
+        elif name is None:
+            raise InvalidInputError(
+                f"images[{row}] is not given by a path and has no name; expected a text in names."
+            )
+        else:
+            raise InvalidInputError(f"names[{row}] is {name!r}; expected a text that is not empty.")
+        if path in out:
+            raise InvalidInputError(
+                f"images[{out[path]}] and images[{row}] have the name {os.fsdecode(path)!r}; "
+                "expected names that differ."
+            )
+        out[path] = row
+    return list(out)
