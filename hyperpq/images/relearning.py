@@ -1,0 +1,214 @@
+"""When the codec of an index of images is learned again, and what is said where it is not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from hyperpq.errors import MissingDependencyError, TrainingError
+from hyperpq.index.learning import TRAIN_SIZE
+from hyperpq.progress import ProgressLike
+from hyperpq.training.fit import MAX_FIT_ROWS
+from hyperpq.training.split import MIN_CHECKED_IMAGES
+from hyperpq.utils.validation import as_choice
+
+if TYPE_CHECKING:
+    from hyperpq.index.hihpq_index import HiHPQIndex
+    from hyperpq.index.reader import IndexView
+    from hyperpq.index.training_record import TrainingRecord
+
+log = logging.getLogger(__name__)
+
+Relearn = Literal["auto", "never", "now"]
+"""Whether an update learns the codec again: if it is of use, never, or in any case."""
+MODES: tuple[Relearn, ...] = get_args(Relearn)
+
+
+@dataclass(frozen=True)
+class RelearnPolicy:
+    """When a codec no longer fits the images of its index.
+
+    The defaults keep precision@10 within .02 of that of an index that is built anew
+    (docs/results/growth.md).
+
+    Attributes
+    ----------
+    small : int
+        Up to so many images that a codec was learned from, `small_growth` counts; above, `growth`.
+        A codec that was learned from few images gains most from more, and costs least.
+    small_growth, growth : float
+        The codec is learned again if there are more than so many times the images that it was
+        learned from, of which more than the largest sample do not count.
+    unlike : float
+        It is learned again if at least this share of the images is unlike those that it was learned
+        from, see `FitStatistics.unlike`.
+    """
+
+    small: int = 5000
+    small_growth: float = 1.1
+    growth: float = 1.25
+    unlike: float = 0.05
+
+    def reason(
+        self, n: int, record: TrainingRecord, unlike: float = 0.0, train_size: int = TRAIN_SIZE
+    ) -> str | None:
+        """Why the codec does not fit, as a sentence; None if it does.
+
+        Parameters
+        ----------
+        n : int
+            Images of the index.
+        record : TrainingRecord
+            What the codec was learned from.
+        unlike : float
+            Share of the images that is unlike these.
+        train_size : int
+            Images that a codec is learned from at most.
+        """
+        usable = min(n, train_size)
+        growth = self.small_growth if record.n <= self.small else self.growth
+        if record.n < MIN_CHECKED_IMAGES <= usable or usable > growth * record.n:
+            return f"the codec was learned from {record.n:,} of the images, and there are {n:,} now"
+        if unlike >= self.unlike:
+            return f"{unlike:.0%} of the images are unlike those that the codec was learned from"
+        return None
+
+
+POLICY = RelearnPolicy()
+"""When an update learns again by itself."""
+WARNING_POLICY = RelearnPolicy(small_growth=2.0, growth=2.0)
+"""When it says that learning again would be of use, where it may not or cannot."""
+
+
+def relearn_if_needed(
+    index: HiHPQIndex,
+    mode: Relearn = "auto",
+    *,
+    train_size: int = TRAIN_SIZE,
+    seed: int = 0,
+    progress: ProgressLike = None,
+) -> str | None:
+    """Learn the codec of an index of images again if it no longer fits them.
+
+    Nothing is done to an index whose codec was given to it, as it has no record of a training.
+
+    Parameters
+    ----------
+    index : HiHPQIndex
+        Images, all of them stored.
+    mode : {"auto", "never", "now"}
+        ``auto``: if `POLICY` says so. ``never``: not, but a warning names the remedy if
+        `WARNING_POLICY` says so. ``now``: in any case.
+    train_size : int
+        Images that are learned from at most.
+    seed : int
+        Of the training.
+    progress : Progress or bool, optional
+        Where to report.
+
+    Returns
+    -------
+    str or None
+        Why it was learned again, as a sentence; None if it was not.
+
+    Raises
+    ------
+    InvalidInputError
+        The mode is unknown; or it is ``now``, and the index keeps no features or has no images.
+    TrainingError, MissingDependencyError
+        Learning failed, with ``now``; with ``auto`` that is a warning, and the codec stays.
+    StoreError
+        The system refuses to write; the index is as it was.
+    """
+    mode = as_choice(mode, "relearn", MODES)
+    if mode == "now":
+        index.retrain(train_size=train_size, seed=seed, progress=progress)
+        return "it was asked for"
+    automatic = mode == "auto" and index.has_features
+    policy = POLICY if automatic else WARNING_POLICY
+    reason = _reason(policy, index.view(), train_size)
+    if reason is None:
+        return None
+    if not automatic:
+        log.warning("%s, so it finds less than it could; %s", reason, _remedy(index))
+        return None
+    log.info("%s: it is learned again.", reason)
+    try:
+        index.retrain(train_size=train_size, seed=seed, progress=progress)
+    except (TrainingError, MissingDependencyError) as error:
+        log.warning("%s, but learning again failed, so it stays as it was: %s", reason, error)
+        return None
+    return reason
+
+
+def describe_training(index: IndexView, noun: str = "images") -> dict[str, str]:
+    """What the codec of an index was learned from and how well it fits, for people.
+
+    Parameters
+    ----------
+    index : IndexView
+        A snapshot of a trained index.
+    noun : str
+        What its rows are.
+
+    Returns
+    -------
+    dict of str to str
+        ``learned from`` and, where it is known, ``fit``.
+    """
+    record = index.training
+    if record is None:
+        few = _sampled(index)
+        known = "not recorded" if few is None else f"{few:,} {noun} or more; not recorded exactly"
+        return {"learned from": known}
+    how = "" if record.learned else "; PCA and k-means, as they were too few or learning of no use"
+    out = {"learned from": f"{record.n:,} {noun}{how}"}
+    if not index.ntotal:
+        return out
+    unlike = _unlike(index, record)
+    times = index.ntotal / record.n
+    reason = POLICY.reason(index.ntotal, record, unlike)
+    verdict = "good" if reason is None else "learning again is of use (--relearn, retrain)"
+    out["fit"] = (
+        f"{verdict}: {index.ntotal:,} {noun} are {times:.2f} times as many, and {unlike:.0%} are "
+        "of another kind"
+    )
+    return out
+
+
+def _reason(policy: RelearnPolicy, view: IndexView, train_size: int) -> str | None:
+    """Why a codec does not fit, by a policy; the features are read only if the numbers allow."""
+    record, n = view.training, view.ntotal
+    if record is not None:
+        reason = policy.reason(n, record, train_size=train_size)
+        if reason is None and n:
+            reason = policy.reason(n, record, _unlike(view, record), train_size)
+        return reason
+    few = None if view.has_features else _sampled(view)
+    if few is None or min(n, train_size) <= policy.small_growth * few:
+        return None
+    return f"the codec was learned from about {few:,} images, and there are {n:,} now"
+
+
+def _unlike(view: IndexView, record: TrainingRecord) -> float:
+    """Share of the images that is unlike those that the codec was learned from."""
+    from hyperpq.codec.learned import evenly
+
+    return record.fit.unlike(view.features_of(evenly(view.ids, MAX_FIT_ROWS)))
+
+
+def _sampled(view: IndexView) -> int | None:
+    """Vectors of the training that the codec keeps, all of up to 8,192; None if it keeps none."""
+    from hyperpq.codec.learned import LearnedCodec
+
+    codec = view.codec
+    return len(codec.sample) if isinstance(codec, LearnedCodec) else None
+
+
+def _remedy(index: HiHPQIndex) -> str:
+    if index.has_features:
+        return "learn it again with --relearn or by retrain()."
+    name = "the index" if index.path is None else os.fsdecode(index.path)
+    return f"{name} keeps no features to learn again from, so build it anew with --overwrite."

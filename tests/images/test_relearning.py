@@ -1,0 +1,212 @@
+"""When the codec of an index is learned again, and what is said where it is not."""
+
+import logging
+
+import numpy as np
+import pytest
+
+from hyperpq import HiHPQIndex
+from hyperpq.errors import InvalidInputError, TrainingError
+from hyperpq.images.relearning import (
+    WARNING_POLICY,
+    RelearnPolicy,
+    describe_training,
+    relearn_if_needed,
+)
+from hyperpq.index.training_record import TrainingRecord
+from hyperpq.training.fit import FitStatistics
+
+D = 32
+
+
+def features(kind, n, seed):
+    """n features of a kind: around five directions of its own, beside what all have."""
+    centers = np.random.default_rng(kind).normal(size=(5, D))
+    rng = np.random.default_rng(seed)
+    return (3 + centers[rng.integers(0, 5, n)] + 0.5 * rng.normal(size=(n, D))).astype(np.float32)
+
+
+def make_index(x, keep="int8"):
+    """An index of features whose codec was learned from them; PCA and k-means, to be quick."""
+    index = HiHPQIndex(D, M=2, nbits=4, features=keep, device="cpu")
+    index.train(x, epochs=0, width=8, subspaces=2)
+    index.add(x)
+    return index
+
+
+def record(n, learned=True):
+    return TrainingRecord(n, "semantic", learned, FitStatistics(b"", 0.0))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        # PCA and k-means, until there are images enough to learn from.
+        (50, 54, False),
+        (50, 56, True),
+        (150, 159, False),
+        (150, 160, True),
+        # Few images: a tenth more.
+        (1000, 1100, False),
+        (1000, 1101, True),
+        (5000, 5501, True),
+        # Many: a quarter more.
+        (6000, 7500, False),
+        (6000, 7501, True),
+        # The largest sample is what counts.
+        (20_000, 10**7, False),
+        (19_999, 10**7, True),
+        (25_000, 10**7, False),
+        # Removal is no growth.
+        (1000, 10, False),
+    ],
+)
+def test_growth(before, now, expected):
+    reason = RelearnPolicy().reason(now, record(before))
+    assert (reason is not None) == expected
+    if reason:
+        assert f"learned from {before:,} of the images, and there are {now:,} now" in reason
+
+
+def test_growth_up_to_a_sample_of_ones_own():
+    assert RelearnPolicy().reason(10**6, record(1000), train_size=1000) is None
+    assert RelearnPolicy().reason(10**6, record(1000), train_size=1200)
+    # So few are never learned from.
+    assert RelearnPolicy().reason(10**6, record(100), train_size=100) is None
+
+
+def test_images_of_another_kind():
+    assert RelearnPolicy().reason(1000, record(1000), 0.04) is None
+    reason = RelearnPolicy().reason(1000, record(1000), 0.12)
+    assert reason == "12% of the images are unlike those that the codec was learned from"
+
+
+def test_a_warning_waits_for_twice_as_many():
+    assert WARNING_POLICY.reason(2000, record(1000)) is None
+    assert WARNING_POLICY.reason(2001, record(1000))
+
+
+def test_more_of_the_same_changes_nothing(caplog):
+    index = make_index(features(0, 400, 1))
+    codec = index.codec
+    index.add(features(0, 40, 2))
+    assert relearn_if_needed(index) is None
+    assert index.codec is codec
+    assert not caplog.records
+
+
+def test_growth_is_learned_from():
+    index = make_index(features(0, 300, 1))
+    before = index.codec
+    index.add(features(0, 60, 2))
+    assert "learned from 300 of the images, and there are 360" in relearn_if_needed(index)
+    assert index.codec is not before
+    assert index.training.n == 360
+    # It fits then.
+    assert relearn_if_needed(index) is None
+
+
+def test_another_kind_is_learned_from():
+    x = features(0, 400, 1)
+    index = make_index(x)
+    index.add(features(1, 39, 2))
+    assert "unlike" in relearn_if_needed(index)
+    assert index.training.n == 439
+    assert relearn_if_needed(index) is None
+
+
+def test_never_warns_and_names_the_remedy(caplog):
+    index = make_index(features(0, 200, 1))
+    codec = index.codec
+    index.add(features(0, 200, 2))
+    assert relearn_if_needed(index, "never") is None
+    assert not caplog.records
+    index.add(features(0, 1, 3))
+    assert relearn_if_needed(index, "never") is None
+    assert index.codec is codec
+    (warning,) = caplog.records
+    assert "learned from 200 of the images, and there are 401 now" in warning.message
+    assert "--relearn or by retrain()" in warning.message
+
+
+def test_without_features_it_warns_and_names_the_remedy(caplog):
+    index = make_index(features(0, 200, 1), keep="none")
+    index.add(features(0, 200, 2))
+    assert relearn_if_needed(index) is None
+    assert not caplog.records
+    index.add(features(0, 1, 3))
+    assert relearn_if_needed(index) is None
+    (warning,) = caplog.records
+    assert "learned from about 200 images, and there are 401 now" in warning.message
+    assert "keeps no features to learn again from, so build it anew" in warning.message
+
+
+def test_a_codec_that_was_given_is_left_alone(caplog):
+    index = HiHPQIndex.from_codec(make_index(features(0, 200, 1)).codec, features="int8")
+    index.add(features(1, 900, 2))
+    assert relearn_if_needed(index) is None
+    assert not caplog.records
+
+
+def test_now_learns_in_any_case():
+    index = make_index(features(0, 200, 1))
+    before = index.codec
+    assert relearn_if_needed(index, "now", train_size=170) == "it was asked for"
+    assert index.codec is not before
+    assert index.training.n == 170
+
+
+def test_now_needs_features():
+    index = make_index(features(0, 200, 1), keep="none")
+    with pytest.raises(InvalidInputError, match="keeps no features"):
+        relearn_if_needed(index, "now")
+
+
+def test_a_mode_that_is_not_known():
+    with pytest.raises(InvalidInputError, match="relearn is 'always'; expected"):
+        relearn_if_needed(make_index(features(0, 20, 1)), "always")
+
+
+def test_a_failure_keeps_what_is_stored(monkeypatch, caplog):
+    index = make_index(features(0, 200, 1))
+    codec = index.codec
+    index.add(features(0, 200, 2))
+
+    def fail(*_, **__):
+        raise TrainingError("training diverged.")
+
+    monkeypatch.setattr(index, "retrain", fail)
+    with caplog.at_level(logging.WARNING):
+        assert relearn_if_needed(index) is None
+    assert "learning again failed, so it stays as it was: training diverged." in caplog.text
+    assert index.codec is codec
+    assert index.ntotal == 400
+    with pytest.raises(TrainingError):
+        relearn_if_needed(index, "now")
+
+
+def test_an_index_without_images():
+    index = make_index(features(0, 200, 1))
+    index.remove_ids(index.ids)
+    assert relearn_if_needed(index) is None
+
+
+def test_description():
+    index = make_index(features(0, 200, 1))
+    shown = describe_training(index.view())
+    assert shown["learned from"].startswith("200 images; PCA and k-means")
+    assert shown["fit"] == "good: 200 images are 1.00 times as many, and 0% are of another kind"
+    index.add(features(1, 200, 2))
+    shown = describe_training(index.view(), "vectors")
+    assert shown["fit"].startswith("learning again is of use")
+    assert "400 vectors are 2.00 times as many" in shown["fit"]
+
+
+def test_description_without_a_record():
+    index = make_index(features(0, 200, 1), keep="none")
+    shown = describe_training(index.view())
+    assert shown == {"learned from": "200 images or more; not recorded exactly"}
+    index.add(features(0, 1, 1))
+    plain = HiHPQIndex(D, M=2, nbits=4, metric="l2", device="cpu")
+    plain.train(features(0, 200, 1))
+    assert describe_training(plain.view()) == {"learned from": "not recorded"}
