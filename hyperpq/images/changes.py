@@ -79,13 +79,10 @@ class Changes:
         Paths of images that the index has as they are.
     outdated : dict of bytes to int
         Path and id of images whose files have changed.
-    touched : set of bytes
-        Paths of those of the outdated images whose files have the size that they had, so that their
-        content may be the same.
     missing : list of int
         Ids of images whose files are gone.
     former : list of Entry
-        Images that a listed file may be by another path, as its size is that of one: the missing
+        Images that a listed file may be, as its size is that of one: the outdated and the missing
         ones, and those of folders that the listing does not cover.
     kept : int
         Number of images that are not listed but may still be there.
@@ -93,7 +90,6 @@ class Changes:
 
     unchanged: set[bytes] = field(default_factory=set)
     outdated: dict[bytes, int] = field(default_factory=dict)
-    touched: set[bytes] = field(default_factory=set)
     missing: list[int] = field(default_factory=list)
     former: list[Entry] = field(default_factory=list)
     kept: int = 0
@@ -102,9 +98,10 @@ class Changes:
         """Follow images, path and id of each, that have been given the paths of listed files."""
         ids = set(moved.values())
         self.unchanged |= moved.keys()
-        for path in moved.keys() & self.outdated.keys():
-            del self.outdated[path]
-        self.missing = [id for id in self.missing if id not in ids]
+        # Another image was there, which may be elsewhere now.
+        replaced = [self.outdated.pop(path) for path in moved.keys() & self.outdated.keys()]
+        self.outdated = {path: id for path, id in self.outdated.items() if id not in ids}
+        self.missing = [id for id in self.missing + sorted(replaced) if id not in ids]
 
 
 def compare(
@@ -147,9 +144,14 @@ def compare(
         elif state_of(file) == state:
             changes.unchanged.add(path)
         else:
+            if path in changes.outdated:
+                changes.missing.append(changes.outdated[path])
             changes.outdated[path] = id
-            if file.size == state[0]:
-                changes.touched.add(path)
+            if state[0] in sizes:
+                changes.former.append((path, state, id))
+    # An update that was killed while images exchanged their paths leaves two of one path.
+    for path in changes.outdated.keys() & changes.unchanged:
+        changes.missing.append(changes.outdated.pop(path))
     return changes
 
 
@@ -167,8 +169,11 @@ def is_gone(path: bytes) -> bool:
     """Whether a file or folder has been removed or moved away, and not only its disk.
 
     It is not gone if the system does not say so, and neither if the deepest folder of its path that
-    exists is empty, as a folder is that a disk is mounted at.
+    exists is empty, as a folder is that a disk is mounted at. A name that is no absolute path is
+    that of an image that was added without a file, and never gone.
     """
+    if not os.path.isabs(path):
+        return False
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -30,10 +30,10 @@ def find_moves(
 ) -> dict[bytes, int]:
     """Listed files that are images of the index by another path or with another time.
 
-    In an index with `HASH` these are the files with the content of an image that is gone, or that
-    was at the same path; they are read for it if their size is that of such an image. In an index
-    without it they have the size and the time of one image that is gone, and its name or a time of
-    less than whole seconds. A copy, whose image is still there, is a new image.
+    In an index with `HASH` these are the files with the content of an image whose own file is gone
+    or has changed; they are read for it if their size is that of such an image. In an index without
+    it they have the size and the time of one such image, and its name or a time of less than whole
+    seconds. A copy, whose image is still there, is a new image.
 
     Parameters
     ----------
@@ -53,36 +53,32 @@ def find_moves(
     dict of bytes to int
         Path of each of the files, and id of the image that it is.
     """
-    new = [
-        file
-        for path, file in listed.items()
-        if path not in changes.unchanged and path not in changes.outdated
-    ]
-    sizes = {file.size for file in new}
-    missing = set(changes.missing)
-    former = [entry for entry in changes.former if entry[1][0] in sizes]
+    files = [file for path, file in listed.items() if path not in changes.unchanged]
+    sizes = {file.size for file in files}
+    known = {*changes.missing, *changes.outdated.values()}
     # What the listing does not cover is looked up.
-    former = [entry for entry in former if entry[2] in missing or is_gone(entry[0])]
+    former = [
+        entry
+        for entry in changes.former
+        if entry[1][0] in sizes and (entry[2] in known or is_gone(entry[0]))
+    ]
     if HASH not in rows.attribute_names:
-        return _by_time(new, former)
-    touched = {path: changes.outdated[path] for path in changes.touched}
+        return _by_time(files, former)
     sizes = {size for _, (size, _), _ in former}
-    candidates = [file.path for file in new if file.size in sizes] + sorted(touched)
+    candidates = [file.path for file in files if file.size in sizes]
     if not candidates:
         return {}
-    ids = np.array([*(id for _, _, id in former), *touched.values()], np.int64)
-    known = dict(zip(ids.tolist(), rows.attributes_of(ids)[HASH].tolist(), strict=True))
-    hashes = _hashes(candidates, workers, progress)
-    moves = {path: id for path, id in touched.items() if hashes[path] == known[id] != 0}
-    by_hash: defaultdict[int, list[Entry]] = defaultdict(list)
-    for entry in former:
-        by_hash[known[entry[2]]].append(entry)
-    files: defaultdict[int, list[bytes]] = defaultdict(list)
-    for path in candidates:
-        if path not in touched:
-            files[hashes[path]].append(path)
-    for value in files.keys() & by_hash.keys() - {0}:
-        moves |= _paired(files[value], by_hash[value])
+    ids = np.array([id for _, _, id in former], np.int64)
+    recorded = rows.attributes_of(ids)[HASH].tolist()
+    images: defaultdict[int, list[Entry]] = defaultdict(list)
+    for entry, value in zip(former, recorded, strict=True):
+        images[value].append(entry)
+    paths: defaultdict[int, list[bytes]] = defaultdict(list)
+    for path, value in _hashes(candidates, workers, progress).items():
+        paths[value].append(path)
+    moves = {}
+    for value in paths.keys() & images.keys() - {0}:
+        moves |= _paired(paths[value], images[value])
     return moves
 
 
@@ -108,18 +104,23 @@ def _by_time(new: Iterable[ImageFile], former: Iterable[Entry]) -> dict[bytes, i
 
 
 def _paired(files: Sequence[bytes], images: Sequence[Entry]) -> dict[bytes, int]:
-    """Files with the content of as many images, those of the same name first."""
-    by_name: defaultdict[bytes, list[int]] = defaultdict(list)
-    for path, _, id in sorted(images, reverse=True):
-        by_name[os.path.basename(path)].append(id)
-    pairs, others = {}, []
-    for path in sorted(files):
-        if ids := by_name.get(os.path.basename(path)):
-            pairs[path] = ids.pop()
-        else:
-            others.append(path)
-    left = sorted(id for ids in by_name.values() for id in ids)
-    return pairs | dict(zip(others, left, strict=False))
+    """Files with the content of as many images: of the same path first, then of the same name."""
+    left = {id: path for path, _, id in sorted(images)}
+    pairs: dict[bytes, int] = {}
+
+    def pair(key: Callable[[bytes], bytes]) -> None:
+        ids: defaultdict[bytes, list[int]] = defaultdict(list)
+        for id, path in reversed(left.items()):
+            ids[key(path)].append(id)
+        for path in sorted(set(files) - pairs.keys()):
+            if found := ids[key(path)]:
+                pairs[path] = found.pop()
+                del left[pairs[path]]
+
+    pair(lambda path: path)
+    pair(os.path.basename)
+    pair(lambda path: b"")
+    return pairs
 
 
 def _hashes(paths: Sequence[bytes], workers: int, progress: Progress) -> dict[bytes, int]:

@@ -24,6 +24,7 @@ from hyperpq.datasets.folder import ImageFile, Listing
 from hyperpq.errors import BackboneError, DatasetError, IndexLockedError, InvalidInputError
 from hyperpq.images.build import update_index, working_directory
 from hyperpq.images.build.state import BuildState
+from hyperpq.images.roots import recorded_roots
 from hyperpq.images.skipped import from_csv
 from hyperpq.store.lock import writer_lock
 
@@ -378,6 +379,58 @@ def test_a_moved_index_counts_moved_images_as_new(tmp_path):
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     index, report = update([tmp_path / "two/p"], tmp_path / "two/i")
     assert (report.added, len(index)) == (3, 6)
+
+
+@pytest.mark.parametrize(("kind", "size"), [("int8", 4 + 48), ("float16", 96), ("none", 0)])
+def test_features_are_kept_from_the_first_build_on(tmp_path, kind, size):
+    """So that the index can learn again without decoding an image; by default as int8."""
+    folder = fill(tmp_path / "p", 20)
+    index, _ = build([folder], tmp_path / "index", **({} if kind == "int8" else {"features": kind}))
+    fill(folder, 2, 30)
+    image(99).save(folder / "000.png")
+    index, report = update([folder], tmp_path / "index", features=kind)
+    assert (report.added, report.removed) == (3, 1)
+    stats = index.index.stats()
+    assert stats.feature_bytes == size * (stats.rows + stats.deleted_rows)
+    assert index.index.has_features == (kind != "none")
+    version = json.loads((tmp_path / "index/manifest.json").read_text())["version"]
+    assert version == (3 if kind == "none" else 4)
+    other = "none" if kind == "int8" else "int8"
+    with pytest.raises(InvalidInputError, match=f"^features is {other}; .* was built with {kind}"):
+        update([folder], tmp_path / "index", features=other)
+    if kind == "none":
+        return
+    paths = paths_of(index)
+    rows = {
+        path: id for id, path in enumerate(map(os.fsdecode, index.index.paths_of(index.index.ids)))
+    }
+    kept = index.index.features_of(index.index.ids[[rows[path] for path in paths]])
+    assert (index.index.encode(kept) == index.encode(paths).codes).mean() > 0.9
+
+
+def test_a_build_with_a_codec_keeps_features(tmp_path):
+    folder = fill(tmp_path / "p", 20)
+    build([folder], tmp_path / "none", features="none", bits=16)
+    index, _ = build([folder], tmp_path / "index", codec=tmp_path / "none", bits=8)
+    assert index.index.features_of(index.index.ids).shape == (20, 48)
+    index, _ = build([folder], tmp_path / "i", codec=tmp_path / "index", bits=8, features="none")
+    assert not index.index.has_features
+
+
+def test_an_index_of_an_earlier_version_grows_without_features(tmp_path):
+    """It records neither folders nor how features are kept, and has no hashes."""
+    folder = fill(tmp_path / "p", 6)
+    index, _ = build([folder], tmp_path / "index", features="none")
+    options = dict(index.index.metadata["pictures"]["options"])
+    del options["features"]
+    pictures = {**index.index.metadata["pictures"], "options": options}
+    del pictures["roots"]
+    index.index.metadata = {"pictures": pictures}
+    fill(folder, 2, 30)
+    index, report = update([folder], tmp_path / "index")
+    assert (report.added, report.removed, index.index.has_features) == (2, 0, False)
+    assert [root.path for root in recorded_roots(index.index)] == [bytes(folder)]
+    assert json.loads((tmp_path / "index/manifest.json").read_text())["version"] == 3
 
 
 def test_a_codec_is_taken_at_another_length(tmp_path):

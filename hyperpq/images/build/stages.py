@@ -211,7 +211,13 @@ def new_index(build: Build) -> HiHPQIndex:
     options, network = build.options, build.network
     if options.codec is None:
         M = subquantizers(options.bits)
-        return HiHPQIndex(network.d, M, metric=options.metric or "l1", device=build.device)
+        return HiHPQIndex(
+            network.d,
+            M,
+            metric=options.metric or "l1",
+            device=build.device,
+            features=options.features,
+        )
     other = HiHPQIndex.load(options.codec, device=build.device)
     metadata = ImageMetadata.from_index(other.metadata)
     if metadata is not None:
@@ -221,7 +227,7 @@ def new_index(build: Build) -> HiHPQIndex:
             f"codec is that of {options.codec}, for features of width {other.d}; expected width "
             f"{network.d}, that of backbone {network.name!r}."
         )
-    return other.with_bits(options.bits, metric=options.metric)
+    return other.with_bits(options.bits, metric=options.metric, features=options.features)
 
 
 def sample_features(build: Build, files: Sequence[ImageFile]) -> Sample:

@@ -1,0 +1,550 @@
+"""Images and folders that move, vanish and come back: nothing is encoded twice, or lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+
+import numpy as np
+import pytest
+from image_tools import Grid, build, fill, image, paths_of, tree, update
+
+from hyperpq import ImageIndex
+from hyperpq.errors import DatasetError, InvalidInputError
+from hyperpq.images import updater
+from hyperpq.images.build import update_index
+from hyperpq.images.build.update import update_images
+from hyperpq.images.changes import is_gone
+from hyperpq.images.roots import change_roots, recorded_roots
+from hyperpq.images.skipped import from_csv
+from hyperpq.images.updater import Updater
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """A folder with two folders of images, ``a`` and ``b/c``, and their index; not to be used."""
+    folder = tmp_path_factory.mktemp("built")
+    fill(folder / "p/a", 6)
+    fill(folder / "p/b/c", 4, start=10)
+    build([folder / "p"], folder / "index")
+    # What is copied from here is at the same place relative to the index, and nowhere else.
+    return folder.rename(folder.with_name("moved"))
+
+
+@pytest.fixture
+def carried(built, tmp_path):
+    """``p`` with 10 images, and ``index``, which has been moved here with them."""
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def place(carried):
+    """The same, and the index records the place of ``p``."""
+    change_roots(opened(carried).index, lambda roots: roots)
+    return carried
+
+
+@pytest.fixture
+def without_hashes(monkeypatch):
+    """An index that an earlier version made."""
+    monkeypatch.setattr(updater, "has_hashes", lambda images: False)
+
+
+def rows_of(index):
+    """Id by path of each image."""
+    view = index.index.collection.view()
+    return dict(zip(map(os.fsdecode, view.paths_of(view.ids)), view.ids.tolist(), strict=True))
+
+
+def unchanged_rows(index, before):
+    """Whether an index has the codes and features of another for the same ids."""
+    ids = index.index.ids
+    same = (index.index.codes_of(ids) == before.index.codes_of(ids)).all()
+    return same and (index.index.features_of(ids) == before.index.features_of(ids)).all()
+
+
+def check_rows(index):
+    """Each row has the features of the image that is at its path."""
+    paths = paths_of(index)
+    rows = rows_of(index)
+    encoded = index.encode(paths)
+    kept = index.index.features_of([rows[path] for path in paths])
+    want = [Grid()(pixels_of(path)[None])[0] for path in paths]
+    scale = np.abs(want).max(axis=1, keepdims=True) / 127
+    assert (np.abs(kept - want) <= 0.51 * scale).all()
+    assert encoded.skipped == {}
+
+
+def pixels_of(path):
+    from hyperpq.datasets.decode import open_image
+    from hyperpq.datasets.preprocessing import to_pixels
+
+    prep = Grid().preprocessing
+    return to_pixels(open_image(os.fsencode(path), shrink_to=prep.decode_side), prep)
+
+
+def opened(place):
+    return ImageIndex.open(place / "index", device="cpu", backbone=Grid())
+
+
+# The index moves together with its images
+
+
+def test_an_index_that_moved_with_its_images_needs_nothing(carried):
+    place = carried
+    index = opened(place)
+    files = sorted(str(path) for path in (place / "p").rglob("*.png"))
+    assert paths_of(index) == files
+    before = tree(place / "index")
+    (answer,) = index.query(files[3], 1)
+    assert answer.results[0].path == files[3]
+    where = f"startswith(path, '{place}/p/a/')"
+    assert len(index.query(files[0], 10, where=where)[0].results) == 6
+    assert tree(place / "index") == before
+    network = Grid()
+    index, report = update([place / "p"], place / "index", network)
+    assert (network.seen, report.added, report.removed, report.moved) == (0, 0, 0, 0)
+    # Its place is recorded now: it counts where both are there.
+    (root,) = recorded_roots(index.index)
+    assert root.path == os.fsencode(place / "p")
+    (place / "index").rename(place / "deep")
+    assert paths_of(ImageIndex.open(place / "deep", backbone=Grid())) == files
+
+
+# A folder moves
+
+
+def test_a_folder_that_moved_is_not_encoded_again(place):
+    """All was encoded again, and the rows of the former folder could not be removed."""
+    before = opened(place)
+    rows = rows_of(before)
+    (place / "p").rename(place / "q")
+    network, snapshot = Grid(), before.index.collection.snapshot
+    index, report = update([place / "q"], place / "index", network)
+    assert (network.seen, report.added, report.removed, len(index)) == (0, 0, 0, 10)
+    assert report.places == {os.fsencode(place / "p"): os.fsencode(place / "q")}
+    assert rows_of(index) == {path.replace("/p/", "/q/"): id for path, id in rows.items()}
+    assert unchanged_rows(index, before)
+    # Nothing but the metadata was written, once.
+    assert index.index.collection.snapshot == snapshot + 1
+    _, report = update([place / "q"], place / "index", network)
+    assert (network.seen, report.places, index.index.collection.snapshot) == (0, {}, snapshot + 1)
+
+
+def test_what_is_gone_and_new_in_a_folder_that_moved(place):
+    (place / "p/a/000.png").unlink()
+    (place / "p/a/001.png").rename(place / "p/b/renamed.png")
+    (place / "p").rename(place / "q")
+    image(77).save(place / "q/new.png")
+    (place / "q/bad.png").write_bytes(b"")
+    network = Grid()
+    index, report = update([place / "q"], place / "index", network)
+    assert (network.seen, report.added, report.removed, report.moved) == (1, 1, 1, 1)
+    assert paths_of(index) == sorted(
+        str(path) for path in (place / "q").rglob("*.png") if path.name != "bad.png"
+    )
+    check_rows(index)
+    # It moves again, and another folder takes its first place.
+    (place / "q").rename(place / "r")
+    fill(place / "p/a", 3, start=50)
+    network = Grid()
+    index, report = update([place / "r", place / "p"], place / "index", network)
+    assert (network.seen, report.added, report.removed) == (3, 3, 0)
+    files = {str(p) for root in "rp" for p in (place / root).rglob("*.png")}
+    assert set(paths_of(index)) == files - {str(place / "r/bad.png")}
+    check_rows(index)
+    index, report = update_index(None, place / "index", backbone=Grid())
+    assert (report.added, report.removed, report.moved, report.places) == (0, 0, 0, {})
+    skipped = from_csv((place / "index/skipped.csv").read_bytes())
+    assert list(skipped) == [os.fsencode(place / "r/bad.png")]
+
+
+def test_a_folder_that_moved_into_another_one(place):
+    fill(place / "all", 2, start=60)
+    (place / "p").rename(place / "all/photos")
+    network = Grid()
+    index, report = update([place / "all"], place / "index", network)
+    assert (network.seen, report.added, report.removed, len(index)) == (2, 2, 0, 12)
+    assert report.places == {os.fsencode(place / "p"): os.fsencode(place / "all/photos")}
+    assert paths_of(index) == sorted(str(path) for path in (place / "all").rglob("*.png"))
+    check_rows(index)
+
+
+def test_a_folder_that_moved_is_found_by_add_and_with_its_former_name(place):
+    (place / "p").rename(place / "q")
+    index, report = update([place / "p", place / "q"], place / "index")
+    assert (report.added, report.removed, len(report.places)) == (0, 0, 1)
+    (place / "q").rename(place / "r")
+    index, report = update_index(
+        [place / "r"], place / "index", remove_missing=False, backbone=Grid()
+    )
+    assert (report.added, report.removed, len(report.places)) == (0, 0, 1)
+    assert paths_of(index) == sorted(str(path) for path in (place / "r").rglob("*.png"))
+
+
+def test_another_folder_is_no_folder_that_moved(place):
+    """Fewer than half of the images of the one that is gone."""
+    before = opened(place)
+    (place / "p").rename(place / "away")
+    (place / "q/a").mkdir(parents=True)
+    for i in range(4):
+        shutil.copy2(place / f"away/a/00{i}.png", place / f"q/a/00{i}.png")
+    shutil.move(place / "away", place.parent / f"{place.name}-away")
+    index, report = update([place / "q"], place / "index")
+    # But its images are those of the index, as their files are gone.
+    assert (report.added, report.moved, report.places, len(index)) == (0, 4, {}, 10)
+    assert unchanged_rows(index, before)
+
+
+def test_a_copy_of_a_folder_is_new(place):
+    shutil.copytree(place / "p", place / "q")
+    network = Grid()
+    index, report = update([place / "q"], place / "index", network)
+    assert (network.seen, report.added, report.moved, report.places) == (10, 10, 0, {})
+    assert len(index) == 20
+
+
+# Single images move
+
+
+def test_images_that_were_moved_renamed_or_touched(place):
+    before = opened(place)
+    rows, folder = rows_of(before), place / "p"
+    moves = {
+        "a/000.png": "a/first.png",
+        "a/001.png": "b/001.png",
+        "b/c/010.png": "010.png",
+        "a/002.png": "b/c/renamed.jpg",
+    }
+    for old, new in moves.items():
+        (folder / old).rename(folder / new)
+    os.utime(folder / "a/003.png", (10**9, 10**9))
+    # By another path and with another time: its content is the same.
+    (folder / "a/004.png").rename(folder / "b/004.png")
+    os.utime(folder / "b/004.png", (10**9, 10**9))
+    shutil.copy2(folder / "a/005.png", folder / "copy.png")
+    network, snapshot = Grid(), before.index.collection.snapshot
+    index, report = update([folder], place / "index", network)
+    assert (network.seen, report.added, report.removed, report.moved) == (1, 1, 0, 6)
+    now = rows_of(index)
+    for old, new in {**moves, "a/003.png": "a/003.png", "a/004.png": "b/004.png"}.items():
+        assert now[str(folder / new)] == rows[str(folder / old)]
+    assert now[str(folder / "a/005.png")] == rows[str(folder / "a/005.png")]
+    assert sorted(now) == sorted(str(p) for p in folder.rglob("*") if p.is_file())
+    check_rows(index)
+    # All moves are one commit, and the copy is another.
+    assert index.index.collection.snapshot <= snapshot + 3
+    attributes = index.index.attributes_of([now[str(folder / "b/001.png")]])
+    assert attributes["folder"].tolist() == ["b"]
+    files_before, network = tree(place / "index"), Grid()
+    _, report = update([folder], place / "index", network)
+    assert (network.seen, report.moved, tree(place / "index")) == (0, 0, files_before)
+
+
+def test_a_file_of_the_same_size_and_time_is_another_image(place):
+    """Only its content says so."""
+    path = place / "p/a/000.png"
+    status = path.stat()
+    path.unlink()
+    other = place / "p/a/other.png"
+    image(70).save(other)
+    other.write_bytes(other.read_bytes().ljust(status.st_size, b"\0")[: status.st_size])
+    image(71, (8, 8)).save(other, "BMP")
+    other.write_bytes(other.read_bytes().ljust(status.st_size, b"\0"))
+    assert other.stat().st_size == status.st_size
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    index, report = update([place / "p"], place / "index")
+    assert (report.added, report.removed, report.moved) == (1, 1, 0)
+    check_rows(index)
+
+
+def test_copies_that_move_are_told_apart_by_their_names(place):
+    folder = place / "p"
+    for name in ("x", "y", "z"):
+        shutil.copy2(folder / "a/000.png", folder / f"a/{name}.png")
+    rows = rows_of(update([folder], place / "index")[0])
+    (folder / "n").mkdir()
+    for name in ("x", "z"):
+        (folder / f"a/{name}.png").rename(folder / f"n/{name}.png")
+    (folder / "a/y.png").rename(folder / "n/other.png")
+    network = Grid()
+    index, report = update([folder], place / "index", network)
+    assert (network.seen, report.moved, report.removed) == (0, 3, 0)
+    now = rows_of(index)
+    for old, new in {"x": "x", "y": "other", "z": "z"}.items():
+        assert now[str(folder / f"n/{new}.png")] == rows[str(folder / f"a/{old}.png")]
+
+
+def test_an_image_that_moved_from_a_folder_that_is_not_listed(place):
+    fill(place / "q", 1, start=60)
+    update([place / "q"], place / "index")
+    (place / "p/a/000.png").rename(place / "q/000.png")
+    index, report = update([place / "q"], place / "index")
+    assert (report.added, report.removed, report.moved, len(index)) == (0, 0, 1, 11)
+
+
+def test_an_image_of_a_disk_that_is_away_has_not_moved(place):
+    """A copy of it is a new image: the folder that the disk is mounted at is empty."""
+    shutil.copytree(place / "p", place / "copies")
+    shutil.rmtree(place / "p")
+    (place / "p").mkdir()
+    index, report = update([place / "copies"], place / "index")
+    assert (report.added, report.moved, report.places, len(index)) == (10, 0, {}, 20)
+
+
+def test_moves_in_an_index_of_an_earlier_version(tmp_path, without_hashes):
+    """Without hashes of the content, size and time tell."""
+    folder = fill(tmp_path / "p", 6)
+    build([folder], tmp_path / "index")
+    for i, name in enumerate(("000.png", "001.png")):
+        os.utime(folder / name, ns=(10**18, 10**18 + i))
+    update([folder], tmp_path / "index")
+    (folder / "000.png").rename(folder / "whole-second.png")
+    (folder / "001.png").rename(folder / "renamed.png")
+    (folder / "n").mkdir()
+    (folder / "002.png").rename(folder / "n/002.png")
+    os.utime(folder / "003.png", (10**9, 10**9))
+    network = Grid()
+    index, report = update([folder], tmp_path / "index", network)
+    assert (network.seen, report.added, report.removed, report.moved) == (2, 2, 2, 2)
+    assert paths_of(index) == sorted(str(path) for path in folder.rglob("*.png"))
+    (folder).rename(tmp_path / "q")
+    network = Grid()
+    index, report = update([tmp_path / "q"], tmp_path / "index", network)
+    assert (network.seen, len(report.places), len(index)) == (0, 1, 6)
+    assert "content_hash" not in index.index.attribute_names
+
+
+def test_another_process_removes_what_has_moved(place, monkeypatch):
+    """Between the comparison and the commit."""
+    (place / "p/a/000.png").rename(place / "p/renamed.png")
+    real = updater.find_moves
+
+    def find_moves(*arguments):
+        found = real(*arguments)
+        opened(place).index.remove_ids([*found.values()])
+        return found
+
+    monkeypatch.setattr(updater, "find_moves", find_moves)
+    index, report = update([place / "p"], place / "index")
+    assert (report.moved, report.added, len(index)) == (0, 1, 10)
+    check_rows(index)
+
+
+def test_images_that_exchanged_their_paths(place, monkeypatch):
+    """As after a renumbering; a kill between two commits leaves two rows with one path."""
+    monkeypatch.setattr(updater, "SEGMENT_SIZE", 2)
+    rows, folder = rows_of(opened(place)), place / "p/a"
+    names = [f"00{i}.png" for i in range(6)]
+    for name in names:
+        (folder / name).rename(folder / f"old-{name}")
+    for name, new in zip(names, names[1:] + names[:1], strict=True):
+        (folder / f"old-{name}").rename(folder / new)
+    real, calls = updater.Changes.move, []
+
+    def move(changes, moved):
+        calls.append(moved)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(changes, moved)
+
+    monkeypatch.setattr(updater.Changes, "move", move)
+    with pytest.raises(KeyboardInterrupt):
+        update([place / "p"], place / "index")
+    monkeypatch.undo()
+    network = Grid()
+    index, report = update([place / "p"], place / "index", network)
+    assert (network.seen, report.added, report.removed, report.moved) == (0, 0, 0, 2)
+    now = rows_of(index)
+    for name, new in zip(names, names[1:] + names[:1], strict=True):
+        assert now[str(folder / new)] == rows[str(folder / name)]
+    check_rows(index)
+
+
+def test_any_changes_of_two_folders(place):
+    """After each update every row is that of the file at its path, and no image is read twice."""
+    choice, number = random.Random(7), 100
+    roots = [place / "p", fill(place / "q", 4, start=30)]
+    update(roots, place / "index")
+    for _ in range(8):
+        files = [path for root in roots for path in root.rglob("*.png")]
+        written = 0
+        for path in choice.sample(files, 4):
+            number += 1
+            target = choice.choice(roots) / f"{number}.png"
+            action = choice.choice(["move", "touch", "copy", "rewrite", "remove", "swap"])
+            if action == "move":
+                path.rename(target)
+            elif action == "touch":
+                os.utime(path, (number, number))
+            elif action == "copy":
+                shutil.copy2(path, target)
+                written += 1
+            elif action == "rewrite":
+                image(number).save(path)
+                os.utime(path, (number, number))
+                written += 1
+            elif action == "remove":
+                path.unlink()
+            else:
+                other = choice.choice(files)
+                if other.exists() and other != path:
+                    path.rename(target)
+                    other.rename(path)
+                    target.rename(other)
+        at = choice.randrange(2)
+        if choice.random() < 0.5:
+            roots[at] = roots[at].rename(place / f"root-{number}")
+        network = Grid()
+        index, report = update(roots, place / "index", network)
+        assert paths_of(index) == sorted(str(p) for root in roots for p in root.rglob("*.png"))
+        assert network.seen == report.added == written
+        check_rows(index)
+    index, report = update_index(None, place / "index", backbone=Grid())
+    assert (report.added, report.removed, report.moved, report.skipped) == (0, 0, 0, {})
+
+
+# Files that are gone
+
+
+def test_when_a_file_is_gone(tmp_path, monkeypatch):
+    (tmp_path / "p/empty").mkdir(parents=True)
+    (tmp_path / "p/a").write_bytes(b"")
+    (tmp_path / "broken").symlink_to("nowhere")
+
+    def gone(name):
+        return is_gone(os.fsencode(tmp_path / name))
+
+    assert gone("p/b") and gone("p/b/c") and gone("x/y/z") and gone("p/a/b")
+    assert not gone("p/a") and not gone("p") and not gone("broken")
+    # A disk may be mounted at an empty folder, or a link lead to it.
+    assert not gone("p/empty/x") and not gone("p/empty/x/y") and not gone("broken/x")
+    real = os.lstat
+
+    def lstat(path, **options):
+        if os.fspath(path) == os.fsencode(tmp_path / "p/b"):
+            raise OSError(errno.EIO, "input/output error")
+        return real(path, **options)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    assert not gone("p/b")
+
+
+def test_forget_images_and_folders(place):
+    fill(place / "q", 3, start=50)
+    index, _ = update([place / "p", place / "q"], place / "index")
+    shutil.rmtree(place / "q")
+    assert Updater(index).forget(place / "q").removed == 3
+    assert [root.path for root in recorded_roots(index.index)] == [os.fsencode(place / "p")]
+    report = Updater(index).forget([place / "p/a/000.png", place / "p/b"])
+    assert (report.removed, report.kept, len(index)) == (5, 0, 5)
+    before = tree(place / "index")
+    with pytest.raises(InvalidInputError, match=r"/nowhere has no image in .*index; expected"):
+        Updater(index).forget([place / "p", place / "nowhere"])
+    with pytest.raises(InvalidInputError, match="neither paths nor missing is given"):
+        Updater(index).forget()
+    assert tree(place / "index") == before
+    # What is still there is added again with its folder.
+    index, report = update([place / "p"], place / "index")
+    assert (report.added, len(index)) == (5, 10)
+    assert Updater(index).forget(place).removed == 10
+    with pytest.raises(InvalidInputError, match="records no folder"):
+        update_index(None, place / "index", backbone=Grid())
+
+
+def test_forget_what_is_missing(place):
+    roots = [place / "p", *(fill(place / name, 2, 10 * i) for i, name in enumerate("qrst", 3))]
+    index, _ = update(roots, place / "index")
+    (place / "p/a/000.png").unlink()
+    shutil.rmtree(place / "p/b")
+    shutil.rmtree(place / "q")
+    # These may be disks that are not mounted.
+    shutil.rmtree(place / "r")
+    (place / "r").mkdir()
+    (place / "s").rename(place / "away")
+    (place / "s").symlink_to("nowhere")
+    report = Updater(index).forget(place / "p", missing=True)
+    assert (report.removed, report.kept, len(index)) == (5, 0, 13)
+    before = opened(place)
+    report = Updater(index).forget(missing=True)
+    assert (report.removed, report.kept, len(index)) == (2, 4, 11)
+    assert unchanged_rows(index, before)
+    recorded = [os.path.basename(root.path) for root in recorded_roots(index.index)]
+    assert recorded == [b"p", b"r", b"s", b"t"]
+    assert Updater(index).forget(missing=True).removed == 0
+
+
+def test_an_image_that_another_process_finds_is_not_forgotten(place, monkeypatch):
+    """It has moved, and the other process has listed its new folder."""
+    index = opened(place)
+    (place / "p").rename(place / "q")
+    real = updater.recorded_roots
+
+    def recorded(index):
+        monkeypatch.setattr(updater, "recorded_roots", real)
+        update([place / "q"], place / "index")
+        return real(index)
+
+    monkeypatch.setattr(updater, "recorded_roots", recorded)
+    assert Updater(index).forget(missing=True).removed == 0
+    assert len(opened(place)) == 10
+
+
+# All recorded folders
+
+
+def test_recorded_folders_are_brought_up_to_date_with_their_options(tmp_path):
+    p, q = (fill(tmp_path / name, 3, start) for name, start in (("p", 0), ("q", 10)))
+    for root in (p, q):
+        fill(root / "raw", 2, 50)
+        fill(root / ".hidden", 1, 70)
+    build([p], tmp_path / "index", exclude=["raw"])
+    options = {"include_hidden": True, "exclude": ["raw", "012.png"], "backbone": Grid()}
+    index, report = update_index([q], tmp_path / "index", remove_missing=False, **options)
+    assert report.added == 3
+    fill(p, 1, 20)
+    fill(p / "raw", 1, 21)
+    fill(q / ".hidden", 1, 22)
+    (p / "000.png").unlink()
+    (q / "010.png").rename(p / "moved.png")
+    index, report = update_index(None, tmp_path / "index", backbone=Grid())
+    assert (report.added, report.removed, report.moved, len(index)) == (2, 1, 1, 7)
+    names = {os.path.relpath(path, tmp_path) for path in paths_of(index)}
+    assert {"p/moved.png", "p/020.png", "q/.hidden/022.png", "q/.hidden/070.png"} < names
+    assert not any("raw" in name for name in names)
+    roots = recorded_roots(index.index)
+    assert [root.exclude for root in roots] == [("raw",), ("raw", "012.png")]
+    assert [root.include_hidden for root in roots] == [False, True]
+
+
+def test_a_recorded_folder_that_is_away_is_left_out(place):
+    fill(place / "q", 3, start=50)
+    index, _ = update([place / "p", place / "q"], place / "index")
+    fill(place / "q", 1, start=60)
+    (place / "p").rename(place.parent / f"{place.name}-p")
+    for count, make in ((14, lambda: None), (15, (place / "p").mkdir)):
+        make()
+        index, report = update_index(None, place / "index", backbone=Grid())
+        assert (report.removed, len(index)) == (0, count)
+        assert report.skipped.keys() == {os.fsencode(place / "p")}
+        assert "its images are kept" in report.skipped[os.fsencode(place / "p")]
+        fill(place / "q", 1, start=61)
+    (place / "p").rmdir()
+    (place.parent / f"{place.name}-p").rename(place / "p")
+    report = update_images(opened(place))
+    assert (report.added, report.removed, report.skipped) == (0, 0, {})
+    before = tree(place / "index")
+    for root in "pq":
+        shutil.rmtree(place / root)
+    with pytest.raises(DatasetError, match=r"none of the folders of .* has an image now"):
+        update_index(None, place / "index", backbone=Grid())
+    assert tree(place / "index") == before
+
+
+def test_a_folder_that_does_not_exist_is_named_before_the_network_is_loaded(place, monkeypatch):
+    monkeypatch.setattr(ImageIndex, "open", lambda *_, **__: pytest.fail("the index was loaded"))
+    with pytest.raises(DatasetError, match=r"nowhere does not exist; give an existing folder"):
+        update_index([place / "nowhere"], place / "index", remove_missing=False)
