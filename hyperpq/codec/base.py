@@ -230,6 +230,34 @@ class Codec(nn.Module, ABC):
         return out
 
     @torch.inference_mode()
+    def code_tables(self, codes: ArrayLike) -> NDArray[np.float32]:
+        """`tables` of queries that lie where codes are decoded to.
+
+        Parameters
+        ----------
+        codes : array_like, shape (n, code_size), uint8
+            What `encode` returned.
+
+        Returns
+        -------
+        ndarray, shape (n, M, K), float32
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+            See `decode`.
+        """
+        self.check_trained()
+        packed = as_codes(codes, self.code_size)
+        out = np.empty((len(packed), self.M, self.quantizer.K), np.float32)
+        for start in range(0, len(packed), _BATCH):
+            batch = unpack(packed[start : start + _BATCH], self.M, self.nbits)
+            v = self.quantizer.decode(torch.from_numpy(batch.copy()).to(self.device))
+            tables = self.quantizer.tables(self.quantizer.points(v.double()))
+            out[start : start + _BATCH] = tables.float().cpu().numpy()
+        return out
+
+    @torch.inference_mode()
     def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
         """Decode codes to the vectors of their codewords, in the space of `embed`.
 

@@ -13,6 +13,7 @@ from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.filters.selectors import SearchParameters
 from hyperpq.filters.where import Where
 from hyperpq.index.search import range_search, search, with_values
+from hyperpq.index.similarity import Calibration, search_similar, similarity
 from hyperpq.index.view import RowView
 from hyperpq.progress import ProgressLike
 from hyperpq.utils.validation import as_array, as_count, as_number, as_queries
@@ -162,6 +163,76 @@ class IndexReader(ABC):
         segments = rows.code_segments(params, where)
         found = search(codec, segments, queries, k, threads, out=(D, I), progress=progress)
         return rows, *found
+
+    def search_similar(
+        self,
+        x: ArrayLike,
+        k: int,
+        *,
+        params: SearchParameters | None = None,
+        where: str | Where | None = None,
+        threads: int | None = None,
+        progress: ProgressLike = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
+        """`search`, with the similarity of each result, and with copies first.
+
+        A copy is a vector whose kept features equal those of the query within the error with which
+        the index keeps them. Its similarity is 100. That of others follows from their distance, see
+        `Calibration`, and is 99 at most. An index without kept features does not know copies: the
+        similarity is 100 at the distance of the query to its own code.
+
+        Returns
+        -------
+        D, I : ndarray, shape (nq, k)
+            As `search`; copies, which have the code of the query, come before vectors that are as
+            near or nearer.
+        S : ndarray, shape (nq, k), float64
+            Similarities from 0 to 100, descending. NaN where there is no result, and for all but
+            copies if the index has no `calibration`.
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+        """
+        (rows, codec), k, queries = self._trained(), as_count(k, "k"), as_queries(x, self.d)
+        segments = rows.code_segments(params, where)
+        return search_similar(rows, codec, segments, queries, k, threads, progress=progress)
+
+    def similarity(self, x: ArrayLike, D: ArrayLike) -> NDArray[np.float64]:
+        """Turn distances that `search` returned into similarities, see `Calibration`.
+
+        Parameters
+        ----------
+        x : array_like, shape (nq, d) or (d,)
+            The queries.
+        D : array_like, shape (nq, k)
+            Distances of their results.
+
+        Returns
+        -------
+        ndarray, shape (nq, k), float64
+            From 0 to 99, as a distance alone does not show a copy; 100 is for an index without kept
+            features. NaN at +inf, and if the index has no `calibration`.
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+        """
+        (rows, codec), queries = self._trained(), as_queries(x, self.d)
+        distances = as_array(D, "D")
+        is_numeric = distances.dtype.kind in "fiu"
+        if not is_numeric or distances.ndim != 2 or len(distances) != len(queries):
+            raise InvalidInputError(
+                f"D has dtype {distances.dtype} and shape {distances.shape}; expected distances of "
+                f"shape ({len(queries)}, k), one row for each query."
+            )
+        return similarity(rows, codec, queries, distances)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The scale of similarities, see `Calibration.of`; None if the rows give none."""
+        rows, codec = self._trained()
+        return Calibration.of(rows, codec)
 
     def range_search(
         self,
