@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks import featuresets, provenance, quality
+from benchmarks import confirm, featuresets, provenance, quality
 from benchmarks.provenance import DataDigests, canonical, code_digest
 from benchmarks.published import read_set
 from benchmarks.runlog import Key, RunLog
@@ -207,3 +207,26 @@ def test_a_small_folder_says_how_to_choose_the_queries(drawn, tmp_path, monkeypa
     assert seen == [("query.npy", 9), ("database.npy", 63)]
     assert made.source == made.folder and made.folder.name == f"{drawn.name}-lite0-q9"
     assert len(made.images().query) == 9
+
+
+def test_runs_of_earlier_code_are_confirmed_if_it_measures_the_same(place, monkeypatch, capsys):
+    bench(place, "one")
+    bench(place, "two")
+    published = place / "out/runs/one-lite0-runs.jsonl"
+    before = published.read_text()
+    told = ["--features", str(place / "cache"), "--out", str(place / "out")]
+    confirm.main(["--dataset", "folder:one", *told])
+    assert published.read_text() == before  # nothing is of earlier code
+    monkeypatch.setattr(provenance, "code_digest", lambda paths: "later code")
+    changed = [json.loads(line) for line in before.splitlines()]
+    changed[1]["map10"] += 0.001
+    published.write_text("".join(json.dumps(run) + "\n" for run in changed))
+    capsys.readouterr()
+    confirm.main(["--dataset", "folder:one", *told])
+    said = capsys.readouterr().out
+    assert "exact raw: confirmed" in said and "exact normalized: other map10" in said
+    after = RunLog(published).runs
+    assert after[RAW]["digests"] == changed[0]["digests"] | {"code": "later code"}
+    assert (after[RAW]["confirmed"]["bits"], after[RAW]["confirmed"]["seed"]) == (0, 0)
+    assert after[RAW]["map"] == changed[0]["map"]
+    assert after[NORMALIZED] == changed[1]

@@ -1,0 +1,101 @@
+"""Find out whether published runs of earlier code still hold.
+
+    python -m benchmarks.confirm --dataset NAME --features CACHE
+
+Any change of the code that makes codes gives it another digest, and published runs are then no
+longer taken up, although most changes move no code. For each method of `benchmarks.quality` whose
+published runs differ from the present ones in the code alone, the run of the first seed and the
+shortest codes is measured again. If every figure is the same, the published runs of the method get
+the digest of the present code, and each of them records by which run, and at which commit, it was
+confirmed. If not, they stay as they are. Runs of other features, such as those of another
+processor, cannot be confirmed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.featuresets import open_set
+from benchmarks.options import add_dataset_options, count
+from benchmarks.provenance import current_commit
+from benchmarks.published import check_set, describe_set, runs_file
+from benchmarks.quality import BASELINES, QualityBench
+from benchmarks.quality_page import MEASURES, RUNS, write_quality_page
+from benchmarks.runlog import Key, Run, RunLog
+from hyperpq.errors import HyperPQError
+
+# The same codes give the same figures but for the order of sums.
+TOLERANCE = 1e-9
+
+
+def measure_again(bench: QualityBench, key: Key) -> Run:
+    """Measure a run and return it; it is in the log of the cache, too."""
+    if key.method == "exact":
+        bench.measure_exact(key)
+    elif key.method in BASELINES:
+        bench.measure_baseline(key)
+    else:
+        bench.measure_recipe(key.variant, [key])
+    return bench.log.runs[key]
+
+
+def confirm(bench: QualityBench, published: RunLog) -> dict[str, list[str]]:
+    """Confirm what can be confirmed.
+
+    Parameters
+    ----------
+    bench : QualityBench
+        Measures on the present features with the present code.
+    published : RunLog
+        The published runs of its data set; rewritten if any are confirmed.
+
+    Returns
+    -------
+    dict
+        For each method that was measured again, the measures that are not the same.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in published.runs.values():
+        if bench.outdated(run) == ["code"]:
+            groups.setdefault((run["method"], run["variant"]), []).append(run)
+    out = {}
+    for (method, variant), runs in groups.items():
+        # One training serves all lengths of a recipe, and it is that of the shortest.
+        first = min(runs, key=lambda run: (run["seed"], run["bits"]))
+        key = Key(*(first[field] for field in Key._fields))
+        now = measure_again(bench, key)
+        changed = [m for m in MEASURES if abs(now[m] - first[m]) > TOLERANCE]
+        out[f"{method} {variant}"] = changed
+        if not changed:
+            by = {"commit": current_commit(), "bits": key.bits, "seed": key.seed}
+            code = now["digests"]["code"]
+            published.update(
+                run | {"digests": run["digests"] | {"code": code}, "confirmed": by} for run in runs
+            )
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_dataset_options(parser)
+    parser.add_argument("--more", type=count, default=0, help="as of benchmarks.quality")
+    args = parser.parse_args(argv)
+    try:
+        features = open_set(
+            args.dataset, args.data, args.features, args.backbone, args.more, args.queries
+        )
+        check_set(describe_set(features), args.out)
+        bench = QualityBench(features, "python -m benchmarks.confirm")
+        published = RunLog(runs_file(features.folder.name, RUNS, Path(args.out)))
+        for name, changed in confirm(bench, published).items():
+            print(f"{name}: {'other ' + ', '.join(changed) if changed else 'confirmed'}")
+        print(write_quality_page(args.out))
+    except HyperPQError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
