@@ -80,7 +80,7 @@ class HiHPQNeighborsTransformer(Learner):
     def __init__(
         self,
         n_neighbors: int = 5,
-        M: int = 4,
+        M: int = 8,
         nbits: int = 8,
         metric: str = "l1",
         objective: str = "semantic",

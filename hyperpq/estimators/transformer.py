@@ -54,7 +54,7 @@ class HiHPQTransformer(Learner):
 
     def __init__(
         self,
-        M: int = 4,
+        M: int = 8,
         nbits: int = 8,
         metric: str = "l1",
         objective: str = "semantic",

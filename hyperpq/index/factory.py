@@ -10,10 +10,11 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
+    from hyperpq.codec.feature_codec import KeptFeatures
     from hyperpq.index.hihpq_index import HiHPQIndex
 
 _LEARNED = re.compile(
-    r"HiHPQ(?P<M>[0-9]{1,4})(?:x(?P<nbits>[48]))?(?:,(?P<metric>l1|geodesic|chord))?"
+    r"HiHPQ(?P<M>[0-9]{1,4})(?:x(?P<nbits>[48]))?(?:,(?P<word>l1|geodesic|chord|fidelity))?"
 )
 _PLAIN = re.compile(
     r"(?:OPQ(?P<groups>[0-9]{1,4})(?:_(?P<width>[0-9]{1,6}))?,)?"
@@ -25,20 +26,21 @@ _NUMBERED = {_METRIC_INNER_PRODUCT: "ip", _METRIC_L2: "l2"}
 
 
 def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[str, Any]:
-    """Parse the name of an index such as ``HiHPQ8x8,chord`` or ``OPQ8,PQ8``.
+    """Parse the name of an index such as ``HiHPQ8x8,fidelity`` or ``OPQ8,PQ8``.
 
     Parameters
     ----------
     d : int
         Width of the vectors.
     text : str
-        ``HiHPQ{M}``, then ``x8`` or ``x4`` (bits of a code, 8 by default), then ``,l1``,
-        ``,geodesic`` or ``,chord`` (``l1`` by default). Or plain codebooks by FAISS's name:
-        ``PQ{M}``, then ``x8`` or ``x4``, and in front of it ``OPQ{M},`` or ``OPQ{M}_{width},`` for
-        a learned rotation; ``np`` at the end is accepted and has no effect, since codebooks are
-        never trained for polysemous codes. With each of them ``IDMap`` or ``IDMap2``, in front
-        (``IDMap,``) or at the end (``,IDMap``), is accepted and has no effect, since vectors can
-        always have ids of their own.
+        ``HiHPQ{M}``, then ``x8`` or ``x4`` (bits of a code, 8 by default), then ``,fidelity`` for
+        codes that keep the exact neighbours as FAISS's codes do, or the metric ``,l1``,
+        ``,geodesic`` or ``,chord`` of codes that bring together what belongs together (``l1`` by
+        default). Or plain codebooks by FAISS's name: ``PQ{M}``, then ``x8`` or ``x4``, and in front
+        of it ``OPQ{M},`` or ``OPQ{M}_{width},`` for a learned rotation; ``np`` at the end is
+        accepted and has no effect, since codebooks are never trained for polysemous codes. With
+        each of them ``IDMap`` or ``IDMap2``, in front (``IDMap,``) or at the end (``,IDMap``), is
+        accepted and has no effect, since vectors can always have ids of their own.
     metric : str or int, optional
         Metric of the index: ``l2`` (the default) or ``ip`` of plain codebooks, or FAISS's numbers
         ``faiss.METRIC_L2`` and ``faiss.METRIC_INNER_PRODUCT`` of these; ``l1``, ``geodesic`` or
@@ -47,8 +49,8 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
     Returns
     -------
     dict
-        Arguments of `HiHPQIndex`: ``d``, ``M``, ``nbits``, ``metric``, and ``rotation`` where there
-        is one.
+        Arguments of `HiHPQIndex`: ``d``, ``M``, ``nbits``, ``metric``, and ``objective`` or
+        ``rotation`` where the text names them.
 
     Raises
     ------
@@ -65,24 +67,33 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
         if match and int(match["M"]) >= 1:
             sizes = {"d": d, "M": int(match["M"]), "nbits": int(match["nbits"] or 8)}
             if grammar is _LEARNED:
-                return {**sizes, "metric": _learned_metric(text, match["metric"], metric)}
+                return sizes | _learned(text, match["word"], metric)
             return {**sizes, "metric": _plain_metric(metric), **_rotation(text, match, d)}
     raise InvalidInputError(
         f"the factory text is {text!r}; expected HiHPQ, the number of codes, x8 or x4, and then "
-        ",l1 or ,geodesic or ,chord, as in HiHPQ8, HiHPQ16x4 or HiHPQ8x8,chord; or PQ with x8 or "
-        "x4, after OPQ if it is wanted, as in PQ8, PQ16x4 or OPQ8_32,PQ8."
+        ",fidelity or ,l1 or ,geodesic or ,chord, as in HiHPQ8, HiHPQ16x4 or HiHPQ8x8,fidelity; or "
+        "PQ with x8 or x4, after OPQ if it is wanted, as in PQ8, PQ16x4 or OPQ8_32,PQ8."
     )
 
 
-def _learned_metric(text: str, named: str | None, metric: str | int | None) -> str:
+def _learned(text: str, named: str | None, metric: str | int | None) -> dict[str, str]:
+    """Metric and objective of learned codes."""
+    if named == "fidelity":
+        if metric not in (None, "inner"):
+            raise InvalidInputError(
+                f"metric is {metric!r} with the factory text {text!r}; expected none, as codes of "
+                "the objective 'fidelity' have the metric 'inner'; leave it out."
+            )
+        # The metric of another training, if there is one.
+        return {"metric": "l1", "objective": "fidelity"}
     if metric is None:
-        return named or "l1"
+        return {"metric": named or "l1"}
     if metric not in ("l1", "geodesic", "chord") or metric != (named or metric):
         raise InvalidInputError(
             f"metric is {metric!r} with the factory text {text!r}; expected 'l1', 'geodesic' or "
             "'chord', the same in both; leave it out."
         )
-    return str(metric)
+    return {"metric": str(metric)}
 
 
 def _plain_metric(metric: str | int | None) -> str:
@@ -112,21 +123,28 @@ def _rotation(text: str, match: re.Match[str], d: int) -> dict[str, int]:
 
 
 def index_factory(
-    d: int, text: str, metric: str | int | None = None, *, device: str = "auto"
+    d: int,
+    text: str,
+    metric: str | int | None = None,
+    *,
+    features: KeptFeatures = "none",
+    device: str = "auto",
 ) -> HiHPQIndex:
-    """Make an untrained index by its name, see `parse_factory`.
+    """Make an untrained index by its name, see `parse_factory` and `HiHPQIndex`.
 
     Examples
     --------
     >>> from hyperpq.index.factory import index_factory
     >>> index_factory(64, "HiHPQ8x8", device="cpu")
-    HiHPQIndex(d=64, M=8, nbits=8, metric='l1', not trained)
+    HiHPQIndex(d=64, M=8, nbits=8, metric='l1', objective='semantic', not trained)
+    >>> index_factory(64, "HiHPQ8x8,fidelity", device="cpu")
+    HiHPQIndex(d=64, M=8, nbits=8, metric='inner', objective='fidelity', not trained)
     >>> index_factory(64, "OPQ8_32,PQ8", "ip", device="cpu")
     HiHPQIndex(d=64, M=8, nbits=8, metric='ip', rotation=32, not trained)
     """
     from hyperpq.index.hihpq_index import HiHPQIndex
 
-    return HiHPQIndex(**parse_factory(d, text, metric), device=device)
+    return HiHPQIndex(**parse_factory(d, text, metric), features=features, device=device)
 
 
 def read_index(path: str | os.PathLike[str], *, device: str = "auto") -> HiHPQIndex:

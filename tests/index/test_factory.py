@@ -18,11 +18,13 @@ from hyperpq.index.factory import index_factory, parse_factory, read_index, writ
     prefix=st.sampled_from(["", "IDMap,", "IDMap2,"]),
     M=st.integers(1, 9999),
     nbits=st.sampled_from([None, 4, 8]),
-    metric=st.sampled_from([None, "l1", "geodesic", "chord"]),
+    word=st.sampled_from([None, "l1", "geodesic", "chord", "fidelity"]),
 )
-def test_every_string_of_the_grammar(d, prefix, M, nbits, metric):
-    text = f"{prefix}HiHPQ{M}" + (f"x{nbits}" if nbits else "") + (f",{metric}" if metric else "")
-    want = {"d": d, "M": M, "nbits": nbits or 8, "metric": metric or "l1"}
+def test_every_string_of_the_grammar(d, prefix, M, nbits, word):
+    text = f"{prefix}HiHPQ{M}" + (f"x{nbits}" if nbits else "") + (f",{word}" if word else "")
+    want = {"d": d, "M": M, "nbits": nbits or 8, "metric": word or "l1"}
+    if word == "fidelity":
+        want |= {"metric": "l1", "objective": "fidelity"}
     assert parse_factory(d, text) == want
 
 
@@ -75,6 +77,9 @@ def test_a_suffix_for_ids_is_accepted(text):
         ("PQ4", [1], r"metric is \[1\]; expected"),
         ("HiHPQ4", faiss.METRIC_L2, "metric is 1 with the factory text 'HiHPQ4'; expected 'l1'"),
         ("HiHPQ4,chord", "l1", "the same in both; leave it out"),
+        ("HiHPQ4,fidelity", "chord", "metric is 'chord' .* 'fidelity' have the metric 'inner'"),
+        ("HiHPQ4,fidelity,chord", None, "the factory text is .* expected HiHPQ"),
+        ("PQ4,fidelity", None, "the factory text is .* expected HiHPQ"),
         ("OPQ8,PQ4", None, "the same number after OPQ and PQ, as in OPQ4,PQ4"),
         ("PQ5", None, "d is 16 and M is 5; expected d to be a multiple of M"),
         ("OPQ4_6,PQ4", None, "rotation is 6 with d 16 and M 4; expected a multiple"),
@@ -90,6 +95,21 @@ def test_what_does_not_fit_is_refused(text, metric, message):
 def test_a_metric_of_learned_codes_can_be_given_beside_the_text():
     assert index_factory(16, "HiHPQ4", "chord", device="cpu").metric == "chord"
     assert parse_factory(16, "HiHPQ4,chord", "chord")["metric"] == "chord"
+
+
+def test_the_objective_is_in_the_text():
+    x = np.random.default_rng(0).normal(size=(60, 16))
+    index = index_factory(16, "IDMap,HiHPQ4x4,fidelity", features="float32", device="cpu")
+    assert (index.objective, index.metric, index.has_features) == ("fidelity", "inner", True)
+    assert "metric='inner', objective='fidelity', features='float32', not trained" in repr(index)
+    index.train(x, epochs=0)
+    assert (index.objective, index.metric, index.M, index.nbits) == ("fidelity", "inner", 4, 4)
+    # What is said when it is trained counts more.
+    index.train(x, epochs=0, objective="semantic")
+    assert (index.objective, index.metric) == ("semantic", "l1")
+    assert parse_factory(16, "HiHPQ4,fidelity", "inner") == parse_factory(16, "HiHPQ4,fidelity")
+    assert index_factory(16, "HiHPQ4", device="cpu").objective == "semantic"
+    assert index_factory(16, "PQ4", device="cpu").objective == "plain"
 
 
 @pytest.mark.parametrize(

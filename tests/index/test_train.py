@@ -20,6 +20,7 @@ from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.serialization import to_files
 from hyperpq.errors import InvalidInputError, NotTrainedError, TrainingError
+from hyperpq.estimators import HiHPQNeighborsTransformer, HiHPQTransformer
 
 
 def test_training_takes_the_same_kinds(tmp_path):
@@ -171,6 +172,42 @@ def test_training_again_has_the_metric_that_was_asked_for():
     index.add(X[:3])
     with pytest.raises(TrainingError, match="has 3 vectors"):
         index.train(X, recipe=SMALL)
+
+
+def test_the_objective_of_the_constructor_holds_for_every_recipe():
+    index = HiHPQIndex(D_IN, 2, objective="fidelity", device="cpu")
+    for recipe in ("default", "paper", SMALL):
+        index.train(X, recipe=recipe, epochs=0)
+        assert index.objective == "fidelity"
+    # The recipe of one's own says it, too.
+    other = HiHPQIndex(D_IN, 2, device="cpu")
+    other.train(X, recipe=SMALL.replace(objective="fidelity", epochs=0))
+    assert to_files(other.codec) == to_files(index.codec)
+    assert HiHPQIndex(D_IN, 2, metric="inner", device="cpu").objective == "fidelity"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"objective": "exact"}, "objective is 'exact'; expected 'semantic' or 'fidelity'"),
+        ({"objective": "fidelity", "metric": "l2"}, "plain codebooks learn no representation"),
+        ({"objective": "semantic", "metric": "inner"}, "which alone has that metric"),
+    ],
+)
+def test_an_objective_that_does_not_fit_is_refused(arguments, message):
+    with pytest.raises(InvalidInputError, match=message):
+        HiHPQIndex(D_IN, 2, device="cpu", **arguments)
+
+
+def test_the_defaults_are_those_of_the_command_line():
+    """64 bits: with 32, as it was, results of the same data differed between the two."""
+    from hyperpq.images.build.options import BuildOptions
+
+    index, options = HiHPQIndex(D_IN, device="cpu"), BuildOptions()
+    assert index.M * index.nbits == options.bits == 64
+    assert index.objective == options.objective
+    assert index.metric == (options.metric or "l1")
+    assert HiHPQNeighborsTransformer().M == HiHPQTransformer().M == index.M
 
 
 def test_an_index_of_an_untrained_codec_is_refused():
