@@ -28,6 +28,7 @@ from hyperpq.utils.forks import ForkSafeLock
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
     from hyperpq.images.build.options import BuildReport
+    from hyperpq.images.relearning import Relearn
 
 
 class ImageIndex:
@@ -262,6 +263,7 @@ class ImageIndex:
         *,
         remove_missing: bool = True,
         allow_empty: bool = False,
+        relearn: Relearn = "auto",
         workers: int = 0,
         progress: ProgressLike = None,
     ) -> BuildReport:
@@ -275,6 +277,8 @@ class ImageIndex:
             Whether to remove images whose files are gone, see `update_index`.
         allow_empty : bool
             Whether a folder may have no images any more, or be gone, see `update_index`.
+        relearn : {"auto", "never", "now"}
+            Whether the codec is learned again, see `update_index`.
         workers : int
             Number of decoding threads; 0 means one per core.
         progress : Progress or bool, optional
@@ -296,6 +300,7 @@ class ImageIndex:
             roots,
             remove_missing=remove_missing,
             allow_empty=allow_empty,
+            relearn=relearn,
             workers=workers,
             progress=progress,
         )

@@ -220,6 +220,8 @@ class BuildReport:
         again. They count neither as removed nor as added.
     places : dict of bytes to bytes
         Former and present path of each folder that has moved; its images are not counted.
+    relearned : str, optional
+        Why the codec was learned again, as a sentence; None if it was not.
     """
 
     images: int
@@ -231,6 +233,7 @@ class BuildReport:
     other: dict[str, int] = field(default_factory=dict)
     moved: int = 0
     places: dict[bytes, bytes] = field(default_factory=dict)
+    relearned: str | None = None
 
 
 def other_files(other: Mapping[str, int], most: int = 5) -> str:

@@ -35,6 +35,7 @@ from hyperpq.images.build.state import BuildState
 from hyperpq.images.build.update import update_index
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.listing import PathLike, as_roots
+from hyperpq.images.relearning import MODES, Relearn
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store import (
     IndexStore,
@@ -46,6 +47,7 @@ from hyperpq.store import (
 )
 from hyperpq.store.lock import writer_lock
 from hyperpq.utils.files import make_folder
+from hyperpq.utils.validation import as_choice
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,6 +65,7 @@ def build_index(
     resume: bool = False,
     overwrite: bool = False,
     allow_empty: bool = False,
+    relearn: Relearn = "auto",
     progress: ProgressLike = None,
     **options: Unpack[BuildChoices],
 ) -> tuple[ImageIndex, BuildReport]:
@@ -90,6 +93,8 @@ def build_index(
         Whether to replace an existing index, once the new one is complete.
     allow_empty : bool
         Whether a folder may have no images any more, or be gone; see `update_index`.
+    relearn : {"auto", "never", "now"}
+        Whether the codec of an existing index is learned again, see `update_index`.
     progress : Progress or bool, optional
         Where to report progress.
     **options
@@ -115,7 +120,7 @@ def build_index(
     """
     roots = as_roots(roots)
     check_codec_alone(options)
-    chosen = BuildOptions(**options)
+    chosen, relearn = BuildOptions(**options), as_choice(relearn, "relearn", MODES)
     if backbone is not None:
         name = backbone if isinstance(backbone, str) else backbone.name
         chosen = replace(chosen, backbone=name)
@@ -135,6 +140,7 @@ def build_index(
             device=device,
             workers=workers,
             allow_empty=allow_empty,
+            relearn=relearn,
             progress=progress,
             **options,
         )

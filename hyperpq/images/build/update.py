@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hyperpq.datasets.folder import Listing, RootOptions
 from hyperpq.errors import CorruptIndexError, DatasetError, InvalidInputError
@@ -24,6 +24,7 @@ from hyperpq.images.changes import entries, is_below, is_unknown
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.listing import PathLike, as_roots
 from hyperpq.images.metadata import ImageMetadata, no_images
+from hyperpq.images.relearning import MODES, Relearn, relearn_if_needed
 from hyperpq.images.roots import (
     Roots,
     change_roots,
@@ -36,6 +37,7 @@ from hyperpq.images.roots import (
 from hyperpq.images.updater import Updater
 from hyperpq.progress import Progress, ProgressLike, as_progress
 from hyperpq.store import IndexStore, find_place
+from hyperpq.utils.validation import as_choice
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -49,6 +51,7 @@ def update_index(
     *,
     remove_missing: bool = True,
     allow_empty: bool = False,
+    relearn: Relearn = "auto",
     backbone: Backbone | str | None = None,
     device: str = "auto",
     workers: int = 0,
@@ -70,6 +73,10 @@ def update_index(
     allow_empty : bool
         Whether a root of which the index has images may have none any more, or be gone. By default
         that is an error, because a disk that is not mounted looks like that.
+    relearn : {"auto", "never", "now"}
+        Whether the codec is learned again from the kept features once the images are stored: if it
+        does not fit them any more (see `images.relearning`), never, or in any case. No image is
+        decoded for it, and the new codec and all codes are one commit.
 
     Returns
     -------
@@ -83,7 +90,8 @@ def update_index(
     DatasetError
         If there is no image, or one of the roots has none any more.
     InvalidInputError
-        If the index was built with other options, or ``roots`` is None and it records no folder.
+        If the index was built with other options, ``roots`` is None and it records no folder, or
+        ``relearn`` is ``now`` and it keeps no features.
     StoreError
         If the system refuses to write.
 
@@ -100,12 +108,12 @@ def update_index(
     `images.moves.find_moves`. The folders are recorded, with ``exclude`` and ``include_hidden``.
     """
     target = Path(os.path.abspath(path))
-    progress = as_progress(progress)
+    progress, relearn = as_progress(progress), as_choice(relearn, "relearn", MODES)
     # What is wrong with the folders is said before the codec and the network are loaded.
     plan = _list(target, roots, remove_missing, allow_empty, progress, options)
     with progress.phase("open", None, ""):
         images = ImageIndex.open(target, device=device, backbone=backbone)
-    return images, _apply(images, plan, workers, progress)
+    return images, _apply(images, plan, workers, relearn, progress)
 
 
 def update_images(
@@ -114,6 +122,7 @@ def update_images(
     *,
     remove_missing: bool = True,
     allow_empty: bool = False,
+    relearn: Relearn = "auto",
     workers: int = 0,
     progress: ProgressLike = None,
     **options: Unpack[BuildChoices],
@@ -122,9 +131,9 @@ def update_images(
     images.index.collection.check_writable()
     if images.index.path is None:
         raise InvalidInputError("the index is in memory; expected one in a directory; save it.")
-    progress = as_progress(progress)
+    progress, relearn = as_progress(progress), as_choice(relearn, "relearn", MODES)
     plan = _list(images.index.path, roots, remove_missing, allow_empty, progress, options)
-    return _apply(images, plan, workers, progress)
+    return _apply(images, plan, workers, relearn, progress)
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ def _list(
     metadata = ImageMetadata.from_index(settings if isinstance(settings, dict) else {})
     if metadata is None:
         raise no_images(target)
-    chosen = _options_of(metadata, target, options)
+    chosen = _options_of(metadata, store.settings, target, options)
     recorded = present_roots(settings, store.path)
     if named is None and not recorded:
         raise InvalidInputError(
@@ -194,7 +203,9 @@ def _list(
     return _Plan(target, chosen, listed, listing, named is not None, remove_missing, allow_empty)
 
 
-def _apply(images: ImageIndex, plan: _Plan, workers: int, progress: Progress) -> BuildReport:
+def _apply(
+    images: ImageIndex, plan: _Plan, workers: int, relearn: Relearn, progress: Progress
+) -> BuildReport:
     """Make an update whose roots have been listed."""
     images.max_megapixels = plan.options.max_megapixels
     index, listing = images.index, plan.listing
@@ -224,6 +235,10 @@ def _apply(images: ImageIndex, plan: _Plan, workers: int, progress: Progress) ->
         workers=workers,
         progress=progress,
     )
+    options = plan.options
+    relearned = relearn_if_needed(
+        index, relearn, train_size=options.train_size, seed=options.seed, progress=progress
+    )
     return BuildReport(
         len(images),
         update.added,
@@ -234,14 +249,19 @@ def _apply(images: ImageIndex, plan: _Plan, workers: int, progress: Progress) ->
         dict(listing.other),
         update.moved,
         places,
+        relearned,
     )
 
 
-def _options_of(metadata: ImageMetadata, target: Path, options: BuildChoices) -> BuildOptions:
+def _options_of(
+    metadata: ImageMetadata, settings: Mapping[str, Any], target: Path, options: BuildChoices
+) -> BuildOptions:
     """The options of an index with those of this update."""
     try:
-        built = BuildOptions.from_stored(metadata.options)
-    except InvalidInputError as error:
+        # `retrain` may have changed the length of the codes.
+        bits = settings["M"] * settings["nbits"]
+        built = BuildOptions.from_stored({**metadata.options, "bits": bits})
+    except (InvalidInputError, KeyError, TypeError) as error:
         raise CorruptIndexError(
             f"{target / 'manifest.json'} holds options of the build that are not valid: {error}"
         ) from error
