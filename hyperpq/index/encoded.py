@@ -59,6 +59,17 @@ class EncodedVectors:
         kept = feature_codec.encode(x)
         return cls(codec, _encode(codec, kept, feature_codec, progress), kept, feature_codec, None)
 
+    @classmethod
+    def from_kept(
+        cls,
+        codec: Codec,
+        codes: NDArray[np.uint8],
+        features: NDArray[np.uint8],
+        feature_codec: FeatureCodec,
+    ) -> EncodedVectors:
+        """Codes of features as they are kept, by a codec, such as those of several batches."""
+        return cls(codec, codes, features, feature_codec, None)
+
     def __len__(self) -> int:
         return len(self.codes)
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import IndexNotFoundError, InvalidInputError, StoreError
 from hyperpq.images.metadata import ImageMetadata
+from hyperpq.index.encoded import EncodedVectors
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.index.learning import TRAIN_SIZE
 from hyperpq.io.import_record import ImportedFile, add_imports, read_imports
 from hyperpq.io.train_vectors import PathLike, TrainingChoices, new_index
 from hyperpq.io.vector_files import VectorFile, batch_rows, load_array, open_vectors, sample_rows
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
 
     from hyperpq.codec.base import Codec
 
-TRAIN_SIZE = 25_000
-"""Largest number of vectors that a new index is trained on."""
 SEGMENT_SIZE = 1 << 20
 """Vectors of one segment and one commit, unless kept features make it too large."""
 
@@ -313,8 +313,13 @@ class _Segments:
             return
         collection = self._index.collection
         own = None if self._labels is None else self._labels[self.done :][:n]
-        features = np.concatenate(self._features) if self._features else None
-        collection.add(np.concatenate(self._codes), own, features=features, codec=self._codec)
+        codes, codec, kept = np.concatenate(self._codes), self._codec, collection.feature_codec
+        if kept is None:
+            collection.add(codes, own, codec=codec)
+        else:
+            assert codec is not None
+            features = np.concatenate(self._features)
+            self._index.add_encoded(EncodedVectors.from_kept(codec, codes, features, kept), own)
         last = collection.view().next_id
         self.ids.append(np.arange(last - n, last) if own is None else own)
         self._codes, self._features = [], []
