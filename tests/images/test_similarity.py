@@ -1,4 +1,4 @@
-"""Similarities of real files: copies, altered copies, and indexes from before features were kept."""
+"""Similarities of files: copies, altered copies, and indexes without kept features."""
 
 from __future__ import annotations
 
