@@ -12,7 +12,7 @@ from hyperpq.codes import check_sizes, code_size
 from hyperpq.errors import InvalidInputError
 from hyperpq.index.collection import Collection
 from hyperpq.index.directory import LOCK_TIMEOUT, open_directory
-from hyperpq.index.reader import trained
+from hyperpq.index.searcher import trained
 from hyperpq.index.trainable import TrainableIndex
 from hyperpq.utils.devices import resolve_device
 from hyperpq.utils.validation import as_choice, as_count

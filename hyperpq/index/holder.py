@@ -6,7 +6,7 @@ import copy
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,17 +18,11 @@ from hyperpq.errors import InvalidInputError, SnapshotChangedError, StoreError
 from hyperpq.index.directory import (
     DirectoryReference,
     codec_of,
-    codec_settings,
     kept_code_size,
     kept_features,
-    write_directory,
 )
-from hyperpq.index.metadata import as_metadata, read_only
-from hyperpq.index.path_map import settled
-from hyperpq.index.stats import IndexStats
 from hyperpq.index.view import RowView
 from hyperpq.store import IndexStore, MemoryStore, Store
-from hyperpq.utils.files import os_errors
 from hyperpq.utils.forks import ForkSafeLock
 
 if TYPE_CHECKING:
@@ -230,41 +224,6 @@ class SnapshotHolder:
         """Id of the next row that is added without an id."""
         return self._store.next_id
 
-    def stats(self) -> IndexStats:
-        """How many rows there are and how much space they take; no column is read."""
-        rows = self.view()
-        return IndexStats(
-            rows.ntotal,
-            rows.n_deleted,
-            rows.n_segments,
-            rows.code_size,
-            rows.next_id,
-            tuple(rows.attribute_names),
-            **rows.column_bytes(),
-            snapshot=self.snapshot,
-            path=self.path,
-        )
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """JSON values of the caller, read-only; assign a mapping to change them.
-
-        In a directory an assignment is stored when it returns, like any other change.
-        """
-        directory = self._directory
-        stored = directory.settings.get("metadata", {}) if directory else self._metadata
-        metadata: dict[str, Any] = read_only(stored)
-        return metadata
-
-    @metadata.setter
-    def metadata(self, value: Mapping[str, Any]) -> None:
-        checked = as_metadata(value)
-        with self._writing():
-            if directory := self._directory:
-                directory.commit(settings={**directory.settings, "metadata": checked})
-            else:
-                self._metadata = checked
-
     def check_writable(self) -> None:
         """Raise `StoreError` if the directory was opened for reading only."""
         if self.read_only:
@@ -388,80 +347,3 @@ class SnapshotHolder:
             if directory is None or self._holds_lock:
                 return False
             return self._show_newest(copy.copy(directory))
-
-    def clone(self) -> Self:
-        """A copy in memory, with the same codec object."""
-        rows, out = self.view(), type(self).__new__(type(self))
-        type(self).__init__(out, rows.code_size, features=self.feature_codec)
-        store = MemoryStore()
-        store.commit(append=rows.batches(features=True), next_id=rows.next_id)
-        out._shown = Shown(store, rows.codec, rows.code_size, rows.training)
-        out._device = self._device
-        out.metadata = settled(self.metadata, self.path, None)
-        return out
-
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool, move: bool) -> None:
-        """Write codec, rows and metadata to an index directory, see `HiHPQIndex.save`.
-
-        Nothing is written to the directory of this collection, as all changes are stored there.
-
-        Parameters
-        ----------
-        path : path-like
-            The directory.
-        overwrite : bool
-            Whether to replace an index that is there.
-        move : bool
-            Whether this collection is in the directory from now on.
-
-        Raises
-        ------
-        NotTrainedError
-            If there is no codec to save.
-        """
-        from hyperpq.codec.serialization import to_files
-        from hyperpq.index.reader import trained
-
-        target = Path(os.path.abspath(path))
-        with self._changing:
-            rows = self.view()
-            codec = trained(rows.codec)
-            with os_errors("look for", target):
-                if self.path and target.exists() and target.samefile(self.path):
-                    return
-            settings = codec_settings(codec)
-            settings["metadata"] = settled(self.metadata, self.path, target)
-            if rows.feature_codec is not None:
-                settings["features"] = rows.feature_codec.kind
-                if rows.training is not None:
-                    settings["training"] = rows.training.to_json()
-            store = write_directory(
-                target, rows, settings=settings, files=to_files(codec), overwrite=overwrite
-            )
-            if move:
-                self._shown = replace(self._shown, store=store, training=None)
-
-    def read_report(self, name: str) -> bytes | None:
-        """Content of a file that `write_report` wrote; None if there is none."""
-        return self._directory.read_report(name) if self._directory else None
-
-    def write_report(self, name: str, data: bytes) -> None:
-        """Write a file for people beside the index, such as ``skipped.csv``.
-
-        Raises
-        ------
-        InvalidInputError
-            If the name is not that of a report, or the collection is in memory.
-        """
-        if self._directory is None:
-            raise InvalidInputError(
-                f"report {name!r} is for an index in memory; expected one in a directory; save it."
-            )
-        with self._writing():
-            self._directory.write_report(name, data)
-
-    def remove_leftovers(self) -> None:
-        """Remove files that an interrupted change has left in the directory."""
-        with self._writing():
-            if self._directory:
-                self._directory.remove_leftovers()

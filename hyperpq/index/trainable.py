@@ -22,7 +22,7 @@ from hyperpq.index.learning import (
     refuse_for_plain_codebooks,
 )
 from hyperpq.index.path_map import settled
-from hyperpq.index.reader import trained
+from hyperpq.index.searcher import trained
 from hyperpq.index.vector_index import VectorIndex
 from hyperpq.index.view import RowView
 from hyperpq.progress import ProgressLike, as_progress

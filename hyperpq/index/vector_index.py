@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,23 +16,21 @@ from hyperpq.filters.selectors import IDSelector
 from hyperpq.filters.where import Where
 from hyperpq.index.collection import Collection
 from hyperpq.index.encoded import EncodedVectors
-from hyperpq.index.reader import IndexReader, IndexView, as_id, is_several, trained
+from hyperpq.index.reader import IndexReader, IndexView, as_id, is_several
+from hyperpq.index.searcher import trained
+from hyperpq.index.unopened import OpensLater
 from hyperpq.index.view import RowView
 from hyperpq.progress import ProgressLike
-from hyperpq.utils.forks import ForkSafeLock
 from hyperpq.utils.validation import as_codes, as_features
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hyperpq.codec.base import Codec
-    from hyperpq.index.directory import DirectoryReference
     from hyperpq.index.stats import IndexStats
 
-V = TypeVar("V", bound="VectorIndex")
 
-
-class VectorIndex(IndexReader):
+class VectorIndex(OpensLater, IndexReader):
     """A codec and the rows that it has coded: searching, reading and changing them.
 
     Attributes
@@ -41,38 +39,10 @@ class VectorIndex(IndexReader):
         See `HiHPQIndex`.
     """
 
-    device: str
-    collection: Collection
     # What was asked for; once there is a codec, its own values count.
     _M: int
     _nbits: int
     _metric: str
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        reference = self.__dict__.get("_reference") or self.collection.reference
-        if reference is None:
-            return super().__reduce_ex__(protocol)
-        return _unopened, (type(self), reference, self.__dict__.get("_device") or self.device)
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Open an index that came from another process, when it is first used.
-
-            An error then belongs to the call that uses it. While a pickle is read it would end a
-            worker of a pool without a word.
-            """
-            fields = self.__dict__
-            if "_opening" in fields and not name.startswith("__"):
-                with fields["_opening"]:
-                    if "_reference" in fields:
-                        opened = fields["_reference"].open_with_codec()
-                        index = type(self)._in_directory(*opened, device=fields["_device"])
-                        fields |= index.__dict__
-                        del fields["_reference"], fields["_device"]
-            if name not in fields:
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            return fields[name]
 
     def __copy__(self) -> Self:
         return self._with(copy.copy(self.collection))
@@ -430,10 +400,3 @@ class VectorIndex(IndexReader):
     def refresh(self) -> bool:
         """Show what other processes have committed since; whether there was anything."""
         return self.collection.refresh()
-
-
-def _unopened(cls: type[V], reference: DirectoryReference, device: str) -> V:
-    """An index in a directory that is opened when it is first used."""
-    index = cls.__new__(cls)
-    index.__dict__ |= {"_reference": reference, "_device": device, "_opening": ForkSafeLock()}
-    return index
