@@ -14,6 +14,7 @@ from hyperpq.cli import options, output
 @options.index_option
 @options.dataset_option
 @options.backbone_option
+@options.relearn_option
 @options.device_option
 @options.workers_option
 @options.exclude_option
@@ -24,6 +25,7 @@ def command(
     index_path: Path,
     dataset: str | None,
     backbone: str | None,
+    relearn: bool | None,
     device: str,
     workers: int,
     exclude: tuple[str, ...],
@@ -41,6 +43,7 @@ def command(
     if all(map(is_vector_file, inputs)):
         from hyperpq.io.import_vectors import import_vectors
 
+        options.refuse("files of vectors", "images", relearn=relearn)
         with output.progress(quiet) as progress:
             done = import_vectors(
                 inputs,
@@ -64,12 +67,12 @@ def command(
                 device=device,
                 workers=workers,
                 progress=progress,
+                **options.relearning(relearn),
                 **options.given(exclude=exclude, include_hidden=include_hidden),
             )
         facts = [
-            ("added", f"{report.added:,}"),
+            *output.changes(report, index_path),
             ("images", f"{len(images):,}"),
-            *output.unread(report, index_path),
             ("seconds", output.seconds(report.seconds)),
         ]
     if not quiet:

@@ -48,6 +48,13 @@ from hyperpq.cli import options, output
     type=float,
     help="Skip images with more megapixels. [default: 200]",
 )
+@click.option(
+    "--features",
+    type=click.Choice(["int8", "float16", "float32", "none"]),
+    help="How the index keeps the features of its images, with which it can learn again when it "
+    "has grown: 1,284 bytes an image as int8. [default: int8]",
+)
+@options.relearn_option
 @options.device_option
 @options.workers_option
 @options.exclude_option
@@ -65,6 +72,7 @@ def command(
     folders: tuple[Path, ...],
     images: tuple[Path, ...],
     index_path: Path,
+    relearn: bool | None,
     device: str,
     workers: int,
     resume: bool,
@@ -101,6 +109,7 @@ def command(
                 overwrite=overwrite,
                 allow_empty=allow_empty,
                 progress=progress,
+                **options.relearning(relearn),
                 **options.given(**chosen),
             )
     except KeyboardInterrupt:
@@ -111,10 +120,9 @@ def command(
         return
     codes = index.index
     facts: output.Facts = [("images", f"{report.images:,}")]
-    if report.added != report.images or report.removed:
-        facts += [("added", f"{report.added:,}"), ("removed", f"{report.removed:,}")]
+    is_new = report.added == report.images and not report.removed
     facts += [
-        *output.unread(report, index_path),
+        *(output.unread if is_new else output.changes)(report, index_path),
         ("code", f"{codes.M * codes.nbits} bits, {codes.code_size} bytes per image"),
         ("seconds", output.seconds(report.seconds)),
         ("index", index_path),

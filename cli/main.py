@@ -20,9 +20,11 @@ from hyperpq.utils.suggest import did_you_mean
 
 COMMANDS = (
     "build",
+    "update",
     "query",
     "ls",
     "add",
+    "forget",
     "remove",
     "train",
     "import",
@@ -40,7 +42,7 @@ EXIT_CODES: dict[type[HyperPQError], int] = {InvalidInputError: 2}
 _END_OF_PIPE = 141
 # Modules that cannot have the name of their command.
 MODULES = {"import": "import_vectors"}
-ALIASES = {"search": "query", "list": "ls", "rm": "remove"}
+ALIASES = {"search": "query", "list": "ls", "rm": "forget"}
 """Other names of commands, which run them."""
 # What someone may type in place of a command, for the message that there is no such command.
 _SYNONYMS = {

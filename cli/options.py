@@ -186,6 +186,19 @@ hidden_option = click.option(
 )
 
 
+relearn_option = click.option(
+    "--relearn/--no-relearn",
+    default=None,
+    help="Learn the codec again from the kept features, or never do so. By default an update does "
+    "if the index has grown by much, or has images of another kind.",
+)
+
+
+def relearning(relearn: bool | None) -> dict[str, Any]:
+    """The argument of the library for `relearn_option`; none if it is not used."""
+    return {} if relearn is None else {"relearn": "now" if relearn else "never"}
+
+
 def training_options(command: F) -> F:
     """Add the options of commands that train a codec; `given` leaves out those not used."""
     for option in (

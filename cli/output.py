@@ -183,6 +183,18 @@ def _near(path: bytes) -> str:
     return shown if relative.startswith(os.pardir) else relative
 
 
+def changes(report: BuildReport, index_path: Path) -> Facts:
+    """What an update changed, and what it did not read."""
+    facts: Facts = [("added", f"{report.added:,}"), ("removed", f"{report.removed:,}")]
+    if report.moved:
+        facts.append(("moved", f"{report.moved:,}, which were not encoded again"))
+    for former, present in report.places.items():
+        facts.append(("folder", f"{quoted(present)}, which was {quoted(former)}"))
+    if relearned := getattr(report, "relearned", None):
+        facts.append(("learned again", relearned))
+    return facts + unread(report, index_path)
+
+
 def unread(report: BuildReport, index_path: Path) -> Facts:
     """What a build did not read: skipped files, images that it kept all the same, other files."""
     from hyperpq.images.build.options import other_files

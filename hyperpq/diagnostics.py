@@ -7,10 +7,14 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from hyperpq._version import __version__
 from hyperpq.errors import IndexNotFoundError
+
+if TYPE_CHECKING:
+    from hyperpq.index.hihpq_index import HiHPQIndex
+    from hyperpq.index.path_map import Root
 
 Section: TypeAlias = dict[str, str | int | float | None]
 """Values by their names, as JSON types."""
@@ -80,6 +84,8 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
         If the index cannot be opened.
     """
     from hyperpq.images.metadata import ImageMetadata
+    from hyperpq.images.relearning import describe_training
+    from hyperpq.images.roots import recorded_roots
     from hyperpq.index.hihpq_index import HiHPQIndex
 
     path = Path(index_path)
@@ -89,9 +95,10 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
     images = ImageMetadata.from_index(index.metadata)
     deleted = collection.n_deleted
     curvatures = [f"{float(c):.3f}" for c in codec.quantizer.curvatures.detach()]
+    noun = "vectors" if images is None else "images"
     out: Section = {
         "path": str(path),
-        "vectors" if images is None else "images": index.ntotal,
+        noun: index.ntotal,
         "deleted rows": f"{deleted:,} (`hyperpq compact` drops them)" if deleted else 0,
         "segments": collection.n_segments,
         "attributes": ", ".join(index.attribute_names) or "none",
@@ -99,16 +106,39 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
         "bytes on disk": sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
         "code": f"{index.M} x {index.nbits} bits, {index.code_size} bytes",
         "feature width": index.d,
+        "kept features": _kept(index),
+        "objective": index.objective,
+        **describe_training(index, noun),
         "metric": index.metric,
         "curvatures": " ".join(curvatures) or "none",
         "recipe": str(codec.recipe.get("name", "unknown")),
     }
     if images is not None:
+        for number, root in enumerate(recorded_roots(index), 1):
+            out[f"folder {number}"] = _described(root)
         preprocessing = images.backbone.get("preprocessing", {})
         out["backbone"] = images.backbone["name"]
         out["weights"] = images.backbone.get("weights_hash")
         out["preprocessing"] = " ".join(f"{key}={value}" for key, value in preprocessing.items())
     return out
+
+
+def _kept(index: HiHPQIndex) -> str:
+    """How the features of the rows are kept, and their size."""
+    codec = index.view().rows.feature_codec
+    if codec is None:
+        return "none"
+    return f"{codec.kind}, {codec.size:,} bytes each, {index.stats().feature_bytes:,} bytes in all"
+
+
+def _described(root: Root) -> str:
+    """A folder that an index records, with how it is listed."""
+    notes = ["" if os.path.lexists(root.path) else "not there"]
+    notes += [f"without {pattern}" for pattern in root.exclude]
+    notes += ["with hidden files" if root.include_hidden else ""]
+    shown = ", ".join(filter(None, notes))
+    # Names that are not valid Unicode are escaped where they are printed.
+    return os.fsdecode(root.path) + (f" ({shown})" if shown else "")
 
 
 def _version(*names: str, extra: str = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ CASES = {
     "query": ("query P --index I -k 2", True),
     "query of vectors": ("search vectors.npy --index index -k 2", True),
     "ls": ("ls --index I", True),
+    "update": ("update --index own", False),
+    "forget": ("forget --missing --index own", False),
     "add": ("add vectors.npy --index index", False),
     "remove": ("remove --where id>99 --index index", False),
     "train": ("train vectors.npy --epochs 0 --index new", False),
@@ -67,6 +70,7 @@ def outcomes(place, photos, tmp_path_factory):
         index = HiHPQIndex(8, 2, device="cpu")
         index.train(x, epochs=0)
         index.save(here / "index")
+        shutil.copytree(place / "hyperpq-index", here / "own")
         command = [words.get(word, word) for word in CASES[name][0].split()]
         return command, STREAMS[redirection], here
 

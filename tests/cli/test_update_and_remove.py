@@ -6,8 +6,11 @@ import os
 import shutil
 
 import pytest
+from click.testing import CliRunner
 
 from hyperpq import ImageIndex
+from hyperpq.cli.main import cli
+from hyperpq.diagnostics import describe_index
 
 
 def facts(done):
@@ -23,6 +26,63 @@ def own(hyperpq, copy, place):
     facts(hyperpq("remove", place / "photos", cwd=copy))
     facts(hyperpq("build", "photos", cwd=copy))
     return copy
+
+
+@pytest.fixture
+def run(own, monkeypatch):
+    """Run a command in `own`, in this process; returns its summary."""
+    monkeypatch.chdir(own)
+
+    def invoke(*args, code=0):
+        done = CliRunner().invoke(cli, list(map(str, args)), prog_name="hyperpq")
+        assert done.exit_code == code, done.output
+        if code:
+            return done.stderr
+        lines = [line.split("  ", 1) for line in done.stdout.splitlines()]
+        return {label: value.strip() for label, value in lines}
+
+    return invoke
+
+
+def test_update_and_forget(run, own):
+    """Without naming a folder again; what is gone with its folder stays until it is forgotten."""
+    images = sorted(path for path in (own / "photos").rglob("*") if path.is_file())
+    for end, folder in (b"\0", "more"), (b"\0\0", "lost"):
+        (own / folder).mkdir()
+        for number, image in enumerate(images[:4]):
+            # Another content: what is equal is recognised as moved.
+            (own / folder / f"{number}{image.suffix}").write_bytes(image.read_bytes() + end)
+    assert run("add", "more", "lost")["added"] == "8"
+    assert run("update")["added"] == "0"
+    first, second, *_ = sorted((own / "more").iterdir())
+    first.rename(first.with_name(f"renamed{first.suffix}"))
+    second.unlink()
+    shutil.rmtree(own / "lost")
+    done = run("update")
+    assert (done["images"], done["added"], done["removed"]) == ("31", "0", "1")
+    assert done["moved"] == "1, which were not encoded again"
+    assert run("forget", "--missing")["removed"] == "4"
+    assert run("forget", "photos")["left"] == "3"
+    assert "/photos has no image in " in run("remove", "photos", code=2)
+    assert "expected folders or images PATH, or --missing" in run("forget", code=2)
+
+
+def test_features_are_kept_or_not(run, own):
+    kept = describe_index("hyperpq-index")
+    assert kept["kept features"] == f"int8, 1,284 bytes each, {24 * 1284:,} bytes in all"
+    assert kept["learned from"].startswith("24 images; PCA and k-means")
+    assert kept["objective"] == "semantic"
+    assert kept["folder 1"] == str(own / "photos")
+    before = (own / "hyperpq-index/codec.json").read_bytes()
+    assert run("build", "photos", "--no-relearn").get("learned again") is None
+    assert run("update", "--relearn")["learned again"] == "it was asked for"
+    assert (own / "hyperpq-index/manifest.json").exists()
+    run("build", "photos", "--index", "bare", "--features", "none", "--exclude", "a*")
+    bare = describe_index("bare")
+    assert bare["kept features"] == "none"
+    assert bare["folder 1"] == f"{own / 'photos'} (without a*)"
+    assert "keeps no features" in run("update", "--index", "bare", "--relearn", code=2)
+    assert before
 
 
 def test_a_folder_that_is_gone_is_removed_only_if_that_is_meant(hyperpq, own):
@@ -78,14 +138,17 @@ def test_files_of_other_kinds_are_named(hyperpq, copy):
     """Someone with a folder of PSD files must not believe that they are indexed."""
     for name in ("1.psd", "2.PSD", "a.ico", "b.ppm", "c.qoi", "d.svg", "e.mp4", "readme"):
         (copy / "photos" / name).write_bytes(b"8BPS or anything else")
-    said = "8 files of other kinds (2 .psd, 1 without an ending, 1 .ico, 1 .mp4, 1 .ppm, 2 more)"
-    assert facts(hyperpq("build", "photos", cwd=copy))["not read"] == said
-    assert facts(hyperpq("add", "photos", cwd=copy))["not read"] == said
+    for command in ("build", "add"):
+        done = facts(hyperpq(command, "photos", cwd=copy))
+        assert done["not read"] == "2 files of other kinds (1 without an ending, 1 .mp4)"
+        assert done["skipped"].startswith("6 (e.g. ")
+    rows = (copy / "hyperpq-index/skipped.csv").read_text()
+    assert all(name in rows for name in ("1.psd", "2.PSD", "a.ico", "b.ppm", "c.qoi", "d.svg"))
     (copy / "psd").mkdir()
     (copy / "psd/1.psd").write_bytes(b"8BPS")
     done = hyperpq("build", "psd", "--index", "new", cwd=copy)
     assert done.returncode == 1
-    assert b"/psd, 1 file of another kind (1 .psd); expected JPEG" in done.stderr
+    assert b"/psd, 1 skipped, such as " in done.stderr
     assert not (copy / "new").exists()
 
 
@@ -105,5 +168,6 @@ def test_an_absurd_time_is_no_traceback(hyperpq, own):
     image = sorted(path for path in (own / "photos").rglob("*") if path.is_file())[0]
     os.utime(image, (10_413_792_000, 10_413_792_000))  # 2300-01-01
     done = facts(hyperpq("build", "photos", cwd=own))
-    assert (done["added"], done["removed"]) == ("1", "1")
+    assert (done["added"], done["removed"]) == ("0", "0")
+    assert done["moved"] == "1, which were not encoded again"
     assert facts(hyperpq("build", "photos", cwd=own))["added"] == "0"

@@ -1,0 +1,39 @@
+"""`hyperpq forget`: remove images from an index that are gone, or not wanted any more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hyperpq.cli import options, output
+
+
+@click.command("forget")
+@click.argument("paths", nargs=-1, type=options.PATH, metavar="[PATH]...")
+@click.option(
+    "--missing",
+    is_flag=True,
+    help="Remove only images whose files are gone, of all folders or of those at PATH. Images that "
+    "may be on a disk that is not mounted are kept.",
+)
+@options.index_option
+@options.quiet_option
+def command(paths: tuple[Path, ...], missing: bool, index_path: Path, quiet: bool) -> None:
+    """Remove images from an index and no longer update their folders.
+
+    PATH is a folder or an image, which need not exist any more. No file but those of the index is
+    touched.
+    """
+    if not paths and not missing:
+        raise click.UsageError("expected folders or images PATH, or --missing.")
+    from hyperpq.images import ImageIndex
+
+    with output.progress(quiet) as progress:
+        images = ImageIndex.open(index_path, device="cpu")
+        report = images.forget(paths or None, missing=missing, progress=progress)
+    if not quiet:
+        facts: output.Facts = [("removed", f"{report.removed:,}")]
+        if report.kept:
+            facts.append(("kept", f"{report.kept:,} that may be on a disk that is not mounted"))
+        output.emit_summary([*facts, ("left", f"{len(images):,}"), ("index", index_path)])
