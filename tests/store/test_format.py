@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from hyperpq import HiHPQIndex
+from hyperpq.codec.feature_codec import FeatureCodec
 from hyperpq.codec.pq import PQCodec
+from hyperpq.codec.serialization import to_files
 from hyperpq.codes import unpack
-from hyperpq.store import verify_directory
+from hyperpq.store import IndexStore, Rows, live_batches, verify_directory
 from hyperpq.store.manifest import VERSIONS
 
 DATA = Path(__file__).parents[1] / "data"
@@ -37,20 +39,39 @@ def vectors() -> tuple[np.ndarray, np.ndarray]:
     return words, np.concatenate([words[0][codes[:, 0]], words[1][codes[:, 1]]], axis=1)
 
 
-def make_format(path: Path) -> None:
-    """Write the index that is kept for a format: ``make_format(DATA / "format-3")``."""
+def make_format(version: int, path: Path) -> None:
+    """Write the index that is kept for a format: ``make_format(4, DATA / "format-4")``.
+
+    In version 4 it keeps features, and its codec was replaced once.
+    """
     words, x = vectors()
-    index = HiHPQIndex.from_codec(PQCodec.from_codebooks(words), device="cpu")
+    codec = PQCodec.from_codebooks(words)
+    first = codec if version == 3 else PQCodec.from_codebooks(words[:, ::-1])
+    kept = "none" if version == 3 else "int8"
+    index = HiHPQIndex.from_codec(first, device="cpu", features=kept)
     index.metadata = {"made": "for tests/test_format.py"}
     index.save(path)
     some = {name: values[:5] for name, values in ATTRIBUTES.items()}
     index.add(x[:5], IDS[:5], attributes=some)
+    if version > 3:
+        replace_codec(path, codec)
+        index = HiHPQIndex.load(path, device="cpu")
     index.add(x[5:], IDS[5:], attributes={n: values[5:] for n, values in ATTRIBUTES.items()})
     index.remove_ids(REMOVED)
 
 
-def test_the_present_format_is_kept():
-    assert [path.name for path in FORMATS][-1] == f"format-{VERSIONS[0]}"
+def replace_codec(path: Path, codec: PQCodec) -> None:
+    store = IndexStore.open(path)
+    kept = FeatureCodec("int8", codec.d)
+    recoded = [
+        Rows(codec.encode(kept.decode(r.features)), r.ids, r.attributes, r.path_strings, r.features)
+        for r in live_batches(store.segments)
+    ]
+    store.commit(append=recoded, drop=range(len(store.segments)), files=to_files(codec))
+
+
+def test_every_format_is_kept():
+    assert [path.name for path in FORMATS] == [f"format-{version}" for version in VERSIONS]
 
 
 @pytest.mark.parametrize("path", FORMATS, ids=lambda path: path.name)
@@ -64,6 +85,14 @@ def test_what_was_written_is_read(path, tmp_path):
     assert index.metadata == {"made": "for tests/test_format.py"}
     x = vectors()[1]
     np.testing.assert_array_equal(index.reconstruct_batch(ids), x[kept])
+    if index.has_features:
+        # As the page of the format says: a scale, and signed bytes.
+        (batch,) = live_batches(IndexStore.open(path).segments[:1])
+        scale = batch.features[:, :4].copy().view("<f4")
+        values = scale * batch.features[:, 4:].view(np.int8)
+        wanted = x[[IDS.index(id) for id in batch.ids]]
+        assert (np.abs(values - wanted) <= scale / 2).all()
+        np.testing.assert_array_equal(index.features_of(batch.ids), values)
     found = index.attributes_of(ids)
     for name, values in ATTRIBUTES.items():
         want = [values[i] for i in kept] if name == "kind" else values[kept]
@@ -80,7 +109,8 @@ def test_what_was_written_is_read(path, tmp_path):
     assert unpack(index.encode(x), 2, 8).shape == (7, 2)
 
 
-def test_the_format_is_still_the_kept_one(tmp_path):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_format_is_still_the_kept_one(tmp_path, version):
     """Who changes what is written must give it a new version."""
 
     def described(folder: Path) -> tuple[list[str], object]:
@@ -88,8 +118,8 @@ def test_the_format_is_still_the_kept_one(tmp_path):
         manifest = json.loads((folder / "manifest.json").read_text())
         return sorted(name for name in names if name != ".lock"), without_bytes(manifest)
 
-    make_format(tmp_path / "index")
-    assert described(tmp_path / "index") == described(FORMATS[-1])
+    make_format(version, tmp_path / "index")
+    assert described(tmp_path / "index") == described(DATA / f"format-{version}")
 
 
 def without_bytes(value: object) -> object:
