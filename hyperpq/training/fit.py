@@ -87,8 +87,8 @@ class FitStatistics:
         Returns
         -------
         float
-            0 without a summary. Of m features of the same kind it is at most about 0.6 / sqrt(m),
-            and at most 0.04 in the growth curves.
+            0 without a summary. Chance adds up to about 0.6 / sqrt(m), with m the smaller one of
+            the number of features and of half of those that the summary is made of.
         """
         if not self.centroids:
             return 0.0

@@ -1,0 +1,345 @@
+"""Indexes that grow: what is lost if the codec stays, and if it is learned again when it should be.
+
+    python -m benchmarks.growth --scenes SCENES --cifar CIFAR10 --drawn DIR --features CACHE
+
+An index begins with few images, or with images of one kind, and grows in steps. After each step
+the page ``growth.md`` compares the precision@10 of three indexes of 64-bit codes: one that kept its
+first codec, one that learned again whenever the policy of `hyperpq.images.relearning` said so, and
+one that was built anew from all images, with augmented views as in a build. The features are those
+of the images, extracted once; learning again uses the kept features (int8), without views.
+
+Each curve is appended to ``CACHE/growth.jsonl`` when it is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.featuresets import FeatureSet, open_set
+from benchmarks.growth_page import (
+    ANEW,
+    BYTES,
+    KINDS,
+    QUERIES,
+    RELEARNED,
+    STAYED,
+    TOP,
+    write_growth_page,
+)
+from benchmarks.machine import describe_machine
+from benchmarks.options import add_cache_options, count
+from benchmarks.pages import import_pyplot
+from benchmarks.runlog import Run, RunLog
+from benchmarks.tasks import run_tasks
+from hyperpq import HiHPQIndex
+from hyperpq.errors import HyperPQError
+from hyperpq.images.relearning import relearn_if_needed
+from hyperpq.training.fit import FitStatistics
+
+RUNS, FIELDS = "growth.jsonl", ("curve",)
+# Features that are compared with what a codec was learned from.
+NEW = 600
+
+Labels = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Where the data sets are.
+
+    Attributes
+    ----------
+    scenes, cifar, drawn : Path or None
+        Folders of images, not needed once the features are cached.
+    cache : Path
+        Folder of the features.
+    """
+
+    scenes: Path | None
+    cifar: Path | None
+    drawn: Path | None
+    cache: Path
+
+    def open(self, name: str) -> FeatureSet:
+        """The features of a set."""
+        if name == "scenes":
+            return open_set(f"folder:{self.scenes or 'scenes15'}", None, self.cache)
+        if name == "cifar":
+            return open_set("cifar10-ii", self.cifar, self.cache)
+        return open_set("drawn", self.drawn, self.cache)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of one kind in the order in which they are added, and queries.
+
+    Attributes
+    ----------
+    x : ndarray, shape (n, d), float32
+        Features.
+    views : ndarray, shape (V, n, d), or None
+        Features of their views, if they have any.
+    labels : ndarray, shape (n,), int64
+    query : ndarray, shape (nq, d), float32
+    query_labels : ndarray, shape (nq,), int64
+    """
+
+    x: Floats
+    views: Floats | None
+    labels: Labels
+    query: Floats
+    query_labels: Labels
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How an index grows.
+
+    Attributes
+    ----------
+    name : str
+        Title in the page.
+    parts : callable
+        From `Sets` to the images of each kind.
+    steps : sequence of tuple of int
+        After each step, the number of images of each kind.
+    """
+
+    name: str
+    parts: Callable[[Sets], list[Part]]
+    steps: Sequence[tuple[int, ...]]
+
+
+def part_of(
+    features: FeatureSet,
+    classes: Sequence[int] | None = None,
+    *,
+    views: bool = True,
+    first: int = 0,
+) -> Part:
+    """The training images of a set (or of some of its classes) in random order, and its queries."""
+    labels = features.protocol.database.labels[features.train_rows]
+    chosen = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))
+    chosen = np.random.default_rng(0).permutation(chosen)
+    query = np.random.default_rng(1).permutation(len(features.query))
+    if classes is not None:
+        query = query[np.isin(features.protocol.query.labels[query], classes)]
+    query = query[:QUERIES]
+    return Part(
+        features.train[chosen],
+        np.asarray(features.views("mild"))[:, chosen] if views else None,
+        labels[chosen] + first,
+        features.query[query],
+        features.protocol.query.labels[query] + first,
+    )
+
+
+def _one_class_then_ten(sets: Sets) -> list[Part]:
+    cifar = sets.open("cifar")
+    return [part_of(cifar, [0]), part_of(cifar, range(1, 10))]
+
+
+def _photographs_then_drawings(sets: Sets) -> list[Part]:
+    return [
+        part_of(sets.open("scenes")),
+        part_of(sets.open("drawn"), views=False, first=1000),
+    ]
+
+
+CURVES = (
+    Curve(
+        "CIFAR-10, 5 to 5,000 images",
+        lambda sets: [part_of(sets.open("cifar"))],
+        [(5,), (50,), (500,), (5000,)],
+    ),
+    Curve(
+        "15 scenes, 5 to 3,485 images",
+        lambda sets: [part_of(sets.open("scenes"))],
+        [(5,), (50,), (500,), (3485,)],
+    ),
+    Curve(
+        "15 scenes, a twentieth more at a time",
+        lambda sets: [part_of(sets.open("scenes"))],
+        [(1000,), (1050,), (1100,), (1155,), (1210,)],
+    ),
+    Curve(
+        "CIFAR-10, one class, then ten",
+        _one_class_then_ten,
+        [(400, 0), (400, 40), (400, 200), (400, 1600)],
+    ),
+    Curve(
+        "15 scenes, then drawings",
+        _photographs_then_drawings,
+        [(2000, 0), (2000, 60), (2000, 180), (2000, 1000)],
+    ),
+)
+
+
+def grown(parts: list[Part], before: Sequence[int], after: Sequence[int]) -> Floats:
+    """The features that a step adds."""
+    return np.concatenate([part.x[a:b] for part, a, b in zip(parts, before, after, strict=True)])
+
+
+def built_anew(parts: list[Part], numbers: Sequence[int]) -> HiHPQIndex:
+    """An index that is built from all images, in the order in which the others were given them."""
+    x = grown(parts, [0] * len(parts), numbers)
+    starts = np.cumsum([0, *numbers])
+    viewed = [
+        (part.views[:, :n], start + np.arange(n))
+        for part, n, start in zip(parts, numbers, starts, strict=False)
+        if part.views is not None and n
+    ]
+    index = HiHPQIndex(x.shape[1], M=BYTES, features="int8", device="cpu")
+    index.train(
+        x,
+        np.concatenate([views for views, _ in viewed], 1),
+        view_rows=np.concatenate([rows for _, rows in viewed]),
+    )
+    index.add(x)
+    return index
+
+
+def precision(index: HiHPQIndex, parts: list[Part], labels: Labels) -> float:
+    """Precision@10 of the queries of all classes that the index has images of.
+
+    Where it has fewer than ten of a query's class, the first results that are as many count. Kinds
+    weigh as much as they have images.
+    """
+    sizes, total, weights = np.bincount(labels), 0.0, 0
+    for part in parts:
+        n = int(np.isin(labels, part.labels).sum())
+        there = np.isin(part.query_labels, labels)
+        if not n:
+            continue
+        wanted = part.query_labels[there]
+        found = index.search(part.query[there], TOP)[1]
+        known = np.where(found >= 0, labels[found.clip(0)], -1)
+        most = np.minimum(TOP, sizes[wanted])
+        counts = np.arange(TOP) < most[:, None]
+        shares = ((known == wanted[:, None]) & counts).sum(1) / most
+        total, weights = total + n * float(shares.mean()), weights + n
+    return total / weights
+
+
+def measure(sets: Sets, curve: Curve) -> list[Run]:
+    """Grow the three indexes and measure them after each step."""
+    parts, found = curve.parts(sets), []
+    before = (0,) * len(curve.steps[0])
+    labels = np.empty(0, np.int64)
+    stayed = relearned = None
+    for numbers in curve.steps:
+        new = grown(parts, before, numbers)
+        labels = np.concatenate(
+            [labels, *(p.labels[a:b] for p, a, b in zip(parts, before, numbers, strict=True))]
+        )
+        start = time.perf_counter()
+        anew = built_anew(parts, numbers)
+        anew_seconds = time.perf_counter() - start
+        # The images of an index that is built anew are in another order.
+        order = np.concatenate([p.labels[:n] for p, n in zip(parts, numbers, strict=True)])
+        reason, seconds = None, 0.0
+        if stayed is None or relearned is None:
+            stayed, relearned = anew.clone(), anew.clone()
+        else:
+            stayed.add(new)
+            relearned.add(new)
+            start = time.perf_counter()
+            reason = relearn_if_needed(relearned)
+            seconds = time.perf_counter() - start
+        record = relearned.training
+        values = {
+            STAYED: precision(stayed, parts, labels),
+            RELEARNED: precision(relearned, parts, labels),
+            ANEW: precision(anew, parts, order),
+        }
+        found.append(
+            {
+                "numbers": list(numbers),
+                "precision": values,
+                "unlike": stayed.training.fit.unlike(new) if stayed.training else 0.0,
+                "reason": reason,
+                "learned from": record.n if record else 0,
+                "seconds": [round(seconds, 1), round(anew_seconds, 1)],
+            }
+        )
+        shown = " ".join(f"{name} {value:.3f}" for name, value in values.items())
+        print(f"{curve.name}: {numbers}: {shown} ({reason or 'kept'})", flush=True)
+        before = numbers
+    return found
+
+
+def measure_kinds(sets: Sets) -> list[dict[str, Any]]:
+    """Share of features that the policy takes for another kind, by what the codec was learned from.
+
+    Returns
+    -------
+    list of dict
+        ``learned``: what was learned from, ``n``: how many. ``shares``: by what is new.
+    """
+    scenes, cifar = sets.open("scenes"), sets.open("cifar")
+    drawings = part_of(sets.open("drawn"), views=False).x[:NEW]
+    found = []
+    for name, features, classes, n, others in (
+        ("scenes, all classes", scenes, None, 200, cifar),
+        ("scenes, all classes", scenes, None, 1000, cifar),
+        ("scenes, one class", scenes, [1], 180, cifar),
+        ("scenes, five classes", scenes, range(5), 800, cifar),
+        ("CIFAR-10, all classes", cifar, None, 1000, scenes),
+        ("CIFAR-10, one class", cifar, [0], 300, scenes),
+        ("CIFAR-10, five classes", cifar, range(5), 2000, scenes),
+    ):
+        known = part_of(features, classes, views=False)
+        statistics = FitStatistics.of(known.x[:n])
+        new = {"more of the same": known.x[n:][:NEW]}
+        if classes is None:
+            one = known.labels[n:] == known.labels[-1]
+            new["one of the classes"] = known.x[n:][one][:NEW]
+        else:
+            rest = [c for c in np.unique(features.protocol.database.labels) if c not in classes]
+            new["other classes"] = part_of(features, rest, views=False).x[:NEW]
+        new["other photographs"] = part_of(others, views=False).x[:NEW]
+        new["drawings"] = drawings
+        shares = {what: round(statistics.unlike(x), 3) for what, x in new.items()}
+        found.append({"learned": name, "n": n, "shares": shares})
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenes", type=Path, help="folder of class folders of photographs")
+    parser.add_argument("--cifar", type=Path, help="folder of CIFAR-10, see benchmarks.quality")
+    parser.add_argument("--drawn", type=Path, help="folder of the drawn set, drawn if missing")
+    parser.add_argument("--jobs", type=count, default=1, help="curves side by side (default 1)")
+    parser.add_argument("--fresh", action="store_true", help="measure all curves again")
+    add_cache_options(parser)
+    args = parser.parse_args(argv)
+    try:
+        import_pyplot()
+        sets = Sets(args.scenes, args.cifar, args.drawn, args.features)
+        log = RunLog(args.features / RUNS, FIELDS)
+        if args.fresh:
+            log.remove(list(log.runs))
+        missing = [curve for curve in CURVES if (curve.name,) not in log]
+        for curve, steps in run_tasks(partial(measure, sets), missing, args.jobs):
+            log.append({"curve": curve.name, "steps": steps, "machine": describe_machine()})
+        if (KINDS,) not in log:
+            kinds = measure_kinds(sets)
+            log.append({"curve": KINDS, "steps": kinds, "machine": describe_machine()})
+        print(write_growth_page(log, [curve.name for curve in CURVES], args.out))
+    except HyperPQError as error:
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()
