@@ -344,7 +344,8 @@ class ImageIndex:
         -----
         An image whose name the index has already takes the place of the one with that name, and has
         a new id. A file that has not changed is not read again, and keeps its id. Each 4,096 images
-        are added in one transaction. The codec stays as it is, see `retrain`.
+        are added in one transaction. The codec stays as it is, and a warning says when `retrain`
+        would be of use.
         """
         return Additions(self, as_sources(images), names).add(workers, progress)
 

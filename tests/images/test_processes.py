@@ -35,6 +35,10 @@ def wait(child):
 def answers(index):
     return index.query(paths, 5, workers=2)
 
+def add(index, name):
+    with open(paths[0], "rb") as file:
+        return int(index.add(file, name, workers=1).ids[0])
+
 place, paths = sys.argv[1], sys.argv[2:]
 if __name__ == "__main__":
     index = ImageIndex.open(place, device="cpu")
@@ -136,6 +140,12 @@ if __name__ == "__main__":
     context = multiprocessing.get_context({method!r})
     with ProcessPoolExecutor(2, mp_context=context) as pool:
         assert list(pool.map(answers, [index] * 3, timeout=200)) == [want] * 3
+        ids = list(pool.map(add, [index] * 3, ["a", "b", "c"], timeout=200))
+    assert index.refresh()
+    assert set(ids) <= set(index.index.ids.tolist())
+    assert {{"a", "b", "c"}} <= set(index.paths())
+    assert index.remove(ids=ids) == 3
+    assert answers(index) == want
 """
     run(code, stored, tmp_path)
 

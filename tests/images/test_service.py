@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,6 +156,29 @@ def test_an_index_that_was_opened_to_be_read_refuses_changes(opened):
     assert reader.query(content(1), 1)[0].results[0].id == 1
 
 
+def test_a_codec_that_was_learned_from_half_of_the_images_is_warned_of_once(opened, caplog):
+    """And learning again from the kept features needs no image."""
+    index, _ = opened
+    for start in range(600, 635, 7):
+        seeds = range(start, start + 7)
+        index.add([content(i) for i in seeds], [f"n{i}" for i in seeds])
+    assert len(index) == 55
+    said = [r.getMessage() for r in caplog.records if "retrain()" in r.getMessage()]
+    assert said == [
+        "the codec was learned from 20 of the images, and there are 41 now, so it finds less than "
+        "it could; call retrain()."
+    ]
+    reader = ImageIndex.open(index.index.path, backbone=Grid(), device="cpu")
+    seen = index.backbone.seen
+    index.retrain(epochs=0, progress=False)
+    assert index.backbone.seen == seen
+    assert index.index.training.n == 55
+    assert [r.path for r in index.query(content(620), 1)[0].results] == ["n620"]
+    assert reader.index.training.n == 20
+    assert reader.refresh()
+    assert reader.query(content(620), 5) == index.query(content(620), 5)
+
+
 # Changes that others make
 
 
@@ -255,3 +281,66 @@ def test_threads_load_the_network_once(opened, monkeypatch):
         answers = list(pool.map(lambda _: shared.query(content(1), 3), range(4)))
     assert loaded == ["lite0"]
     assert all(answer == answers[0] for answer in answers)
+
+
+# Processes
+
+SCRIPT = """
+import os, sys, threading
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from image_tools import Grid, image
+from hyperpq import ImageIndex
+
+def pixels(seed):
+    return np.asarray(image(seed))
+
+def serve(index, seed):
+    \"\"\"What a worker does: answer, add, follow.\"\"\"
+    found = index.query(pixels(1), 20)[0]
+    [id] = index.add(pixels(seed), f"worker-{seed}", workers=1).ids
+    index.refresh()
+    [own] = index.query(pixels(seed), 1)[0].results
+    assert (own.id, own.path) == (id, f"worker-{seed}"), own
+    return found.to_json()
+
+def forked(index):
+    stop, failures = threading.Event(), []
+    def ask():
+        while not stop.is_set():
+            if not index.query(pixels(1), 20, workers=1)[0].to_json():
+                failures.append(1)
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    children = []
+    for seed in range(500, 503):
+        child = os.fork()
+        if not child:
+            os._exit(0 if serve(index, seed) else 1)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 3
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+if __name__ == "__main__":
+    index = ImageIndex.open(sys.argv[2], backbone=Grid(), device="cpu")
+    index.query(pixels(1), 20)
+    forked(index)
+    assert index.refresh()
+    assert {f"worker-{seed}" for seed in range(500, 503)} <= set(index.paths())
+    assert len(index) == 23
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_workers_answer_and_change_the_index(opened, tmp_path):
+    """While threads of the parent query; `test_processes` has the other ways to start workers."""
+    index, _ = opened
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, script, Path(__file__).parent, index.index.path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
