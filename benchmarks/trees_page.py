@@ -148,7 +148,9 @@ def plot_gains(groups: Groups, file: Path) -> None:
             )
         axis.set_xticks(range(len(DIMENSIONS)), [str(D) for D in DIMENSIONS])
         axis.set_ylabel(f"by {LEVELS[level]}")
-        axis.sharey(axes[0])
+    limits = np.array([axis.get_ylim() for axis in axes])
+    for axis in axes:
+        axis.set_ylim(limits[:, 0].min(), limits[:, 1].max())
     axes[-1].set_xlabel("dimensions")
     figure.supylabel(f"mAP@{TOP} less that of flat space", fontsize="medium")
     add_legend(figure, axes, columns=2)
