@@ -190,8 +190,8 @@ def changes(report: BuildReport, index_path: Path) -> Facts:
         facts.append(("moved", f"{report.moved:,}, which were not encoded again"))
     for former, present in report.places.items():
         facts.append(("folder", f"{quoted(present)}, which was {quoted(former)}"))
-    if relearned := getattr(report, "relearned", None):
-        facts.append(("learned again", relearned))
+    if report.relearned:
+        facts.append(("learned again", report.relearned))
     return facts + unread(report, index_path)
 
 

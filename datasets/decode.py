@@ -32,6 +32,7 @@ from hyperpq.datasets.decode_errors import (
     reason,
 )
 from hyperpq.datasets.decode_memory import Reserve, bytes_of_webp, bytes_to_decode, webp_size
+from hyperpq.datasets.libtiff import silence_libtiff
 from hyperpq.datasets.metadata_filter import without_metadata, without_tiff_metadata
 from hyperpq.datasets.to_rgb import to_rgb
 from hyperpq.errors import HyperPQError, ImageError, ImageUnavailableError
@@ -40,6 +41,7 @@ from hyperpq.errors import HyperPQError, ImageError, ImageUnavailableError
 # both. This is set once, as `warnings.catch_warnings` changes global state and isn't thread-safe.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+silence_libtiff()
 
 SNIFF_BYTES = 64
 RAW_EXTENSIONS = frozenset(

@@ -1,68 +1,110 @@
-"""The parameter ``progress`` of the library: True draws bars, False and None draw nothing."""
+"""Progress as lines: what they say, how often, and what is shown between two phases."""
 
 from __future__ import annotations
 
-import ast
-from pathlib import Path
+import itertools
+import re
+import threading
 
-import numpy as np
 import pytest
 
-from hyperpq import HiHPQIndex, PQCodec
-from hyperpq.errors import InvalidInputError
-from hyperpq.progress import RichProgress, SilentProgress, as_progress
-
-ROOT = Path(__file__).parents[1]
+from hyperpq import progress as module
+from hyperpq.progress import LineProgress, RichProgress, SilentProgress, duration
 
 
-@pytest.fixture(scope="module")
-def x():
-    return np.random.default_rng(0).normal(size=(300, 8)).astype("float32")
+class Clock:
+    """Stands for the module `time`: each look at the clock takes a moment."""
+
+    def __init__(self, step=0.001):
+        self._times = itertools.count(step=step)
+
+    def monotonic(self):
+        return next(self._times)
+
+    perf_counter = monotonic
 
 
-def test_what_may_be_given():
-    mine = RichProgress()
-    assert as_progress(mine) is mine
-    assert type(as_progress(True)) is RichProgress
-    for silent in (False, None):
-        assert type(as_progress(silent)) is SilentProgress
-    for wrong in ("yes", 1, print):
-        with pytest.raises(InvalidInputError, match=r"progress is of type .*; expected True"):
-            as_progress(wrong)
+@pytest.fixture
+def lines(monkeypatch):
+    """The lines of a progress whose pauses are over at once."""
+    monkeypatch.setattr(LineProgress, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(LineProgress, "LAST_PAUSE", 0.01)
+    return []
 
 
-def test_bars_of_training_adding_and_searching(x, capfd):
-    index = HiHPQIndex(8, M=2, device="cpu")
-    index.train(x, epochs=1, progress=True)
-    assert "train" in capfd.readouterr().err
-    index.add(x, progress=True)
-    assert "300/300" in capfd.readouterr().err
-    shown = index.search(x[:5], 3, progress=True)
-    assert "5/5" in capfd.readouterr().err
-    quiet = index.search(x[:5], 3, progress=False)
-    assert capfd.readouterr().err == ""
-    assert all((a == b).all() for a, b in zip(shown, quiet, strict=True))
-    PQCodec.fit(x, 2, progress=True)
-    assert "codebooks" in capfd.readouterr().err
+def wait_for(lines, pattern):
+    """Wait until a line matches; the timeout of the tests ends what never comes."""
+    while not any(re.fullmatch(pattern, line) for line in list(lines)):
+        pass
 
 
-def test_every_parameter_of_that_name_takes_true():
-    """Public functions give it to `as_progress`, and their annotation says so."""
-    wrong = []
-    for folder in ("hyperpq", "cli", "datasets"):
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-                    arguments = node.args
-                    defaults = dict(
-                        zip(reversed(arguments.args), reversed(arguments.defaults), strict=False)
-                    ) | dict(zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True))
-                    wrong += [
-                        f"{path.name}: {node.name}"
-                        for argument, default in defaults.items()
-                        if argument.arg == "progress"
-                        and isinstance(default, ast.Constant)
-                        and default.value is None
-                        and ast.unparse(argument.annotation) != "ProgressLike"
-                    ]
-    assert wrong == []
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (12_000, "3 h 20 min"),
+    ],
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_line_has_the_share_the_rate_and_the_time_left():
+    show = LineProgress(print)
+    with show.phase("encode", 400) as phase:
+        assert phase.line(3.0) == "encode: 0 of 400 images, 3 s"
+        phase.advance(100, loss=0.25)
+        assert phase.line(5.0) == "encode: 100 of 400 images, 20 images/s, 15 s left, loss 0.25"
+        phase.advance(5)
+        assert phase.line(210.0) == "encode: 105 of 400 images, 0.5 images/s, 9 min 50 s left"
+    with show.phase("list", None, "files") as phase:
+        assert phase.line(2.2) == "list: 2 s"
+        phase.advance(1200)
+        assert phase.line(2.2) == "list: 1,200 files, 2 s"
+    assert list(show.seconds) == ["encode", "list"]
+
+
+def test_pauses_grow_with_the_duration(monkeypatch):
+    monkeypatch.setattr(module, "time", Clock(step=1.0))
+    show = LineProgress(print)
+    begun = show._begun
+    show._shown = begun
+    assert 0 < show.pause() <= LineProgress.FIRST_PAUSE
+    for spent, pause in ((1000, 50), (100_000, LineProgress.LAST_PAUSE)):
+        monkeypatch.setattr(module.time, "monotonic", lambda at=begun + spent: at)
+        show.show("a line")
+        assert show.pause() == pytest.approx(pause, rel=0.01)
+
+
+def test_what_happens_between_phases_is_shown(lines):
+    with LineProgress(lines.append) as show:
+        wait_for(lines, r"loading: \d s")
+        with show.phase("work", 10, "steps"):
+            wait_for(lines, r"work: 0 of 10 steps, \d s")
+        wait_for(lines, r"working: \d s")
+    assert list(show.seconds) == ["work"]
+    # Every thread that writes has ended.
+    assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
+
+
+def test_quick_work_says_nothing(lines, monkeypatch):
+    monkeypatch.setattr(LineProgress, "FIRST_PAUSE", 1e6)
+    monkeypatch.setattr(LineProgress, "LAST_PAUSE", 1e6)
+    with LineProgress(lines.append) as show, show.phase("work", 10) as phase:
+        phase.advance(10)
+    assert lines == []
+
+
+@pytest.mark.parametrize("make", [SilentProgress, RichProgress, lambda: LineProgress(print)])
+def test_phases_are_measured_and_end_with_an_error(make):
+    with pytest.raises(KeyError), make() as show:
+        for name in ("one", "two", "one"):
+            with show.phase(name, None) as phase:
+                phase.advance(3)
+        with show.phase("torn", 2):
+            raise KeyError
+    assert list(show.seconds) == ["one", "two", "torn"]
+    assert show._is_between is False

@@ -79,10 +79,10 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except InvalidInputError:
+    except (InvalidInputError, MemoryError):
         raise
-    # Which of them comes depends on where the file is damaged.
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+    # Those of zipfile and numpy depend on where the file is damaged, and are not documented.
+    except Exception as error:
         raise InvalidInputError(
             f"{path} is not a readable .npz file ({error}); expected a file that numpy.savez has "
             "written."

@@ -47,6 +47,71 @@ def rows(index):
     }
 
 
+def test_no_file_is_imported_twice_by_mistake(place):
+    index, a = place / "index", place / "a.npy"
+    first = import_vectors([a], index, device="cpu")
+    assert (first.added, first.skipped) == (300, 0)
+    # The vectors count, and not the file.
+    texmex = np.empty((300, 6), "<f4")
+    texmex[:, 0], texmex[:, 1:] = np.array([5], "<i4").view("<f4"), X[:300]
+    texmex.tofile(place / "same.fvecs")
+    before = rows(first.index)
+    said = "has vectors that are in the index: those of .*a.npy have the ids 10 to 309; nothing"
+    for files in ([a], [place / "same.fvecs"]):
+        with pytest.raises(InvalidInputError, match=said):
+            import_vectors(files, index, device="cpu")
+    assert rows(HiHPQIndex.load(index, device="cpu")) == before
+    np.save(place / "new.npy", X[300:310])
+    done = import_vectors([a, place / "new.npy"], index, repeated="skip", device="cpu")
+    assert (done.added, done.skipped, done.index.ntotal) == (10, 300, 320)
+    assert import_vectors([a], index, repeated="add", device="cpu").index.ntotal == 620
+    # Ids of one's own are checked by themselves.
+    np.save(place / "ids.npy", np.arange(1000, 1300))
+    assert import_vectors([a], index, ids=place / "ids.npy", device="cpu").index.ntotal == 920
+
+
+def test_what_was_removed_can_be_imported_again(place):
+    done = import_vectors([place / "a.npy"], place / "index", device="cpu")
+    done.index.remove_ids(np.arange(10, 310))
+    assert import_vectors([place / "a.npy"], place / "index", device="cpu").added == 300
+
+
+def test_a_file_that_is_given_twice(place):
+    with pytest.raises(InvalidInputError, match=r"has the vectors of .*a.npy, which is given, too"):
+        import_vectors([place / "a.npy"] * 2, place / "index", device="cpu")
+    done = import_vectors([place / "a.npy"] * 2, place / "index", repeated="skip", device="cpu")
+    assert (done.added, done.skipped) == (300, 300)
+
+
+def test_an_interrupted_import_goes_on(place, monkeypatch):
+    monkeypatch.setattr("hyperpq.io.import_vectors.SEGMENT_SIZE", 100)
+    monkeypatch.setattr("hyperpq.io.import_vectors.batch_rows", lambda d: 50)
+    add, calls = Collection.add, []
+
+    def full_disk(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise StoreError("the disk is full.")
+        return add(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "add", full_disk)
+        with pytest.raises(StoreError, match="the disk is full; 200 vectors were added to "):
+            import_vectors([place / "a.npy"], place / "index", device="cpu")
+    with pytest.raises(InvalidInputError, match=r"the first 200 of those of .* 10 to 209; nothing"):
+        import_vectors([place / "a.npy"], place / "index", device="cpu")
+    done = import_vectors([place / "a.npy"], place / "index", repeated="skip", device="cpu")
+    assert (done.added, done.skipped) == (100, 200)
+    codes = done.index.encode(np.concatenate([X[:10], X[:300]]))
+    assert rows(done.index) == {id: bytes(code) for id, code in enumerate(codes)}
+
+
+def test_an_import_record_that_was_changed_is_no_error(place):
+    import_vectors([place / "a.npy"], place / "index", device="cpu")
+    (place / "index/imports.csv").write_bytes(b"checksum,vectors\n\xff,many\n")
+    assert import_vectors([place / "a.npy"], place / "index", device="cpu").added == 300
+
+
 def test_segments_of_batches_are_all_rows(place, monkeypatch):
     monkeypatch.setattr("hyperpq.io.import_vectors.SEGMENT_SIZE", 128)
     monkeypatch.setattr("hyperpq.io.import_vectors.batch_rows", lambda d: 50)
