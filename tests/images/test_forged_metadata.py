@@ -17,6 +17,7 @@ from hyperpq.diagnostics import describe_index
 from hyperpq.errors import CorruptIndexError, HyperPQError, InvalidInputError
 from hyperpq.images.build.options import BuildOptions
 from hyperpq.images.metadata import ImageMetadata
+from hyperpq.index.path_map import Root
 
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.just(10**400)
 values = st.recursive(
@@ -52,7 +53,7 @@ def use(folder, path):
 
 
 def fields_of(metadata):
-    """Every field of the metadata as a path of keys."""
+    """Every field of the metadata as a path of keys, with 0 for the first item of a list."""
     found = [()]
     for path in found:
         value = metadata
@@ -60,6 +61,8 @@ def fields_of(metadata):
             value = value[key]
         if isinstance(value, dict):
             found += [(*path, key) for key in value]
+        elif isinstance(value, list) and value:
+            found.append((*path, 0))
     return found[1:]
 
 
@@ -70,6 +73,8 @@ FIELDS = [
     *(f"pictures.backbone.preprocessing.{name}" for name in PREPROCESSING),
     *("pictures.backbone.normalization.mean", "pictures.backbone.normalization.std"),
     *(f"pictures.options.{name}" for name in BuildOptions().to_stored()),
+    *("pictures.roots", "pictures.roots.0"),
+    *(f"pictures.roots.0.{name}" for name in Root(b"/a", b"/a").to_stored()),
     *(
         "pictures.options.unknown",
         "pictures.options.metric",
@@ -86,8 +91,10 @@ def test_a_forged_field_is_one_sentence(made, tmp_path_factory, field, value, re
     *above, last = field.split(".")
     place = metadata
     for key in above:
-        place = place[key]
-    if remove:
+        place = place[0 if key == "0" else key]
+    if isinstance(place, list):
+        place[:] = [] if remove else [value]
+    elif remove:
         place.pop(last, None)
     else:
         place[last] = value
@@ -99,7 +106,7 @@ def test_a_forged_field_is_one_sentence(made, tmp_path_factory, field, value, re
 
 
 def test_the_fields_are_all_fields(made):
-    known = {".".join(path) for path in fields_of(made[1].index.metadata)}
+    known = {".".join(map(str, path)) for path in fields_of(made[1].index.metadata)}
     assert set(FIELDS) ^ known == {"pictures.options.unknown", "pictures.options.metric"}
 
 
