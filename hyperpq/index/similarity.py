@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -32,10 +32,11 @@ MIN_ROWS = 20
 """An index with fewer rows has no calibration."""
 
 # Rows of a sample: their tables take 0.07 s of one core at 1,280 numbers and 64 bits, and over
-# samples of CIFAR-10 the scale of similarities (random - own) varies by 1 %.
+# samples of CIFAR-10 the median of their distances varies by 0.4 %.
 _SAMPLE = 512
-# Share of the rows of the sample that are nearer to their own codes than `Calibration.own`.
-_OWN_SHARE = 0.95
+# Features of a sample that a feature is compared with, and the share of the sample whose features
+# are nearer to theirs than `Calibration.like`.
+_NEIGHBOURS, _LIKE_SHARE = 3, 0.99
 # Steps in which the rows that a sample is drawn from grow, for each doubling of an index.
 _STEPS = 4
 # What two features of one image differ by at most: this share of the error with which features are
@@ -50,24 +51,27 @@ _BATCH = 1024
 class Calibration:
     """The scale on which an index turns distances into similarities.
 
-    The similarity is linear in the distance: 0 at ``random``, and 100 at the distance of a query to
-    its own code, or at ``own`` if that is smaller. It is rounded to a tenth, and only copies have
-    more than 99.
+    The similarity is linear in the distance: 100 at the distance of a query to its own code, and 0
+    at ``random``. With kept features it is multiplied by the kinship of the query, which is 1 for a
+    query that lies as near to images of the index as these to each other. It is rounded to a tenth,
+    and only copies have more than 99.
 
     Attributes
     ----------
     random : float
         Median distance between two rows of the index.
-    own : float or None
-        The distance to its own code that 95 % of the rows have at most. A query that is further
-        from its own code than that is unlike the images that the codec was learned from, and so is
-        what lies at its code. None if the index keeps no features.
+    like : float or None
+        Mean distance, 1 - cosine, of a feature to its three nearest in the sample, which 99 % of
+        the features of the sample have at most; None if the index keeps no features.
+    unlike : float or None
+        Median distance, 1 - cosine, between two features.
     n : int
         Number of rows in the sample.
     """
 
     random: float
-    own: float | None
+    like: float | None
+    unlike: float | None
     n: int
 
     @classmethod
@@ -91,33 +95,12 @@ class Calibration:
             None if there are fewer than `MIN_ROWS` rows, or rows lie as far from their own codes as
             from other rows, as equal rows do, so that distances do not tell one row from another.
         """
-        ids, codes = _sample(rows.code_segments())
-        if len(ids) < MIN_ROWS:
-            return None
-        known = _KNOWN.setdefault(codec, {})
-        key = codes.tobytes() + bytes([rows.feature_codec is not None])
-        if key not in known:
-            if len(known) == _MAX_KNOWN:
-                known.clear()
-            known[key] = cls._of_sample(rows, codec, ids, codes)
-        return known[key]
+        scale = _Scale.of(rows, codec)
+        return None if scale is None else scale.calibration
 
-    @classmethod
-    def _of_sample(
-        cls, rows: RowView, codec: Codec, ids: NDArray[np.int64], packed: NDArray[np.uint8]
-    ) -> Calibration | None:
-        codes, has_features = unpack(packed, codec.M, codec.nbits), rows.feature_codec is not None
-        tables = codec.tables(rows.features_of(ids)) if has_features else codec.code_tables(packed)
-        D = np.zeros((len(ids), len(ids)))
-        for m in range(codec.M):
-            D += tables[:, m].take(codes[:, m], axis=1)
-        pairs = ~np.eye(len(ids), dtype=bool)
-        own, random = float(np.quantile(D.diagonal(), _OWN_SHARE)), float(np.median(D[pairs]))
-        if not random - own > 1e-6 * abs(random):
-            return None
-        return cls(random, own if has_features else None, len(ids))
-
-    def similarity(self, D: ArrayLike, d_self: ArrayLike) -> NDArray[np.float64]:
+    def similarity(
+        self, D: ArrayLike, d_self: ArrayLike, kinship: ArrayLike = 1.0
+    ) -> NDArray[np.float64]:
         """Turn the distances of queries into similarities.
 
         Parameters
@@ -126,6 +109,8 @@ class Calibration:
             Distances; +inf where there is no result.
         d_self : array_like, shape (nq,)
             Distance of each query to its own code.
+        kinship : array_like, shape (nq,)
+            Kinship of each query, 0 to 1.
 
         Returns
         -------
@@ -135,28 +120,102 @@ class Calibration:
         """
         distances = np.asarray(D, np.float64)
         own = np.asarray(d_self, np.float64)[:, None]
-        span = self.random - self._nearest(own)
+        factor = EXACT * np.broadcast_to(np.asarray(kinship, np.float64), len(own))[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(span > 0, (self.random - distances) / span, 0)
-        out = np.clip(EXACT * share, 0, MAX_INEXACT).round(1)
-        if self.own is None:
+            share = np.where(own < self.random, (self.random - distances) / (self.random - own), 0)
+        out = np.clip(factor * share, 0, MAX_INEXACT).round(1)
+        if self.like is None:
             out[distances <= own] = EXACT
         out[np.isposinf(distances)] = np.nan
         return out
 
-    def distance(self, similarity: float, d_self: ArrayLike) -> NDArray[np.float64]:
-        """The distance at which each query, shape (nq,), reaches a similarity of up to 99."""
-        nearest = self._nearest(np.asarray(d_self, np.float64))
-        return self.random - similarity / EXACT * np.maximum(self.random - nearest, 0)
+    def distance(
+        self, similarity: float, d_self: ArrayLike, kinship: ArrayLike = 1.0
+    ) -> NDArray[np.float64]:
+        """The distance at which each query, shape (nq,), has a similarity of up to 99.
 
-    def _nearest(self, d_self: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The distance that counts as the same image."""
-        return d_self if self.own is None else np.minimum(d_self, self.own)
+        It is -inf for a query whose similarities are all smaller.
+        """
+        own = np.asarray(d_self, np.float64)
+        share = similarity / EXACT / np.maximum(np.asarray(kinship, np.float64), 1e-12)
+        span = np.maximum(self.random - own, 0)
+        return np.where(share <= 1, self.random - share * span, -np.inf)
 
 
-# Calibrations of codecs by the codes of the samples. Other rows of the same index, such as those of
-# the next snapshot, mostly have the same sample.
-_KNOWN: WeakKeyDictionary[Codec, dict[bytes, Calibration | None]] = WeakKeyDictionary()
+class _Scale(NamedTuple):
+    """A calibration, and the features (n, d) of its sample, of unit length, if there are any."""
+
+    calibration: Calibration
+    features: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, rows: RowView, codec: Codec) -> _Scale | None:
+        """See `Calibration.of`."""
+        ids, codes = _sample(rows.code_segments())
+        if len(ids) < MIN_ROWS:
+            return None
+        known = _KNOWN.setdefault(codec, {})
+        key = codes.tobytes() + bytes([rows.feature_codec is not None])
+        if key not in known:
+            if len(known) == _MAX_KNOWN:
+                known.clear()
+            features = None if rows.feature_codec is None else rows.features_of(ids)
+            known[key] = cls._of_sample(codec, codes, features)
+        return known[key]
+
+    @classmethod
+    def _of_sample(
+        cls, codec: Codec, packed: NDArray[np.uint8], features: NDArray[np.float32] | None
+    ) -> _Scale | None:
+        codes, n = unpack(packed, codec.M, codec.nbits), len(packed)
+        tables = codec.code_tables(packed) if features is None else codec.tables(features)
+        D = np.zeros((n, n))
+        for m in range(codec.M):
+            D += tables[:, m].take(codes[:, m], axis=1)
+        pairs = ~np.eye(n, dtype=bool)
+        own, random = float(np.median(D.diagonal())), float(np.median(D[pairs]))
+        if not random - own > 1e-6 * abs(random):
+            return None
+        if features is None:
+            return cls(Calibration(random, None, None, n), None)
+        unit = _unit(features)
+        between = 1 - unit @ unit.T
+        unlike = float(np.median(between[pairs]))
+        np.fill_diagonal(between, np.inf)
+        like = float(np.quantile(_to_nearest(between), _LIKE_SHARE))
+        return cls(Calibration(random, like, unlike, n), unit)
+
+    def kinship(
+        self,
+        rows: RowView,
+        x: NDArray[np.float32],
+        tables: NDArray[np.float32],
+        threads: int | None = None,
+    ) -> NDArray[np.float64]:
+        """Kinship (nq,) of queries (nq, d): 1 up to the distance ``like``, 0 from ``unlike`` on.
+
+        The distance is that to the sample or, if it is smaller, to the nearest of all rows by its
+        code: few rows may be like a query. ``tables`` are those of the queries.
+        """
+        like, unlike = self.calibration.like, self.calibration.unlike
+        if like is None or unlike is None or self.features is None or not like < unlike:
+            return np.ones(len(x))
+        unit = _unit(x)
+        far = _to_nearest(1 - unit @ self.features.T)
+        others = np.flatnonzero(far > like)
+        if len(others):
+            every = rows.code_segments()
+            ids = scan.search_segments(tables[others], every, 1, threads=threads)[1][:, 0]
+            products = (unit[others] * _unit(rows.features_of(ids))).sum(1)
+            far[others] = np.minimum(far[others], 1 - products)
+        # Rounded, as the last bits of a product depend on the batch.
+        out: NDArray[np.float64] = ((unlike - far) / (unlike - like)).clip(0, 1).round(4)
+        return out
+
+
+# Scales of codecs by the codes of the samples. Other rows of the same index, such as those of the
+# next snapshot, mostly have the same sample.
+_KNOWN: WeakKeyDictionary[Codec, dict[bytes, _Scale | None]] = WeakKeyDictionary()
 _MAX_KNOWN = 8
 
 
@@ -199,7 +258,7 @@ def search_similar(
     I = output(None, "I", shape, np.int64)  # noqa: E741
     S: NDArray[np.float64] = output(None, "S", shape, np.float64)
     D[...], I[...], S[...] = np.inf, -1, np.nan
-    calibration, kept_by = Calibration.of(rows, codec), rows.feature_codec
+    scale, kept_by = _Scale.of(rows, codec), rows.feature_codec
     width = result_width(k, segments)
     for batch in query_batches(len(queries), "search", progress):
         x = queries[batch]
@@ -208,8 +267,9 @@ def search_similar(
         found = scan.search_segments(tables, segments, width, threads=threads)
         d_self = _distances_to(tables, own)
         similar = np.full(found[0].shape, np.nan)
-        if calibration is not None:
-            similar = calibration.similarity(found[0], d_self)
+        if scale is not None:
+            kinship = scale.kinship(rows, x, tables, threads)
+            similar = scale.calibration.similarity(found[0], d_self, kinship)
         hits = _Hits(*found, similar)
         if kept_by is not None:
             largest = _largest_difference(x, kept)
@@ -224,14 +284,16 @@ def similarity(
     rows: RowView, codec: Codec, queries: NDArray[np.float32], D: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Similarities (nq, k) of distances of queries, see `IndexReader.similarity`."""
-    calibration = Calibration.of(rows, codec)
-    if calibration is None:
+    scale = _Scale.of(rows, codec)
+    if scale is None:
         return np.full(D.shape, np.nan)
     out = np.empty(D.shape)
     for batch in query_batches(len(queries), "search", None):
         x = queries[batch]
-        own = _codes(codec, _as_kept(x, rows.feature_codec))
-        out[batch] = calibration.similarity(D[batch], _distances_to(finite_tables(codec, x), own))
+        tables = finite_tables(codec, x)
+        d_self = _distances_to(tables, _codes(codec, _as_kept(x, rows.feature_codec)))
+        kinship = scale.kinship(rows, x, tables)
+        out[batch] = scale.calibration.similarity(D[batch], d_self, kinship)
     return out
 
 
@@ -321,6 +383,19 @@ def _distances_to(tables: NDArray[np.float32], codes: NDArray[np.uint8]) -> NDAr
         D += tables[np.arange(len(tables)), m, codes[:, m]]
     largest = float(np.finfo(np.float32).max)
     return D.clip(-largest, largest).astype(np.float32)
+
+
+def _unit(x: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Features (n, d) of unit length."""
+    wide = x.astype(np.float64)
+    out: NDArray[np.float64] = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
+    return out
+
+
+def _to_nearest(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean (n,) of the smallest of each row of distances (n, m)."""
+    nearest = np.partition(distances, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
+    return np.asarray(nearest.mean(1), np.float64)
 
 
 def _largest_difference(x: NDArray[np.float32], kept: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -70,7 +70,7 @@ def test_an_index_without_features_tells_similarities_by_codes(folder, tmp_path)
         str(folder / name) for name in ("07.png", "other/copy.png", "other/lossless.tif")
     }
     assert min(r.similarity for r in answer.results) < 20
-    assert ImageIndex.open(tmp_path / "index").index.calibration.own is None
+    assert ImageIndex.open(tmp_path / "index").index.calibration.like is None
 
 
 def test_the_benchmark_counts_each_image_once(index, monkeypatch):

@@ -84,35 +84,61 @@ numbers = st.floats(-1000, 1000, width=32)
 
 @given(
     random=numbers,
-    gap=st.floats(1e-3, 1e3),
     has_features=st.booleans(),
-    D=st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20),
+    D=st.lists(st.floats(-10_000, 10_000, width=32), min_size=1, max_size=20),
     d_self=numbers,
+    kinship=st.floats(0, 1),
 )
-def test_the_scale_falls_with_the_distance(random, gap, has_features, D, d_self):
-    scale = Calibration(random, random - gap if has_features else None, 100)
+def test_the_scale_falls_with_the_distance(random, has_features, D, d_self, kinship):
+    scale = Calibration(random, *(0.1, 0.9) if has_features else (None, None), 100)
     distances = np.sort(np.array(D, np.float32))[None]
-    S = scale.similarity(distances, [d_self])[0]
+    S = scale.similarity(distances, [d_self], [kinship])[0]
     assert ((S >= 0) & (S <= 100)).all()
     assert (np.diff(S) <= 0).all()
-    assert (S[distances[0] > random + 1e-3] == 0).all() or not has_features
+    is_own = distances[0] <= np.float32(d_self)
+    assert (S[(distances[0] > random) & ~is_own] == 0).all()
     if has_features:
-        assert S.max() <= 99
-        anchor = min(d_self, random - gap)
-        assert scale.similarity([[anchor]], [d_self]) == 99
+        assert S.max() <= max(99, 100 * kinship)
+        if d_self < random:
+            [[own]] = scale.similarity([[d_self]], [d_self], [kinship])
+            assert own == pytest.approx(min(99, 100 * kinship), abs=0.051)
     else:
-        np.testing.assert_array_equal(S == 100, distances[0] <= d_self)
+        np.testing.assert_array_equal(S == 100, is_own)
 
 
-@given(similarity=st.integers(0, 99), d_self=st.floats(0, 3), own=st.none() | st.floats(1, 3))
-def test_a_similarity_is_reached_at_its_distance(similarity, d_self, own):
-    scale = Calibration(4.0, own, 100)
-    distance = scale.distance(similarity, [d_self])
-    assert distance.shape == (1,)
-    if own is not None or similarity:
-        assert abs(scale.similarity(distance[:, None], [d_self])[0, 0] - similarity) <= 0.1 + (
-            100 - similarity if own is None and distance[0] <= d_self else 0
-        )
+@given(
+    similarity=st.integers(1, 99),
+    d_self=st.floats(0, 3),
+    kinship=st.sampled_from([1, 0.9, 0.5, 0.01]),
+)
+def test_a_similarity_is_reached_at_its_distance(similarity, d_self, kinship):
+    scale = Calibration(4.0, 0.1, 0.9, 100)
+    [distance] = scale.distance(similarity, [d_self], [kinship])
+    if similarity > 100 * kinship + 1e-9:
+        assert distance == -np.inf
+    else:
+        [[found]] = scale.similarity([[distance]], [d_self], [kinship])
+        assert abs(found - similarity) <= 0.051
+
+
+@pytest.mark.parametrize("codec", ["l1", "fidelity"])
+def test_queries_of_another_kind_are_like_nothing(make, codec):
+    index = make(codec)
+    assert 0 < index.calibration.like < index.calibration.unlike
+    S = index.search_similar(make_x(100, seed=8), 1)[2]
+    other = np.random.default_rng(3).normal(size=(100, D_IN)).astype(np.float32)
+    other -= other @ np.linalg.pinv(X[:4]) @ X[:4]
+    assert (index.search_similar(other, 1)[2] < np.median(S)).mean() > 0.9
+    # One row that is like the query is enough, whether or not a filter selects it.
+    index.add(other[:1])
+    near = other[:1] * np.float32(1.001)
+    S = index.search_similar(near, 2)[2]
+    assert S[0, 0] >= 95
+    only = SearchParameters(IDSelectorRange(0, 300))
+    D, _, S = index.search_similar(near, 2, params=only)
+    np.testing.assert_array_equal(index.similarity(near, D), S)
+    without = make(codec, "none")
+    assert without.calibration.like is None
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -236,7 +262,7 @@ def test_without_features_its_own_code_is_100(make, codec, tmp_path):
     index.save(tmp_path / "old")
     index = HiHPQIndex.load(tmp_path / "old", device="cpu", read_only=True)
     assert index.calibration is not None
-    assert index.calibration.own is None
+    assert index.calibration.like is None
     _, I, S = check_answers(index, X, 300)  # noqa: E741
     assert (S[np.arange(300)[:, None] == I] == 100).all()
     if codec != "ip":
@@ -310,6 +336,6 @@ def test_an_index_of_format_3_has_similarities(tmp_path):
     check_answers(index, queries, 5)
     like = index.attributes_of(RNG.choice(index.ids, 30))
     index.collection.add(index.encode(queries), attributes=like)
-    assert index.calibration.own is None
+    assert index.calibration.like is None
     _, _, S = check_answers(index, queries, 5)
     assert (S[:, 0] == 100).all()
