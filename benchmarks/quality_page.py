@@ -218,6 +218,12 @@ def _measured_by(runs: list[Run]) -> str:
         f"- {machine}{at_commit(one)}: `{command}`"
         for machine, command, *one in shared_facts(runs, ("machine", "command", *COMMITS))
     ]
+    shared = [run["times_from"] for run in runs if "times_from" in run]
+    lines += [
+        f"- {shared.count(origin)} of these runs shared the machine with other work. Their times "
+        f"of training and encoding were taken on {origin}."
+        for origin in dict.fromkeys(shared)
+    ]
     lines.append(
         f"- {recorded} of {len(runs)} runs have digests of features, protocol, recipe and code. "
         "The others are shown as they were published, and are never taken up again."
