@@ -168,12 +168,12 @@ class HiHPQIndex(TrainableIndex):
 
     def __repr__(self) -> str:
         state = f"ntotal={self.ntotal}" if self.is_trained else "not trained"
-        plain = self.objective == "plain"
+        plain, kept = self.objective == "plain", self.collection.feature_codec
         facts = [
             f"d={self.d}, M={self.M}, nbits={self.nbits}, metric={self.metric!r}",
             "" if plain else f"objective={self.objective!r}",
             f"rotation={self._plain.rotation}" if self._plain and self._plain.rotation else "",
-            f"features={self.collection.feature_codec.kind!r}" if self.has_features else "",
+            "" if kept is None else f"features={kept.kind!r}",
             state,
             f"path={str(self.path)!r}" if self.path else "",
         ]
