@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.errors import InvalidInputError, StoreError
+from hyperpq.errors import InvalidInputError
 from hyperpq.images.build.options import subquantizers
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.io.vector_files import load_views, open_vectors
 from hyperpq.progress import ProgressLike
-from hyperpq.store import IndexStore
-from hyperpq.store.lock import LOCK_NAME
+from hyperpq.store import find_place
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -86,7 +85,8 @@ def train_vectors(
     StoreError
         If the directory is in use, or the system refuses to write.
     """
-    _check_free(Path(os.path.abspath(index_path)))
+    # Before the training, as the index could not be saved after it.
+    find_place(index_path).check_free()
     x = open_vectors(path, dataset=dataset).read()
     if not len(x):
         raise InvalidInputError(f"{path} has no vectors; expected vectors to train on.")
@@ -101,22 +101,6 @@ def train_vectors(
         **training,
     )
     return index, len(x)
-
-
-def _check_free(root: Path) -> None:
-    """Refuse, before the training, a place where the index could not be saved after it."""
-    if IndexStore.exists(root):
-        what = "the folder is already an index"
-    elif root.is_dir():
-        names = os.listdir(root)
-        if not names or LOCK_NAME in names:
-            return
-        what = f"the folder is not empty ({min(names)})"
-    elif os.path.lexists(root):
-        what = "this is not a folder"
-    else:
-        return
-    raise StoreError(f"{root}: {what}; choose another place or remove it first.")
 
 
 def new_index(

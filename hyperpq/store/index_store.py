@@ -15,15 +15,15 @@ from typing import Any, Literal, TypeAlias
 from hyperpq.errors import CorruptIndexError, InvalidInputError, SnapshotChangedError, StoreError
 from hyperpq.store.base import Deletions, Store
 from hyperpq.store.leftovers import remove_leftovers
-from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME, writer_lock
-from hyperpq.store.manifest import FOLDERS, MANIFEST_NAME, FileEntry, Manifest
+from hyperpq.store.lock import writer_lock
+from hyperpq.store.manifest import MANIFEST_NAME, FileEntry, Manifest
 from hyperpq.store.manifest_parser import (
     MAX_FILE_BYTES,
     check_present,
     is_current,
     is_file_name,
 )
-from hyperpq.store.place import whole_directory
+from hyperpq.store.place import Place, whole_directory
 from hyperpq.store.rows import Rows
 from hyperpq.store.segments import check_deletions, check_next_id, check_position
 from hyperpq.store.shard import Shard
@@ -124,10 +124,11 @@ class IndexStore(Store):
         root = Path(os.path.abspath(path))
         manifest = Manifest(1, _json_copy(settings), 0, 0, _file_entries(files), ())
         recover_directory(root)
+        place = Place(root, inside=True)
+        place.check_free(files)
         make_folder(root)
-        _check_free(root, files)
         with writer_lock(root):
-            _check_free(root, files)
+            place.check_free(files)
             make_folders(root)
             for name, data in files.items():
                 atomic_write(root / name, data)
@@ -487,16 +488,3 @@ def _json_copy(settings: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(copied, dict):
         raise InvalidInputError(f"settings are of {type(settings)}; expected a dict.")
     return copied
-
-
-def _check_free(root: Path, files: Mapping[str, bytes]) -> None:
-    """Refuse a folder that holds anything but what an interrupted `create` has left."""
-    with os_errors("list", root):
-        names = set(os.listdir(root))
-    if LOCK_NAME in names and MANIFEST_NAME not in names:
-        empty = {name for name in FOLDERS if name in names and not os.listdir(root / name)}
-        names -= {LOCK_NAME, HOLDER_NAME, *empty, *files}
-        names = {name for name in names if not (name[0] == "." and name.endswith(".tmp"))}
-    if names - {LOCK_NAME, HOLDER_NAME}:
-        what = "already an index" if MANIFEST_NAME in names else f"not empty ({min(names)})"
-        raise StoreError(f"{root}: the folder is {what}; choose another place or remove it first.")

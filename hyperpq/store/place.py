@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +69,9 @@ class Place:
     def is_free(self) -> bool:
         """Whether there is nothing in the place that would be in the way of an index.
 
-        The folder may hold the lock, working directories, what an interrupted
-        `swap.replace_directory` has left, and the folder ``lost+found`` of a file system.
+        The folder may hold the lock, empty folders of an index beside it, working directories, what
+        an interrupted `swap.replace_directory` has left, and the folder ``lost+found`` of a file
+        system. A place whose index stands aside during a replacement is not free.
 
         Raises
         ------
@@ -78,26 +80,39 @@ class Place:
         """
         return not self._in_the_way()
 
-    def check_free(self) -> None:
-        """Raise `StoreError` unless the place is free; the message says what is in the way."""
-        if names := self._in_the_way():
+    def check_free(self, begun: Iterable[str] = ()) -> None:
+        """Raise `StoreError` unless the place is free; the message says what is in the way.
+
+        Parameters
+        ----------
+        begun : iterable of str
+            Names of files that may be in the place beside a lock, as an interrupted
+            `IndexStore.create` with these files leaves them.
+        """
+        if names := self._in_the_way(begun):
             what = "already an index" if MANIFEST_NAME in names else f"not empty ({min(names)})"
             raise StoreError(
                 f"{self.path}: the folder is {what}; choose another place or remove it first."
             )
 
-    def _in_the_way(self) -> set[str]:
-        if not os.path.lexists(self.path):
+    def _in_the_way(self, begun: Iterable[str] = ()) -> set[str]:
+        whole = whole_directory(self.path)
+        if not os.path.lexists(whole):
             return set()
         if self.path.exists() and not self.path.is_dir():
             raise StoreError(
                 f"{self.path}: this is a file, and an index is a folder; choose another place."
             )
-        with os_errors("list", self.path):
-            names = set(os.listdir(self.path))
-        unpublished = unpublished_names(self.path)
-        if unpublished is not None and MANIFEST_NAME not in names:
-            names -= {UNPUBLISHED_NAME, *unpublished, *FOLDERS}
+        with os_errors("list", whole):
+            names = set(os.listdir(whole))
+            folders = [name for name in FOLDERS if os.path.isdir(whole / name)]
+            empty = [name for name in folders if not os.listdir(whole / name)]
+        if MANIFEST_NAME not in names:
+            unpublished = unpublished_names(whole)
+            if unpublished is not None:
+                names -= {UNPUBLISHED_NAME, *unpublished, *FOLDERS}
+            elif LOCK_NAME in names:
+                names -= {*begun, *empty}
         names -= {LOCK_NAME, HOLDER_NAME, LOST_AND_FOUND, *WORKING_SUFFIXES}
         return {name for name in names if not (name.startswith(".") and name.endswith(".tmp"))}
 

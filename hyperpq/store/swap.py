@@ -63,7 +63,7 @@ def replace_directory(
         if error.errno not in _NOT_RENAMED or not place.path.is_dir():
             raise
     if not place.is_free():
-        _check_is_index(place.path)
+        _check_is_index(place)
     publish_inside(new, place, overwrite=overwrite)
     _remove(new)
 
@@ -88,9 +88,9 @@ def check_replaceable(new: str | os.PathLike[str], old: str | os.PathLike[str]) 
     place = find_place(old)
     if _can_be_renamed(Path(os.path.realpath(new)), place):
         if not is_vacant(place.path):
-            _check_holds_only_an_index(place.path)
+            _check_holds_only_an_index(place)
     elif not place.is_free():
-        _check_is_index(place.path)
+        _check_is_index(place)
 
 
 def _can_be_renamed(new: Path, place: Place) -> bool:
@@ -116,27 +116,26 @@ def _replace_by_name(new: Path, place: Place, *, overwrite: bool) -> None:
                 os.rename(new, old)
             fsync_folder(old.parent)
             return
-        _check_holds_only_an_index(old)
+        _check_holds_only_an_index(place)
         with writer_lock(old):
             _swap(new, old, former)
         shutil.rmtree(former, ignore_errors=True)
 
 
-def _check_is_index(old: Path) -> None:
+def _check_is_index(place: Place) -> None:
     try:
-        read_manifest(old)
+        read_manifest(place.path)
     except IndexNotFoundError:
-        raise StoreError(
-            f"{old}: this is neither an index nor an empty folder; give another place."
-        ) from None
+        place.check_free()
+        raise
 
 
-def _check_holds_only_an_index(old: Path) -> None:
-    _check_is_index(old)
-    if foreign := foreign_files(old, read_manifest(old)):
+def _check_holds_only_an_index(place: Place) -> None:
+    _check_is_index(place)
+    if foreign := foreign_files(place.path, read_manifest(place.path)):
         raise StoreError(
-            f"{old}: the folder has {foreign[0]!r}, which is no part of the index and would be "
-            "lost; move it away first."
+            f"{place.path}: the folder has {foreign[0]!r}, which is no part of the index and would "
+            "be lost; move it away first."
         )
 
 

@@ -125,7 +125,7 @@ COMMANDS = {
     "build-index-is-a-file": (
         "build --images P --index text.txt",
         1,
-        "text.txt is a file; expected a directory for the index.",
+        "{here}/text.txt: this is a file, and an index is a folder; choose another place.",
     ),
     "build-index-below-a-file": (
         "build --images P --index text.txt/index",
@@ -135,7 +135,7 @@ COMMANDS = {
     "build-index-is-another-folder": (
         "build --images P --index bad",
         1,
-        "bad is a folder with other files; expected another directory for the index.",
+        "{here}/bad: the folder is not empty (text.jpg); choose another place or remove it first.",
     ),
     "build-index-in-proc": (
         "build --images P --index /proc/index",
@@ -259,7 +259,7 @@ COMMANDS = {
     "train-into-a-file": (
         "train nan.npy --index text.txt",
         1,
-        "{here}/text.txt: this is not a folder; choose another place or remove it first.",
+        "{here}/text.txt: this is a file, and an index is a folder; choose another place.",
     ),
     "search-binary": (
         "search eight.npy --index vectors --format npz",

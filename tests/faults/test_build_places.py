@@ -218,9 +218,9 @@ def test_a_place_in_use_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_text("words")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/notes.txt").write_text("words")
-    for name, what in {"file": "a file", "folder": "a folder with other files"}.items():
+    for name, what in {"file": "this is a file", "folder": "the folder is not empty"}.items():
         for options in ({}, {"overwrite": True}, {"resume": True}):
-            with pytest.raises(StoreError, match=f"{name} is {what}; expected"):
+            with pytest.raises(StoreError, match=rf"{name}: {what}.*; choose another place"):
                 build_index(["/nowhere"], tmp_path / name, backbone="no-such-network", **options)
     assert sorted(map(str, Path(tmp_path).iterdir())) == [
         str(tmp_path / "file"),

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fault_tools import kill_before_call
+from fault_tools import kill_before_call, new_index
 from mount_tools import BIND, NOBODY, READ_ONLY, REMOUNT, as_nobody, mount, with_mounts
 from store_tools import contents, make_rows, make_store
 
 from hyperpq.errors import IndexNotFoundError, StoreError
-from hyperpq.index.collection import Collection
+from hyperpq.images.build import build_index
+from hyperpq.io.train_vectors import train_vectors
 from hyperpq.store import (
     IndexStore,
     find_place,
@@ -416,14 +417,13 @@ def test_folders_that_may_not_be_listed(tmp_path):
     # As an interrupted replacement leaves it, but that nobody may see whether it is empty.
     (tmp_path / "place").mkdir(mode=0)
     make_store(tmp_path / "place.old-hyperpq").path.chmod(0o777)
+    learned = new_index()
 
     def work():
         new = make_store(tmp_path / "new")
-        collection = Collection(new.segments[0].code_size, new)
-        below = {"settings": {}, "files": {}}
         for call in (
-            lambda: IndexStore.create(tmp_path / "shut/index", **below),
-            lambda: collection.save(tmp_path / "shut/index", **below, overwrite=True, move=False),
+            lambda: IndexStore.create(tmp_path / "shut/index", settings={}, files={}),
+            lambda: learned.save(tmp_path / "shut/index", overwrite=True),
             lambda: replace_directory(new.path, index),
             lambda: IndexStore.exists(tmp_path / "place"),
             lambda: IndexStore.open(tmp_path / "place"),
@@ -436,3 +436,71 @@ def test_folders_that_may_not_be_listed(tmp_path):
         assert work == tmp_path / "index.building"
 
     as_nobody(work)
+
+
+LEFT = {
+    "nothing": ([], None),
+    "a lock": ([".lock", ".lock-holder"], None),
+    "a begun index": (
+        [".lock", "codec.json", ".codec.json.ab.tmp", "shards/", "dead/"],
+        "codec.json",
+    ),
+    "a volume": (["lost+found/"], None),
+    "a working directory": ([".building/x"], None),
+    "a begun publication": ([".unpublished-hyperpq", "codec.json", "shards/000000.h5"], None),
+    "photos": (["holiday.jpg"], "holiday.jpg"),
+    "photos beside a lock": ([".lock", "holiday.jpg"], "holiday.jpg"),
+    "an index without a manifest": ([".lock", "shards/000000.h5"], "shards"),
+    "a file of that name": ([".lock", "shards"], "shards"),
+}
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_all_agree_on_what_is_free(tmp_path, left):
+    """A save, a build, a training, a replacement and `IndexStore.create`."""
+    names, in_the_way = LEFT[left]
+    folder = tmp_path / "place"
+    folder.mkdir()
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_text('["codec.json"]')
+    place = find_place(folder)
+    # Only `create` knows which files one that was interrupted has left.
+    begun = {"codec.json": b""}
+    is_free = in_the_way is None or in_the_way in begun
+    assert place.is_free() == (in_the_way is None)
+    if in_the_way is None:
+        place.check_free()
+    else:
+        with pytest.raises(StoreError, match=rf"place: the folder is not empty \({in_the_way}\)"):
+            place.check_free()
+    new = make_store(tmp_path / "new").path
+    if in_the_way is None:
+        replace_directory(new, folder, overwrite=False)
+        with pytest.raises(StoreError, match="place: the folder is already an index"):
+            place.check_free()
+        return
+    for refused in (
+        lambda: replace_directory(new, folder),
+        lambda: replace_directory(new, folder, overwrite=False),
+        lambda: train_vectors("none.npy", folder),
+        lambda: build_index(["none"], folder, backbone="no-such-network"),
+        *([] if is_free else [lambda: IndexStore.create(folder, settings={}, files=begun)]),
+    ):
+        with pytest.raises(StoreError, match=rf"place: the folder is not empty \({in_the_way}\)"):
+            refused()
+    if is_free:
+        assert IndexStore.create(folder, settings={}, files=begun).ntotal == 0
+
+
+def test_a_place_whose_index_stands_aside_is_not_free(tmp_path):
+    """A training ran for hours first, and could not be saved."""
+    os.rename(make_store(tmp_path / "index").path, tmp_path / "index.old-hyperpq")
+    for refused in (
+        lambda: find_place(tmp_path / "index").check_free(),
+        lambda: train_vectors("none.npy", tmp_path / "index"),
+    ):
+        with pytest.raises(StoreError, match="index: the folder is already an index"):
+            refused()
+    assert os.listdir(tmp_path) == ["index.old-hyperpq"]

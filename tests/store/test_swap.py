@@ -51,7 +51,7 @@ def test_replacing_loses_nothing_that_is_not_the_index(tmp_path):
         replace_directory(new, old)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/holiday.jpg").write_bytes(b"x")
-    with pytest.raises(StoreError, match="neither an index nor an empty folder"):
+    with pytest.raises(StoreError, match="the folder is not empty"):
         replace_directory(new, tmp_path / "photos")
     with pytest.raises(IndexNotFoundError):
         replace_directory(tmp_path / "photos", tmp_path / "elsewhere")

@@ -39,7 +39,6 @@ from hyperpq.images.relearning import MODES, Relearn
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store import (
     IndexStore,
-    Place,
     check_replaceable,
     find_place,
     recover_directory,
@@ -144,7 +143,8 @@ def build_index(
             progress=progress,
             **options,
         )
-    _check_place(place, path, is_index)
+    if not is_index:
+        place.check_free()
     check_replaceable(state.index, place.path)
     begun = state.exists()
     make_folder(state.path)
@@ -178,16 +178,6 @@ def build_index(
                 state.discard()
             raise
     return ImageIndex.open(os.path.abspath(path), device=device, backbone=backbone), report
-
-
-def _check_place(place: Place, path: str | os.PathLike[str], is_index: bool) -> None:
-    """Raise `StoreError` unless an index can be built at a place."""
-    if place.path.exists() and not place.path.is_dir():
-        raise StoreError(f"{path} is a file; expected a directory for the index.")
-    if not is_index and not place.is_free():
-        raise StoreError(
-            f"{path} is a folder with other files; expected another directory for the index."
-        )
 
 
 def _run(build: stages.Build) -> BuildReport:
