@@ -198,6 +198,11 @@ def scan_roots(
     return _Run(hidden, leave_out, is_left_out, allow_missing, on_found).scan(patterns)
 
 
+def missing_root(path: bytes) -> DatasetError:
+    """The error for a root that does not exist."""
+    return DatasetError(f"{os.fsdecode(path)} does not exist; give an existing folder of images.")
+
+
 def _patterns(exclude: Sequence[str]) -> IgnorePatterns:
     patterns = IgnorePatterns.from_lines(map(os.fsencode, exclude))
     if patterns.invalid:
@@ -283,9 +288,7 @@ class _Run:
                 ) from error
             if self.allow_missing:
                 return None
-            raise DatasetError(
-                f"{name} does not exist; give an existing folder of images."
-            ) from None
+            raise missing_root(path) from None
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             raise DatasetError(f"{name} is neither a file nor a folder; give a folder of images.")
         return status

@@ -82,7 +82,9 @@ def learn(
     CorruptIndexError
         The checkpoint can't be read.
     """
-    TrainingLoop(codec, x, sampler, recipe, options).run()
+    with options.run.progress.phase("prepare", None, ""):
+        loop = TrainingLoop(codec, x, sampler, recipe, options)
+    loop.run()
 
 
 def step_loss(

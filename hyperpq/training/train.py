@@ -111,38 +111,47 @@ def _learn(
     x, recipe, seed, device = task.x, task.recipe, task.seed, task.device
     split = split_rows(len(x), recipe, view_rows, seed=seed)
     finalizer = Finalizer(task)
-    codec = initialize_codec(task)
+    with run.progress.phase("prepare", None, ""):
+        codec = initialize_codec(task)
     if not task.epochs:
-        return finalizer.start(codec)
+        with run.progress.phase("codebooks", None, ""):
+            return finalizer.start(codec)
     if not split.is_enough:
         log.warning(
             "%d items are too few to learn from: the codec is PCA and k-means.",
             len(split.check_rows),
         )
-        return finalizer.start(codec)
+        with run.progress.phase("codebooks", None, ""):
+            return finalizer.start(codec)
 
     start = copy.deepcopy(codec)
-    graph = training_graph(codec, x, views, split, recipe.graph)
-    if views is None:
-        views = feature_views(x[split.view_rows], recipe.views.n_views, seed=seed)
-    options = LoopOptions(
-        seed=seed,
-        fingerprint=_fingerprint(task, views, split, codec) if run.checkpoint else "",
-        run=run,
-    )
+    with run.progress.phase("prepare", None, ""):
+        graph = training_graph(codec, x, views, split, recipe.graph)
+        if views is None:
+            views = feature_views(x[split.view_rows], recipe.views.n_views, seed=seed)
+        options = LoopOptions(
+            seed=seed,
+            fingerprint=_fingerprint(task, views, split, codec) if run.checkpoint else "",
+            run=run,
+        )
     with torch.random.fork_rng(_cuda_numbers(device)):
-        sampler = BatchSampler(x, views, split, graph, recipe)
+        with run.progress.phase("prepare", None, ""):
+            sampler = BatchSampler(x, views, split, graph, recipe)
         learn(codec, x[split.learning_rows], sampler, recipe, options)
     if recipe.learns_codebooks:
         refit_collapsed_codebooks(codec, x, recipe, seed)
-
     if recipe.holdout_check:
-        check = _holdout_check(start, task, views, split)
-        if not check.accepts(finalizer.plain_as_learned(start), finalizer.plain_as_learned(codec)):
-            return finalizer.start(start)
-    learned = finalizer.refined(codec)
-    if not recipe.learns_codebooks:
-        check_codes(learned, x)
+        with run.progress.phase("check", None, ""):
+            check = _holdout_check(start, task, views, split)
+            before, after = map(finalizer.plain_as_learned, (start, codec))
+            is_accepted = check.accepts(before, after)
+        if not is_accepted:
+            with run.progress.phase("codebooks", None, ""):
+                return finalizer.start(start)
+    with run.progress.phase("codebooks", None, ""):
+        learned = finalizer.refined(codec)
+        if not recipe.learns_codebooks:
+            check_codes(learned, x)
     return learned
 
 

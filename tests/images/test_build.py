@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import operator
 import os
 import random
 import shutil
 import subprocess
 import sys
 from collections import Counter
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -22,10 +24,11 @@ from hyperpq import ImageIndex
 from hyperpq.codec.serialization import to_files
 from hyperpq.datasets.folder import ImageFile, Listing
 from hyperpq.errors import BackboneError, DatasetError, IndexLockedError, InvalidInputError
-from hyperpq.images.build import update_index, working_directory
+from hyperpq.images.build import build_index, update_index, working_directory
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.roots import recorded_roots
 from hyperpq.images.skipped import from_csv
+from hyperpq.progress import SilentProgress
 from hyperpq.store.lock import writer_lock
 
 
@@ -573,3 +576,89 @@ def test_images_of_a_folder_are_removed_on_purpose(tmp_path):
     assert from_csv((tmp_path / "index/skipped.csv").read_bytes()) == {}
     assert reopened.remove(tmp_path) == 2
     assert len(reopened) == 0
+
+
+class Recorded(SilentProgress):
+    """Names of the phases in their order; what happens outside of any would be silent."""
+
+    def __init__(self):
+        super().__init__()
+        self.names, self.is_open = [], False
+
+    def _open(self, name, total, unit):
+        assert not self.is_open, f"{name} begins in {self.names[-1]}"
+        self.is_open = True
+        self.names += [name] * (self.names[-1:] != [name])
+        return super()._open(name, total, unit)
+
+    def _close(self):
+        self.is_open = False
+
+
+def test_no_work_is_outside_of_a_phase(tmp_path, monkeypatch):
+    """Minutes of a build and an update were silent: the imports, the listing and the training."""
+    folder, progress = fill(tmp_path / "p", 200), Recorded()
+    slow = {
+        "hyperpq.images.build.pipeline": ["load_backbone", "_publish"],
+        "hyperpq.images.build.stages": ["scan_roots", "new_index", "extract_features"],
+        "hyperpq.images.build.update": ["relearn_if_needed"],
+        "hyperpq.images.updater": ["compare", "extract_features"],
+        "hyperpq.training.train": ["initialize_codec", "training_graph", "_holdout_check"],
+        "hyperpq.training.loop": ["make_optimizers", "TrainingLoop._run_epoch"],
+    }
+    called = set()
+
+    def watched(name, function):
+        def call(*arguments, **options):
+            called.add(name)
+            # `relearn_if_needed` has phases of its own.
+            assert progress.is_open or name == "relearn_if_needed", name
+            return function(*arguments, **options)
+
+        return call
+
+    for module, names in slow.items():
+        for name in names:
+            *above, last = name.split(".")
+            owner = (
+                operator.attrgetter(*above)(import_module(module))
+                if above
+                else import_module(module)
+            )
+            monkeypatch.setattr(owner, last, watched(name, getattr(owner, last)))
+    monkeypatch.setattr(
+        "hyperpq.images.build.pipeline.load_backbone",
+        watched("load_backbone", lambda *_, **__: Grid()),
+    )
+    build_index([folder], tmp_path / "index", device="cpu", epochs=1, progress=progress)
+    fill(folder, 50, start=200)
+    monkeypatch.setattr(ImageIndex, "backbone", property(lambda self: Grid()))
+    _, report = update_index([folder], tmp_path / "index", device="cpu", progress=progress)
+    assert report.relearned is not None
+    assert called == {name for names in slow.values() for name in names}
+    first = [
+        "load",
+        "list",
+        "features",
+        "load",
+        "prepare",
+        "train",
+        "check",
+        "codebooks",
+        "encode",
+        "save",
+        "open",
+    ]
+    second = [
+        "list",
+        "open",
+        "compare",
+        "load",
+        "encode",
+        "prepare",
+        "train",
+        "check",
+        "codebooks",
+        "encode",
+    ]
+    assert progress.names == first + second

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hyperpq.backbones import load_backbone
+from hyperpq.datasets.folder import missing_root
 from hyperpq.errors import (
     BackboneError,
     DatasetError,
@@ -117,7 +118,7 @@ def build_index(
         If ``path`` is in use for something else, there is an interrupted build and neither
         ``resume`` nor ``overwrite`` is given, or the system refuses to write.
     """
-    roots = as_roots(roots)
+    roots, progress = as_roots(roots), as_progress(progress)
     check_codec_alone(options)
     chosen, relearn = BuildOptions(**options), as_choice(relearn, "relearn", MODES)
     if backbone is not None:
@@ -147,6 +148,11 @@ def build_index(
         place.check_free()
     check_replaceable(state.index, place.path)
     begun = state.exists()
+    if not begun and not allow_empty:
+        # A wrong path is named before PyTorch is imported.
+        for root in roots:
+            if not os.path.lexists(root):
+                raise missing_root(root)
     make_folder(state.path)
     with writer_lock(state.path):
         if begun and not resume:
@@ -159,7 +165,8 @@ def build_index(
         try:
             # A network that cannot be loaded is the likeliest error, so this is the first step.
             if backbone is None or isinstance(backbone, str):
-                backbone = load_backbone(chosen.backbone, device=device)
+                with progress.phase("load", None, ""):
+                    backbone = load_backbone(chosen.backbone, device=device)
             build = stages.Build(
                 roots,
                 place.path,
@@ -168,7 +175,7 @@ def build_index(
                 backbone,
                 device,
                 workers,
-                as_progress(progress),
+                progress,
                 allow_empty,
             )
             report = _run(build)
@@ -177,12 +184,15 @@ def build_index(
             if not begun:
                 state.discard()
             raise
-    return ImageIndex.open(os.path.abspath(path), device=device, backbone=backbone), report
+    with progress.phase("open", None, ""):
+        images = ImageIndex.open(os.path.abspath(path), device=device, backbone=backbone)
+    return images, report
 
 
 def _run(build: stages.Build) -> BuildReport:
     """All stages of a build."""
-    index = stages.new_index(build)
+    with build.progress.phase("load", None, ""):
+        index = stages.new_index(build)
     plan = stages.read_or_list(build)
     if index.is_trained:
         sample = stages.Sample.empty(build.network.d)
@@ -191,7 +201,8 @@ def _run(build: stages.Build) -> BuildReport:
     images = stages.train_index(build, index, sample)
     skipped = plan.skipped | stages.encode_images(build, images, plan.files, sample)
     count = len(images)
-    _publish(build, images, skipped)
+    with build.progress.phase("save", None, ""):
+        _publish(build, images, skipped)
     return BuildReport(
         count, count, 0, skipped, dict(build.progress.seconds), other=dict(plan.other)
     )

@@ -317,6 +317,9 @@ def train_index(build: Build, index: HiHPQIndex, sample: Sample) -> ImageIndex:
         return ImageIndex(HiHPQIndex.load(state.index, device=build.device), build.network)
     if not index.is_trained:
         n_viewed = len(sample.viewed.rows)
+        with build.progress.phase("load", None, ""):
+            # PyTorch takes seconds to import.
+            import hyperpq.training.train  # noqa: F401
         index.train(
             np.concatenate([sample.viewed.plain, sample.others.plain]),
             sample.viewed.views if n_viewed else None,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperpq.datasets.folder import Listing, RootOptions
+from hyperpq.datasets.folder import Listing, RootOptions, missing_root
 from hyperpq.errors import CorruptIndexError, DatasetError, InvalidInputError
 from hyperpq.images import skipped as skipped_files
 from hyperpq.images.build.options import (
@@ -35,6 +35,7 @@ from hyperpq.images.roots import (
     with_listed,
 )
 from hyperpq.images.updater import Updater
+from hyperpq.index.view import RowView
 from hyperpq.progress import Progress, ProgressLike, as_progress
 from hyperpq.store import IndexStore, find_place
 from hyperpq.utils.validation import as_choice
@@ -200,7 +201,20 @@ def _list(
         allow_missing=remove_missing or named is None,
         per_root=listed,
     )
+    if named is not None and not allow_empty:
+        # A mistyped name; a folder of which the index has images is found out about later.
+        for root in listing.empty:
+            if not os.path.lexists(root) and not _has_images(store, root):
+                raise missing_root(root)
     return _Plan(target, chosen, listed, listing, named is not None, remove_missing, allow_empty)
+
+
+def _has_images(store: IndexStore, root: bytes) -> bool:
+    """Whether an index has images at or below a path."""
+    below = (os.path.join(root, b""),)
+    return any(
+        is_below(path, below) for rows in RowView(0, store).batches() for path in rows.paths or ()
+    )
 
 
 def _apply(
@@ -320,5 +334,5 @@ def _roots_without_images(
                 "forget, or repeat the command with --allow-empty."
             )
         elif is_missing:
-            raise DatasetError(f"{name} does not exist; give an existing folder of images.")
+            raise missing_root(root)
     return away
