@@ -114,14 +114,21 @@ class FeatureSet:
         DatasetError
             If they are not cached yet and the images cannot be read.
         """
-        file = self.source / f"views-{strength}.npy"
+        file = self._views_file(strength)
         if not file.exists():
             extract(self.images().train, file, self.backbone, strength)
         return np.load(file, mmap_mode="r")
 
+    def has_views(self, strength: str) -> bool:
+        """Whether the views of this strength are cached."""
+        return self._views_file(strength).exists()
+
     def images(self) -> Protocol:
         """The protocol of ``source`` with the paths of its images; see `read_images`."""
         return read_images(self.dataset, self.data, self.source, len(np.load(self._query_file)))
+
+    def _views_file(self, strength: str) -> Path:
+        return self.source / f"views-{strength}.npy"
 
     @property
     def _query_file(self) -> Path:

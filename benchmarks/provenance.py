@@ -38,6 +38,8 @@ HYPERPQ_CODE = tuple(
 BASELINE_CODE = ("benchmarks/baselines.py", "hyperpq/evaluation.py")
 _SOURCES = {".py", ".cpp", ".h", ".inl"}
 _LENGTH = 16
+# The digest of what is not there.
+ABSENT = "absent"
 
 
 class Digests(NamedTuple):
@@ -90,7 +92,12 @@ class DataDigests:
         self.protocol = digest_settings({**words, **counts, "labels": digest_arrays(labels)})
 
     def features(self, strength: str | None = None) -> str:
-        """Digest of the features, with those of the views of a strength if one is given."""
+        """Digest of the features, with those of the views of a strength if one is given.
+
+        Views that are not cached are not extracted for their digest: they are like no others.
+        """
+        if strength is not None and not self._features.has_views(strength):
+            return ABSENT
         if strength not in self._of_strength:
             if strength is None:
                 own = self._features
@@ -161,10 +168,16 @@ def _starts_with_docstring(node: ast.AST) -> bool:
 
 @functools.cache
 def current_commit(root: Path = ROOT) -> str | None:
-    """The commit of the sources; None outside a clone of the repository."""
-    command = ["git", "-C", str(root), "rev-parse", "--short=9", "HEAD"]
+    """The commit of the sources, and whether they differ from it; None outside a repository."""
+
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        found = git("rev-parse", "--short=9", "HEAD")
+        changed = git("diff", "--quiet", "HEAD", "--", "hyperpq", "benchmarks", "datasets")
+    except OSError:
         return None
-    return done.stdout.strip()
+    if found.returncode:
+        return None
+    return found.stdout.strip() + (" with changes" if changed.returncode else "")

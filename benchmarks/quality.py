@@ -266,8 +266,11 @@ def run(bench: QualityBench, args: argparse.Namespace) -> None:
                 bench.measure_baseline(key)
 
 
-def take_up_published(bench: QualityBench, out: Path) -> None:
+def take_up_published(bench: QualityBench, recipes: Sequence[str], out: Path) -> None:
     """Copy published runs into the log that are as they would be measured now, and say so."""
+    for name in recipes:
+        # Without its views nothing can be said of a recipe.
+        bench.features.views(get_recipe(name, LENGTHS[0]).views.augmentation)
     published = RunLog(runs_file(bench.features.folder.name, RUNS, out)).runs.values()
     taken, left = take_up(bench.log, published, bench.is_current)
     print(
@@ -341,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_set(record, args.out)
         bench = QualityBench(features, shown_command(args))
         if args.published:
-            take_up_published(bench, args.out)
+            take_up_published(bench, args.recipes, args.out)
         run(bench, args)
         publish(record, bench.log, args.out, bench.is_current)
         print(write_quality_page(args.out))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -154,6 +155,9 @@ def test_digests_know_views_and_rows(cache):
     again = DataDigests(featuresets.open_set("folder:groups", None, cache))
     assert again.features() == found[0].features()
     assert again.features("mild") != found[0].features("mild")
+    # Views that are not there are not extracted for a digest.
+    (cache / "groups-lite0/views-paper.npy").unlink()
+    assert again.features("paper") == provenance.ABSENT
 
 
 def test_code_counts_and_comments_do_not(tmp_path):
@@ -230,3 +234,25 @@ def test_runs_of_earlier_code_are_confirmed_if_it_measures_the_same(place, monke
     assert (after[RAW]["confirmed"]["bits"], after[RAW]["confirmed"]["seed"]) == (0, 0)
     assert after[RAW]["map"] == changed[0]["map"]
     assert after[NORMALIZED] == changed[1]
+
+
+def test_the_commit_of_a_run_says_whether_the_sources_differ_from_it(tmp_path):
+    assert provenance.current_commit(tmp_path) is None
+
+    def git(*words):
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        done = subprocess.run(["git", *name, *words], cwd=tmp_path, capture_output=True, check=True)
+        return done.stdout.decode().strip()
+
+    git("init", "-q")
+    (tmp_path / "hyperpq").mkdir()
+    (tmp_path / "hyperpq/a.py").write_text("1")
+    git("add", ".")
+    git("commit", "-qm", "One")
+    commit = git("rev-parse", "--short=9", "HEAD")
+    provenance.current_commit.cache_clear()
+    assert provenance.current_commit(tmp_path) == commit
+    (tmp_path / "hyperpq/a.py").write_text("2")
+    provenance.current_commit.cache_clear()
+    assert provenance.current_commit(tmp_path) == f"{commit} with changes"
+    provenance.current_commit.cache_clear()
