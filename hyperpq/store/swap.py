@@ -12,7 +12,15 @@ from hyperpq.errors import IndexNotFoundError, StoreError
 from hyperpq.store.lock import folder_lock, writer_lock
 from hyperpq.store.manifest import MANIFEST_NAME
 from hyperpq.store.manifest_parser import read_manifest
-from hyperpq.store.place import Place, find_place, former_of, is_vacant
+from hyperpq.store.place import (
+    BUILDING,
+    DISCARDED,
+    SAVING,
+    Place,
+    find_place,
+    former_of,
+    is_vacant,
+)
 from hyperpq.store.publish import publish_inside
 from hyperpq.store.verify import foreign_files
 from hyperpq.utils.files import fsync_folder, os_errors
@@ -20,6 +28,10 @@ from hyperpq.utils.files import fsync_folder, os_errors
 # Why a folder cannot be renamed although files can be made in it: it is a mount point, it comes
 # from the image of a container, or the folder above it cannot be written.
 _NOT_RENAMED = frozenset((errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES))
+
+_PUBLISHED = ".published-hyperpq"
+# Folders in an index that were renamed so in order to be removed.
+_DONE = (DISCARDED, BUILDING + _PUBLISHED)
 
 
 def replace_directory(
@@ -155,7 +167,7 @@ def _swap(new: Path, old: Path, former: Path) -> None:
 
 def _remove(folder: Path) -> None:
     """Remove a folder in one step, so that half of an index is not taken for one."""
-    aside = folder.with_name(folder.name + ".published-hyperpq")
+    aside = folder.with_name(folder.name + _PUBLISHED)
     shutil.rmtree(aside, ignore_errors=True)
     with os_errors("remove", folder):
         os.rename(folder, aside)
@@ -169,7 +181,8 @@ def recover_directory(old: str | os.PathLike[str]) -> None:
 
     Every writer does this before it changes an index; readers read what is whole, and change
     nothing. If ``old`` is missing or an empty folder, the former index gets its name back. If
-    ``old`` is an index, the former one is removed; it does not matter if that fails.
+    ``old`` is an index, the former one is removed, and so are working directories in it that nobody
+    needs any more; it does not matter if that fails.
 
     Raises
     ------
@@ -180,6 +193,26 @@ def recover_directory(old: str | os.PathLike[str]) -> None:
     if os.path.lexists(former_of(old)):
         with folder_lock(old.parent):
             _recover(old)
+    _remove_abandoned(old)
+
+
+def _remove_abandoned(old: Path) -> None:
+    """Remove what a killed build or save has left inside an index; a build can be resumed."""
+    if not os.path.lexists(old / MANIFEST_NAME):
+        return
+    for name in _DONE:
+        _remove_folder(old / name)
+    saving = old / SAVING
+    if saving.is_dir() and not saving.is_symlink():
+        # Whoever saves holds this lock. The rename keeps a save that begins now out of the removal.
+        with suppress(StoreError, OSError), writer_lock(saving):
+            os.rename(saving, old / _DONE[0])
+        _remove_folder(old / _DONE[0])
+
+
+def _remove_folder(folder: Path) -> None:
+    if os.path.lexists(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _recover(old: Path) -> None:

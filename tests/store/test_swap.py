@@ -190,3 +190,43 @@ def test_verifying_follows_a_replacement_step_by_step(
         assert IndexStore.open(root, verify=True).ntotal == (0 if finished else 10)
     else:
         assert verify_directory(root) == []
+
+
+LEFT = (".saving-hyperpq", ".building-done", ".building.published-hyperpq")
+
+
+@pytest.mark.parametrize("writer", ["a commit", "a replacement", "compact"])
+def test_a_writer_removes_what_a_killed_save_or_build_has_left_inside(tmp_path, writer):
+    """They were in the way of every replacement until somebody removed them."""
+    store = make_store(tmp_path / "index")
+    for name in LEFT:
+        make_store(store.path / name / "index")
+    (store.path / ".saving-hyperpq/.lock").touch()
+    assert {problem.file for problem in store.verify()} == {*LEFT}
+    if writer == "a replacement":
+        replace_directory(make_store(tmp_path / "new").path, store.path)
+    elif writer == "compact":
+        store.compact()
+    else:
+        store.commit(next_id=50)
+    assert verify_directory(store.path) == []
+    assert not {*LEFT} & {*os.listdir(store.path)}
+
+
+def test_a_save_that_goes_on_is_left_alone(tmp_path):
+    store = make_store(tmp_path / "index")
+    saving = store.path / ".saving-hyperpq"
+    make_store(saving / "index")
+    with writer_lock(saving):
+        store.commit(next_id=50)
+        assert (saving / "index/manifest.json").exists()
+        with pytest.raises(StoreError, match=r"'.saving-hyperpq', which is no part of the index"):
+            replace_directory(make_store(tmp_path / "new").path, store.path)
+    # A build can be resumed, and a link is never followed.
+    shutil.rmtree(saving)
+    (store.path / ".building").mkdir()
+    saving.symlink_to(make_store(tmp_path / "elsewhere").path)
+    store.commit(next_id=60)
+    assert (store.path / ".building").exists()
+    assert saving.is_symlink()
+    assert IndexStore.open(tmp_path / "elsewhere", verify=True).ntotal == 10
