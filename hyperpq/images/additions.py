@@ -152,13 +152,13 @@ class Additions:
                 for path, state, id in entries(self._index.collection)
                 if path in names
             }
-        view, found = self._index.view(), {}
+        view = self._index.view()
+        found: dict[int, tuple[int, tuple[int, int]]] = {}
         for name, row in names.items():
-            ids = view.select(where=Where(f"path == {os.fsdecode(name)!r}")) if len(view) else []
-            for id in ids:
+            for id in view.select(where=Where(f"path == {os.fsdecode(name)!r}")).tolist():
                 columns = view.attributes_of([id])
                 mtime = columns["mtime"].astype(TIME).view(np.int64)
-                found[row] = int(id), (int(columns["size"][0]), int(mtime[0]))
+                found[row] = id, (int(columns["size"][0]), int(mtime[0]))
         return found
 
 

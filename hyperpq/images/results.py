@@ -125,7 +125,8 @@ class Answers(list[Answer]):
             Columns of the same length, as ``pandas.DataFrame``, ``polars.DataFrame`` and
             ``pyarrow.table`` take them: ``number`` (which query, from 0), ``query``, ``rank``,
             ``distance``, ``similarity``, ``id``, ``path``, and the attributes, of which times are
-            ``datetime64[ns]``. A query without results has no row.
+            ``datetime64[ns]``. A query without results has no row. Where a path is not UTF-8, it
+            has replacement characters, and a column ``path_bytes`` (``query_bytes``) is there.
         """
         rows = [
             (number, answer.query, result)
@@ -135,12 +136,12 @@ class Answers(list[Answer]):
         found = [result for _, _, result in rows]
         table: dict[str, Any] = {
             "number": [number for number, _, _ in rows],
-            "query": [query for _, query, _ in rows],
+            **_texts("query", [query for _, query, _ in rows]),
             "rank": [result.rank for result in found],
             "distance": [result.distance for result in found],
             "similarity": [result.similarity for result in found],
             "id": [result.id for result in found],
-            "path": [result.path for result in found],
+            **_texts("path", [result.path for result in found]),
         }
         names = dict.fromkeys(name for result in found for name in result.attributes)
         attributes = {name: _column([r.attributes.get(name) for r in found]) for name in names}
@@ -150,6 +151,14 @@ class Answers(list[Answer]):
     def to_json(self) -> str:
         """All answers as a JSON array, see `Answer.to_dict`."""
         return json.dumps([answer.to_dict() for answer in self])
+
+
+def _texts(name: str, paths: Sequence[str]) -> dict[str, Any]:
+    """A column of paths as Unicode, and one of their bytes if that cannot say them."""
+    names = [os.fsencode(path) for path in paths]
+    texts = [path.decode("utf-8", "replace") for path in names]
+    is_lossy = any(text.encode() != path for text, path in zip(texts, names, strict=True))
+    return {name: texts} | ({f"{name}_bytes": names} if is_lossy else {})
 
 
 def _column(values: Sequence[AttributeValue]) -> list[AttributeValue] | NDArray[np.datetime64]:

@@ -10,6 +10,7 @@ import pickle
 import shutil
 
 import numpy as np
+import pandas
 import pyarrow
 import pytest
 from image_tools import build, fill
@@ -73,6 +74,11 @@ def test_names_that_are_no_unicode(tmp_path):
     text = answer.to_json()
     text.encode("utf-8")
     assert base64.b64decode(json.loads(text)["query_bytes"]) == name
+    table = Answers([answer]).to_dict()
+    arrow = pyarrow.table(table)
+    assert arrow["path_bytes"].to_pylist() == [r.path_bytes for r in answer.results]
+    assert arrow["query_bytes"].to_pylist() == [name] * 7
+    assert table["path"] == [r.to_dict()["path"] for r in answer.results]
     # What a web framework does.
     json.dumps(answer.to_dict(), ensure_ascii=False, allow_nan=False).encode("utf-8")
 
@@ -126,7 +132,6 @@ def test_a_table_of_all_answers(opened):
 
 
 def test_a_table_in_pandas(opened):
-    pandas = pytest.importorskip("pandas")
     index, paths = opened
     frame = pandas.DataFrame(index.query(paths[:3], 4).to_dict())
     assert len(frame) == 12
