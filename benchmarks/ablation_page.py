@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from benchmarks.pages import (
     with_kept_sections,
     write_page,
 )
-from benchmarks.palette import SHADES, WIDTH, add_legend, new_figure, save
+from benchmarks.palette import SHADES, add_legend, new_figure, save
 from benchmarks.published import (
     COMMITS,
     SetRecord,
@@ -40,6 +41,8 @@ _MADE = (
 )
 # The groups whose largest losses are named at the start of the page, besides the geometry.
 _NAMED = ("contrast", "codebooks", "head")
+# Characters in a line of a label of the plot.
+_LABEL = 26
 
 Floats = NDArray[np.float64]
 Found = dict[tuple[str, str], Floats]
@@ -135,13 +138,21 @@ def plot_differences(
 ) -> None:
     """Plot the difference of each variant from the default: a bar for each code length."""
     base = found["", DEFAULT.name]
-    shown = [variant for variant in variants if variant is not DEFAULT]
-    figure, [axis] = new_figure(height=0.6 + 0.3 * max(len(shown), 1))
+    # A row for each variant, below a row with the name of its group.
+    rows: list[Variant | str] = []
+    for variant in variants:
+        if variant is not DEFAULT:
+            is_new = not any(
+                isinstance(row, Variant) and row.group == variant.group for row in rows
+            )
+            rows += [variant.group, variant] if is_new else [variant]
+    bars = [(at, row) for at, row in enumerate(rows) if isinstance(row, Variant)]
+    figure, [axis] = new_figure(height=0.6 + 0.36 * max(len(rows), 1))
     height = 0.8 / len(lengths)
     for i, bits in enumerate(lengths):
-        gaps = [differences(found[v.group, v.name], base)[:, i] for v in shown]
+        gaps = [differences(found[v.group, v.name], base)[:, i] for _, v in bars]
         axis.barh(
-            np.arange(len(shown)) - 0.4 + height * (i + 0.5),
+            [at - 0.4 + height * (i + 0.5) for at, _ in bars],
             [gap.mean() for gap in gaps],
             height,
             xerr=[np.nan_to_num(spread_of(gap)) for gap in gaps],
@@ -149,14 +160,17 @@ def plot_differences(
             color=SHADES[round(i * (len(SHADES) - 1) / max(len(lengths) - 1, 1))],
             label=f"{bits} bits",
         )
-    labels = [f"{v.group}: {v.name}" for v in shown]
-    axis.set_yticks(range(len(shown)), labels, fontsize=8)
-    axis.set_ylim(len(shown) - 0.4, -0.6)
+    names = [fill(row.name, _LABEL) if isinstance(row, Variant) else row for row in rows]
+    axis.set_yticks(range(len(rows)), names, fontsize=9.5, linespacing=0.9)
+    for row, text in zip(rows, axis.get_yticklabels(), strict=True):
+        text.set_fontweight("normal" if isinstance(row, Variant) else "bold")
+    axis.tick_params(axis="y", length=0)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.axvline(0, color="#333", linewidth=0.8)
     axis.set_xlabel("mAP less that of the default")
+    axis.locator_params(axis="x", nbins=4)
     axis.grid(axis="y", visible=False)
     axis.grid(axis="x", color="#ddd")
     axis.spines["left"].set_visible(False)
     add_legend(figure, [axis])
-    figure.set_figwidth(WIDTH + 1)
     save(figure, file)
