@@ -108,7 +108,7 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
         "feature width": index.d,
         "kept features": _kept(index),
         "objective": index.objective,
-        **describe_training(index, noun),
+        **describe_training(index.view(), noun),
         "metric": index.metric,
         "curvatures": " ".join(curvatures) or "none",
         "recipe": str(codec.recipe.get("name", "unknown")),

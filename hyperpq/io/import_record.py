@@ -59,8 +59,8 @@ def read_imports(collection: Collection) -> list[ImportedFile]:
     out = []
     for row in csv.DictReader(io.StringIO(data.decode("utf-8", "surrogateescape"))):
         try:
-            numbers = [int(row[name]) for name in _NAMES[1:-1]]
-            out.append(ImportedFile(row["checksum"], *numbers, row["name"]))
+            vectors, added, first, last = (int(row[name]) for name in _NAMES[1:-1])
+            out.append(ImportedFile(row["checksum"], vectors, added, first, last, row["name"]))
         except (KeyError, TypeError, ValueError):
             # The report is for people, who may have changed it.
             continue

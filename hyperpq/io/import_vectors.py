@@ -147,7 +147,7 @@ def import_vectors(
             size,
             training.get("seed", 0),
             phase.advance,
-            lambda number, batch: checksums[number].update(np.ascontiguousarray(batch)),
+            lambda number, batch: checksums[number].update(np.ascontiguousarray(batch).data),
         )
     parts = [
         _Part(file, checksum.hexdigest()) for file, checksum in zip(files, checksums, strict=True)
