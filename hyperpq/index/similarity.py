@@ -254,8 +254,8 @@ def search_similar(
         See `IndexReader.search_similar`.
     """
     shape = (len(queries), k)
-    D = output(None, "D", shape, np.float32)
-    I = output(None, "I", shape, np.int64)  # noqa: E741
+    D: NDArray[np.float32] = output(None, "D", shape, np.float32)
+    I: NDArray[np.int64] = output(None, "I", shape, np.int64)  # noqa: E741
     S: NDArray[np.float64] = output(None, "S", shape, np.float64)
     D[...], I[...], S[...] = np.inf, -1, np.nan
     scale, kept_by = _Scale.of(rows, codec), rows.feature_codec
