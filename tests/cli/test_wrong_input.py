@@ -19,7 +19,7 @@ from hyperpq.utils.devices import usable_cores
 # the fixture, `P` for an image of it; other names lie in the folder of `wrong`. After "usage:", the
 # line ends with the command whose help it names.
 COMMANDS = {
-    "no-such-command": ("biuld", 2, "usage: no such command 'biuld'.*"),
+    "no-such-command": ("biuld", 2, "usage: no such command 'biuld'; did you mean 'build'?"),
     "no-such-option": ("query P --top 3", 2, "usage: no such option '--top'.*"),
     "build-without-images": (
         "build",
@@ -198,7 +198,7 @@ COMMANDS = {
     "query-k-0": (
         "query P -k 0",
         2,
-        "usage: invalid value for '-k': 0 is not in the range x>=1.",
+        "usage: invalid value for '-k' / '-n': 0 is not in the range x>=1.",
     ),
     "query-k-huge": (
         "query P --index I -k 99999999999999999999",
@@ -365,8 +365,8 @@ def test_command(outcomes, wrong, place, name):
     done, (_, code, expected) = outcomes[name], COMMANDS[name]
     (line,) = done.stderr.decode().splitlines()
     if expected.startswith("usage: "):
-        command = COMMANDS[name][0].partition(" ")[0]
-        program = f"hyperpq {command}" if command in main.COMMANDS else "hyperpq"
+        command, known = COMMANDS[name][0].partition(" ")[0], {*main.COMMANDS, *main.ALIASES}
+        program = f"hyperpq {command}" if command in known else "hyperpq"
         expected = f"{expected.removeprefix('usage: ')} See `{program} --help`."
     if not expected.startswith("hyperpq: "):
         expected = f"hyperpq: error: {expected}"
