@@ -16,6 +16,7 @@ from hyperpq.utils.validation import as_count
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.codec.config import PQConfig
+    from hyperpq.progress import Progress
     from hyperpq.training.recipe import Recipe
     from hyperpq.training.task import TrainingRun
 
@@ -91,11 +92,14 @@ class CodecPlan:
         )
 
 
-def record_of(codec: Codec, x: NDArray[np.float32], seed: int) -> TrainingRecord:
+def record_of(
+    codec: Codec, x: NDArray[np.float32], seed: int, progress: Progress
+) -> TrainingRecord:
     """What an index stores of the training of a codec from vectors (n, d)."""
     from hyperpq.training.fit import FitStatistics
 
-    fit = FitStatistics.of(x, seed=seed)
+    with progress.phase("fit", None, ""):
+        fit = FitStatistics.of(x, seed=seed)
     return TrainingRecord(len(x), objective_of(codec), codec.is_learned, fit)
 
 

@@ -182,19 +182,19 @@ class TrainableIndex(VectorIndex):
         if rows is not None and views is None:
             raise InvalidInputError("view_rows are given without views; expected both.")
         n_views = len(features) if rows is None else len(rows)
-        plan = self._plan(recipe, seed, changes)
+        plan, shown = self._plan(recipe, seed, changes), as_progress(progress)
         codec = plan.learn(
             features,
             TrainingRun(
                 Path(trace_path) if trace_path else None,
                 Path(checkpoint) if checkpoint else None,
                 resume,
-                as_progress(progress),
+                shown,
             ),
             None if views is None else as_views(views, n_views, self.d),
             rows,
         )
-        record = record_of(codec, features, plan.seed) if self.has_features else None
+        record = record_of(codec, features, plan.seed, shown) if self.has_features else None
         self.collection.set_codec(codec, codec.code_size, record)
 
     def _plan(self, recipe: str | Recipe, seed: int, changes: dict[str, Any]) -> CodecPlan:
@@ -286,9 +286,11 @@ class TrainableIndex(VectorIndex):
             changes=changes,
         )
         shown = as_progress(progress)
-        x = sample_of(view, size, plan.seed)
+        with shown.phase("features", None, ""):
+            x = sample_of(view, size, plan.seed)
         learned = plan.learn(x, TrainingRun(progress=shown))
-        self.collection.recode(learned, record_of(learned, x, plan.seed), progress=shown)
+        record = record_of(learned, x, plan.seed, shown)
+        self.collection.recode(learned, record, progress=shown)
 
     def with_bits(
         self,

@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -67,6 +68,24 @@ def same(one, other):
     return all(map(np.array_equal, one, other))
 
 
+class Recorder:
+    """Name, total and reported units of every phase."""
+
+    def __init__(self):
+        self.seconds, self.phases = {}, []
+
+    @contextmanager
+    def phase(self, name, total, unit="images"):
+        done = [0]
+
+        class Phase:
+            def advance(self, n=1, **facts):
+                done[0] += n
+
+        yield Phase()
+        self.phases.append((name, total, done[0]))
+
+
 # --- what is learned --------------------------------------------------------------------------
 
 
@@ -119,6 +138,14 @@ def test_learning_again_from_the_same_features_changes_nothing(index):
     index.retrain()
     assert to_files(index.codec) == files
     np.testing.assert_array_equal(index.codes_of(index.ids), codes)
+
+
+def test_every_part_of_the_work_is_reported(index):
+    progress = Recorder()
+    index.retrain(progress=progress)
+    assert progress.phases[0] == ("features", None, 0)
+    assert progress.phases[-2:] == [("fit", None, 0), ("encode", 300, 300)]
+    assert {name for name, *_ in progress.phases} > {"features", "fit", "encode"}
 
 
 def test_at_most_train_size_vectors_are_learned_from(index):
@@ -319,6 +346,18 @@ def test_codes_of_a_former_codec_are_never_stored(stored):
         stored.collection.add(codes, attributes={"row": [0, 1]}, features=features, codec=old.codec)
     stored.refresh()
     assert stored.ntotal == 300
+    assert_whole(stored)
+
+
+def test_one_that_learned_from_a_former_snapshot_encodes_the_newest_rows(stored):
+    late = opened(stored)
+    stored.add(NEW[:10], attributes={"row": np.arange(10)})
+    stored.retrain(seed=1, bits=8)
+    late.retrain(seed=2)
+    assert (late.M, late.ntotal, late.training.n) == (4, 310, 300)
+    assert_whole(late)
+    stored.refresh()
+    assert to_files(stored.codec) == to_files(late.codec)
     assert_whole(stored)
 
 
