@@ -155,7 +155,7 @@ COMMANDS = {
         "build a new index.",
     ),
     "build-nothing-there": ("build --images empty --index I", 1, "no image was found in *empty; *"),
-    "query-without-image": ("query", 2, "usage: missing argument 'IMG...'."),
+    "query-without-image": ("query", 2, "usage: missing argument 'IMG|FILE...'."),
     "query-no-index": (
         "query P --index gone",
         1,
@@ -176,7 +176,7 @@ COMMANDS = {
         "query P --index vectors",
         2,
         "{here}/vectors is an index of vectors; expected an index of images, which `hyperpq "
-        "build` makes; `hyperpq search` and *",
+        "build` makes; `hyperpq query` and *",
     ),
     "query-empty-name": (
         "query {empty} --index I",
@@ -428,7 +428,7 @@ LIBRARY = {
     ),
     "train-again": (
         lambda i, p, t: i.index.train(np.ones((20, 1280))),
-        "the index has 24 vectors coded by its codec; expected a new one; train a new index.",
+        "the index has 24 vectors coded by its codec; expected a new one; call retrain().",
     ),
     "save-taken": (
         lambda i, p, t: (t / "file").write_text("x") and i.index.save(t),
@@ -456,4 +456,4 @@ def test_library(image_index, photos, tmp_path, name):
 def test_a_single_path_is_not_taken_for_many(image_index, photos):
     """A string is a sequence too, but its letters are no paths."""
     (answer,) = image_index.query(str(photos[0]), 1)
-    assert answer.results[0].path == bytes(photos[0])
+    assert answer.results[0].path == str(photos[0])
