@@ -13,7 +13,7 @@ def content_hash(path: bytes) -> int:
     """XXH3-64 of the content of a file, as a signed integer; 0 if it cannot be read."""
     digest = xxhash.xxh3_64()
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:  # type: ignore[call-overload]
+        with open(path, "rb", opener=open_without_waiting) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError:

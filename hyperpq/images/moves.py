@@ -76,7 +76,7 @@ def find_moves(
     paths: defaultdict[int, list[bytes]] = defaultdict(list)
     for path, value in _hashes(candidates, workers, progress).items():
         paths[value].append(path)
-    moves = {}
+    moves: dict[bytes, int] = {}
     for value in paths.keys() & images.keys() - {0}:
         moves |= _paired(paths[value], images[value])
     return moves

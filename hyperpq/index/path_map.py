@@ -57,7 +57,8 @@ class Root:
         """
         if directory is None or self.relative is None:
             return self.path
-        beside = os.path.normpath(os.path.join(os.fsencode(directory), self.relative))
+        place = os.path.realpath(os.fsencode(directory))
+        beside = os.path.normpath(os.path.join(place, self.relative))
         # Nothing is looked up while the index is where it was.
         if beside == self.path or os.path.lexists(self.path) or not os.path.lexists(beside):
             return self.path
@@ -75,8 +76,8 @@ class Root:
 
 
 def relative_to(path: bytes, directory: Path) -> bytes:
-    """A path relative to the directory of an index."""
-    return os.path.relpath(path, os.fsencode(directory))
+    """A path relative to the directory of an index, by whatever link that is reached."""
+    return os.path.relpath(path, os.path.realpath(os.fsencode(directory)))
 
 
 def parse_roots(metadata: Mapping[str, Any]) -> tuple[Root, ...]:

@@ -185,6 +185,30 @@ def test_a_folder_that_moved_is_found_by_add_and_with_its_former_name(place):
     assert paths_of(index) == sorted(str(path) for path in (place / "r").rglob("*.png"))
 
 
+def test_a_folder_that_moved_is_listed_as_before(place):
+    """With the patterns that it was given with, and not those of the first build."""
+    fill(place / "q", 4, start=40)
+    fill(place / "q/raw", 2, start=50)
+    update([place / "q"], place / "index", exclude=["raw"])
+    (place / "q").rename(place / "r")
+    index, report = update([place / "r"], place / "index")
+    assert (report.added, report.removed, len(report.places), len(index)) == (0, 0, 1, 14)
+    (place / "r").rename(place / "s")
+    index, report = update([place / "s"], place / "index", exclude=[])
+    assert (report.added, len(report.places), len(index)) == (2, 1, 16)
+    assert recorded_roots(index.index)[-1].exclude == ()
+
+
+def test_an_index_that_is_reached_by_a_link(place):
+    (place / "deep/er").mkdir(parents=True)
+    (place / "deep/er/link").symlink_to(place / "index")
+    before = tree(place / "index")
+    index, report = update([place / "p"], place / "deep/er/link")
+    assert (report.added, tree(place / "index")) == (0, before)
+    assert update_images(index).added == 0
+    assert tree(place / "index") == before
+
+
 def test_another_folder_is_no_folder_that_moved(place):
     """Fewer than half of the images of the one that is gone."""
     before = opened(place)

@@ -145,6 +145,8 @@ class _Plan:
     ----------
     target : Path
         Directory of the index.
+    given : BuildChoices
+        The options of this update.
     options : BuildOptions
         The options of the index with those of this update.
     listed : dict of bytes to RootOptions
@@ -158,6 +160,7 @@ class _Plan:
     """
 
     target: Path
+    given: BuildChoices
     options: BuildOptions
     listed: dict[bytes, RootOptions]
     listing: Listing
@@ -191,22 +194,36 @@ def _list(
         )
     paths = [root.path for root in recorded] if named is None else named
     listed = {path: _root_options(path, recorded, chosen, options) for path in paths}
-    place = find_place(target)
-    listing = list_for_build(
-        list(listed),
-        place.path,
-        BuildState(place.working_directory(".building")),
-        chosen,
-        progress,
-        allow_missing=remove_missing or named is None,
-        per_root=listed,
-    )
+    allow_missing = remove_missing or named is None
+    listing = _listing(target, listed, chosen, progress, allow_missing)
     if named is not None and not allow_empty:
         # A mistyped name; a folder of which the index has images is found out about later.
         for root in listing.empty:
             if not os.path.lexists(root) and not _has_images(store, root):
                 raise missing_root(root)
-    return _Plan(target, chosen, listed, listing, named is not None, remove_missing, allow_empty)
+    return _Plan(
+        target, options, chosen, listed, listing, named is not None, remove_missing, allow_empty
+    )
+
+
+def _listing(
+    target: Path,
+    listed: Mapping[bytes, RootOptions],
+    options: BuildOptions,
+    progress: Progress,
+    allow_missing: bool,
+) -> Listing:
+    """The images below the roots, without those in the directories of the index."""
+    place = find_place(target)
+    return list_for_build(
+        list(listed),
+        place.path,
+        BuildState(place.working_directory(".building")),
+        options,
+        progress,
+        allow_missing=allow_missing,
+        per_root=listed,
+    )
 
 
 def _has_images(store: IndexStore, root: bytes) -> bool:
@@ -222,16 +239,19 @@ def _apply(
 ) -> BuildReport:
     """Make an update whose roots have been listed."""
     images.max_megapixels = plan.options.max_megapixels
-    index, listing = images.index, plan.listing
-    listed = {file.path: file for file in listing.files}
+    index = images.index
+    files = {file.path: file for file in plan.listing.files}
     # Where recorded folders are that are gone; they are not among the listed ones then.
-    places = find_moved_roots(recorded_roots(index), entries(index.collection), listed)
+    places = find_moved_roots(recorded_roots(index), entries(index.collection), files)
+    plan = _with_options_of_moved(plan, recorded_roots(index), places, progress)
+    listing = plan.listing
     away = _roots_without_images(images, plan, places)
     present = [root for root in plan.listed if root not in places and root not in away]
     if not present:
         raise DatasetError(
             f"none of the folders of {plan.target} has an image now, such as "
-            f"{os.fsdecode(min(away))}; check that their disks are mounted."
+            f"{os.fsdecode(min(away))}; check that their disks are mounted; if a folder has moved, "
+            "name its new place: hyperpq build DIR."
         )
     if not listing.files and not (plan.remove_missing and plan.allow_empty):
         raise no_image_found(present, listing)
@@ -265,6 +285,22 @@ def _apply(
         places,
         relearned,
     )
+
+
+def _with_options_of_moved(
+    plan: _Plan, recorded: Roots, places: Mapping[bytes, bytes], progress: Progress
+) -> _Plan:
+    """The plan with folders that have moved listed as they were at their former place."""
+    options = {
+        place: _root_options(former, recorded, plan.options, plan.given)
+        for former, place in places.items()
+        if place in plan.listed
+    }
+    if all(plan.listed[place] == chosen for place, chosen in options.items()):
+        return plan
+    listed = {**plan.listed, **options}
+    listing = _listing(plan.target, listed, plan.options, progress, True)
+    return replace(plan, listed=listed, listing=listing)
 
 
 def _options_of(
