@@ -17,11 +17,12 @@ from hyperpq.index.encoded import recoded
 from hyperpq.index.holder import Shown
 from hyperpq.index.metadata import as_metadata, read_only
 from hyperpq.index.path_map import settled
+from hyperpq.index.recoding import Recoding
 from hyperpq.index.row_changes import MAX_ID, RowChanges
 from hyperpq.index.stats import IndexStats
 from hyperpq.index.view import RowView
-from hyperpq.progress import ProgressLike
-from hyperpq.store import MemoryStore, Rows, Store, live_batches
+from hyperpq.progress import ProgressLike, as_progress
+from hyperpq.store import MemoryStore, Rows, live_batches
 from hyperpq.utils.files import os_errors
 from hyperpq.utils.validation import as_count
 
@@ -184,6 +185,7 @@ class Collection(RowChanges):
         """Give all rows the codes of their kept features by another codec, in one commit.
 
         The rows are the newest ones of the directory. Ids, attributes, paths and `next_id` stay.
+        What others add meanwhile is encoded under the lock, and the rest before it is taken.
 
         Parameters
         ----------
@@ -201,22 +203,26 @@ class Collection(RowChanges):
         StoreError
             If the system refuses; the codec and the rows are those of before.
         """
-        kept = self.view().kept_by()
+        kept, shown = self.view().kept_by(), as_progress(progress)
+        recoding = Recoding(codec, kept, shown)
+        self.check_writable()
+        if (directory := self._directory) is not None:
+            recoding.prepare(directory.segments)
+            # What others have added during that time, which may have been long.
+            newest = copy.copy(directory)
+            newest.refresh()
+            recoding.prepare(newest.segments)
         with self._writing():
             if self._holds_lock or not self._follows():
                 raise InvalidInputError(
                     "the codec cannot be replaced inside a block of exclusive() or "
                     "on_this_snapshot(); expected a call outside."
                 )
-
-            def codes_of(store: Store) -> Iterable[Rows]:
-                rows = live_batches(store.segments)
-                return recoded(rows, codec, kept, keep=kept, progress=progress, total=store.ntotal)
-
-            directory = self._directory
-            if directory is None:
-                memory = MemoryStore()
-                memory.commit(append=codes_of(self._store), next_id=self.next_id)
+            if (directory := self._directory) is None:
+                memory, total = MemoryStore(), self._store.ntotal
+                rows = live_batches(self._store.segments)
+                new = recoded(rows, codec, kept, keep=kept, progress=shown, total=total)
+                memory.commit(append=new, next_id=self.next_id)
                 self._shown = Shown(memory, codec, codec.code_size, training)
                 return
             from hyperpq.codec.serialization import to_files
@@ -226,7 +232,7 @@ class Collection(RowChanges):
             with newest.hold_lock():
                 newest.refresh()
                 newest.commit(
-                    append=codes_of(newest),
+                    append=recoding.rows(newest.segments),
                     drop=range(len(newest.segments)),
                     settings={
                         **newest.settings,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
-from hyperpq.progress import ProgressLike, as_progress
+from hyperpq.progress import Phase, ProgressLike, as_progress
 from hyperpq.store import Rows
 
 if TYPE_CHECKING:
@@ -132,12 +132,7 @@ def recoded(
                 )
             if keep is not None and keep != feature_codec:
                 features = _converted(features, feature_codec, keep)
-            read_by = keep or feature_codec
-            codes = np.empty((rows.n, codec.code_size), np.uint8)
-            for start in range(0, rows.n, _BATCH):
-                batch = slice(start, min(start + _BATCH, rows.n))
-                codes[batch] = codec.encode(read_by.decode(features[batch]))
-                phase.advance(batch.stop - start)
+            codes = encode_in_batches(codec, features, keep or feature_codec, phase)
             kept = None if keep is None else features
             yield Rows(codes, rows.ids, rows.attributes, rows.path_strings, kept)
             # Only one batch is in memory.
@@ -154,18 +149,24 @@ def _converted(
     return out
 
 
+def encode_in_batches(
+    codec: Codec, source: NDArray[Any], feature_codec: FeatureCodec | None, phase: Phase
+) -> NDArray[np.uint8]:
+    """Codes of vectors (n, d), or of kept features (n, feature_size), with a report of batches."""
+    codes = np.empty((len(source), codec.code_size), np.uint8)
+    for start in range(0, len(source), _BATCH):
+        batch = source[start : start + _BATCH]
+        x = batch if feature_codec is None else feature_codec.decode(batch)
+        codes[start : start + len(batch)] = codec.encode(x)
+        phase.advance(len(batch))
+    return codes
+
+
 def _encode(
     codec: Codec,
     source: NDArray[Any],
     feature_codec: FeatureCodec | None,
     progress: ProgressLike = None,
 ) -> NDArray[np.uint8]:
-    """Codes of vectors (n, d), or of kept features (n, feature_size), with a report of batches."""
-    codes = np.empty((len(source), codec.code_size), np.uint8)
     with as_progress(progress).phase("add", len(source), "vectors") as phase:
-        for start in range(0, len(source), _BATCH):
-            batch = source[start : start + _BATCH]
-            x = batch if feature_codec is None else feature_codec.decode(batch)
-            codes[start : start + len(batch)] = codec.encode(x)
-            phase.advance(len(batch))
-    return codes
+        return encode_in_batches(codec, source, feature_codec, phase)

@@ -235,7 +235,8 @@ class TrainableIndex(VectorIndex):
         In a directory the new codec and all codes are one commit, and the files of the former ones
         are removed after it. Other processes keep their snapshot until they call `refresh` or
         change the index, and their additions that were encoded by the former codec are encoded
-        again. Learning does not hold the lock of the index; encoding does.
+        again. The lock of the index is held while the new rows are written, and not while they are
+        learned from and encoded.
 
         Parameters
         ----------

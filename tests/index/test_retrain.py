@@ -271,6 +271,33 @@ def test_an_error_while_rows_are_encoded_changes_nothing(index, monkeypatch):
 # --- other objects, threads and processes -----------------------------------------------------
 
 
+def test_others_change_the_index_while_it_is_encoded(stored, monkeypatch):
+    """Encoding a million vectors takes minutes, and a writer waits for 10 s at most."""
+    other, real, was = opened(stored), PQCodec.encode, stored.codec
+    other.collection._shown.store.lock_timeout = 0
+    batches = []
+
+    def encode(self, x):
+        if self is not was and len(batches) < 2:
+            batches.append(len(x))
+            # The first batch is of the rows of before, the second one of what is added here.
+            monkeypatch.setattr(PQCodec, "encode", real)
+            other.add(NEW[:7] + len(batches), attributes={"row": np.arange(7)})
+            other.remove_ids([len(batches)])
+            other.update(X[40:41], [50])
+            monkeypatch.setattr(PQCodec, "encode", encode)
+        return real(self, x)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperpq.index.trainable.record_of", lambda *_: stored.training)
+        monkeypatch.setattr(PQCodec, "encode", encode)
+        stored.retrain(seed=4)
+    assert len(batches) == 2
+    assert stored.ids.tolist() == [0, *range(3, 314)]
+    assert_whole(stored)
+    np.testing.assert_array_equal(stored.features_of([50]), stored.features_of([40]))
+
+
 def test_a_reader_keeps_its_snapshot_until_it_refreshes(stored):
     reader, view = opened(stored), stored.view()
     old = reader.search(QUERIES, 20)

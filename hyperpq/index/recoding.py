@@ -1,0 +1,67 @@
+"""`Recoding`: the rows of a directory by another codec, encoded before the lock is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.index.encoded import encode_in_batches
+from hyperpq.progress import Progress
+from hyperpq.store import Rows
+from hyperpq.store.segments import live_batches
+
+if TYPE_CHECKING:
+    from hyperpq.codec.base import Codec
+    from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.store.shard import Shard
+
+
+@dataclass(frozen=True)
+class Recoding:
+    """Codes of shards by a codec that is to replace that of their index.
+
+    A shard never changes and no number is given twice, so codes that are made without the lock are
+    still those of its rows later. Only what others add meanwhile is left to be encoded under the
+    lock, which keeps other writers waiting for 10 s at most by default.
+
+    Attributes
+    ----------
+    codec : Codec
+        The codec.
+    feature_codec : FeatureCodec
+        What the features of the rows are read by.
+    progress : Progress
+        Where to report.
+    """
+
+    codec: Codec
+    feature_codec: FeatureCodec
+    progress: Progress
+    _codes: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def prepare(self, shards: Sequence[Shard]) -> None:
+        """Encode the rows of shards, deleted ones included, unless that was done before."""
+        new = [shard for shard in shards if shard.entry.number not in self._codes]
+        if not new:
+            return
+        with self.progress.phase("encode", sum(shard.n for shard in new), "vectors") as phase:
+            for shard in new:
+                features = shard.features
+                assert features is not None
+                self._codes[shard.entry.number] = encode_in_batches(
+                    self.codec, features, self.feature_codec, phase
+                )
+
+    def rows(self, shards: Sequence[Shard]) -> Iterator[Rows]:
+        """The live rows of shards with their new codes, batch by batch in memory."""
+        self.prepare(shards)
+        for shard in shards:
+            codes = self._codes[shard.entry.number]
+            for rows in live_batches([shard]):
+                new = codes[shard.find(rows.ids)]
+                yield Rows(new, rows.ids, rows.attributes, rows.path_strings, rows.features)
+                del rows
