@@ -175,7 +175,7 @@ class _LinePhase:
     def __init__(self, name: str, total: int | None, unit: str, progress: LineProgress) -> None:
         self._name, self._total, self._unit = name, total, unit
         self._progress, self._begun = progress, time.monotonic()
-        self._done, self._facts = 0, ""
+        self._done, self._facts, self._at = 0, "", self._begun
         self._closed = threading.Event()
         # It dies with the program.
         self._thread = threading.Thread(target=self._write, name="progress", daemon=True)
@@ -183,7 +183,7 @@ class _LinePhase:
 
     def advance(self, n: int = 1, **facts: Any) -> None:
         self._done += n
-        self._facts = _facts(facts)
+        self._facts, self._at = _facts(facts), time.monotonic()
 
     def close(self) -> None:
         self._closed.set()
@@ -191,17 +191,21 @@ class _LinePhase:
 
     def _write(self) -> None:
         while not self._closed.wait(self._progress.pause()):
-            self._progress.show(self.line(time.monotonic() - self._begun))
+            seconds, at = time.monotonic() - self._begun, self._at - self._begun
+            self._progress.show(self.line(seconds, at))
 
-    def line(self, seconds: float) -> str:
-        """The state of the phase after some seconds."""
+    def line(self, seconds: float, at: float) -> str:
+        """The state of the phase after some seconds, ``at`` of which were over at the last report.
+
+        Work comes in batches, so that the rate is that of the time until the last report.
+        """
         if not self._total:
             count = f"{self._done:,} {self._unit}, " if self._done else ""
             return f"{self._name}: {count}{duration(seconds)}"
-        rate = self._done / seconds if seconds > 0 else 0.0
         parts = [f"{self._done:,} of {self._total:,} {self._unit}"]
         if self._done:
-            left = duration((self._total - self._done) / rate)
+            rate = self._done / max(at, 1e-9)
+            left = duration((self._total - self._done) / rate - (seconds - at))
             parts += [f"{rate:,.{0 if rate >= 10 else 1}f} {self._unit}/s", f"{left} left"]
         else:
             parts.append(duration(seconds))

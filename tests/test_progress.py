@@ -55,15 +55,22 @@ def test_durations(seconds, text):
 def test_a_line_has_the_share_the_rate_and_the_time_left():
     show = LineProgress(print)
     with show.phase("encode", 400) as phase:
-        assert phase.line(3.0) == "encode: 0 of 400 images, 3 s"
+        assert phase.line(3.0, 0.0) == "encode: 0 of 400 images, 3 s"
         phase.advance(100, loss=0.25)
-        assert phase.line(5.0) == "encode: 100 of 400 images, 20 images/s, 15 s left, loss 0.25"
+        assert (
+            phase.line(5.0, 5.0) == "encode: 100 of 400 images, 20 images/s, 15 s left, loss 0.25"
+        )
         phase.advance(5)
-        assert phase.line(210.0) == "encode: 105 of 400 images, 0.5 images/s, 9 min 50 s left"
+        assert (
+            phase.line(210.0, 210.0) == "encode: 105 of 400 images, 0.5 images/s, 9 min 50 s left"
+        )
+        # The rate stays until the next report, and the time that is left runs on.
+        later = "encode: 105 of 400 images, 0.5 images/s, 9 min 40 s left"
+        assert phase.line(220.0, 210.0) == later
     with show.phase("list", None, "files") as phase:
-        assert phase.line(2.2) == "list: 2 s"
+        assert phase.line(2.2, 2.0) == "list: 2 s"
         phase.advance(1200)
-        assert phase.line(2.2) == "list: 1,200 files, 2 s"
+        assert phase.line(2.2, 2.0) == "list: 1,200 files, 2 s"
     assert list(show.seconds) == ["encode", "list"]
 
 
