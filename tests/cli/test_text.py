@@ -132,7 +132,7 @@ def test_a_table_has_one_line_for_each_result(hyperpq, odd):
     shown = {quoted(path) for path in paths.values()}
     first, *lines = done.stdout.decode().splitlines()
     assert first in shown
-    assert {line.split(maxsplit=3)[3] for line in lines} == shown
+    assert {line.rpartition("  ")[2] for line in lines} == shown
     assert b"\x1b" not in done.stdout
 
 
