@@ -171,7 +171,7 @@ def test_readme_shows_the_main_commands(run_page):
     done = run_page("README.md")
     assert done.examples >= 12
     used = [command[1] for command in done.commands if command[0] == "hyperpq"]
-    assert used == ["draw", "build", "query", "query", "info", "verify", "build"]
+    assert used == ["draw", "build", "query", "query", "ls", "info", "verify", "build"]
     [pip] = [command for command in done.commands if command[0] == "pip"]
     assert pip[:4] == ["pip", "install", "-c", "constraints.txt"]
 
