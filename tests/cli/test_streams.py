@@ -179,7 +179,7 @@ def test_a_terminal_that_goes_away(place, photos, tmp_path):
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=terminal,
-        env={**os.environ, "TERM": "xterm", "HYPERPQ_INDEX": ""},
+        env={**os.environ, "TERM": "xterm", "HYPERPQ_INDEX": "", "HYPERPQ_PROGRESS": ""},
     ) as process:
         os.close(terminal)
         # The first bytes of a bar: the terminal is in use.
