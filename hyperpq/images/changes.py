@@ -82,22 +82,23 @@ class Changes:
     missing : list of int
         Ids of images whose files are gone.
     former : list of Entry
-        Images that a listed file may be, as its size is that of one: the outdated and the missing
-        ones, and those of folders that the listing does not cover.
-    kept : int
-        Number of images that are not listed but may still be there.
+        Images that a listed file may be, as its size is that of one: the outdated, the missing and
+        the kept ones, and those of folders that the listing does not cover.
+    kept : set of int
+        Ids of images below the folders that are not listed but may still be there.
     """
 
     unchanged: set[bytes] = field(default_factory=set)
     outdated: dict[bytes, int] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
     former: list[Entry] = field(default_factory=list)
-    kept: int = 0
+    kept: set[int] = field(default_factory=set)
 
     def move(self, moved: Mapping[bytes, int]) -> None:
         """Follow images, path and id of each, that have been given the paths of listed files."""
         ids = set(moved.values())
         self.unchanged |= moved.keys()
+        self.kept -= ids
         # Another image was there, which may be elsewhere now.
         replaced = [self.outdated.pop(path) for path in moved.keys() & self.outdated.keys()]
         self.outdated = {path: id for path, id in self.outdated.items() if id not in ids}
@@ -134,10 +135,9 @@ def compare(
         file = listed.get(path)
         if file is None:
             is_covered = is_below(path, roots)
-            if is_unknown(path, unknown):
-                changes.kept += is_covered
-                continue
-            if is_covered:
+            if is_covered and is_unknown(path, unknown):
+                changes.kept.add(id)
+            elif is_covered:
                 changes.missing.append(id)
             if state[0] in sizes:
                 changes.former.append((path, state, id))

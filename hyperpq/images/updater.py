@@ -115,13 +115,12 @@ class Updater:
         listed = {file.path: file for file in files}
         difference = _Difference(self._images, listed, folders, unknown)
         changes = difference.find(progress)
-        report = UpdateReport(
-            unchanged=len(changes.unchanged), kept=changes.kept, skipped=dict(skipped or {})
-        )
+        report = UpdateReport(unchanged=len(changes.unchanged), skipped=dict(skipped or {}))
         rows = self._index.collection.view()
         moves = find_moves(changes, listed, rows, workers, progress)
         report.moved = self._relabel(difference, moves)
         changes = difference.changes
+        report.kept = len(changes.kept)
         new = [file for path, file in sorted(listed.items()) if path not in changes.unchanged]
         if changes.missing:
             report.removed = self._index.remove_ids(changes.missing)

@@ -568,6 +568,25 @@ def test_a_recorded_folder_that_is_away_is_left_out(place):
     assert tree(place / "index") == before
 
 
+def test_a_recorded_folder_that_is_away_in_another_one(place):
+    """Its images were removed, as those of a folder that the other one had lost."""
+    fill(place / "p/disk", 3, start=50)
+    update([place / "p", place / "p/disk"], place / "index")
+    (place / "p/disk").rename(place / "disk")
+    for make in (lambda: None, (place / "p/disk").mkdir):
+        make()
+        index, report = update_index(None, place / "index", backbone=Grid())
+        assert (report.removed, report.kept, len(index)) == (0, 3, 13)
+        assert report.skipped.keys() == {os.fsencode(place / "p/disk")}
+    (place / "disk/050.png").rename(place / "p/a/050.png")
+    (place / "p/disk").rmdir()
+    report = index.update()
+    assert (report.moved, report.added, report.removed, report.kept) == (1, 0, 0, 2)
+    (place / "disk").rename(place / "p/disk")
+    report = index.update()
+    assert (report.added, report.removed, report.kept, report.skipped) == (0, 0, 0, {})
+
+
 def test_a_folder_that_does_not_exist_is_named_before_the_network_is_loaded(place, monkeypatch):
     monkeypatch.setattr(ImageIndex, "open", lambda *_, **__: pytest.fail("the index was loaded"))
     with pytest.raises(DatasetError, match=r"nowhere does not exist; give an existing folder"):

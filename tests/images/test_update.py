@@ -400,7 +400,7 @@ def test_only_what_is_below_the_roots_is_missing():
     entries = [(name, (1, 2), i) for i, name in enumerate(names)]
     listed = {b"/q/a": ImageFile(b"/q/a", 1, 2)}
     changes = compare(entries, listed, [b"/p", b"/q"], {b"/p/b"})
-    assert (changes.missing, changes.kept, changes.unchanged) == ([0, 3], 1, {b"/q/a"})
+    assert (changes.missing, changes.kept, changes.unchanged) == ([0, 3], {1}, {b"/q/a"})
     assert compare(entries, listed, [b"/"]).missing == [0, 1, 2, 3]
     assert compare(entries, listed, []).missing == []
 

@@ -189,8 +189,8 @@ def _list(
     recorded = present_roots(settings, store.path)
     if named is None and not recorded:
         raise InvalidInputError(
-            f"{target} records no folder, as its images were added by an earlier version or one by "
-            "one; expected one that does; name its folders once: hyperpq build DIR."
+            f"{target} records no folder: its images were added one by one or by an earlier "
+            "version, or its folders were forgotten; name its folders: hyperpq build DIR."
         )
     paths = [root.path for root in recorded] if named is None else named
     listed = {path: _root_options(path, recorded, chosen, options) for path in paths}
@@ -264,7 +264,8 @@ def _apply(
     update = Updater(images).update(
         listing.files,
         remove_below=present if plan.remove_missing else (),
-        unknown=listing.unknown,
+        # A folder that is away may be below one that is present.
+        unknown=listing.unknown | away.keys(),
         skipped=listing.skipped | away,
         workers=workers,
         progress=progress,
@@ -359,7 +360,7 @@ def _roots_without_images(
         name, what = os.fsdecode(root), "does not exist" if is_missing else "has no image"
         if not plan.are_named:
             if lost or is_missing:
-                away[root] = f"the folder {what}; its images are kept"
+                away[root] = f"{what}; its images are kept"
         elif plan.remove_missing and any(
             not is_unknown(path, plan.listing.unknown) for path in lost
         ):
