@@ -88,8 +88,11 @@ def test_without_features_a_warning_names_the_remedy(tmp_path, caplog):
     _, report = update([folder], tmp_path / "index")
     assert report.relearned is None
     assert "keeps no features to learn again from, so build it anew with --overwrite" in caplog.text
-    with pytest.raises(InvalidInputError, match="features"):
+    fill(folder, 1, start=50)
+    before = tree(tmp_path / "index")
+    with pytest.raises(InvalidInputError, match="the index keeps no features"):
         update([folder], tmp_path / "index", relearn="now")
+    assert tree(tmp_path / "index") == before
 
 
 def test_an_interrupted_update_learns_again_the_next_time(grown, place, monkeypatch):

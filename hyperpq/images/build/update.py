@@ -240,6 +240,9 @@ def _apply(
     """Make an update whose roots have been listed."""
     images.max_megapixels = plan.options.max_megapixels
     index = images.index
+    if relearn == "now":
+        # An error, if there are none, is not kept for the end.
+        index.collection.view().kept_by()
     files = {file.path: file for file in plan.listing.files}
     # Where recorded folders are that are gone; they are not among the listed ones then.
     places = find_moved_roots(recorded_roots(index), entries(index.collection), files)
