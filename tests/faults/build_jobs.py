@@ -37,9 +37,18 @@ def is_step(step, begins):
 
 
 def content(root, name="index"):
-    """All files of an index with their bytes; checks that there is nothing beside the index."""
+    """All files of an index with their bytes; checks that there is nothing beside the index.
+
+    The manifest is without what depends on the place of the index: its folders, seen from there,
+    and its own checksum.
+    """
     assert [entry.name for entry in root.iterdir()] == [name]
-    return files_of(root / name)
+    files = files_of(root / name)
+    manifest = json.loads(files["manifest.json"])
+    del manifest["checksum"]
+    for folder in manifest["settings"]["metadata"]["pictures"]["roots"]:
+        del folder["relative"]
+    return {**files, "manifest.json": json.dumps(manifest).encode()}
 
 
 def files_of(folder):

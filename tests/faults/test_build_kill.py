@@ -17,7 +17,7 @@ from hyperpq.images.skipped import from_csv
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.store import verify_directory
 
-OPTIONS = {"seed": 3, "bits": 32, "train_size": 40, "epochs": 3, "recipe": "paper"}
+OPTIONS = {"seed": 3, "bits": 32, "train_size": 60, "epochs": 3, "recipe": "paper"}
 
 # Steps of each stage, early and late: how the step begins, or all of it with $ at its end, and how
 # many such steps pass before.
@@ -191,7 +191,7 @@ def old(jobs, drawn, tmp_path):
     image = next(drawn.rglob("*.jpg"))
     done = jobs(tmp_path, image.parent, seed=1, bits=16)
     assert done["error"] is None
-    return content(tmp_path)
+    return files_of(tmp_path / "index")
 
 
 @pytest.mark.parametrize(
