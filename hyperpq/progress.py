@@ -190,7 +190,7 @@ class _LinePhase:
         self._thread.join()
 
     def _write(self) -> None:
-        while not self._closed.wait(self._progress.pause()):
+        while not self._closed.wait(self._progress.pause(self._begun)):
             seconds, at = time.monotonic() - self._begun, self._at - self._begun
             self._progress.show(self.line(seconds, at))
 
@@ -232,11 +232,12 @@ class LineProgress(SilentProgress):
         self._begun = self._shown = time.monotonic()
         self._phases: list[_LinePhase] = []
 
-    def pause(self) -> float:
-        """Seconds until the next line is due."""
+    def pause(self, begun: float = 0.0) -> float:
+        """Seconds until the next line is due; a phase that has just begun has none to say."""
         now = time.monotonic()
         interval = max(self.FIRST_PAUSE, self.SHARE * (now - self._begun))
-        return max(0.0, self._shown + min(interval, self.LAST_PAUSE) - now)
+        due = self._shown + min(interval, self.LAST_PAUSE)
+        return max(0.0, due - now, begun + self.FIRST_PAUSE / 2 - now)
 
     def show(self, line: str) -> None:
         """Write a line."""

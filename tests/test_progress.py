@@ -86,6 +86,15 @@ def test_pauses_grow_with_the_duration(monkeypatch):
         assert show.pause() == pytest.approx(pause, rel=0.01)
 
 
+def test_a_phase_that_has_just_begun_says_nothing(monkeypatch):
+    """A line such as "prepare: 0 s" where the phase before it had been silent."""
+    monkeypatch.setattr(module, "time", Clock(step=0.0))
+    show = LineProgress(print)
+    show._shown = -100.0
+    assert show.pause(begun=-0.2) == pytest.approx(LineProgress.FIRST_PAUSE / 2 - 0.2)
+    assert show.pause(begun=-10.0) == 0
+
+
 def test_what_happens_between_phases_is_shown(lines):
     with LineProgress(lines.append) as show:
         wait_for(lines, r"loading: \d s")
