@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import click
 
 from hyperpq.cli import streams
-from hyperpq.cli.text import escaped, name, quoted
+from hyperpq.cli.text import escaped, name, quoted, word
 
 if TYPE_CHECKING:
     from hyperpq.images import ImageIndex
@@ -158,7 +157,7 @@ def query_command(images: ImageIndex, index_path: Path) -> str:
     backbone = images.backbone_identity["name"]
     if backbone.startswith("torchscript:"):
         words += ["--backbone", backbone]
-    return shlex.join(words)
+    return " ".join(word(os.fsencode(text)) for text in words)
 
 
 def _program() -> list[str]:
@@ -180,7 +179,10 @@ def _near(path: bytes) -> str:
     """A path as it is seen from the working directory, if it is below that."""
     shown = os.fsdecode(path)
     relative = os.path.relpath(shown)
-    return shown if relative.startswith(os.pardir) else relative
+    if relative.startswith(os.pardir):
+        return shown
+    # It would be an option, or a list of names.
+    return os.path.join(os.curdir, relative) if relative[0] in "-@" else relative
 
 
 def changes(report: BuildReport, index_path: Path) -> Facts:

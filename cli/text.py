@@ -8,6 +8,7 @@ are not UTF-8. What people read has none of these.
 from __future__ import annotations
 
 import contextlib
+import shlex
 import unicodedata
 
 from hyperpq.utils.json_text import for_json as for_json
@@ -32,6 +33,12 @@ def quoted(path: bytes) -> str:
     if _is_safe(text) and not text.startswith("$'"):
         return text
     return "$'" + escaped(text.replace("\\", "\\\\").replace("'", "\\'")) + "'"
+
+
+def word(path: bytes) -> str:
+    """A path or an argument as it is typed in bash and zsh, on one line."""
+    text = quoted(path)
+    return text if text.startswith("$'") else shlex.quote(text)
 
 
 def escaped(text: str) -> str:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hyperpq.cli.text import escaped, for_json, name, quoted
+from hyperpq.cli.output import _near
+from hyperpq.cli.text import escaped, for_json, name, quoted, word
 
 BASH = shutil.which("bash")
 ODD = {
@@ -62,12 +63,17 @@ def test_what_people_read_is_one_line_without_control_characters(path):
 
 @pytest.mark.skipif(BASH is None, reason="needs bash")
 def test_bash_reads_the_name_back():
-    paths = [text.encode() for text in ODD if quoted(text.encode()).startswith("$'")]
-    paths += [b"caf\xe9 1", b"\xff\xfe'\\\n"]
-    script = "printf '%s\\0' " + " ".join(map(quoted, paths))
+    paths = [*map(str.encode, ODD), b"caf\xe9 1", b"\xff\xfe'\\\n", b"$(x) `y` *", b""]
+    script = "printf '%s\\0' " + " ".join(map(word, paths))
     env = {**os.environ, "LC_ALL": "C.UTF-8"}
     done = subprocess.run([BASH, "-c", script.encode()], capture_output=True, env=env)
     assert done.stdout.split(b"\0")[:-1] == paths
+
+
+def test_an_example_is_no_option_and_no_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file, shown in (("-x.jpg", "./-x.jpg"), ("@x", "./@x"), ("a/-x", "a/-x"), ("x", "x")):
+        assert _near(os.fsencode(tmp_path / file)) == shown
 
 
 @given(NAMES)
