@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.changes import file_exists
+from hyperpq.images.moves import HASH
 from hyperpq.images.results import AttributeValue, Result
 from hyperpq.index.similarity import EXACT
 from hyperpq.store.columns import TIME
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 Excluded = Callable[[int, bytes], bool]
 """Says whether the image with an id and a path is none of the results of a query."""
 
-# Attributes that tell a moved file from a new one, and say nothing of an image.
-_INTERNAL = {"content_hash"}
 # Hits whose paths and attributes are in memory at once, beside the results.
 _MAX_HITS = 1 << 16
 
@@ -74,7 +73,8 @@ class _Details:
         columns = {
             name: _values(column)
             for name, column in rows.attributes_of(ids).items()
-            if name not in _INTERNAL
+            # It tells a moved file from a new one, and says nothing of an image.
+            if name != HASH
         }
         values = zip(*columns.values(), strict=True) if columns else ((),) * len(labels)
         return cls(
