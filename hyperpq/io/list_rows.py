@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class ListedRow:
     path : bytes, optional
         Path of the image, in the encoding of the file system; None in an index of vectors.
     attributes : dict of str to int, float, str or None
-        Its attributes; a time is text in ISO 8601, and None is a missing value.
+        Its attributes; a time is text in ISO 8601, and None is what JSON cannot say.
     """
 
     id: int
@@ -99,4 +100,6 @@ def _values(column: Column) -> list[object]:
         return list(column.strings())
     if column.dtype == TIME:
         return [None if t == "NaT" else f"{t}Z" for t in np.datetime_as_string(column).tolist()]
-    return [None if value != value else value for value in column.tolist()]
+    if column.dtype.kind == "f":
+        return [value if math.isfinite(value) else None for value in column.tolist()]
+    return list(column.tolist())
