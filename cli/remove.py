@@ -23,8 +23,9 @@ from hyperpq.cli import options, output
 def command(folders: tuple[Path, ...], index_path: Path, where: str | None, quiet: bool) -> None:
     """Remove images or vectors from an index.
 
-    DIR is a folder, which need not exist any more, or an image. No file but those of the index is
-    touched. A later build of the same folder adds its images again.
+    DIR is a folder, which need not exist any more, or an image; the same as `hyperpq forget DIR`.
+    No file but those of the index is touched. A later build of the same folder adds its images
+    again.
     """
     if bool(folders) == (where is not None):
         raise click.UsageError("expected either folders DIR or --where CONDITION.")

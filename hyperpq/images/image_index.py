@@ -362,7 +362,7 @@ class ImageIndex:
         ----------
         below : path-like or sequence of path-like, optional
             Folders or images, which need not exist any more: the images at or below them are
-            removed.
+            removed, as by `forget`.
         ids : array_like of int, optional
             Instead of ``below``, ids of images; those that the index does not have are ignored.
         where : str or Where, optional
