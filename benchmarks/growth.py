@@ -149,6 +149,11 @@ def _one_class_then_ten(sets: Sets) -> list[Part]:
     return [part_of(cifar, [0]), part_of(cifar, range(1, 10))]
 
 
+def _five_scenes_then_all(sets: Sets) -> list[Part]:
+    scenes = sets.open("scenes")
+    return [part_of(scenes, range(5)), part_of(scenes, range(5, 15))]
+
+
 def _photographs_then_drawings(sets: Sets) -> list[Part]:
     return [
         part_of(sets.open("scenes")),
@@ -168,19 +173,24 @@ CURVES = (
         [(5,), (50,), (500,), (3485,)],
     ),
     Curve(
-        "15 scenes, a twentieth more at a time",
+        "15 scenes, a fiftieth more at a time",
         lambda sets: [part_of(sets.open("scenes"))],
-        [(1000,), (1050,), (1100,), (1155,), (1210,)],
+        [(2000,), (2040,), (2080,), (2120,)],
     ),
     Curve(
         "CIFAR-10, one class, then ten",
         _one_class_then_ten,
-        [(400, 0), (400, 40), (400, 200), (400, 1600)],
+        [(400, 0), (400, 4), (400, 40), (400, 1600)],
+    ),
+    Curve(
+        "Five scenes, then 15",
+        _five_scenes_then_all,
+        [(800, 0), (800, 8), (800, 40), (800, 400)],
     ),
     Curve(
         "15 scenes, then drawings",
         _photographs_then_drawings,
-        [(2000, 0), (2000, 60), (2000, 180), (2000, 1000)],
+        [(2000, 0), (2000, 20), (2000, 100), (2000, 1000)],
     ),
 )
 

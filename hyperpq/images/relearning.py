@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from hyperpq.errors import MissingDependencyError, TrainingError
 from hyperpq.index.learning import TRAIN_SIZE
@@ -26,19 +27,14 @@ Relearn = Literal["auto", "never", "now"]
 MODES: tuple[Relearn, ...] = get_args(Relearn)
 
 
-@dataclass(frozen=True)
-class RelearnPolicy:
-    """When a codec no longer fits the images of its index.
-
-    The defaults keep precision@10 within .02 of that of an index that is built anew
-    (docs/results/growth.md).
+class Limits(NamedTuple):
+    """What an index may do without being learned again.
 
     Attributes
     ----------
-    small : int
-        Up to so many images that a codec was learned from, `small_growth` counts; above, `growth`.
-        A codec that was learned from few images gains most from more, and costs least.
-    small_growth, growth : float
+    up_to : float
+        Images that the codec was learned from, for which these limits hold.
+    growth : float
         The codec is learned again if there are more than so many times the images that it was
         learned from, of which more than the largest sample do not count.
     unlike : float
@@ -46,10 +42,35 @@ class RelearnPolicy:
         from, see `FitStatistics.unlike`.
     """
 
-    small: int = 5000
-    small_growth: float = 1.1
-    growth: float = 1.25
-    unlike: float = 0.05
+    up_to: float
+    growth: float
+    unlike: float
+
+
+@dataclass(frozen=True)
+class RelearnPolicy:
+    """When a codec no longer fits the images of its index.
+
+    A codec that was learned from few images gains most from more, and costs least. Images that it
+    has not seen also do harm to the others: they lie in the middle, near every query. The defaults
+    keep precision@10 within .02 of that of an index that is built anew (docs/results/growth.md).
+
+    Attributes
+    ----------
+    limits : tuple of Limits
+        By the number of images that a codec was learned from, ascending.
+    """
+
+    limits: tuple[Limits, ...] = (
+        Limits(500, 1.0, 0.02),
+        Limits(1000, 1.01, 0.02),
+        Limits(5000, 1.05, 0.02),
+        Limits(math.inf, 1.25, 0.05),
+    )
+
+    def limits_of(self, n: int) -> Limits:
+        """The limits of a codec that was learned from n images."""
+        return next(one for one in self.limits if n <= one.up_to)
 
     def reason(
         self, n: int, record: TrainingRecord, unlike: float = 0.0, train_size: int = TRAIN_SIZE
@@ -67,18 +88,17 @@ class RelearnPolicy:
         train_size : int
             Images that a codec is learned from at most.
         """
-        usable = min(n, train_size)
-        growth = self.small_growth if record.n <= self.small else self.growth
-        if record.n < MIN_CHECKED_IMAGES <= usable or usable > growth * record.n:
+        usable, limits = min(n, train_size), self.limits_of(record.n)
+        if record.n < MIN_CHECKED_IMAGES <= usable or usable > limits.growth * record.n:
             return f"the codec was learned from {record.n:,} of the images, and there are {n:,} now"
-        if unlike >= self.unlike:
+        if unlike >= limits.unlike:
             return f"{unlike:.0%} of the images are unlike those that the codec was learned from"
         return None
 
 
 POLICY = RelearnPolicy()
 """When an update learns again by itself."""
-WARNING_POLICY = RelearnPolicy(small_growth=2.0, growth=2.0)
+WARNING_POLICY = RelearnPolicy((Limits(math.inf, 2.0, 0.05),))
 """When it says that learning again would be of use, where it may not or cannot."""
 
 
@@ -187,7 +207,7 @@ def _reason(policy: RelearnPolicy, view: IndexView, train_size: int) -> str | No
             reason = policy.reason(n, record, _unlike(view, record), train_size)
         return reason
     few = None if view.has_features else _sampled(view)
-    if few is None or min(n, train_size) <= policy.small_growth * few:
+    if few is None or min(n, train_size) <= policy.limits_of(few).growth * few:
         return None
     return f"the codec was learned from about {few:,} images, and there are {n:,} now"
 

@@ -41,16 +41,15 @@ def record(n, learned=True):
 @pytest.mark.parametrize(
     ("before", "now", "expected"),
     [
-        # PCA and k-means, until there are images enough to learn from.
-        (50, 54, False),
-        (50, 56, True),
-        (150, 159, False),
-        (150, 160, True),
-        # Few images: a tenth more.
-        (1000, 1100, False),
-        (1000, 1101, True),
-        (5000, 5501, True),
-        # Many: a quarter more.
+        # Few images: whenever there are more.
+        (50, 50, False),
+        (50, 51, True),
+        (500, 501, True),
+        # A hundredth, a twentieth, or a quarter more.
+        (1000, 1010, False),
+        (1000, 1011, True),
+        (5000, 5250, False),
+        (5000, 5251, True),
         (6000, 7500, False),
         (6000, 7501, True),
         # The largest sample is what counts.
@@ -71,14 +70,24 @@ def test_growth(before, now, expected):
 def test_growth_up_to_a_sample_of_ones_own():
     assert RelearnPolicy().reason(10**6, record(1000), train_size=1000) is None
     assert RelearnPolicy().reason(10**6, record(1000), train_size=1200)
-    # So few are never learned from.
-    assert RelearnPolicy().reason(10**6, record(100), train_size=100) is None
 
 
-def test_images_of_another_kind():
-    assert RelearnPolicy().reason(1000, record(1000), 0.04) is None
-    reason = RelearnPolicy().reason(1000, record(1000), 0.12)
-    assert reason == "12% of the images are unlike those that the codec was learned from"
+@pytest.mark.parametrize(
+    ("n", "unlike", "expected"),
+    [(1000, 0.019, False), (5000, 0.02, True), (6000, 0.049, False), (6000, 0.05, True)],
+)
+def test_images_of_another_kind(n, unlike, expected):
+    reason = RelearnPolicy().reason(n, record(n), unlike)
+    assert (reason is not None) == expected
+    if reason:
+        assert reason.endswith("% of the images are unlike those that the codec was learned from")
+
+
+def test_learning_begins_with_160_images():
+    """Whatever the limits are: fewer only have PCA and k-means."""
+    assert WARNING_POLICY.reason(159, record(150)) is None
+    assert WARNING_POLICY.reason(160, record(150))
+    assert WARNING_POLICY.reason(170, record(160)) is None
 
 
 def test_a_warning_waits_for_twice_as_many():
@@ -87,9 +96,9 @@ def test_a_warning_waits_for_twice_as_many():
 
 
 def test_more_of_the_same_changes_nothing(caplog):
-    index = make_index(features(0, 400, 1))
+    index = make_index(features(0, 1200, 1))
     codec = index.codec
-    index.add(features(0, 40, 2))
+    index.add(features(0, 50, 2))
     assert relearn_if_needed(index) is None
     assert index.codec is codec
     assert not caplog.records
@@ -107,11 +116,10 @@ def test_growth_is_learned_from():
 
 
 def test_another_kind_is_learned_from():
-    x = features(0, 400, 1)
-    index = make_index(x)
-    index.add(features(1, 39, 2))
+    index = make_index(features(0, 1200, 1))
+    index.add(features(1, 50, 2))
     assert "unlike" in relearn_if_needed(index)
-    assert index.training.n == 439
+    assert index.training.n == 1250
     assert relearn_if_needed(index) is None
 
 
