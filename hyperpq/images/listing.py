@@ -28,9 +28,16 @@ def as_roots(roots: PathLike | Sequence[PathLike]) -> list[bytes]:
     Raises
     ------
     InvalidInputError
-        If there is none, or one is empty, which would mean the current folder.
+        If there is none, one is no path, or one is empty, which would mean the current folder.
     """
-    paths = as_paths(roots)
+    try:
+        paths = as_paths(roots)
+    except TypeError:
+        raise InvalidInputError(
+            f"roots is {roots!r}; expected the path of a folder or an image, or a sequence of them."
+        ) from None
+    if any(b"\0" in path for path in paths):
+        raise InvalidInputError("roots has a path with a NUL, which no path holds.")
     if not paths or not all(paths):
         found = "an empty path" if paths else "no path"
         raise InvalidInputError(f"roots has {found}; expected at least one folder of images.")

@@ -587,6 +587,16 @@ def test_a_recorded_folder_that_is_away_in_another_one(place):
     assert (report.added, report.removed, report.kept, report.skipped) == (0, 0, 0, {})
 
 
+@pytest.mark.parametrize("wrong", [5, [None], ["a", 5], "a\0b", [b"\0"], [], "", ["a", ""]])
+def test_what_is_no_path(place, wrong):
+    before = tree(place / "index")
+    index = opened(place)
+    for call in (index.update, index.forget):
+        with pytest.raises(InvalidInputError, match="^roots "):
+            call(wrong)
+    assert tree(place / "index") == before
+
+
 def test_a_folder_that_does_not_exist_is_named_before_the_network_is_loaded(place, monkeypatch):
     monkeypatch.setattr(ImageIndex, "open", lambda *_, **__: pytest.fail("the index was loaded"))
     with pytest.raises(DatasetError, match=r"nowhere does not exist; give an existing folder"):
