@@ -592,7 +592,7 @@ def test_what_is_no_path(place, wrong):
     before = tree(place / "index")
     index = opened(place)
     for call in (index.update, index.forget):
-        with pytest.raises(InvalidInputError, match="^roots "):
+        with pytest.raises(InvalidInputError, match=r"^roots "):
             call(wrong)
     assert tree(place / "index") == before
 
