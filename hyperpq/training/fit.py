@@ -13,7 +13,6 @@ where it matters (docs/results/growth.md).
 from __future__ import annotations
 
 import base64
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +33,8 @@ _DIRECTIONS, _CENTROIDS, _MIN_FEATURES = 128, 8, 4
 # Features of the same kind that are called far, one in so many.
 _FAR_ONE_OF = 10
 _FLOAT16 = np.dtype("<f2")
+# The largest distance 1 - cosine, and more than its rounding.
+_MAX_FAR = 2.1
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ class FitStatistics:
             It is something else.
         """
         far, centroids = value["far"], base64.b64decode(value["centroids"], validate=True)
-        if len(value) != 2 or type(far) not in (int, float) or not math.isfinite(far):
-            raise ValueError(f"far is {far!r}; expected a finite number beside centroids")
+        if len(value) != 2 or type(far) not in (int, float) or not abs(far) <= _MAX_FAR:
+            raise ValueError("far is no distance, 0 to 2, beside centroids")
         if len(centroids) > _CENTROIDS * _DIRECTIONS * _FLOAT16.itemsize:
             raise ValueError(f"centroids have {len(centroids)} bytes; expected 8 centroids at most")
         rows = np.frombuffer(centroids, _FLOAT16).reshape(-1, _DIRECTIONS)

@@ -76,6 +76,8 @@ def test_it_is_small_as_json_and_read_as_written():
         {"far": "0.1"},
         {"far": float("nan")},
         {"far": True},
+        {"far": 10**400},
+        {"far": -3.0},
         {"more": 1},
         {"centroids": 3},
         {"centroids": "?"},
