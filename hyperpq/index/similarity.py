@@ -156,12 +156,16 @@ class _Scale(NamedTuple):
             return None
         known = _KNOWN.setdefault(codec, {})
         key = codes.tobytes() + bytes([rows.feature_codec is not None])
-        if key not in known:
-            if len(known) == _MAX_KNOWN:
-                known.clear()
+        try:
+            return known[key]
+        except KeyError:
             features = None if rows.feature_codec is None else rows.features_of(ids)
-            known[key] = cls._of_sample(codec, codes, features)
-        return known[key]
+            scale = cls._of_sample(codec, codes, features)
+        # Other threads may clear it at any time.
+        if len(known) >= _MAX_KNOWN:
+            known.clear()
+        known[key] = scale
+        return scale
 
     @classmethod
     def _of_sample(

@@ -15,7 +15,7 @@ from index_tools import D_IN, SMALL, make_x
 from hyperpq import HiHPQIndex, IDSelectorRange, SearchParameters
 from hyperpq.codec import FeatureCodec
 from hyperpq.errors import InvalidInputError, NotTrainedError
-from hyperpq.index import Calibration
+from hyperpq.index import Calibration, similarity
 
 RNG = np.random.default_rng(0)
 X, QUERIES = make_x(300), make_x(40, seed=1)
@@ -317,6 +317,18 @@ def test_the_scale_is_steady(make, tmp_path):
     assert index.calibration == scale
     index.add(x[720:])
     assert index.calibration != scale
+
+
+def test_other_threads_may_clear_what_is_known(make, monkeypatch):
+    class Cleared(dict):
+        def __setitem__(self, key, value):
+            super().__setitem__(key, value)
+            self.clear()
+
+    index = make()
+    expected = index.calibration
+    monkeypatch.setitem(similarity._KNOWN, index.codec, Cleared())
+    assert index.calibration == expected
 
 
 def test_deleted_rows_are_not_in_the_sample(make):
