@@ -210,7 +210,7 @@ class Collection(RowChanges):
             recoding.prepare(directory.segments)
             # What others have added during that time, which may have been long.
             newest = copy.copy(directory)
-            newest.refresh()
+            self._refresh(newest)
             recoding.prepare(newest.segments)
         with self._writing():
             if self._holds_lock or not self._follows():
@@ -230,7 +230,7 @@ class Collection(RowChanges):
             # Another object, so that the new rows are not shown before their codec is.
             newest = copy.copy(directory)
             with newest.hold_lock():
-                newest.refresh()
+                self._refresh(newest)
                 newest.commit(
                     append=recoding.rows(newest.segments),
                     drop=range(len(newest.segments)),

@@ -288,7 +288,7 @@ class SnapshotHolder:
         """Show what is on disk by another object of the directory; whether it is something new."""
         shown, directory = self._shown, self._directory
         assert directory is not None
-        other.refresh()
+        self._refresh(other)
         codec, size = shown.codec, shown.code_size
         if other.manifest.files != directory.manifest.files:
             size = kept_code_size(other, size)
@@ -297,6 +297,13 @@ class SnapshotHolder:
                 size = codec.code_size
         self._shown = Shown(other, codec, size)
         return other.manifest != directory.manifest
+
+    def _refresh(self, other: IndexStore) -> None:
+        """Let another object of the directory show what is on disk, if it is of this index."""
+        other.refresh()
+        # What an index keeps of its vectors never changes, not even with its codec.
+        if kept_features(other) != self.feature_codec:
+            raise StoreError(f"{other.path}: another index is in this place now; open it again.")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from hyperpq.store.segments import live_batches
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.store.manifest import FileEntry
     from hyperpq.store.shard import Shard
 
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 class Recoding:
     """Codes of shards by a codec that is to replace that of their index.
 
-    A shard never changes and no number is given twice, so codes that are made without the lock are
-    still those of its rows later. Only what others add meanwhile is left to be encoded under the
-    lock, which keeps other writers waiting for 10 s at most by default.
+    A shard never changes, so codes that are made without the lock are still those of its rows
+    later. Only what others add meanwhile is left to be encoded under the lock, which keeps other
+    writers waiting for 10 s at most by default.
 
     Attributes
     ----------
@@ -41,18 +42,19 @@ class Recoding:
     codec: Codec
     feature_codec: FeatureCodec
     progress: Progress
-    _codes: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    # By what tells a shard from one of the same number in an index that takes this one's place.
+    _codes: dict[FileEntry, NDArray[np.uint8]] = field(default_factory=dict)
 
     def prepare(self, shards: Sequence[Shard]) -> None:
         """Encode the rows of shards, deleted ones included, unless that was done before."""
-        new = [shard for shard in shards if shard.entry.number not in self._codes]
+        new = [shard for shard in shards if shard.entry.content not in self._codes]
         if not new:
             return
         with self.progress.phase("encode", sum(shard.n for shard in new), "vectors") as phase:
             for shard in new:
                 features = shard.features
                 assert features is not None
-                self._codes[shard.entry.number] = encode_in_batches(
+                self._codes[shard.entry.content] = encode_in_batches(
                     self.codec, features, self.feature_codec, phase
                 )
 
@@ -60,7 +62,7 @@ class Recoding:
         """The live rows of shards with their new codes, batch by batch in memory."""
         self.prepare(shards)
         for shard in shards:
-            codes = self._codes[shard.entry.number]
+            codes = self._codes[shard.entry.content]
             for rows in live_batches([shard]):
                 new = codes[shard.find(rows.ids)]
                 yield Rows(new, rows.ids, rows.attributes, rows.path_strings, rows.features)

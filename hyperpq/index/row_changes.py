@@ -96,8 +96,7 @@ class RowChanges(SnapshotHolder):
         StoreError
             The system refused; nothing was changed.
         """
-        shown = self._shown
-        given = as_codes(codes, shown.code_size).copy()
+        made_by, given = self._codes_by(codec, codes)
         kept = self._as_kept(features, len(given))
         old = np.empty(0, np.int64) if remove is None else as_ids(remove, None, distinct=False)
 
@@ -107,7 +106,7 @@ class RowChanges(SnapshotHolder):
             columns = _copied(rows.attributes)
             self._append(Rows(rows.codes, rows.ids, columns, rows.path_strings, rows.features), old)
 
-        self._change(change, codec or shown.codec)
+        self._change(change, made_by)
 
     def update(
         self,
@@ -136,8 +135,7 @@ class RowChanges(SnapshotHolder):
         InvalidInputError, SnapshotChangedError
             Nothing was changed.
         """
-        shown = self._shown
-        given = as_codes(codes, shown.code_size).copy()
+        made_by, given = self._codes_by(codec, codes)
         labels = as_ids(ids, len(given))
         vectors = self._as_kept(features, len(given))
 
@@ -151,7 +149,7 @@ class RowChanges(SnapshotHolder):
                 Rows(new.codes, kept.ids, columns, kept.path_strings, new.features), labels
             )
 
-        self._change(change, codec or shown.codec)
+        self._change(change, made_by)
 
     def relabel(
         self,
@@ -235,6 +233,15 @@ class RowChanges(SnapshotHolder):
             return sum(map(len, deleted.values()))
 
         return self._change(change)
+
+    def _codes_by(
+        self, codec: Codec | None, codes: ArrayLike
+    ) -> tuple[Codec | None, NDArray[np.uint8]]:
+        """Codes (n, code_size) of a codec, by default that of the rows, and that codec."""
+        shown = self._shown
+        # Another thread may have given the rows a codec of another length.
+        size = shown.code_size if codec is None else codec.code_size
+        return codec or shown.codec, as_codes(codes, size).copy()
 
     def _as_kept(self, features: NDArray[np.uint8] | None, n: int) -> NDArray[np.uint8] | None:
         """Kept features of n rows, as this collection wants them."""

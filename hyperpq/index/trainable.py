@@ -160,7 +160,8 @@ class TrainableIndex(VectorIndex):
         from hyperpq.training.task import TrainingRun
 
         if self.ntotal or self.path:
-            hint = "call retrain()" if self.has_features else "train a new index"
+            again = self.ntotal and self.has_features
+            hint = "call retrain()" if again else "train a new index"
             raise TrainingError(
                 f"the index has {self.ntotal} vectors coded by its codec; expected a new one; "
                 f"{hint}."
@@ -273,7 +274,8 @@ class TrainableIndex(VectorIndex):
         view.kept_by()
         if not view.ntotal:
             raise InvalidInputError(
-                "the index has no vectors; expected at least one to learn from; call train(x)."
+                "the index has no vectors; expected at least one to learn from; add some, or train "
+                "a new index."
             )
         self.collection.check_writable()
         plan = plan_again(

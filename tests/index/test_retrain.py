@@ -24,6 +24,7 @@ from hyperpq.errors import (
     TrainingError,
 )
 from hyperpq.index.learning import recipe_of
+from hyperpq.index.recoding import Recoding
 from hyperpq.store import verify_directory
 from hyperpq.training.recipe import Recipe
 
@@ -374,6 +375,54 @@ def test_codes_of_a_former_codec_are_never_stored(stored):
     stored.refresh()
     assert stored.ntotal == 300
     assert_whole(stored)
+
+
+@pytest.mark.parametrize("call", ["add", "update"])
+def test_a_thread_that_changes_the_length_of_codes_in_between(index, monkeypatch, call):
+    collection, change = index.collection, getattr(index.collection, call)
+
+    def late(*arguments, **options):
+        monkeypatch.undo()
+        index.retrain(seed=1, bits=32)
+        return change(*arguments, **options)
+
+    monkeypatch.setattr(collection, call, late)
+    getattr(index, call)(
+        NEW[:2], np.array([700, 701]) if call == "add" else [3, 4], attributes={"row": [0, 1]}
+    )
+    assert index.code_size == 4
+    assert index.ntotal == (302 if call == "add" else 300)
+    assert_whole(index)
+
+
+def test_another_index_in_the_place_of_one_that_learns(stored, monkeypatch):
+    """It has the same codec, and shards of the same numbers with other rows."""
+    other = HiHPQIndex.from_codec(stored.codec, device="cpu", features="int8")
+    other.add(NEW[:200], attributes={"row": np.arange(200)})
+    prepare = Recoding.prepare
+
+    def late(recoding, shards):
+        prepare(recoding, shards)
+        monkeypatch.undo()
+        other.save(stored.path, overwrite=True)
+
+    monkeypatch.setattr(Recoding, "prepare", late)
+    stored.retrain(seed=1)
+    assert stored.ntotal == 200
+    assert_whole(stored)
+
+
+def test_an_index_that_keeps_no_features_is_another_one(stored):
+    late = opened(stored)
+    other = HiHPQIndex.from_codec(stored.codec, device="cpu")
+    other.add(NEW[:2], attributes={"row": [0, 1]})
+    other.save(stored.path, overwrite=True)
+    for call in (late.refresh, late.compact, lambda: late.retrain(seed=1)):
+        with pytest.raises(StoreError, match="another index is in this place now"):
+            call()
+    # It shows what it showed before.
+    assert (late.ntotal, late.has_features) == (300, True)
+    assert_whole(late)
 
 
 def test_one_that_learned_from_a_former_snapshot_encodes_the_newest_rows(stored):
