@@ -61,7 +61,7 @@ class TrainingRecord:
             if value.keys() != _FIELDS or value["objective"] not in OBJECTIVES:
                 raise ValueError
             n, learned = value["vectors"], value["learned"]
-            if type(n) is not int or n < 1 or not isinstance(learned, bool):
+            if type(n) is not int or not 1 <= n < 1 << 63 or not isinstance(learned, bool):
                 raise ValueError
             return cls(n, value["objective"], learned, FitStatistics.from_json(value["fit"]))
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -16,6 +16,7 @@ from hyperpq import HiHPQIndex, deserialize_index, read_index, serialize_index, 
 from hyperpq.codec import FeatureCodec, PQCodec
 from hyperpq.errors import CorruptIndexError, InvalidInputError, TrainingError, UnknownIdError
 from hyperpq.index import Collection
+from hyperpq.index.training_record import TrainingRecord
 from hyperpq.store.manifest_parser import read_manifest
 
 RNG = np.random.default_rng(4)
@@ -273,6 +274,14 @@ def test_settings_that_do_not_fit_are_refused(learned, tmp_path, name, value, me
     place.write_bytes(manifest.to_bytes())
     with pytest.raises(CorruptIndexError, match=message):
         HiHPQIndex.load(tmp_path / "i", device="cpu")
+
+
+@pytest.mark.parametrize("change", [{"vectors": 0}, {"vectors": 10**400}, {"learned": 1}])
+def test_a_forged_record_of_a_training_is_refused(learned, change):
+    record = learned.training.to_json()
+    assert TrainingRecord.from_json(record, "here") == learned.training
+    with pytest.raises(CorruptIndexError, match="here: training in manifest.json"):
+        TrainingRecord.from_json(record | change, "here")
 
 
 def test_an_index_of_format_3_keeps_none(tmp_path):
