@@ -280,7 +280,7 @@ def test_settings_that_do_not_fit_are_refused(learned, tmp_path, name, value, me
 def test_a_forged_record_of_a_training_is_refused(learned, change):
     record = learned.training.to_json()
     assert TrainingRecord.from_json(record, "here") == learned.training
-    with pytest.raises(CorruptIndexError, match="here: training in manifest.json"):
+    with pytest.raises(CorruptIndexError, match="here: training in manifest"):
         TrainingRecord.from_json(record | change, "here")
 
 
