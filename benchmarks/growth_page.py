@@ -108,7 +108,7 @@ def policy_text() -> str:
         "has reached it learns again for images of another kind only. The limits are narrow for "
         "small indexes. Images that a codec has not seen lie near the middle of its space and so "
         "near every query: four images of other classes among 400 of one class of CIFAR-10 cost "
-        "its queries .094 precision@10, and 8 of other scenes among 800 of five cost .015. From "
+        "its queries .094 precision@10, and 8 of other scenes among 800 of five cost .022. From "
         "5,000 to 25,000 images the mAP@10 of CIFAR-10 rises by no more than .018. Up to 160 "
         "images learning again takes a second, with 1,000 about 15 s on one core, with 5,000 a "
         "minute, and with 25,000 three.\n\n"

@@ -62,8 +62,7 @@ class RelearnPolicy:
     """
 
     limits: tuple[Limits, ...] = (
-        Limits(500, 1.0, 0.02),
-        Limits(1000, 1.01, 0.02),
+        Limits(1000, 1.0, 0.02),
         Limits(5000, 1.05, 0.02),
         Limits(math.inf, 1.25, 0.05),
     )
@@ -188,13 +187,14 @@ def describe_training(index: IndexView, noun: str = "images") -> dict[str, str]:
     if not index.ntotal:
         return out
     unlike = _unlike(index, record)
-    times = index.ntotal / record.n
     reason = POLICY.reason(index.ntotal, record, unlike)
-    verdict = "good" if reason is None else "learning again is of use (--relearn, retrain)"
-    out["fit"] = (
-        f"{verdict}: {index.ntotal:,} {noun} are {times:.2f} times as many, and {unlike:.0%} are "
-        "of another kind"
-    )
+    which = f"all {record.n:,}" if record.n == index.ntotal else f"{record.n:,}"
+    if record.n < index.ntotal:
+        which += f" of {index.ntotal:,}"
+    kind = f"{unlike:.0%} are of another kind" if unlike >= 0.005 else "all are of the same kind"
+    by = "hyperpq update --relearn" if noun == "images" else "retrain()"
+    verdict = "good" if reason is None else f"outgrown, learn again with {by}"
+    out["fit"] = f"{verdict}: learned from {which} {noun}, {kind}"
     return out
 
 

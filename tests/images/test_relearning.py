@@ -44,10 +44,10 @@ def record(n, learned=True):
         # Few images: whenever there are more.
         (50, 50, False),
         (50, 51, True),
-        (500, 501, True),
-        # A hundredth, a twentieth, or a quarter more.
-        (1000, 1010, False),
-        (1000, 1011, True),
+        (1000, 1001, True),
+        # A twentieth, or a quarter more.
+        (1001, 1051, False),
+        (1001, 1052, True),
         (5000, 5250, False),
         (5000, 5251, True),
         (6000, 7500, False),
@@ -200,14 +200,21 @@ def test_an_index_without_images():
 
 
 def test_description():
-    index = make_index(features(0, 200, 1))
+    index = make_index(features(0, 1001, 1))
     shown = describe_training(index.view())
-    assert shown["learned from"].startswith("200 images; PCA and k-means")
-    assert shown["fit"] == "good: 200 images are 1.00 times as many, and 0% are of another kind"
-    index.add(features(1, 200, 2))
+    assert shown["learned from"].startswith("1,001 images; PCA and k-means")
+    assert shown["fit"] == "good: learned from all 1,001 images, all are of the same kind"
+    index.add(features(0, 5, 2))
+    shown = describe_training(index.view())
+    assert shown["fit"] == "good: learned from 1,001 of 1,006 images, all are of the same kind"
+    index.add(features(1, 995, 2))
     shown = describe_training(index.view(), "vectors")
-    assert shown["fit"].startswith("learning again is of use")
-    assert "400 vectors are 2.00 times as many" in shown["fit"]
+    assert shown["fit"].startswith(
+        "outgrown, learn again with retrain(): learned from 1,001 of 2,001 vectors, "
+    )
+    assert shown["fit"].endswith("% are of another kind")
+    index.remove_ids(index.ids[300:])
+    assert "learned from 1,001 images, " in describe_training(index.view())["fit"]
 
 
 def test_description_without_a_record():
