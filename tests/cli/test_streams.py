@@ -15,6 +15,9 @@ import pytest
 from hyperpq import HiHPQIndex
 from hyperpq.cli.main import COMMANDS
 
+# Eighty processes: two minutes on two cores.
+pytestmark = pytest.mark.slow
+
 # A command -> (arguments, whether what it prints is its result and not a summary). P is an image
 # and I the index of the fixture; each runs in a folder of its own with vectors.npy and `index`.
 CASES = {

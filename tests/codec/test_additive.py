@@ -106,7 +106,9 @@ def test_damaged_stress_is_refused(codec):
             from_files({**files, WEIGHTS_FILE: save(state)})
 
 
-@pytest.mark.parametrize(("bits", "nbits"), [(8, 8), (64, 8), (12, 4)])
+@pytest.mark.parametrize(
+    ("bits", "nbits"), [(8, 8), pytest.param(64, 8, marks=pytest.mark.slow), (12, 4)]
+)
 def test_with_bits_refits(codec, bits, nbits):
     x = clustered(60, 3)
     other = codec.with_bits(bits, nbits=nbits)

@@ -161,7 +161,13 @@ def run_page(place, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("page", [page for page in RUNNING if page != "README.md"])
+def marked(page: str) -> object:
+    """A page as a parameter; most build indexes of images, half a minute on two cores."""
+    is_fast = "hyperpq build" not in (ROOT / page).read_text("utf-8") and not predecessor(page)
+    return page if is_fast else pytest.param(page, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in RUNNING if page != "README.md"])
 def test_page_runs_from_top_to_bottom(page, run_page):
     done = run_page(page)
     assert done.examples + len(done.commands) > 0

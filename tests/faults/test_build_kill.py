@@ -243,6 +243,7 @@ def paths_of(path):
     return sorted(os.path.basename(path).decode() for path in paths)
 
 
+@pytest.mark.slow
 def test_an_update_killed_at_every_step(jobs, images, tmp_path):
     """After any step, the next build ends with every image once."""
     folder = tmp_path / "images"

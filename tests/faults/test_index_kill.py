@@ -87,6 +87,7 @@ def change_for_ever(root: Path, report: Path, seed: int) -> None:
         held = changed(held, change)
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments(tmp_path, capsys):
     root, report = tmp_path / "index", tmp_path / "report"
     index = new_index()

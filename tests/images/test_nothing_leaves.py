@@ -219,6 +219,7 @@ def has_strace():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_strace(), reason="strace is not installed or not allowed")
 def test_no_socket_and_no_file_elsewhere_under_strace(place, drawn):
     folder, environment = place

@@ -231,7 +231,10 @@ def decoded(index, codes):
     return index.chain.at(0).reverse_transform(inner.sa_decode(codes))
 
 
-@pytest.mark.parametrize("text", ["OPQ4,PQ4x8", "OPQ4_12,PQ4x4", "RR8,PQ4x8", "OPQ4,IDMap,PQ4x4"])
+SLOW = pytest.param("OPQ4,PQ4x8", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("text", [SLOW, "OPQ4_12,PQ4x4", "RR8,PQ4x8", "OPQ4,IDMap,PQ4x4"])
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_a_rotated_index_comes_over_and_goes_back(text, metric, tmp_path):
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT

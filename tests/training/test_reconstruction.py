@@ -45,6 +45,7 @@ def opq_recall(x: np.ndarray, query: np.ndarray, database: np.ndarray, M: int) -
     return recall_at(index.search(query, 10)[1], truth)
 
 
+@pytest.mark.slow
 def test_recall_is_above_that_of_opq():
     # Three draws: on one alone chance decides more than the method.
     ours, theirs = [], []
