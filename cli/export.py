@@ -24,8 +24,15 @@ from hyperpq.cli import options, output
     show_default=True,
     help="Whether to write the decoded vectors beside the codes.",
 )
+@click.option(
+    "--features",
+    is_flag=True,
+    help="Write the features beside the codes, of an index that keeps them.",
+)
 @options.quiet_option
-def command(out: Path, index_path: Path, style: str | None, vectors: bool, quiet: bool) -> None:
+def command(
+    out: Path, index_path: Path, style: str | None, vectors: bool, features: bool, quiet: bool
+) -> None:
     """Write the rows of an index to a file.
 
     The file OUT, such as images.csv, contains the ids, paths, codes and attributes of all rows;
@@ -38,7 +45,9 @@ def command(out: Path, index_path: Path, style: str | None, vectors: bool, quiet
     style = output.format_of_file(style, out, ENDINGS)
     with output.progress(quiet) as progress:
         index = HiHPQIndex.load(index_path, device="cpu")
-        written = export_index(index, out, style, vectors=vectors, progress=progress)
+        written = export_index(
+            index, out, style, vectors=vectors, features=features, progress=progress
+        )
     if not quiet:
         size = out.stat().st_size
         facts: output.Facts = [("written", f"{written:,} rows"), ("bytes", f"{size:,}")]

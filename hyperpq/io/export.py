@@ -31,6 +31,7 @@ def export_index(
     format: str,
     *,
     vectors: bool = False,
+    features: bool = False,
     progress: ProgressLike = None,
 ) -> int:
     """Write the rows of an index to a file, see `export_rows`.
@@ -45,6 +46,8 @@ def export_index(
         One of `FORMATS`, or ``faiss`` for an index that FAISS reads.
     vectors : bool
         Whether to write the decoded vectors.
+    features : bool
+        Whether to write the features, of an index that keeps them.
     progress : Progress or bool, optional
         Where to report progress.
 
@@ -54,22 +57,25 @@ def export_index(
         Number of rows written.
     """
     if format == "faiss":
-        if vectors:
+        if vectors or features:
+            what, name = ("decoded vectors", "vectors") if vectors else ("features", "features")
             raise InvalidInputError(
-                "format is 'faiss', which holds no decoded vectors; leave vectors out, or choose "
-                "another format."
+                f"format is 'faiss', which holds no {what}; leave {name} out, or choose another "
+                "format."
             )
         index.write_faiss(path)
         return index.ntotal
-    view = index.collection.view()
+    view = index.view()
+    if features:
+        view.rows.kept_by()
     with as_progress(progress).phase("export", None, "rows") as phase:
 
-        def batches(decoded: bool) -> Iterator[ExportBatch]:
-            for batch in batches_of(index, decoded, view):
+        def batches(wide: bool) -> Iterator[ExportBatch]:
+            for batch in batches_of(view, wide and vectors, wide and features):
                 yield batch
                 phase.advance(batch.n)
 
-        return export_rows(batches, path, format, vectors=vectors)
+        return export_rows(batches, path, format, vectors=vectors or features)
 
 
 def export_rows(
@@ -83,14 +89,14 @@ def export_rows(
     ----------
     batches : callable
         Gives an iterator over at least one batch, all with equal columns. Its argument is whether
-        the batches have decoded vectors. It is called several times for ``hdf5`` and ``npz``, and
-        gives the same batches each time.
+        the batches have their columns of vectors. It is called several times for ``hdf5`` and
+        ``npz``, and gives the same rows each time.
     path : path-like
         The file; replaced if it exists.
     format : str
         One of `FORMATS`.
     vectors : bool
-        Whether to write the decoded vectors.
+        Whether to write the columns of vectors, see `ExportBatch.wide`.
 
     Returns
     -------
@@ -117,8 +123,8 @@ def export_rows(
 def _write_csv(batches: BatchSource, aside: Path, vectors: bool) -> int:
     first, every = first_and_all(batches(vectors))
     header = ["id", *(["path"] if first.paths is not None else []), *first.attributes, "code"]
-    if first.vectors is not None:
-        header += [f"v{i}" for i in range(first.vectors.shape[1])]
+    for name, column in first.wide.items():
+        header += [f"{name[0]}{i}" for i in range(column.shape[1])]
     n = 0
     with open(aside, "x", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -130,11 +136,11 @@ def _write_csv(batches: BatchSource, aside: Path, vectors: bool) -> int:
             columns += [_texts(column) for column in batch.attributes.values()]
             columns.append([row.tobytes().hex() for row in batch.codes])
             rows = zip(*columns, strict=True)
-            if batch.vectors is None:
-                writer.writerows(rows)
-            else:
-                numbers = ([f"{v:.9g}" for v in row.tolist()] for row in batch.vectors)
-                writer.writerows((*row, *v) for row, v in zip(rows, numbers, strict=True))
+            wide = batch.wide.values()
+            for i, row in enumerate(rows):
+                writer.writerow(
+                    [*row, *(f"{v:.9g}" for column in wide for v in column[i].tolist())]
+                )
             n += batch.n
     return n
 
@@ -183,10 +189,9 @@ def _arrow_table(batch: ExportBatch) -> pyarrow.Table:
     size = pyarrow.binary(batch.codes.shape[1])
     data = pyarrow.py_buffer(np.ascontiguousarray(batch.codes))
     columns["code"] = pyarrow.Array.from_buffers(size, batch.n, [None, data])
-    if batch.vectors is not None:
-        flat = pyarrow.array(batch.vectors.ravel())
-        width = batch.vectors.shape[1]
-        columns["vector"] = pyarrow.FixedSizeListArray.from_arrays(flat, width)
+    for name, values in batch.wide.items():
+        flat, width = pyarrow.array(values.ravel()), values.shape[1]
+        columns[name.removesuffix("s")] = pyarrow.FixedSizeListArray.from_arrays(flat, width)
     return pyarrow.table(columns)
 
 

@@ -34,7 +34,7 @@ class _Arrays:
             out += ["path_offsets", "path_bytes"]
         for name, column in batch.attributes.items():
             out.append(f"{GROUPS.get(kind_of(column), 'attributes')}/{name}")
-        return out if batch.vectors is None else [*out, "vectors"]
+        return [*out, *batch.wide]
 
     def values(self, name: str, batch: ExportBatch) -> NDArray[Any]:
         """The values of the array ``name`` in the next batch."""
@@ -66,7 +66,7 @@ class _Arrays:
 
 
 def _templates(
-    batches: BatchSource, vectors: bool
+    batches: BatchSource, wide: bool
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """Templates of the arrays, and the arrays of labels.
 
@@ -79,12 +79,10 @@ def _templates(
             values = arrays.values(name, batch)
             templates.setdefault(name, values[:0])
             lengths[name] = lengths.get(name, 0) + len(values)
-    if vectors:
+    if wide:
         first, _ = first_and_all(batches(True))
-        templates["vectors"], lengths["vectors"] = (
-            _Arrays().values("vectors", first)[:0],
-            lengths["ids"],
-        )
+        for name, column in first.wide.items():
+            templates[name], lengths[name] = column[:0], lengths["ids"]
     for name, template in templates.items():
         none = np.zeros((), template.dtype.newbyteorder("<"))
         templates[name] = np.broadcast_to(none, (lengths[name], *template.shape[1:]))
@@ -102,9 +100,9 @@ def _changed(name: str) -> InvalidInputError:
     )
 
 
-def write_hdf5(batches: BatchSource, path: Path, vectors: bool) -> int:
+def write_hdf5(batches: BatchSource, path: Path, wide: bool) -> int:
     """Write a new HDF5 file with contiguous datasets; see `export.export_rows`."""
-    templates, labels = _templates(batches, vectors)
+    templates, labels = _templates(batches, wide)
     layout = Layout()
     placements = lay_out(layout, {**templates, **labels})
     with open(path, "xb") as file:
@@ -119,7 +117,7 @@ def write_hdf5(batches: BatchSource, path: Path, vectors: bool) -> int:
         for name, array in labels.items():
             put(_bytes(array, array.dtype.newbyteorder("<")), placements[name].offset)
         arrays, ends = _Arrays(), {name: placements[name].offset for name in templates}
-        for batch in batches(vectors):
+        for batch in batches(wide):
             for name, template in templates.items():
                 ends[name] = put(_bytes(arrays.values(name, batch), template.dtype), ends[name])
         for name, template in templates.items():
@@ -129,15 +127,15 @@ def write_hdf5(batches: BatchSource, path: Path, vectors: bool) -> int:
     return len(templates["ids"])
 
 
-def write_npz(batches: BatchSource, path: Path, vectors: bool) -> int:
+def write_npz(batches: BatchSource, path: Path, wide: bool) -> int:
     """Write a new npz file; see `export.export_rows`.
 
     The members of a zip file follow one another, so each array takes a pass over all batches.
     """
-    templates, labels = _templates(batches, vectors)
+    templates, labels = _templates(batches, wide)
     with zipfile.ZipFile(path, "x") as file:
         for name, template in templates.items():
-            parts = map(partial(_Arrays().values, name), batches(name == "vectors"))
+            parts = map(partial(_Arrays().values, name), batches(name in ("vectors", "features")))
             _write_member(file, name, template, parts)
         for name, array in labels.items():
             _write_member(file, name, array, [array])

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.index.searcher import trained
 from hyperpq.store import Column, Rows
 from hyperpq.store.columns import kind_of
 
 if TYPE_CHECKING:
-    from hyperpq.index.hihpq_index import HiHPQIndex
-    from hyperpq.index.view import RowView
+    from hyperpq.index.reader import IndexView
 
 # Rows of a batch: with 256 coordinates, its decoded vectors take 32 MiB.
 _BATCH_SIZE = 1 << 15
@@ -32,6 +32,8 @@ class ExportBatch:
     codes : ndarray, shape (n, code_size), uint8
     vectors : ndarray, shape (n, D), float32, or None
         Decoded tangent vectors, see `HiHPQIndex.decode`.
+    features : ndarray, shape (n, d), float32, or None
+        Features as the index keeps them.
     paths : list of bytes, or None
         Paths of the images, in the encoding of the file system.
     attributes : mapping of str to Column
@@ -43,11 +45,18 @@ class ExportBatch:
     vectors: NDArray[np.float32] | None = None
     paths: list[bytes] | None = None
     attributes: Mapping[str, Column] = field(default_factory=dict)
+    features: NDArray[np.float32] | None = None
 
     @property
     def n(self) -> int:
         """Number of rows."""
         return len(self.ids)
+
+    @property
+    def wide(self) -> dict[str, NDArray[np.float32]]:
+        """Columns of vectors, each (n, width)."""
+        columns = {"vectors": self.vectors, "features": self.features}
+        return {name: column for name, column in columns.items() if column is not None}
 
     def check_like(self, first: ExportBatch) -> None:
         """Raise `InvalidInputError` unless this batch has the columns of ``first``."""
@@ -59,15 +68,14 @@ class ExportBatch:
 
     def _layout(self) -> dict[str, str]:
         out = {"codes": f"{self.codes.shape[1]} bytes"}
-        if self.vectors is not None:
-            out["vectors"] = f"width {self.vectors.shape[1]}"
+        out |= {name: f"width {column.shape[1]}" for name, column in self.wide.items()}
         if self.paths is not None:
             out["paths"] = "bytes"
         return out | {name: kind_of(column) for name, column in self.attributes.items()}
 
 
 BatchSource: TypeAlias = Callable[[bool], Iterator[ExportBatch]]
-"""Gives an iterator over all batches at each call; with True they have decoded vectors."""
+"""Gives an iterator over all batches at each call; with True they have their columns of vectors."""
 
 
 def first_and_all(batches: Iterator[ExportBatch]) -> tuple[ExportBatch, Iterator[ExportBatch]]:
@@ -92,38 +100,46 @@ def first_and_all(batches: Iterator[ExportBatch]) -> tuple[ExportBatch, Iterator
 
 
 def batches_of(
-    index: HiHPQIndex, vectors: bool = False, view: RowView | None = None
+    index: IndexView, vectors: bool = False, features: bool = False
 ) -> Iterator[ExportBatch]:
     """The rows of an index, without deleted ones.
 
     Parameters
     ----------
-    index : HiHPQIndex
-        A trained index.
+    index : IndexView
+        A trained index at one moment, see `HiHPQIndex.view`.
     vectors : bool
         Whether to decode the codes.
-    view : RowView, optional
-        A view of its rows; the rows as they are now by default.
+    features : bool
+        Whether to read the kept features.
 
     Yields
     ------
     ExportBatch
         At least one batch, which may be empty.
     """
-    view = view or index.collection.view()
-    columns = view.attribute_names
-    rows: Rows | None = None
-    for rows in view.batches(_BATCH_SIZE):
-        yield ExportBatch(
+    view = index.rows
+    codec, columns = trained(view.codec), view.attribute_names
+    read_by = view.kept_by() if features else None
+
+    def batch(rows: Rows) -> ExportBatch:
+        kept = rows.features
+        if read_by is not None and kept is None:
+            kept = np.empty((0, read_by.size), np.uint8)
+        return ExportBatch(
             rows.ids,
             rows.codes,
-            index.decode(rows.codes) if vectors else None,
+            codec.decode(rows.codes) if vectors else None,
             rows.paths,
             {name: rows.attribute(name) for name in columns},
+            None if read_by is None or kept is None else read_by.decode(kept),
         )
+
+    rows: Rows | None = None
+    for rows in view.batches(_BATCH_SIZE, features=features):
+        yield batch(rows)
     if rows is None:
-        codes = np.empty((0, index.code_size), np.uint8)
-        yield ExportBatch(np.empty(0, np.int64), codes, index.decode(codes) if vectors else None)
+        yield batch(Rows(np.empty((0, codec.code_size), np.uint8), np.empty(0, np.int64)))
 
 
 def path_text(path: bytes) -> str:

@@ -202,7 +202,7 @@ def test_batches_of_an_index(index, tmp_path, monkeypatch):
     index.save(tmp_path / "index")
     index.remove_ids(np.flatnonzero(deleted))
     assert index.collection.n_deleted == deleted.sum()
-    found = list(batches_of(index, True))
+    found = list(batches_of(index.view(), True))
     assert len(found) == 3
     ids = np.concatenate([part.ids for part in found])
     np.testing.assert_array_equal(ids, np.flatnonzero(~deleted))
@@ -214,7 +214,36 @@ def test_batches_of_an_index(index, tmp_path, monkeypatch):
     labels = [label for part in found for label in part.attributes["colour"].strings()]
     assert labels == [colour.strings()[i] for i in ids]
     assert [path for part in found for path in part.paths] == [paths[i] for i in ids]
-    assert all(part.vectors is None for part in batches_of(index))
+    assert all(part.vectors is None for part in batches_of(index.view()))
+
+
+@pytest.mark.parametrize("n", [0, 90])
+@pytest.mark.parametrize("format", FORMATS)
+def test_features_are_those_that_the_index_keeps(tmp_path, monkeypatch, format, n):
+    monkeypatch.setattr("hyperpq.io.export_batches._BATCH_SIZE", 64)
+    x = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    index = HiHPQIndex(8, 2, 4, metric="l2", features="int8", device="cpu")
+    index.train(x)
+    index.add(x[:n])
+    want, path = index.features_of(index.ids), tmp_path / "x"
+    assert export_index(index, path, format, vectors=True, features=True) == n
+    if format == "npz":
+        with np.load(path) as file:
+            found = file["features"]
+    elif format == "hdf5":
+        with h5py.File(path) as file:
+            found = file["features"][:]
+    elif format == "parquet":
+        column = pyarrow.parquet.read_table(path).column("feature").combine_chunks()
+        found = column.flatten().to_numpy(zero_copy_only=False).reshape(n, 8)
+    else:
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        found = np.array([[row[f"f{i}"] for i in range(8)] for row in rows], np.float32)
+        assert not rows or {"v7", "code"} <= set(rows[0])
+    np.testing.assert_array_equal(found.reshape(n, 8), want)
+    index = HiHPQIndex.from_codec(index.codec, device="cpu")
+    with pytest.raises(InvalidInputError, match="keeps no features"):
+        export_index(index, path, format, features=True)
 
 
 @pytest.mark.parametrize("format", FORMATS)
