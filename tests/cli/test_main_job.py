@@ -77,7 +77,12 @@ def test_add_and_query_and_verify(hyperpq, copy, drawn):
     new.mkdir()
     added = shutil.copy(sorted(drawn.rglob("*.jpg"))[-1], new / "added.jpg")
     (new / "broken.jpg").write_bytes(b"\xff\xd8\xff")
-    text = ok(hyperpq("add", "new", cwd=copy))
+    done = hyperpq("add", "new", cwd=copy)
+    text = ok(done, silent_stderr=False)
+    # So small an index learns again with every image, and still by PCA and k-means.
+    [warning] = done.stderr.decode().splitlines()
+    assert "too few to learn" in warning
+    assert "learned again" in text
     assert fact(text, "added") == "1"
     assert fact(text, "images") == "25"
     assert fact(text, "skipped").startswith(f"1 (e.g. {new / 'broken.jpg'}: ")
