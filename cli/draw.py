@@ -34,15 +34,17 @@ from hyperpq.cli.text import escaped
     show_default=True,
     help="Seed of all random choices.",
 )
-def command(folder: Path, count: int, size: int, seed: int) -> None:
+@options.quiet_option
+def command(folder: Path, count: int, size: int, seed: int, quiet: bool) -> None:
     """Draw a synthetic set of images.
 
     The set lets you try hyperpq without images of your own. The images are written to the folders
-    DIR/kingdom/family/species.
+    DIR/kingdom/family/species. DIR is new or empty, or has a smaller set of the same size and seed,
+    which is completed; no file is replaced.
     """
     from hyperpq.datasets.drawn import draw_dataset, species
 
     draw_dataset(folder, count, size=size, seed=seed)
     kinds = min(count, len(species()))
-    if not streams.stdout_is_missing():
+    if not quiet and not streams.stdout_is_missing():
         output.emit(escaped(f"{count} images of {kinds} species in {folder}") + "\n")

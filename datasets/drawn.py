@@ -22,6 +22,8 @@ from hyperpq.errors import DatasetError, InvalidInputError
 TREE = LIFE | PLACES
 """Painters by kingdom, family and species."""
 
+DESCRIPTION = "hierarchy.json"
+"""Name of the file that describes a drawn set."""
 _OVERSAMPLING = 4
 
 
@@ -73,7 +75,8 @@ def draw_dataset(
     Parameters
     ----------
     folder : path
-        Created if it does not exist. Files with the same names are replaced.
+        New or empty, or with a smaller set of the same ``size`` and ``seed``, to which the images
+        that it lacks are added. No file is replaced, and others in such a folder stay.
     n : int
         Number of images, distributed evenly over the species.
     size : int
@@ -90,7 +93,7 @@ def draw_dataset(
     Raises
     ------
     InvalidInputError
-        If ``n`` or ``size`` is out of range.
+        If ``n`` or ``size`` is out of range, or the folder holds anything else; nothing is changed.
     DatasetError
         If the folder cannot be written.
     """
@@ -100,25 +103,71 @@ def draw_dataset(
         )
     root = Path(folder)
     names = species()
+    counts = {path: n // len(names) + (i < n % len(names)) for i, path in enumerate(names)}
     tree: dict[str, dict[str, dict[str, int]]] = {}
+    for path, count in counts.items():
+        kingdom, family, name = path.split("/")
+        tree.setdefault(kingdom, {}).setdefault(family, {})[name] = count
+    description = {"n": n, "size": size, "seed": seed, "tree": tree}
     try:
-        for position, path in enumerate(names):
-            count = n // len(names) + (position < n % len(names))
-            kingdom, family, name = path.split("/")
-            tree.setdefault(kingdom, {}).setdefault(family, {})[name] = count
+        _check_free(root, n, size, seed)
+        root.mkdir(parents=True, exist_ok=True)
+        # Before the images, so that a set whose drawing was interrupted can be completed.
+        (root / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        for path, count in counts.items():
             for number in range(count):
-                image = draw_image(path, number, size=size, seed=seed)
-                target = root / path / f"{name}-{number:03}"
-                target.parent.mkdir(parents=True, exist_ok=True)
-                if number % 2:
-                    image.save(target.with_suffix(".png"))
-                else:
-                    image.save(target.with_suffix(".jpg"), quality=92)
-        description = {"n": n, "size": size, "seed": seed, "tree": tree}
-        (root / "hierarchy.json").write_text(json.dumps(description, indent=2) + "\n")
+                ending = ".png" if number % 2 else ".jpg"
+                target = root / path / f"{path.rpartition('/')[2]}-{number:03}{ending}"
+                if not os.path.lexists(target):
+                    _save(draw_image(path, number, size=size, seed=seed), target)
     except OSError as error:
         raise DatasetError(
             f"{os.fspath(root)} cannot be written ({error.strerror or error}); "
             "give a folder that you may write to."
         ) from error
     return description
+
+
+def _check_free(root: Path, n: int, size: int, seed: int) -> None:
+    """Raise `InvalidInputError` unless a set can be drawn into a folder, or completed there."""
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        return
+    if not names:
+        return
+    former = _described(root)
+    if former is None:
+        raise InvalidInputError(
+            f"{os.fspath(root)} has other files, such as {names[0]}; expected a new or empty "
+            "folder for drawn images."
+        )
+    if (former["size"], former["seed"]) != (size, seed) or former["n"] > n:
+        raise InvalidInputError(
+            f"{os.fspath(root)} has {former['n']} drawn images of size {former['size']} with seed "
+            f"{former['seed']}; expected a new or empty folder, or at least as many images of that "
+            "size and seed."
+        )
+
+
+def _described(root: Path) -> dict[str, int] | None:
+    """``n``, ``size`` and ``seed`` of the set in a folder; None if there is none."""
+    try:
+        stored = json.loads((root / DESCRIPTION).read_text())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None
+    if not isinstance(stored, dict) or "tree" not in stored:
+        return None
+    values = {name: stored.get(name) for name in ("n", "size", "seed")}
+    return values if all(type(value) is int for value in values.values()) else None
+
+
+def _save(image: Image.Image, target: Path) -> None:
+    """Write an image, completely or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.part")
+    if target.suffix == ".png":
+        image.save(aside, "PNG")
+    else:
+        image.save(aside, "JPEG", quality=92)
+    aside.replace(target)

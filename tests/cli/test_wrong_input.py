@@ -301,6 +301,11 @@ COMMANDS = {
     "info-damaged-index": ("info --index damaged", 1, "{here}/damaged/manifest.json: *"),
     "verify-no-index": ("verify --index gone", 1, "gone: there is no index here *"),
     "completion-shell": ("completion tcsh", 2, "usage: invalid value for *: 'tcsh' is not one of*"),
+    "draw-among-files": (
+        "draw bad",
+        2,
+        "bad has other files, such as text.jpg; expected a new or empty folder for drawn images.",
+    ),
     "draw-into-a-file": ("draw text.txt", 1, "text.txt cannot be written (*); give a folder *"),
 }
 

@@ -106,6 +106,53 @@ def test_bad_arguments(tmp_path):
     assert sum(n for f in few["tree"].values() for s in f.values() for n in s.values()) == 2
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_set_is_completed_and_no_file_is_replaced(drawn, tmp_path):
+    draw_dataset(tmp_path, 40, size=48, seed=3)
+    some = tmp_path / "creatures/birds/owl"
+    (some / "owl-000.jpg").write_bytes(b"changed")
+    (some / "mine.txt").write_bytes(b"mine")
+    next(tmp_path.rglob("*-001.png")).unlink()
+    draw_dataset(tmp_path, 80, size=48, seed=3)
+    want = {**contents(drawn[0]), "owl-000.jpg": b"changed", "mine.txt": b"mine"}
+    assert contents(tmp_path) == want
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({}, "has other files, such as hierarchy.json; expected a new or empty folder"),
+        ({"n": 3}, "has 4 drawn images of size 16 with seed 0; expected a new or empty folder, or"),
+        ({"n": 5, "seed": 1}, "has 4 drawn images of size 16 with seed 0; expected"),
+        ({"n": 5, "size": 17}, "has 4 drawn images of size 16 with seed 0; expected"),
+    ],
+)
+def test_other_files_are_left_alone(tmp_path, options, said):
+    if options:
+        draw_dataset(tmp_path, 4, size=16)
+    else:
+        (tmp_path / "hierarchy.json").write_text('{"my": 1}')
+    before = contents(tmp_path)
+    with pytest.raises(InvalidInputError, match=said):
+        draw_dataset(tmp_path, **{"n": 8, "size": 16, **options})
+    assert contents(tmp_path) == before
+
+
+def test_an_interrupted_drawing_is_completed(tmp_path, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("hyperpq.datasets.drawn.draw_image", interrupted)
+        draw_dataset(tmp_path / "set", 3, size=16)
+    draw_dataset(tmp_path / "set", 3, size=16)
+    draw_dataset(tmp_path / "whole", 3, size=16)
+    assert contents(tmp_path / "set") == contents(tmp_path / "whole")
+
+
 def test_canvas_coordinates():
     canvas = Canvas(100, np.random.default_rng(0))
     red, green = (255, 0, 0), (0, 255, 0)
