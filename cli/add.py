@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import options, output
+from hyperpq.cli import index_kind, options, output
 
 
 @click.command("add")
@@ -44,6 +44,7 @@ def command(
         from hyperpq.io.import_vectors import import_vectors
 
         options.refuse("files of vectors", "images", relearn=relearn)
+        index_kind.need_vectors(index_path, inputs)
         with output.progress(quiet) as progress:
             done = import_vectors(
                 inputs,
@@ -58,9 +59,11 @@ def command(
         from hyperpq.images.build import update_index
 
         options.refuse("images", "files of vectors", dataset=dataset)
+        index_kind.need_images_for(index_path, inputs)
+        roots = index_kind.image_roots(inputs, quiet=quiet)
         with output.progress(quiet) as progress:
             images, report = update_index(
-                inputs,
+                roots,
                 index_path,
                 remove_missing=False,
                 backbone=backbone,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hyperpq.cli import options, output
+from hyperpq.cli import index_kind, options, output
 
 
 @click.command("build")
@@ -89,6 +89,10 @@ def command(
     """
     if not images and not folders:
         raise click.UsageError("no folder of images was given; expected at least one DIR.")
+    if not (resume or overwrite):
+        advice = "; name another --index for the images"
+        index_kind.need_images(index_path, advice, may_be_new=True)
+    roots = index_kind.image_roots([*images, *folders], quiet=quiet)
     from hyperpq.images.build import build_index, working_directory
     from hyperpq.images.build.options import without_effect
 
@@ -101,7 +105,7 @@ def command(
     try:
         with output.progress(quiet) as progress:
             index, report = build_index(
-                [*images, *folders],
+                roots,
                 index_path,
                 device=device,
                 workers=workers,

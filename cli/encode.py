@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import options, output, streams
+from hyperpq.cli import index_kind, options, output, streams
 from hyperpq.errors import InvalidInputError
 
 
@@ -60,6 +60,7 @@ def command(
     from hyperpq.images.listing import query_paths
 
     options.refuse("images", "files of vectors", dataset=dataset)
+    index_kind.need_images_for(index_path, inputs)
     if "-" in inputs:
         streams.check_stdin()
     named = query_paths(inputs, sys.stdin.buffer, null=null)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import options, output
+from hyperpq.cli import index_kind, options, output
 
 
 @click.command("forget")
@@ -27,6 +27,7 @@ def command(paths: tuple[Path, ...], missing: bool, index_path: Path, quiet: boo
     """
     if not paths and not missing:
         raise click.UsageError("expected folders or images PATH, or --missing.")
+    index_kind.need_images(index_path, index_kind.NO_PATHS_TO_REMOVE)
     from hyperpq.images import ImageIndex
 
     with output.progress(quiet) as progress:

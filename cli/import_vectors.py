@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hyperpq.cli import options, output
+from hyperpq.cli import index_kind, options, output
 
 
 @click.command("import")
@@ -50,7 +50,10 @@ def command(
     if if_new and again:
         raise click.UsageError("--if-new and --again exclude each other; choose one.")
     from hyperpq.io.import_vectors import import_vectors
+    from hyperpq.io.vector_files import is_vector_file
 
+    if all(map(is_vector_file, inputs)):
+        index_kind.need_vectors(index_path, inputs)
     with output.progress(quiet) as progress:
         done = import_vectors(
             inputs,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hyperpq.cli import formats, options, output, query_vectors, streams
+from hyperpq.cli import conditions, formats, index_kind, options, output, query_vectors, streams
 
 if TYPE_CHECKING:
     from hyperpq.images import ImageIndex
@@ -96,6 +96,7 @@ def command(
     0 over all files. The command `hyperpq search` is the same.
     """
     style = options.format_of(style, as_json)
+    conditions.check_quoted(where, inputs)
     wanted = query_vectors.Wanted(k, index_path, where, threads, device, quiet)
     if query_vectors.are_vectors(inputs):
         options.refuse("files of vectors", "images", **for_images, workers=workers or None)
@@ -123,7 +124,6 @@ def _query(
     """Answer queries by images."""
     from hyperpq.images.image_index import ImageIndex
     from hyperpq.images.listing import query_paths
-    from hyperpq.store import IndexStore
     from hyperpq.utils.output_files import check_writable
 
     if out is not None:
@@ -131,11 +131,11 @@ def _query(
     if "-" in inputs:
         streams.check_stdin()
     output.show_warnings(wanted.quiet)
+    index_kind.need_images_for(wanted.index_path, inputs)
     named = query_paths(inputs, sys.stdin.buffer, null=null)
     missing = named.missing()
     if len(missing) == len(named.paths):
-        # An index that is not there is an error all the same; what takes seconds is not loaded.
-        IndexStore.open(wanted.index_path)
+        # Nothing would be left to search for; what takes seconds is not loaded.
         answers: list[Answer] = []
         failed = [*missing.items()]
     else:
@@ -181,6 +181,7 @@ def _explain(
         names = " and ".join(f"--{name.replace('_', '-')}" for name in limits)
         output.note(f"nothing was found: no image{other} is within {names}.")
     elif where is not None:
-        output.note(f"nothing was found: no image{other} fulfils the condition {where}")
+        said = conditions.unfulfilled(f"image{other}", where)
+        output.note(f"nothing was found: {said}")
     else:
         output.note(f"nothing was found: the index has no image{other}.")

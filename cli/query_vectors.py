@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hyperpq.cli import output
+from hyperpq.cli import conditions, output
 
 if TYPE_CHECKING:
     from hyperpq.io.search_vectors import FoundVectors
@@ -94,10 +94,8 @@ def run(
     if wanted.where is None:
         output.note(f"nothing was found: {wanted.index_path} has no vectors.")
     else:
-        output.note(
-            f"nothing was found: no vector of {wanted.index_path} fulfils the condition "
-            f"{wanted.where}"
-        )
+        said = conditions.unfulfilled(f"vector of {wanted.index_path}", wanted.where)
+        output.note(f"nothing was found: {said}")
 
 
 class _Found:

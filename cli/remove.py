@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import options, output
+from hyperpq.cli import conditions, index_kind, options, output
 
 
 @click.command("remove")
@@ -27,9 +27,11 @@ def command(folders: tuple[Path, ...], index_path: Path, where: str | None, quie
     No file but those of the index is touched. A later build of the same folder adds its images
     again.
     """
+    conditions.check_quoted(where, folders)
     if bool(folders) == (where is not None):
         raise click.UsageError("expected either folders DIR or --where CONDITION.")
     if where is None:
+        index_kind.need_images(index_path, index_kind.NO_PATHS_TO_REMOVE)
         from hyperpq.images import ImageIndex
 
         images = ImageIndex.open(index_path, device="cpu")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import options, output
+from hyperpq.cli import index_kind, options, output
 
 
 @click.command("update")
@@ -32,6 +32,9 @@ def command(
     folder that is gone keeps its images, as its disk may not be mounted: `hyperpq forget` removes
     them.
     """
+    index_kind.need_images(
+        index_path, ", which has no folders to update; `hyperpq add FILE` adds vectors to it"
+    )
     from hyperpq.images.build import update_index
 
     with output.progress(quiet) as progress:

@@ -226,7 +226,7 @@ class _Parser:
                 return self._search(node, name, value, text)
             case ast.Name(id=name):
                 raise self._span(node).error(
-                    f"is only a column; expected a comparison, such as {name} != 0"
+                    f"is only a column; expected a comparison, such as {name} != 0 or {name} == 'a'"
                 )
         raise self._span(node).error(
             f"is not a condition; expected {_CONDITION}{_hint(self._text)}"

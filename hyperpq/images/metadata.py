@@ -70,6 +70,5 @@ class ImageMetadata:
 def no_images(path: object) -> InvalidInputError:
     """The error for an index of vectors where one of images is needed."""
     return InvalidInputError(
-        f"{path} is an index of vectors; expected an index of images, which `hyperpq build` makes; "
-        "`hyperpq query` and the class HiHPQIndex search vectors."
+        f"{path} is an index of vectors; expected an index of images; open it with HiHPQIndex.load."
     )

@@ -335,7 +335,8 @@ def selected(segment: Segment, params: SearchParameters, path_map: PathMap) -> N
             shown = path_map.shown_strings(segment.path_strings)
             return Paths(shown.offsets, shown.blob)
         if name not in segment.schema:
-            raise unknown_column(name, {"id", *segment.schema})
+            assert params.where is not None  # nothing else asks for a column
+            raise unknown_column(name, {"id", *segment.schema}, params.where.root)
         return segment.attribute(name)
 
     mask = np.ones(segment.n, bool)

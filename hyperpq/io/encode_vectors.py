@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.index.hihpq_index import HiHPQIndex
-from hyperpq.io.vector_files import open_vectors
+from hyperpq.io.vector_files import check_fit, open_vectors
 from hyperpq.utils.output_files import written_aside
 
 
@@ -48,8 +48,7 @@ def encode_vectors(
     """
     files = [open_vectors(path, dataset=dataset) for path in paths]
     index = HiHPQIndex.load(index_path, device=device)
-    for file in files:
-        file.check_width(index.d)
+    check_fit(files, index)
     return [index.encode(batch) for file in files for batch in file.batches()]
 
 

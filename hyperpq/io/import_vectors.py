@@ -19,7 +19,14 @@ from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.index.learning import TRAIN_SIZE
 from hyperpq.io.import_record import ImportedFile, add_imports, read_imports
 from hyperpq.io.train_vectors import PathLike, TrainingChoices, new_index
-from hyperpq.io.vector_files import VectorFile, batch_rows, load_array, open_vectors, sample_rows
+from hyperpq.io.vector_files import (
+    VectorFile,
+    batch_rows,
+    check_fit,
+    load_array,
+    open_vectors,
+    sample_rows,
+)
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.utils.validation import as_ids
 
@@ -128,8 +135,7 @@ def import_vectors(
             "options out, or name a new index."
         )
     if index is not None:
-        for file in files:
-            file.check_width(index.d)
+        check_fit(files, index)
     total, labels = sum(file.shape[0] for file in files), None
     if ids is not None:
         labels = as_ids(load_array(Path(ids), 1, "(n,)"), total)
@@ -226,8 +232,10 @@ def _open_files(paths: Sequence[PathLike], dataset: str | None) -> list[VectorFi
         raise InvalidInputError("no file of vectors was given; expected at least one.")
     files: list[VectorFile] = []
     for path in paths:
-        width = files[0].shape[1] if files else None
-        files.append(open_vectors(path, dataset=dataset, d=width))
+        file = open_vectors(path, dataset=dataset)
+        if files:
+            file.check_width(files[0].shape[1], str(files[0].path))
+        files.append(file)
     return files
 
 

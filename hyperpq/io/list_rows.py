@@ -74,13 +74,38 @@ def list_rows(
     """
     view = RowView(0, IndexStore.open(index_path))
     chosen = None if where is None else view.select(where=where)
-    roots = tuple(os.path.join(os.path.abspath(os.fsencode(path)), b"") for path in below)
+    roots = tuple(map(_root, below))
     for rows in view.batches(_BATCH):
         kept = np.ones(rows.n, bool) if chosen is None else np.isin(rows.ids, chosen)
         if roots:
             paths = rows.paths or [b""] * rows.n
             kept &= np.fromiter((is_below(path, roots) for path in paths), bool, rows.n)
         yield from _listed(rows, np.flatnonzero(kept), view.attribute_names)
+
+
+def unlisted(
+    index_path: str | os.PathLike[str], below: Sequence[str | os.PathLike[str]]
+) -> list[str]:
+    """Those of some folders or images at or below which an index has no image, as `list_rows`.
+
+    Raises
+    ------
+    IndexNotFoundError, CorruptIndexError, FormatVersionError
+        If the index cannot be opened.
+    """
+    left = {os.fspath(path): _root(path) for path in below}
+    for rows in RowView(0, IndexStore.open(index_path)).batches(_BATCH):
+        for path in rows.paths or ():
+            for name in [name for name, root in left.items() if is_below(path, (root,))]:
+                del left[name]
+            if not left:
+                return []
+    return list(left)
+
+
+def _root(path: str | os.PathLike[str]) -> bytes:
+    """A folder or an image as `is_below` expects it."""
+    return os.path.join(os.path.abspath(os.fsencode(path)), b"")
 
 
 def _listed(rows: Rows, kept: NDArray[np.intp], names: Sequence[str]) -> Iterator[ListedRow]:

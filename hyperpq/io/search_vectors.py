@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hyperpq.filters.where import Where
 from hyperpq.index.hihpq_index import HiHPQIndex
-from hyperpq.io.vector_files import batch_rows, open_vectors
+from hyperpq.io.vector_files import batch_rows, check_fit, open_vectors
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.utils.validation import as_count
 
@@ -88,8 +88,7 @@ def search_vectors(
     # Files first: a wrong path is an error before anything heavy is loaded.
     files = [open_vectors(path, dataset=dataset) for path in paths]
     index = HiHPQIndex.load(index_path, device=device)
-    for file in files:
-        file.check_width(index.d)
+    check_fit(files, index)
     total, start = sum(file.shape[0] for file in files), 0
     # A file without vectors has a batch without rows, which is left out if there are others.
     files = [file for file in files if file.shape[0]] or files[:1]

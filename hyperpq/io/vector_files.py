@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.utils.validation import as_features
+
+if TYPE_CHECKING:
+    from hyperpq.index.hihpq_index import HiHPQIndex
 
 Source: TypeAlias = tuple[tuple[int, int], Callable[[int], Iterator[NDArray[Any]]]]
 """Shape (n, d) of a file, and a function that reads its rows in batches of a given size."""
@@ -68,10 +71,13 @@ class VectorFile:
                 "has changed while it was read."
             )
 
-    def check_width(self, d: int) -> None:
-        """Raise `InvalidInputError` unless the vectors have the width ``d``."""
+    def check_width(self, d: int, whose: str = "") -> None:
+        """Raise `InvalidInputError`, which says ``whose``, unless the vectors have the width d."""
         if self.shape[1] != d:
-            raise InvalidInputError(f"{self.path} has width {self.shape[1]}; expected {d}.")
+            raise InvalidInputError(
+                f"{self.path} has width {self.shape[1]}; expected {d}{whose and ', that of '}"
+                f"{whose}."
+            )
 
     def read(self) -> NDArray[np.float32]:
         """Read all vectors, shape (n, d), into memory; it raises the errors of `batches`."""
@@ -86,6 +92,17 @@ class VectorFile:
 def is_vector_file(path: Path) -> bool:
     """Whether a file is a file of vectors, by the ending of its name."""
     return path.suffix.lower() in ENDINGS
+
+
+def check_fit(files: Iterable[VectorFile], index: HiHPQIndex) -> None:
+    """Raise `InvalidInputError` unless files have vectors of the width of an index."""
+    from hyperpq.images.metadata import ImageMetadata
+
+    images = ImageMetadata.from_index(index.metadata)
+    what = "vectors" if images is None else f"features of {images.backbone['name']}"
+    kind = "index" if images is None else "index of images"
+    for file in files:
+        file.check_width(index.d, f"the {what} of the {kind} {index.path}")
 
 
 def open_vectors(
@@ -121,8 +138,14 @@ def open_vectors(
     path = Path(path)
     ending = path.suffix.lower()
     if ending not in ENDINGS:
+        known = ", ".join(ENDINGS)
+        if path.is_dir():
+            raise InvalidInputError(
+                f"{path} is a folder; expected files of vectors ({known}); `hyperpq build` makes "
+                "an index of a folder of images."
+            )
         raise InvalidInputError(
-            f"{path} has no ending of a file of vectors; expected one of {', '.join(ENDINGS)}."
+            f"{path} has no ending of a file of vectors; expected one of {known}."
         )
     _check_file(path)
     if dataset is not None and ending not in _NAMED:

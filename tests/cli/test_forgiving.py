@@ -210,7 +210,9 @@ def test_a_value_that_no_row_has_is_named(run, where, said):
     for command in (("ls",), ("query", "x.npy")):
         stderr = run(*command, "--where", where).stderr
         assert stderr.startswith(want)
-        assert stderr.count("\n") <= 2 if want else not stderr or "nothing was found" in stderr
+        assert (
+            stderr.count("\n") <= 2 if want else not stderr or " fulfils the condition " in stderr
+        )
     quiet = run("query", "x.npy", "--where", where, "-q")
     assert quiet.stderr == ""
 
@@ -218,7 +220,10 @@ def test_a_value_that_no_row_has_is_named(run, where, said):
 @pytest.mark.parametrize(
     "where, said",
     [
-        ("kind == cat", "text is written in quotes, as in folder == 'cat'."),
+        ("kind == cat", "text is written in quotes within the condition, as in \"kind == 'cat'\"."),
+        ("kind == 'cat' and not 3 < eyar", "expected one of id, kind, year; did you mean year?"),
+        ("breed == 'cat'", "expected one of id, kind, year."),
+        ("year in (3, 4) or breed > year", "as in \"year == 'breed'\"."),
         ("knid == 'cat'", "expected one of id, kind, year; did you mean kind?"),
         ("Year > 3", "expected one of id, kind, year; did you mean year?"),
     ],
@@ -232,7 +237,32 @@ def test_ls_lists_rows(run):
     assert lines == "0\n2\n4\n"
     rows = run("ls", "--json", "--where", "year == 3").stdout
     assert [json.loads(row) for row in rows.splitlines()] == [{"id": 3, "kind": "dog", "year": 3}]
-    assert run("list", "nowhere").stdout == ""
+
+
+def test_ls_says_that_nothing_matches(run, hyperpq, place):
+    done = run("list", "--where", "kind == 'cat' and year > 99")
+    assert (done.stdout, done.stderr) == (
+        "",
+        "hyperpq: no vector fulfils the condition kind == 'cat' and year > 99\n",
+    )
+    assert run("ls", "-q", "--where", "year > 99").stderr == ""
+    condition = "startswith(path, 'photos/')"
+    done = hyperpq("ls", "--where", condition, "photos", cwd=place)
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert done.stderr.decode() == (
+        f"hyperpq: no image there fulfils the condition {condition}; paths of files are absolute, "
+        "and 'photos/' is not.\n"
+    )
+
+
+def test_ls_names_the_folders_of_which_the_index_has_no_image(hyperpq, place):
+    done = hyperpq("ls", "nowhere", "photos", "photos.txt", cwd=place)
+    assert done.returncode == 1
+    assert done.stdout == hyperpq("ls", cwd=place).stdout
+    assert done.stderr.decode().splitlines() == [
+        "hyperpq: no image of hyperpq-index is at or below nowhere.",
+        "hyperpq: no image of hyperpq-index is at or below photos.txt.",
+    ]
 
 
 def test_ls_lists_images(hyperpq, place, photos):

@@ -19,7 +19,9 @@ import pytest
 from PIL import Image
 
 from hyperpq import HiHPQIndex
+from hyperpq.errors import InvalidInputError
 from hyperpq.io.export_batches import path_bytes
+from hyperpq.io.import_vectors import import_vectors
 
 X = np.random.default_rng(3).normal(size=(600, 12)).astype(np.float32)
 
@@ -186,11 +188,11 @@ def test_a_wrong_import_changes_nothing(hyperpq, made, tmp_path):
     assert (made / "index/manifest.json").read_bytes() == before
 
 
-def test_vectors_are_not_for_an_index_of_images(hyperpq, place, made):
+def test_vectors_are_not_for_an_index_of_images(place, made):
     index = place / "hyperpq-index"
-    said = f"error: {index} is an index of images; expected an index of vectors; "
-    said += "name another --index."
-    fails(hyperpq("add", made / "a.npy", "--index", index), said, 2)
+    said = f"{index} is an index of images; expected an index of vectors; name another --index."
+    with pytest.raises(InvalidInputError, match=re.escape(said)):
+        import_vectors([made / "a.npy"], index)
 
 
 def limited(*args, cwd, limit):

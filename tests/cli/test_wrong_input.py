@@ -175,8 +175,107 @@ COMMANDS = {
     "query-index-of-vectors": (
         "query P --index vectors",
         2,
-        "{here}/vectors is an index of vectors; expected an index of images, which `hyperpq "
-        "build` makes; `hyperpq query` and *",
+        "vectors is an index of vectors, and * is no file of vectors; expected files such as "
+        "vectors.npy, or an index of images (--index).",
+    ),
+    "encode-index-of-vectors": (
+        "encode P -o codes.npy --index vectors",
+        2,
+        "vectors is an index of vectors, and * is no file of vectors; expected files such as *",
+    ),
+    "add-index-of-vectors": (
+        "add text.txt --index vectors",
+        2,
+        "vectors is an index of vectors, and text.txt is no file of vectors; expected files such *",
+    ),
+    "build-index-of-vectors": (
+        "build bad --index vectors",
+        2,
+        "vectors is an index of vectors; name another --index for the images.",
+    ),
+    "update-index-of-vectors": (
+        "update --index vectors",
+        2,
+        "vectors is an index of vectors, which has no folders to update; `hyperpq add FILE` adds "
+        "vectors to it.",
+    ),
+    "forget-index-of-vectors": (
+        "forget --missing --index vectors",
+        2,
+        "vectors is an index of vectors, which have no paths; remove vectors by a condition, as "
+        "with `hyperpq remove --where 'id in (3, 7)'`.",
+    ),
+    "remove-index-of-vectors": (
+        "remove bad --index vectors",
+        2,
+        "vectors is an index of vectors, which have no paths; remove vectors by a condition, *",
+    ),
+    "ls-index-of-vectors": (
+        "ls bad --index vectors",
+        2,
+        "vectors is an index of vectors, which have no paths; choose by a condition with --where "
+        "instead of DIR.",
+    ),
+    "add-index-of-images": (
+        "add eight.npy --index I",
+        2,
+        "{index} is an index of images, and eight.npy is a file of vectors; expected an index of "
+        "vectors (--index).",
+    ),
+    "import-index-of-images": (
+        "import eight.npy --index I",
+        2,
+        "{index} is an index of images, and eight.npy is a file of vectors; expected an index of *",
+    ),
+    "query-vectors-in-index-of-images": (
+        "query eight.npy --index I",
+        2,
+        "eight.npy has width 8; expected 1280, that of the features of lite0 of the index of "
+        "images {index}.",
+    ),
+    "add-no-image": (
+        "add text.txt --index I",
+        2,
+        "text.txt is not an image; expected folders of images, or images.",
+    ),
+    "build-vectors": (
+        "build eight.npy",
+        2,
+        "eight.npy is a file of vectors; `hyperpq import` makes and fills an index of vectors.",
+    ),
+    "import-folder": (
+        "import bad",
+        2,
+        "bad is a folder; expected files of vectors (.npy, *); `hyperpq build` makes an index of a "
+        "folder of images.",
+    ),
+    "ls-unquoted": (
+        "ls --index vectors --where folder == owl",
+        2,
+        "usage: --where is 'folder', which is no condition; a shell separates words at spaces, so "
+        "write the whole condition in quotes, as in --where \"folder == 'owl'\".",
+    ),
+    "query-unquoted": (
+        "query --where id < 10 eight.npy --index vectors",
+        2,
+        "usage: --where is 'id', which is no condition; *, as in --where \"id < 10\".",
+    ),
+    "remove-unquoted": (
+        "remove --where not folder == owl",
+        2,
+        "usage: --where is 'not', which is no condition; *, as in --where \"folder == 'cats'\".",
+    ),
+    "query-redirected": (
+        # A shell takes `> 640` for the name of a file to write.
+        "query P --where width --index I",
+        2,
+        "usage: --where is 'width', which is no condition; a shell separates words at spaces, *",
+    ),
+    "ls-text-without-quotes": (
+        "ls --index I --where folder==owl",
+        2,
+        "where names 'owl', which is no column of the index; expected one of *; text is written in "
+        "quotes within the condition, as in \"folder == 'owl'\".",
     ),
     "query-empty-name": (
         "query {empty} --index I",
@@ -227,7 +326,11 @@ COMMANDS = {
         2,
         "gone.npy cannot be read (No such file or directory); give an existing file.",
     ),
-    "add-other-width": ("add wide.npy --index vectors", 2, "wide.npy has width 9; expected 8."),
+    "add-other-width": (
+        "add wide.npy --index vectors",
+        2,
+        "wide.npy has width 9; expected 8, that of the vectors of the index {here}/vectors.",
+    ),
     "train-text": (
         "train text.txt",
         2,
@@ -271,7 +374,11 @@ COMMANDS = {
         2,
         "usage: out.txt has none of the endings .npz, *; choose a format with --format.",
     ),
-    "search-width": ("search wide.npy --index vectors", 2, "wide.npy has width 9; expected 8."),
+    "search-width": (
+        "search wide.npy --index vectors",
+        2,
+        "wide.npy has width 9; expected 8, that of the vectors of *",
+    ),
     "search-datasets": (
         "search two.h5 --index vectors",
         2,

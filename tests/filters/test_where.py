@@ -501,7 +501,8 @@ def test_a_condition_can_be_compared_hashed_and_pickled():
         ("folder == 'cats", "character 11: unterminated string literal"),
         (
             "width",
-            "'width' at character 1 is only a column; expected a comparison, such as width != 0",
+            "'width' at character 1 is only a column; expected a comparison, such as width != 0 or "
+            "width == 'a'",
         ),
         ("id > 1 and width + 1", r"'width \+ 1' at character 12 is not a condition; expected"),
         ("5", "'5' at character 1 is not a condition"),

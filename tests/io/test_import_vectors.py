@@ -157,10 +157,13 @@ def test_a_new_index_learns_from_a_sample(tmp_path, monkeypatch):
 
 WRONG = {
     "value": ({"files": ["a.npy", "nan.npy"]}, "*nan.npy has NaN, * first in row 2; *"),
-    "width": ({"files": ["wide.npy"]}, "*wide.npy has width 6; expected 5."),
+    "width": (
+        {"files": ["wide.npy"]},
+        "*wide.npy has width 6; expected 5, that of the vectors of the index *index.",
+    ),
     "widths": (
         {"files": ["a.npy", "wide.npy"], "into": "new"},
-        "*wide.npy has width 6; expected 5.",
+        "*wide.npy has width 6; expected 5, that of *a.npy.",
     ),
     "dataset": ({"files": ["b.h5"], "dataset": "three"}, "*b.h5 has no dataset 'three'; it has *"),
     "datasets": (
@@ -197,7 +200,7 @@ WRONG = {
     ),
     "width of an empty index": (
         {"files": ["wide.npy"], "into": "none"},
-        "*wide.npy has width 6; expected 5.",
+        "*wide.npy has width 6; expected 5, that of the vectors of the index *none.",
     ),
     "no file": ({"files": []}, "no file of vectors was given; expected at least one."),
     "bits": ({"files": ["a.npy"], "into": "new", "bits": 12}, "bits is 12; expected a multiple *"),

@@ -1,0 +1,117 @@
+"""Indexes of images and of vectors: a command for the other kind says what to do instead.
+
+This is found out before the codec and the network are loaded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from hyperpq.cli import output
+from hyperpq.errors import IndexNotFoundError, InvalidInputError
+
+NO_PATHS_TO_REMOVE = (
+    ", which have no paths; remove vectors by a condition, as with `hyperpq remove --where "
+    "'id in (3, 7)'`"
+)
+"""Advice for `need_images`."""
+
+
+def is_of_images(index_path: Path) -> bool:
+    """Whether an index is one of images.
+
+    Raises
+    ------
+    IndexNotFoundError, CorruptIndexError, FormatVersionError
+        If the index cannot be opened.
+    """
+    from hyperpq.images.metadata import ImageMetadata
+    from hyperpq.store import IndexStore
+
+    stored = IndexStore.open(index_path).settings.get("metadata")
+    return ImageMetadata.from_index(stored if isinstance(stored, dict) else {}) is not None
+
+
+def need_images(index_path: Path, advice: str, *, may_be_new: bool = False) -> None:
+    """Raise `InvalidInputError`, with what to do instead, if the index is one of vectors.
+
+    If there is no index, that is an error too, unless the command can make one (``may_be_new``).
+    """
+    try:
+        wrong = not is_of_images(index_path)
+    except IndexNotFoundError:
+        if may_be_new:
+            return
+        raise
+    if wrong:
+        raise InvalidInputError(f"{index_path} is an index of vectors{advice}.")
+
+
+def need_images_for(index_path: Path, names: Iterable[str | os.PathLike[str]]) -> None:
+    """`need_images` for a command that takes images or, for an index of vectors, their files."""
+    from hyperpq.io.vector_files import is_vector_file
+
+    other = next((name for name in names if not is_vector_file(Path(name))), "-")
+    need_images(
+        index_path,
+        f", and {os.fspath(other)} is no file of vectors; expected files such as vectors.npy, or "
+        "an index of images (--index)",
+    )
+
+
+def need_vectors(index_path: Path, names: Iterable[Path]) -> None:
+    """Raise `InvalidInputError` if files of vectors were given for an index of images."""
+    try:
+        wrong = is_of_images(index_path)
+    except IndexNotFoundError:
+        # The command makes one, or says that there is none.
+        return
+    if wrong:
+        raise InvalidInputError(
+            f"{index_path} is an index of images, and {next(iter(names))} is a file of vectors; "
+            "expected an index of vectors (--index)."
+        )
+
+
+def image_roots(roots: Iterable[Path], *, quiet: bool) -> list[Path]:
+    """The folders and images among paths that were given as such; what else is there is named.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are only files that are no images.
+    """
+    from hyperpq.io.vector_files import is_vector_file
+
+    given = list(roots)
+    other = [root for root in given if root.is_file() and not _may_be_image(root)]
+    if other and len(other) == len(given):
+        if is_vector_file(other[0]):
+            raise InvalidInputError(
+                f"{other[0]} is a file of vectors; `hyperpq import` makes and fills an index of "
+                "vectors."
+            )
+        raise InvalidInputError(
+            f"{other[0]} is not an image; expected folders of images, or images."
+        )
+    if not quiet:
+        for root in other:
+            output.warn(os.fsencode(root), "not an image")
+    return [root for root in given if root not in other]
+
+
+def _may_be_image(path: Path) -> bool:
+    """Whether a file would be listed in a folder of images."""
+    from hyperpq.datasets.decode import SNIFF_BYTES, sniff
+    from hyperpq.datasets.folder import IMAGE_EXTENSIONS
+
+    if os.fsencode(path.suffix.lower()) in IMAGE_EXTENSIONS:
+        return True
+    try:
+        with open(path, "rb") as file:
+            return sniff(file.read(SNIFF_BYTES)) is not None
+    except OSError:
+        # The command says why it cannot be read.
+        return True
