@@ -18,7 +18,7 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.images.changes import file_exists
 from hyperpq.images.moves import HASH
 from hyperpq.images.results import AttributeValue, Result
-from hyperpq.index.similarity import EXACT
+from hyperpq.index.calibration import EXACT
 from hyperpq.store.columns import TIME
 from hyperpq.utils.validation import as_count, as_number
 

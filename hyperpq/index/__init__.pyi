@@ -1,3 +1,4 @@
+from .calibration import Calibration as Calibration
 from .collection import Collection as Collection
 from .encoded import EncodedVectors as EncodedVectors
 from .factory import index_factory as index_factory
@@ -12,7 +13,6 @@ from .reader import IndexReader as IndexReader
 from .reader import IndexView as IndexView
 from .serialize import deserialize_index as deserialize_index
 from .serialize import serialize_index as serialize_index
-from .similarity import Calibration as Calibration
 from .stats import IndexStats as IndexStats
 from .training_record import TrainingRecord as TrainingRecord
 from .view import RowView as RowView

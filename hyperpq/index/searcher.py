@@ -11,8 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.filters.selectors import SearchParameters
 from hyperpq.filters.where import Where
+from hyperpq.index.calibration import Calibration
 from hyperpq.index.search import range_search, search, with_values
-from hyperpq.index.similarity import Calibration, search_similar, similarity
+from hyperpq.index.similarity import search_similar, similarity
 from hyperpq.index.view import RowView
 from hyperpq.progress import ProgressLike
 from hyperpq.utils.validation import as_array, as_count, as_number, as_queries

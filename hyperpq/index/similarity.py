@@ -1,21 +1,20 @@
-"""Similarity: distances as numbers of 0 to 100, on a scale that the rows of the index give.
+"""Similarity: the results of a search as numbers of 0 to 100, and copies first.
 
 `docs/method/similarity.md` has the reasons and what was measured.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from hyperpq import scan
 from hyperpq.codes import CodeSegment, unpack
+from hyperpq.index.calibration import EXACT, Scale
 from hyperpq.index.search import finite_tables, output, query_batches, result_width
 from hyperpq.progress import ProgressLike
 
@@ -24,203 +23,12 @@ if TYPE_CHECKING:
     from hyperpq.codec.feature_codec import FeatureCodec
     from hyperpq.index.view import RowView
 
-EXACT = 100.0
-"""Similarity of a copy."""
-MAX_INEXACT = 99.0
-"""Largest similarity of anything else."""
-MIN_ROWS = 20
-"""An index with fewer rows has no calibration."""
-
-# Rows of a sample: their tables take 0.07 s of one core at 1,280 numbers and 64 bits, and over
-# samples of CIFAR-10 the median of their distances varies by 0.4 %.
-_SAMPLE = 512
-# Features of a sample that a feature is compared with, and the share of the sample whose features
-# are nearer to theirs than `Calibration.like`.
-_NEIGHBOURS, _LIKE_SHARE = 3, 0.99
-# Steps in which the rows that a sample is drawn from grow, for each doubling of an index.
-_STEPS = 4
 # What two features of one image differ by at most: this share of the error with which features are
 # kept, and this share of their length. Features of one file on two processors differ by 10^-6 of
 # their length; those of a JPEG image that was compressed again with quality 75, by 0.4 to 3 errors.
 _ERROR_SHARE, _LENGTH_SHARE = 0.3, 1e-5
 # Rows whose features are compared at once.
 _BATCH = 1024
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The scale on which an index turns distances into similarities.
-
-    The similarity is linear in the distance: 100 at the distance of a query to its own code, and 0
-    at ``random``. With kept features it is multiplied by the kinship of the query, which is 1 for a
-    query that lies as near to images of the index as these to each other. It is rounded to a tenth,
-    and only copies have more than 99.
-
-    Attributes
-    ----------
-    random : float
-        Median distance between two rows of the index.
-    like : float or None
-        Mean distance, 1 - cosine, of a feature to its three nearest in the sample, which 99 % of
-        the features of the sample have at most; None if the index keeps no features.
-    unlike : float or None
-        Median distance, 1 - cosine, between two features.
-    n : int
-        Number of rows in the sample.
-    """
-
-    random: float
-    like: float | None
-    unlike: float | None
-    n: int
-
-    @classmethod
-    def of(cls, rows: RowView, codec: Codec) -> Calibration | None:
-        """The calibration of rows, which a sample of them gives, always the same.
-
-        The sample is drawn from the first rows, at least 84 % of them, so that rows that are added
-        change it only now and then. Without kept features the codewords of the sample stand for its
-        features.
-
-        Parameters
-        ----------
-        rows : RowView
-            The rows.
-        codec : Codec
-            Their codec.
-
-        Returns
-        -------
-        Calibration or None
-            None if there are fewer than `MIN_ROWS` rows, or rows lie as far from their own codes as
-            from other rows, as equal rows do, so that distances do not tell one row from another.
-        """
-        scale = _Scale.of(rows, codec)
-        return None if scale is None else scale.calibration
-
-    def similarity(
-        self, D: ArrayLike, d_self: ArrayLike, kinship: ArrayLike = 1.0
-    ) -> NDArray[np.float64]:
-        """Turn the distances of queries into similarities.
-
-        Parameters
-        ----------
-        D : array_like, shape (nq, k)
-            Distances; +inf where there is no result.
-        d_self : array_like, shape (nq,)
-            Distance of each query to its own code.
-        kinship : array_like, shape (nq,)
-            Kinship of each query, 0 to 1.
-
-        Returns
-        -------
-        ndarray, shape (nq, k), float64
-            From 0 to 99, falling with the distance; NaN where there is no result. Without kept
-            features it is 100 at the distance of the query to its own code.
-        """
-        distances = np.asarray(D, np.float64)
-        own = np.asarray(d_self, np.float64)[:, None]
-        factor = EXACT * np.broadcast_to(np.asarray(kinship, np.float64), len(own))[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(own < self.random, (self.random - distances) / (self.random - own), 0)
-        out = np.clip(factor * share, 0, MAX_INEXACT).round(1)
-        if self.like is None:
-            out[distances <= own] = EXACT
-        out[np.isposinf(distances)] = np.nan
-        return out
-
-    def distance(
-        self, similarity: float, d_self: ArrayLike, kinship: ArrayLike = 1.0
-    ) -> NDArray[np.float64]:
-        """The distance at which each query, shape (nq,), has a similarity of up to 99.
-
-        It is -inf for a query whose similarities are all smaller.
-        """
-        own = np.asarray(d_self, np.float64)
-        share = similarity / EXACT / np.maximum(np.asarray(kinship, np.float64), 1e-12)
-        span = np.maximum(self.random - own, 0)
-        return np.where(share <= 1, self.random - share * span, -np.inf)
-
-
-class _Scale(NamedTuple):
-    """A calibration, and the features (n, d) of its sample, of unit length, if there are any."""
-
-    calibration: Calibration
-    features: NDArray[np.float64] | None
-
-    @classmethod
-    def of(cls, rows: RowView, codec: Codec) -> _Scale | None:
-        """See `Calibration.of`."""
-        ids, codes = _sample(rows.code_segments())
-        if len(ids) < MIN_ROWS:
-            return None
-        known = _KNOWN.setdefault(codec, {})
-        key = codes.tobytes() + bytes([rows.feature_codec is not None])
-        try:
-            return known[key]
-        except KeyError:
-            features = None if rows.feature_codec is None else rows.features_of(ids)
-            scale = cls._of_sample(codec, codes, features)
-        # Other threads may clear it at any time.
-        if len(known) >= _MAX_KNOWN:
-            known.clear()
-        known[key] = scale
-        return scale
-
-    @classmethod
-    def _of_sample(
-        cls, codec: Codec, packed: NDArray[np.uint8], features: NDArray[np.float32] | None
-    ) -> _Scale | None:
-        codes, n = unpack(packed, codec.M, codec.nbits), len(packed)
-        tables = codec.code_tables(packed) if features is None else codec.tables(features)
-        D = np.zeros((n, n))
-        for m in range(codec.M):
-            D += tables[:, m].take(codes[:, m], axis=1)
-        pairs = ~np.eye(n, dtype=bool)
-        own, random = float(np.median(D.diagonal())), float(np.median(D[pairs]))
-        if not random - own > 1e-6 * abs(random):
-            return None
-        if features is None:
-            return cls(Calibration(random, None, None, n), None)
-        unit = _unit(features)
-        between = 1 - unit @ unit.T
-        unlike = float(np.median(between[pairs]))
-        np.fill_diagonal(between, np.inf)
-        like = float(np.quantile(_to_nearest(between), _LIKE_SHARE))
-        return cls(Calibration(random, like, unlike, n), unit)
-
-    def kinship(
-        self,
-        rows: RowView,
-        x: NDArray[np.float32],
-        tables: NDArray[np.float32],
-        threads: int | None = None,
-    ) -> NDArray[np.float64]:
-        """Kinship (nq,) of queries (nq, d): 1 up to the distance ``like``, 0 from ``unlike`` on.
-
-        The distance is that to the sample or, if it is smaller, to the nearest of all rows by its
-        code: few rows may be like a query. ``tables`` are those of the queries.
-        """
-        like, unlike = self.calibration.like, self.calibration.unlike
-        if like is None or unlike is None or self.features is None or not like < unlike:
-            return np.ones(len(x))
-        unit = _unit(x)
-        far = _to_nearest(1 - unit @ self.features.T)
-        others = np.flatnonzero(far > like)
-        if len(others):
-            every = rows.code_segments()
-            ids = scan.search_segments(tables[others], every, 1, threads=threads)[1][:, 0]
-            products = (unit[others] * _unit(rows.features_of(ids))).sum(1)
-            far[others] = np.minimum(far[others], 1 - products)
-        # Rounded, as the last bits of a product depend on the batch.
-        out: NDArray[np.float64] = ((unlike - far) / (unlike - like)).clip(0, 1).round(4)
-        return out
-
-
-# Scales of codecs by the codes of the samples. Other rows of the same index, such as those of the
-# next snapshot, mostly have the same sample.
-_KNOWN: WeakKeyDictionary[Codec, dict[bytes, _Scale | None]] = WeakKeyDictionary()
-_MAX_KNOWN = 8
 
 
 def search_similar(
@@ -262,7 +70,7 @@ def search_similar(
     I: NDArray[np.int64] = output(None, "I", shape, np.int64)  # noqa: E741
     S: NDArray[np.float64] = output(None, "S", shape, np.float64)
     D[...], I[...], S[...] = np.inf, -1, np.nan
-    scale, kept_by = _Scale.of(rows, codec), rows.feature_codec
+    scale, kept_by = Scale.of(rows, codec), rows.feature_codec
     width = result_width(k, segments)
     for batch in query_batches(len(queries), "search", progress):
         x = queries[batch]
@@ -288,7 +96,7 @@ def similarity(
     rows: RowView, codec: Codec, queries: NDArray[np.float32], D: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Similarities (nq, k) of distances of queries, see `IndexReader.similarity`."""
-    scale = _Scale.of(rows, codec)
+    scale = Scale.of(rows, codec)
     if scale is None:
         return np.full(D.shape, np.nan)
     out = np.empty(D.shape)
@@ -389,59 +197,9 @@ def _distances_to(tables: NDArray[np.float32], codes: NDArray[np.uint8]) -> NDAr
     return D.clip(-largest, largest).astype(np.float32)
 
 
-def _unit(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Features (n, d) of unit length."""
-    wide = x.astype(np.float64)
-    out: NDArray[np.float64] = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-30)
-    return out
-
-
-def _to_nearest(distances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean (n,) of the smallest of each row of distances (n, m)."""
-    nearest = np.partition(distances, _NEIGHBOURS - 1, axis=1)[:, :_NEIGHBOURS]
-    return np.asarray(nearest.mean(1), np.float64)
-
-
 def _largest_difference(x: NDArray[np.float32], kept: NDArray[np.float32]) -> NDArray[np.float64]:
     """Largest difference (n,) of features (n, d) that count as equal, once they are kept."""
     wide = kept.astype(np.float64)
     error, length = np.linalg.norm(x - wide, axis=1), np.linalg.norm(wide, axis=1)
     out: NDArray[np.float64] = _ERROR_SHARE * error + _LENGTH_SHARE * length
     return out
-
-
-def _sample(segments: Sequence[CodeSegment]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """Ids (n,) and codes (n, code_size) of a sample of the rows."""
-    active = [_Active(segment) for segment in segments]
-    total = sum(rows.n for rows in active)
-    if total > _SAMPLE:
-        # The rows that it is drawn from are as many as a power of 2 ** (1 / _STEPS).
-        most = int(2 ** (math.floor(math.log2(total) * _STEPS) / _STEPS))
-        chosen = np.sort(np.random.default_rng(0).choice(most, _SAMPLE, replace=False))
-    else:
-        chosen = np.arange(total)
-    ids, codes, start = [np.empty(0, np.int64)], [], 0
-    for rows in active:
-        here = chosen[(chosen >= start) & (chosen < start + rows.n)] - start
-        numbers = rows.numbers(here)
-        segment = rows.segment
-        ids.append(numbers if segment.ids is None else segment.ids[numbers])
-        codes.append(segment.codes.take(numbers))
-        start += rows.n
-    return np.concatenate(ids), np.concatenate(codes) if codes else np.empty((0, 0), np.uint8)
-
-
-class _Active:
-    """The rows of a segment that are not deleted."""
-
-    def __init__(self, segment: CodeSegment) -> None:
-        self.segment, self._rows = segment, None
-        self.n = segment.codes.n
-        if segment.bits is not None:
-            bits = np.unpackbits(segment.bits.view(np.uint8), count=self.n, bitorder="little")
-            self._rows = np.flatnonzero(bits)
-            self.n = len(self._rows)
-
-    def numbers(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of the rows at some positions among them."""
-        return positions if self._rows is None else self._rows[positions]

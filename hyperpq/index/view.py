@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from hyperpq.index.stats import column_bytes
 from hyperpq.store import Categories, Column, IndexStore, Rows, Segment, Store, live_batches
 from hyperpq.store.columns import concatenate
 from hyperpq.store.paths import Paths
+from hyperpq.store.segments import live_at
 from hyperpq.utils.validation import as_ids
 
 if TYPE_CHECKING:
@@ -133,6 +134,11 @@ class RowView:
         """Id of the next row that is added without an id."""
         return self._store.next_id
 
+    @property
+    def segments(self) -> Sequence[Segment]:
+        """The rows as they are stored, deleted ones included."""
+        return self._store.segments
+
     @cached_property
     def path_map(self) -> PathMap:
         """How stored paths are shown: images may have moved together with their folder."""
@@ -168,6 +174,16 @@ class RowView:
             segment.ids[selected(segment, given, self.path_map)] for segment in self._store.segments
         ]
         return np.sort(np.concatenate([np.empty(0, np.int64), *ids]))
+
+    def ids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids of the rows at some positions, ascending, in the order in which they are stored."""
+        ids, start = [np.empty(0, np.int64)], 0
+        for segment in self._store.segments:
+            stop = start + segment.n_live
+            here = positions[(positions >= start) & (positions < stop)] - start
+            ids.append(segment.ids[live_at(segment, here)])
+            start = stop
+        return np.concatenate(ids)
 
     def unknown_values(self, where: str | Where) -> list[UnknownValue]:
         """Texts that a condition compares with categories and that no row has: probably mistakes.

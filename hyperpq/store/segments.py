@@ -103,6 +103,14 @@ def live_rows(
     return np.flatnonzero(keep) + start
 
 
+def live_at(segment: Segment, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of the rows at some positions among those that are not deleted."""
+    deleted = segment.deleted_rows
+    # How many of these lie before each deleted row.
+    before = deleted - np.arange(len(deleted))
+    return positions + np.searchsorted(before, positions, side="right")
+
+
 def plan_append(segments: Sequence[Segment], rows: Rows, delete: Deletions) -> Change:
     """Append rows, joined with small segments at the end.
 

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from index_tools import D_IN, SMALL, make_x
 
 from hyperpq import HiHPQIndex, IDSelectorRange, SearchParameters
 from hyperpq.codec import FeatureCodec
 from hyperpq.errors import InvalidInputError, NotTrainedError
-from hyperpq.index import Calibration, similarity
 
 RNG = np.random.default_rng(0)
 X, QUERIES = make_x(300), make_x(40, seed=1)
@@ -77,48 +74,6 @@ def check_answers(index, queries, k, **where):
             assert ((S[q, :n] >= 0) & (S[q, :n] <= 100)).all()
             assert (np.diff(S[q, :n]) <= 0).all()
     return D, I, S
-
-
-numbers = st.floats(-1000, 1000, width=32)
-
-
-@given(
-    random=numbers,
-    has_features=st.booleans(),
-    D=st.lists(st.floats(-10_000, 10_000, width=32), min_size=1, max_size=20),
-    d_self=numbers,
-    kinship=st.floats(0, 1),
-)
-def test_the_scale_falls_with_the_distance(random, has_features, D, d_self, kinship):
-    scale = Calibration(random, *(0.1, 0.9) if has_features else (None, None), 100)
-    distances = np.sort(np.array(D, np.float32))[None]
-    S = scale.similarity(distances, [d_self], [kinship])[0]
-    assert ((S >= 0) & (S <= 100)).all()
-    assert (np.diff(S) <= 0).all()
-    is_own = distances[0] <= np.float32(d_self)
-    assert (S[(distances[0] > random) & ~is_own] == 0).all()
-    if has_features:
-        assert S.max() <= max(99, 100 * kinship)
-        if d_self < random:
-            [[own]] = scale.similarity([[d_self]], [d_self], [kinship])
-            assert own == pytest.approx(min(99, 100 * kinship), abs=0.051)
-    else:
-        np.testing.assert_array_equal(S == 100, is_own)
-
-
-@given(
-    similarity=st.integers(1, 99),
-    d_self=st.floats(0, 3),
-    kinship=st.sampled_from([1, 0.9, 0.5, 0.01]),
-)
-def test_a_similarity_is_reached_at_its_distance(similarity, d_self, kinship):
-    scale = Calibration(4.0, 0.1, 0.9, 100)
-    [distance] = scale.distance(similarity, [d_self], [kinship])
-    if similarity > 100 * kinship + 1e-9:
-        assert distance == -np.inf
-    else:
-        [[found]] = scale.similarity([[distance]], [d_self], [kinship])
-        assert abs(found - similarity) <= 0.051
 
 
 @pytest.mark.parametrize("codec", ["l1", "fidelity"])
@@ -297,47 +252,6 @@ def test_empty_searches(make, trained):
     assert (index.search_similar(X[:2], 3)[1] == -1).all()
     with pytest.raises(NotTrainedError):
         HiHPQIndex(D_IN, device="cpu").search_similar(X[:1], 3)
-
-
-def test_the_scale_is_steady(make, tmp_path):
-    x = make_x(900, seed=5)
-    index = make(x=x[:700])
-    index.save(tmp_path / "index")
-    scale = index.calibration
-    assert scale.n == 512
-    # However the rows are stored, and whoever reads them.
-    assert HiHPQIndex.load(tmp_path / "index", device="cpu", read_only=True).calibration == scale
-    parts = make(x=x[:300])
-    parts.add(x[300:310])
-    parts.add(np.concatenate([x[310:700], x[:5]]))
-    parts.remove_ids(np.arange(700, 705))
-    assert parts.calibration == scale
-    # With more rows it stays until they are a fifth more, here 724 of 512 * 2 ** (i / 4).
-    index.add(x[700:720])
-    assert index.calibration == scale
-    index.add(x[720:])
-    assert index.calibration != scale
-
-
-def test_other_threads_may_clear_what_is_known(make, monkeypatch):
-    class Cleared(dict):
-        def __setitem__(self, key, value):
-            super().__setitem__(key, value)
-            self.clear()
-
-    index = make()
-    expected = index.calibration
-    monkeypatch.setitem(similarity._KNOWN, index.codec, Cleared())
-    assert index.calibration == expected
-
-
-def test_deleted_rows_are_not_in_the_sample(make):
-    # Half of the rows lie together, far from the others.
-    index = make(x=np.concatenate([X[:100], np.repeat(X[:1], 120, 0)]))
-    want = make(x=X[:100]).calibration
-    assert index.calibration != want
-    index.remove_ids(np.arange(100, 220))
-    assert index.calibration == want
 
 
 def test_an_index_of_format_3_has_similarities(tmp_path):

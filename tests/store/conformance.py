@@ -189,6 +189,10 @@ class StoreTests(ABC):
                 deleted = np.zeros(segment.n, bool)
                 deleted[segment.deleted_rows] = True
                 assert segment.n_live == (~deleted).sum()
+                at = np.arange(segment.n_live)[::-1]
+                np.testing.assert_array_equal(
+                    segments.live_at(segment, at), np.flatnonzero(~deleted)[at]
+                )
                 if deleted.any():
                     np.testing.assert_array_equal(segment.deleted_mask, deleted)
                     np.testing.assert_array_equal(segment.live_bits, row_bits(~deleted))
