@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hyperpq.errors import IndexNotFoundError, StoreError
 from hyperpq.store.lock import folder_lock, writer_lock
-from hyperpq.store.manifest import MANIFEST_NAME
+from hyperpq.store.manifest import MANIFEST_NAME, Manifest
 from hyperpq.store.manifest_parser import read_manifest
 from hyperpq.store.place import (
     BUILDING,
@@ -134,17 +134,16 @@ def _replace_by_name(new: Path, place: Place, *, overwrite: bool) -> None:
         shutil.rmtree(former, ignore_errors=True)
 
 
-def _check_is_index(place: Place) -> None:
+def _check_is_index(place: Place) -> Manifest:
     try:
-        read_manifest(place.path)
+        return read_manifest(place.path)
     except IndexNotFoundError:
         place.check_free()
         raise
 
 
 def _check_holds_only_an_index(place: Place) -> None:
-    _check_is_index(place)
-    if foreign := foreign_files(place.path, read_manifest(place.path)):
+    if foreign := foreign_files(place.path, _check_is_index(place)):
         raise StoreError(
             f"{place.path}: the folder has {foreign[0]!r}, which is no part of the index and would "
             "be lost; move it away first."
