@@ -251,10 +251,9 @@ class Codec(nn.Module, ABC):
         packed = as_codes(codes, self.code_size)
         out = np.empty((len(packed), self.M, self.quantizer.K), np.float32)
         for start in range(0, len(packed), _BATCH):
-            batch = unpack(packed[start : start + _BATCH], self.M, self.nbits)
-            v = self.quantizer.decode(torch.from_numpy(batch.copy()).to(self.device))
-            tables = self.quantizer.tables(self.quantizer.points(v.double()))
-            out[start : start + _BATCH] = tables.float().cpu().numpy()
+            rows = slice(start, start + _BATCH)
+            points = self.quantizer.points(self._decoded(packed[rows]).double())
+            out[rows] = self.quantizer.tables(points).float().cpu().numpy()
         return out
 
     @torch.inference_mode()
@@ -278,9 +277,7 @@ class Codec(nn.Module, ABC):
             The codes have another dtype or width.
         """
         self.check_trained()
-        rows = as_codes(codes, self.code_size)
-        unpacked = torch.from_numpy(unpack(rows, self.M, self.nbits).copy())
-        v = self.quantizer.decode(unpacked.to(self.device))
+        v = self._decoded(as_codes(codes, self.code_size))
         out: NDArray[np.float32] = v.flatten(1).cpu().numpy()
         return out
 
@@ -301,6 +298,11 @@ class Codec(nn.Module, ABC):
         for start in range(0, len(x), _BATCH):
             rows = slice(start, min(start + _BATCH, len(x)))
             yield rows, torch.tensor(x[rows], device=self.device)
+
+    def _decoded(self, codes: NDArray[np.uint8]) -> Tensor:
+        """Packed codes (n, code_size) -> vectors (n, spaces, D), on the codec's device."""
+        unpacked = unpack(codes, self.M, self.nbits).copy()
+        return self.quantizer.decode(torch.from_numpy(unpacked).to(self.device))
 
     def _points(self, x: Tensor) -> Tensor:
         """Features (n, d) -> points (n, spaces, D) in float64, so that no batch shows."""
