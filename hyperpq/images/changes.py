@@ -165,14 +165,15 @@ def file_exists(path: bytes) -> bool:
     return os.path.exists(path)
 
 
-def is_gone(path: bytes) -> bool:
+def is_gone(path: bytes, unmounted: Collection[bytes] = ()) -> bool:
     """Whether a file or folder has been removed or moved away, and not only its disk.
 
-    It is not gone if the system does not say so, and neither if the deepest folder of its path that
-    exists is empty, as a folder is that a disk is mounted at. A name that is no absolute path is
-    that of an image that was added without a file, and never gone.
+    It is not gone if the system does not say so, at or below a folder whose file system may not be
+    mounted (see `roots.unmounted`), and neither if the deepest folder of its path that exists is
+    empty, as a folder is that a disk is mounted at. A name that is no absolute path is that of an
+    image that was added without a file, and never gone.
     """
-    if not os.path.isabs(path):
+    if not os.path.isabs(path) or is_unknown(path, unmounted):
         return False
     try:
         os.lstat(path)
@@ -205,16 +206,17 @@ def is_below(path: bytes, roots: tuple[bytes, ...]) -> bool:
 
 def is_unknown(path: bytes, unknown: Collection[bytes]) -> bool:
     """Whether a path is at or below one of the paths that could not be examined."""
-    if not unknown:
-        return False
-    if path in unknown:
-        return True
+    return bool(unknown) and any(folder in unknown for folder in ancestors(path))
+
+
+def ancestors(path: bytes) -> Iterator[bytes]:
+    """A path and all folders above it."""
+    yield path
     at = path.rfind(b"/")
     while at > 0:
-        if path[:at] in unknown:
-            return True
+        yield path[:at]
         at = path.rfind(b"/", 0, at)
-    return b"/" in unknown
+    yield b"/"
 
 
 def stored_time(mtime_ns: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -25,6 +25,7 @@ def find_moves(
     changes: Changes,
     listed: Mapping[bytes, ImageFile],
     rows: RowView,
+    unmounted: Collection[bytes],
     workers: int,
     progress: Progress,
 ) -> dict[bytes, int]:
@@ -43,6 +44,8 @@ def find_moves(
         The files that have been listed.
     rows : RowView
         The rows that have been compared.
+    unmounted : collection of bytes
+        Folders whose images are not gone, see `roots.unmounted`.
     workers : int
         Number of threads that read; 0 means one per core.
     progress : Progress
@@ -60,7 +63,7 @@ def find_moves(
     former = [
         entry
         for entry in changes.former
-        if entry[1][0] in sizes and (entry[2] in known or is_gone(entry[0]))
+        if entry[1][0] in sizes and (entry[2] in known or is_gone(entry[0], unmounted))
     ]
     if HASH not in rows.attribute_names:
         return _by_time(files, former)

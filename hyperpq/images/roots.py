@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from hyperpq.index.path_map import Root, is_at_or_below, parse_roots, relative_t
 
 if TYPE_CHECKING:
     from hyperpq.index.hihpq_index import HiHPQIndex
+
+log = logging.getLogger(__name__)
 
 Roots: TypeAlias = tuple[Root, ...]
 # Images of a folder by which its new place is looked for.
@@ -32,8 +35,7 @@ def recorded_roots(index: HiHPQIndex) -> Roots:
 
 def present_roots(metadata: Mapping[str, Any], directory: Path | None) -> Roots:
     """`recorded_roots` of the metadata of an index in a directory."""
-    roots = parse_roots(metadata)
-    return tuple(replace(root, path=root.present(directory)) for root in roots)
+    return tuple(_at(root, root.present(directory)) for root in parse_roots(metadata))
 
 
 def change_roots(index: HiHPQIndex, change: Callable[[Roots], Iterable[Root]]) -> None:
@@ -65,7 +67,7 @@ def with_listed(
     roots : sequence of Root
         The folders that it records.
     listed : mapping of bytes to RootOptions
-        Absolute paths that were listed, and how.
+        Absolute paths that were listed and have not lost their images, and how.
     directory : Path, optional
         Where the index is.
     """
@@ -75,7 +77,10 @@ def with_listed(
     for number, root in enumerate(known):
         if options := listed.get(root.path):
             known[number] = replace(
-                root, exclude=options.exclude, include_hidden=options.include_hidden
+                root,
+                exclude=options.exclude,
+                include_hidden=options.include_hidden,
+                mount=mount_point(root.path),
             )
     return tuple(sorted(known, key=lambda root: (root.path, root.stored)))
 
@@ -93,11 +98,37 @@ def moved_to(roots: Sequence[Root], places: Mapping[bytes, bytes]) -> Roots:
     Two of them can have the same path then: rows of both are shown below it.
     """
     return tuple(
-        replace(root, path=places.get(root.path, root.path), relative=None)
-        if root.path in places
-        else root
+        replace(_at(root, places[root.path]), relative=None) if root.path in places else root
         for root in roots
     )
+
+
+def is_mount_point(path: bytes) -> bool:
+    """Whether a file system is mounted at a path."""
+    return os.path.ismount(path)
+
+
+def mount_point(path: bytes) -> bytes | None:
+    """Mount point of the file system that a path leads to; None if there is nothing."""
+    place = os.path.realpath(path)
+    if not os.path.exists(place):
+        return None
+    while not is_mount_point(place) and place != os.path.dirname(place):
+        place = os.path.dirname(place)
+    return place
+
+
+def unmounted(roots: Iterable[Root]) -> set[bytes]:
+    """Paths of the folders whose file systems are not mounted, or may not be.
+
+    Nothing is known of the images there. Where the index does not say which file system a folder
+    was on, that may be why it does not exist.
+    """
+    return {
+        root.path
+        for root in roots
+        if not (os.path.lexists(root.path) if root.mount is None else is_mount_point(root.mount))
+    }
 
 
 def find_moved_roots(
@@ -106,7 +137,9 @@ def find_moved_roots(
     """Recorded folders that do not exist any more, and where their images are now.
 
     A folder has moved if at least half of its images are in another folder by the same names, with
-    the same sizes and times. No file is read.
+    the same sizes and times. It must be all of them if its file system may not be mounted, see
+    `unmounted`: half of them may be a copy, and the others are still where they were. No file is
+    read.
 
     Parameters
     ----------
@@ -136,26 +169,63 @@ def find_moved_roots(
     for path, file in files.items():
         if path not in known:
             by_state[state_of(file)].append(path)
-    found = {}
+    found, may_be_away = {}, unmounted(roots)
     for root, names in images.items():
-        step = -(-len(names) // _SAMPLE) or 1
-        votes: Counter[bytes] = Counter()
-        for name in sorted(names)[::step]:
-            end = b"/" + name
-            for path in by_state.get(names[name], ()):
-                if path.endswith(end):
-                    votes[path[: -len(end)] or b"/"] += 1
-        # Of folders with as many images, the first by name.
-        for place, _ in sorted(votes.most_common(3), key=lambda vote: (-vote[1], vote[0])):
-            same = sum(
-                file is not None and state_of(file) == state
-                for name, state in names.items()
-                for file in [files.get(os.path.join(place, name))]
+        place, same = _best_place(names, by_state, files)
+        if 2 * same < len(names) or not same:
+            continue
+        if same < len(names) and root in may_be_away:
+            log.warning(
+                "%s does not exist, and %s has %s of its %s images; as its disk may only not be "
+                "mounted, this is taken for a copy, and the images of %s are kept. If it has "
+                "moved, remove them with hyperpq forget.",
+                *(os.fsdecode(root), os.fsdecode(place), f"{same:,}", f"{len(names):,}"),
+                os.fsdecode(root),
             )
-            if 2 * same >= len(names):
-                found[root] = place
-                break
+        else:
+            found[root] = place
     return found
+
+
+def _best_place(
+    names: Mapping[bytes, tuple[int, int]],
+    by_state: Mapping[tuple[int, int], Sequence[bytes]],
+    files: Mapping[bytes, ImageFile],
+) -> tuple[bytes, int]:
+    """The folder that has most of some images, and how many.
+
+    Parameters
+    ----------
+    names : mapping of bytes to (size, time)
+        The images, by their paths in their former folder.
+    by_state : mapping of (size, time) to sequence of bytes
+        Paths of listed files that are not in the index.
+    files : mapping of bytes to ImageFile
+        All listed files.
+    """
+    step = -(-len(names) // _SAMPLE) or 1
+    votes: Counter[bytes] = Counter()
+    for name in sorted(names)[::step]:
+        end = b"/" + name
+        for path in by_state.get(names[name], ()):
+            if path.endswith(end):
+                votes[path[: -len(end)] or b"/"] += 1
+    best, most = b"", 0
+    # Of folders with as many images, the first by name.
+    for place, _ in sorted(votes.most_common(3), key=lambda vote: (-vote[1], vote[0])):
+        same = sum(
+            file is not None and state_of(file) == state
+            for name, state in names.items()
+            for file in [files.get(os.path.join(place, name))]
+        )
+        if same > most:
+            best, most = place, same
+    return best, most
+
+
+def _at(root: Root, path: bytes) -> Root:
+    """A root at another place, if it is not the one that it had."""
+    return root if path == root.path else replace(root, path=path, mount=mount_point(path))
 
 
 def _placed(root: Root, directory: Path | None) -> Root:

@@ -26,7 +26,7 @@ from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike, as_roots
 from hyperpq.images.moves import HASH, find_moves
 from hyperpq.images.results import UpdateReport
-from hyperpq.images.roots import change_roots, recorded_roots, without
+from hyperpq.images.roots import change_roots, present_roots, recorded_roots, unmounted, without
 from hyperpq.progress import Progress, ProgressLike, as_progress
 from hyperpq.store.columns import TIME
 
@@ -117,7 +117,7 @@ class Updater:
         changes = difference.find(progress)
         report = UpdateReport(unchanged=len(changes.unchanged), skipped=dict(skipped or {}))
         rows = self._index.collection.view()
-        moves = find_moves(changes, listed, rows, workers, progress)
+        moves = find_moves(changes, listed, rows, self._unmounted(), workers, progress)
         report.moved = self._relabel(difference, moves)
         changes = difference.changes
         report.kept = len(changes.kept)
@@ -208,8 +208,9 @@ class Updater:
         missing : bool
             Whether to remove only images whose files are gone, of all folders or of ``paths``. A
             folder that does not exist any more may be among them. An image is kept whose file may
-            be on a disk that is not mounted: if the system does not say that it is gone, if it is
-            at or below a broken link, or if the deepest folder of its path that exists is empty.
+            be on a disk that is not mounted: if the file system that its recorded folder was on is
+            not mounted, if the system does not say that it is gone, if it is at or below a broken
+            link, or if the deepest folder of its path that exists is empty.
         progress : Progress or bool, optional
             Where to report progress.
 
@@ -232,13 +233,13 @@ class Updater:
         collection, found = self._index.collection, dict.fromkeys(folders, 0)
         ends = [(folder, (os.path.join(folder, b""),)) for folder in found]
         images: dict[int, bytes] = {}
-        kept = 0
+        away, kept = self._unmounted(), 0
         with as_progress(progress).phase("check", len(self._images)) as phase:
             for path, _, id in entries(collection, phase):
                 below = [folder for folder, end in ends if is_below(path, end)]
                 for folder in below:
                     found[folder] += 1
-                if below and missing and not is_gone(path):
+                if below and missing and not is_gone(path, away):
                     kept += not os.path.lexists(path)
                 elif below:
                     images[id] = path
@@ -253,7 +254,7 @@ class Updater:
         if missing:
             # A recorded folder that is gone would have to be named in every later update.
             inside = set(roots) - set(without(roots, folders))
-            folders = [root.path for root in inside if is_gone(root.path)]
+            folders = [root.path for root in inside if is_gone(root.path, away)]
         with collection.exclusive() as changed:
             if changed:
                 # Another process may have found where an image is now.
@@ -263,6 +264,10 @@ class Updater:
             if not missing:
                 skipped_files.update_report(collection, {}, (), folders)
         return ForgetReport(removed, kept)
+
+    def _unmounted(self) -> set[bytes]:
+        """The recorded folders of whose images nothing is known now."""
+        return unmounted(present_roots(self._index.metadata, self._index.path))
 
     def add_features(
         self,

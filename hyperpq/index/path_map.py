@@ -41,6 +41,9 @@ class Root:
         Patterns of what is left out, see `datasets.folder.scan_roots`.
     include_hidden : bool
         Whether hidden files are listed.
+    mount : bytes, optional
+        Mount point of the file system that ``path`` was on when images were last listed there.
+        Indexes of earlier versions do not say.
     """
 
     path: bytes
@@ -48,6 +51,7 @@ class Root:
     relative: bytes | None = None
     exclude: tuple[str, ...] = ()
     include_hidden: bool = False
+    mount: bytes | None = None
 
     def present(self, directory: Path | None) -> bytes:
         """Where the folder is, if the index is in ``directory``.
@@ -66,13 +70,14 @@ class Root:
 
     def to_stored(self) -> dict[str, Any]:
         """The root as JSON values."""
-        return {
+        stored = {
             "path": _text(self.path),
             "stored": _text(self.stored),
             "relative": None if self.relative is None else _text(self.relative),
             "exclude": list(self.exclude),
             "include_hidden": self.include_hidden,
         }
+        return stored if self.mount is None else {**stored, "mount": _text(self.mount)}
 
 
 def relative_to(path: bytes, directory: Path) -> bytes:
@@ -124,6 +129,7 @@ def settled(
                 path=place,
                 stored=place,
                 relative=None if target is None else relative_to(place, target),
+                mount=root.mount if place == root.path else None,
             )
             for root, place in zip(roots, places, strict=True)
         ],
@@ -225,7 +231,7 @@ def _joined(folder: bytes, rest: bytes) -> bytes:
 
 def _parse_root(stored: Mapping[str, Any]) -> Root:
     path, own, relative = stored["path"], stored["stored"], stored["relative"]
-    exclude, hidden = stored["exclude"], stored["include_hidden"]
+    exclude, hidden, mount = stored["exclude"], stored["include_hidden"], stored.get("mount")
     if not isinstance(hidden, bool) or not isinstance(exclude, list):
         raise ValueError
     if not all(isinstance(pattern, str) for pattern in exclude):
@@ -236,6 +242,7 @@ def _parse_root(stored: Mapping[str, Any]) -> Root:
         None if relative is None else _bytes(relative),
         tuple(exclude),
         hidden,
+        None if mount is None else _bytes(mount),
     )
     if not root.path.startswith(b"/") or not root.stored.lstrip(_LITERAL).startswith(b"/"):
         raise ValueError

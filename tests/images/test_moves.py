@@ -587,6 +587,83 @@ def test_a_recorded_folder_that_is_away_in_another_one(place):
     assert (report.added, report.removed, report.kept, report.skipped) == (0, 0, 0, {})
 
 
+def test_a_recorded_folder_that_is_away_in_a_folder_that_is_named(place):
+    """Its images were removed, unless all folders were brought up to date."""
+    fill(place / "p/disk", 3, start=50)
+    fill(place / "p/single", 1, start=60)
+    roots = [place / name for name in ("p", "p/disk", "p/single/060.png")]
+    update(roots, place / "index")
+    (place / "p/disk").rename(place / "disk")
+    (place / "p/a/000.png").unlink()
+    # A single image of the folder is gone, as any other.
+    (place / "p/single/060.png").unlink()
+    removed = 2
+    for what in ("does not exist", "has no image", "is a file and no folder"):
+        if what == "has no image":
+            (place / "p/disk").mkdir()
+        elif what == "is a file and no folder":
+            (place / "p/disk").rmdir()
+            (place / "p/disk").write_text("words")
+        index, report = update([place / "p"], place / "index")
+        assert (report.removed, report.kept, len(index)) == (removed, 3, 12)
+        assert report.skipped == {os.fsencode(place / "p/disk"): f"{what}; its images are kept"}
+        removed = 0
+    (place / "p/disk").unlink()
+    (place / "disk").rename(place / "p/disk")
+    index, report = update([place / "p"], place / "index")
+    assert (report.added, report.removed, report.kept, report.skipped) == (0, 0, 0, {})
+    shutil.rmtree(place / "p/disk")
+    index, report = update([place / "p"], place / "index", allow_empty=True)
+    assert (report.removed, len(index)) == (3, 9)
+
+
+def test_a_folder_in_a_named_one_that_cannot_be_examined(place, monkeypatch):
+    """What is known of it says its listing."""
+    fill(place / "p/disk", 3, start=50)
+    update([place / "p", place / "p/disk"], place / "index")
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path) == os.fsencode(place / "p/disk"):
+            raise OSError(errno.EIO, "input/output error")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    index, report = update([place / "p"], place / "index")
+    assert (report.removed, report.kept, len(index)) == (0, 3, 13)
+    assert report.skipped == {os.fsencode(place / "p/disk"): "input/output error"}
+
+
+@pytest.mark.parametrize("is_image", [False, True])
+def test_a_recorded_folder_that_is_a_file_now(place, is_image):
+    """Its images were removed, as if the file were one of them."""
+    fill(place / "q", 3, start=50)
+    update([place / "p", place / "q"], place / "index")
+    (place / "p").rename(place.parent / f"{place.name}-p")
+    if is_image:
+        image(90).save(place / "p", "PNG")
+    else:
+        (place / "p").write_text("words")
+    before = tree(place / "index")
+    with pytest.raises(DatasetError, match=r"/p is a file and no folder, and .* has 10 of its ima"):
+        update([place / "p", place / "q"], place / "index")
+    assert tree(place / "index") == before
+    index, report = update_index(None, place / "index", backbone=Grid())
+    assert (report.added, report.removed, len(index)) == (0, 0, 13)
+    reason = "is a file and no folder; its images are kept"
+    assert report.skipped == {os.fsencode(place / "p"): reason}
+    index, report = update_index(
+        [place / "p", place / "q"], place / "index", remove_missing=False, backbone=Grid()
+    )
+    assert (report.added, report.skipped) == (0, {os.fsencode(place / "p"): reason})
+    index, report = update([place / "p", place / "q"], place / "index", allow_empty=True)
+    assert report.removed == 10
+    # A single image is a file.
+    update([place / "q/050.png"], place / "index")
+    index, report = update_index(None, place / "index", backbone=Grid())
+    assert (report.added, report.removed, report.kept) == (0, 0, 0)
+
+
 @pytest.mark.parametrize("wrong", [5, [None], ["a", 5], "a\0b", [b"\0"], [], "", ["a", ""]])
 def test_what_is_no_path(place, wrong):
     before = tree(place / "index")

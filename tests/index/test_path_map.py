@@ -106,7 +106,11 @@ def test_copies_have_the_paths_that_are_shown(moved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "roots", [5, "x", [5], [{}], [{"path": "x"}], [{"path": "a", "stored": "/a"}], {"path": "/a"}]
+    "roots",
+    [
+        *(5, "x", [5], [{}], [{"path": "x"}], [{"path": "a", "stored": "/a"}], {"path": "/a"}),
+        *([{**Root(b"/a", b"/a").to_stored(), "mount": no}] for no in (5, "", "a\0b", ["/"])),
+    ],
 )
 def test_roots_that_are_not_valid_are_named(trained, tmp_path, roots):
     index = trained[0].clone()

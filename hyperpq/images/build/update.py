@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hyperpq.datasets.folder import Listing, RootOptions, missing_root
 from hyperpq.errors import CorruptIndexError, DatasetError, InvalidInputError
 from hyperpq.images import skipped as skipped_files
+from hyperpq.images.build.lost_roots import find_lost_roots
 from hyperpq.images.build.options import (
     FIXED_OPTIONS,
     BuildChoices,
@@ -64,16 +65,16 @@ def update_index(
     Parameters
     ----------
     roots : path-like, sequence of path-like, or None
-        Folders or images; None for all folders that the index records. Of these, those that are
-        gone or have no image any more are left out, and their images are kept: their disk may not
-        be mounted.
+        Folders or images; None for all folders that the index records. Of these, those that have
+        lost their images (see `images.build.lost_roots`) are left out, and their images are kept:
+        their disk may not be mounted. So are recorded folders that are in one of the given ones.
     path, backbone, device, workers, progress, **options
         As in `build_index`.
     remove_missing : bool
         Whether to remove images of the index that are no longer in the folders.
     allow_empty : bool
-        Whether a root of which the index has images may have none any more, or be gone. By default
-        that is an error, because a disk that is not mounted looks like that.
+        Whether a root of which the index has images may have none any more, be a file, or be gone.
+        By default that is an error, because a disk that is not mounted looks like that.
     relearn : {"auto", "never", "now"}
         Whether the codec is learned again from the kept features once the images are stored: if it
         does not fit them any more (see `images.relearning`), never, or in any case. No image is
@@ -105,8 +106,10 @@ def update_index(
 
     Images that have been moved or renamed are not encoded again, and keep their ids. A whole
     folder has moved if it does not exist any more and at least half of its images are in a folder
-    that is listed, by the same names, sizes and times; nothing is read then. For single files see
-    `images.moves.find_moves`. The folders are recorded, with ``exclude`` and ``include_hidden``.
+    that is listed, by the same names, sizes and times; all of them, if the file system that it was
+    on is not mounted, or not known. Nothing is read then. For single files see
+    `images.moves.find_moves`. The folders are recorded, with ``exclude``, ``include_hidden`` and
+    the mount points of their file systems.
     """
     target = Path(os.path.abspath(path))
     progress, relearn = as_progress(progress), as_choice(relearn, "relearn", MODES)
@@ -265,7 +268,8 @@ def _apply(
         index, lambda roots: with_listed(roots, {p: plan.listed[p] for p in present}, index.path)
     )
     update = Updater(images).update(
-        listing.files,
+        # A file may be where a folder was that is left out.
+        [file for file in listing.files if file.path not in away],
         remove_below=present if plan.remove_missing else (),
         # A folder that is away may be below one that is present.
         unknown=listing.unknown | away.keys(),
@@ -344,35 +348,31 @@ def _root_options(
 def _roots_without_images(
     images: ImageIndex, plan: _Plan, places: Mapping[bytes, bytes]
 ) -> dict[bytes, str]:
-    """Recorded roots that are left out, as they have lost all their images, and why.
+    """Recorded roots that are left out, as they have lost their images, and why.
 
     Raises
     ------
     DatasetError
-        If one that was named has lost all its images, or never had one and is missing.
+        If one that was named has lost its images, or never had one and is missing.
     """
-    empty = [root for root in plan.listing.empty if root not in places]
-    if not empty or (plan.remove_missing and plan.allow_empty):
+    if plan.remove_missing and plan.allow_empty:
         return {}
-    known = [path for path, *_ in entries(images.index.collection)]
     away = {}
-    for root in empty:
-        below = (os.path.join(root, b""),)
-        lost = [path for path in known if is_below(path, below)]
-        is_missing = not os.path.exists(root)
-        name, what = os.fsdecode(root), "does not exist" if is_missing else "has no image"
-        if not plan.are_named:
-            if lost or is_missing:
-                away[root] = f"{what}; its images are kept"
-        elif plan.remove_missing and any(
-            not is_unknown(path, plan.listing.unknown) for path in lost
-        ):
+    known = (path for path, *_ in entries(images.index.collection))
+    roots = recorded_roots(images.index)
+    for root, lost in find_lost_roots(known, plan.listed, plan.listing, roots).items():
+        is_named = plan.are_named and root in plan.listed
+        if root in places:
+            continue
+        may_be_there = all(is_unknown(path, plan.listing.unknown) for path in lost.images)
+        if is_named and plan.remove_missing and not may_be_there:
             raise DatasetError(
-                f"{name} {what}, and {plan.target} has {len(lost):,} of its images, so nothing was "
-                "changed; check that the disk is mounted; to keep these images, leave the folder "
-                "out; if it has moved, name its new place instead; to remove them, use hyperpq "
-                "forget, or repeat the command with --allow-empty."
+                f"{os.fsdecode(root)} {lost.what}, and {plan.target} has {len(lost.images):,} of "
+                "its images, so nothing was changed; check that the disk is mounted; to keep these "
+                "images, leave the folder out; if it has moved, name its new place instead; to "
+                "remove them, use hyperpq forget, or repeat the command with --allow-empty."
             )
-        elif is_missing:
+        if is_named and lost.is_missing:
             raise missing_root(root)
+        away[root] = f"{lost.what}; its images are kept"
     return away

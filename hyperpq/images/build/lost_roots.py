@@ -1,0 +1,127 @@
+"""Folders of an index that have lost their images since they were listed, and may be away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from hyperpq.datasets.folder import Listing, RootOptions, scan_roots
+from hyperpq.errors import DatasetError
+from hyperpq.images.changes import ancestors, is_below
+from hyperpq.images.roots import Roots, unmounted
+
+_MISSING, _EMPTY = "does not exist", "has no image"
+_FILE, _UNMOUNTED = "is a file and no folder", "is on a disk that is not mounted"
+
+
+@dataclass(frozen=True)
+class LostRoot:
+    """A folder, or a single image, that has lost its images.
+
+    Attributes
+    ----------
+    what : str
+        What is to be seen of it, for people.
+    images : list of bytes
+        Paths of its images in the index.
+    """
+
+    what: str
+    images: list[bytes]
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it does not exist."""
+        return self.what == _MISSING
+
+
+def find_lost_roots(
+    known: Iterable[bytes],
+    listed: Mapping[bytes, RootOptions],
+    listing: Listing,
+    recorded: Roots,
+) -> dict[bytes, LostRoot]:
+    """Roots that have lost their images, as those have whose disks are not mounted.
+
+    These are roots that have no image any more, or are a file where a folder was. Where the file
+    system is not mounted that a root was on, they are also those that have lost more than half of
+    their images: what is there now was hidden below the disk.
+
+    Parameters
+    ----------
+    known : iterable of bytes
+        Paths of the images of the index.
+    listed : mapping of bytes to RootOptions
+        The roots that were listed. Folders that the index records in these are examined, too.
+    listing : Listing
+        What was found.
+    recorded : tuple of Root
+        The folders that the index records.
+
+    Returns
+    -------
+    dict of bytes to LostRoot
+        By their paths. Those that are missing are among them, also if the index has none of their
+        images, if they were listed.
+    """
+    suspects = _suspects(listed, listing, recorded)
+    if not suspects:
+        return {}
+    files = {file.path for file in listing.files}
+    lost = {}
+    for root, own in _below(known, suspects).items():
+        what = suspects[root]
+        if root not in listed or what == _FILE:
+            # A single image, which was no folder.
+            own = [path for path in own if path != root]
+        images = [path for path in own if path not in files]
+        if what == _UNMOUNTED and 2 * len(images) <= len(own):
+            continue
+        if images or (what == _MISSING and root in listed):
+            lost[root] = LostRoot(what, images)
+    return lost
+
+
+def _suspects(
+    listed: Mapping[bytes, RootOptions], listing: Listing, recorded: Roots
+) -> dict[bytes, str]:
+    """Roots that may have lost their images, and what is to be seen of them."""
+    found, away, empty = {}, unmounted(recorded), {*listing.empty}
+    below = tuple(os.path.join(root, b"") for root in listed)
+    inner = {
+        root.path: RootOptions(root.include_hidden, root.exclude)
+        for root in recorded
+        if root.path not in listed and is_below(root.path, below)
+    }
+    seen = _below((file.path for file in listing.files), inner)
+    empty |= {root for root in inner if not seen[root] and _is_empty(root, inner[root])}
+    for root in [*listed, *inner]:
+        if not os.path.exists(root):
+            found[root] = _MISSING
+        elif os.path.isfile(root):
+            found[root] = _FILE
+        elif root in empty:
+            found[root] = _EMPTY
+        elif root in away:
+            found[root] = _UNMOUNTED
+    return found
+
+
+def _is_empty(root: bytes, options: RootOptions) -> bool:
+    """Whether there is no image below a folder; one that cannot be read is not empty."""
+    try:
+        return bool(scan_roots([root], allow_missing=True, options={root: options}).empty)
+    except DatasetError:
+        return False
+
+
+def _below(known: Iterable[bytes], roots: Collection[bytes]) -> dict[bytes, list[bytes]]:
+    """Those of the paths that are at or below each root."""
+    own: dict[bytes, list[bytes]] = {root: [] for root in roots}
+    prefixes = tuple(os.path.join(root, b"") for root in roots)
+    for path in known:
+        if is_below(path, prefixes):
+            for root in own.keys() & {*ancestors(path)}:
+                own[root].append(path)
+    return own
