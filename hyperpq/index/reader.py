@@ -214,6 +214,10 @@ class IndexView(IndexReader):
     def _rows(self) -> RowView:
         return self.rows
 
+    def view(self) -> IndexView:
+        """The object itself, as it does not change."""
+        return self
+
     @property
     def codec(self) -> Codec | None:
         """The codec of the rows; None before training."""

@@ -39,6 +39,10 @@ class IndexSearcher(ABC):
     def _rows(self) -> RowView:
         """The rows as they are now, with their codec."""
 
+    @abstractmethod
+    def view(self) -> IndexSearcher:
+        """The index as it is now, for several calls that agree with each other."""
+
     def _trained(self) -> tuple[RowView, Codec]:
         """The rows as they are now, and their codec."""
         rows = self._rows()
@@ -87,24 +91,9 @@ class IndexSearcher(ABC):
         ------
         NotTrainedError, InvalidInputError
         """
-        return self._search(x, k, params, where, threads, D, I, progress)[1:]
-
-    def _search(
-        self,
-        x: ArrayLike,
-        k: int,
-        params: SearchParameters | None,
-        where: str | Where | None,
-        threads: int | None,
-        D: NDArray[np.float32] | None,
-        I: NDArray[np.int64] | None,  # noqa: E741
-        progress: ProgressLike,
-    ) -> tuple[RowView, NDArray[np.float32], NDArray[np.int64]]:
-        """The rows that were searched, D and I."""
         (rows, codec), k, queries = self._trained(), as_count(k, "k"), as_queries(x, self.d)
         segments = rows.code_segments(params, where)
-        found = search(codec, segments, queries, k, threads, out=(D, I), progress=progress)
-        return rows, *found
+        return search(codec, segments, queries, k, threads, out=(D, I), progress=progress)
 
     def search_similar(
         self,
@@ -224,9 +213,12 @@ class IndexSearcher(ABC):
         R : ndarray, shape (nq, k, M * D), float32
             Tangent vectors; NaN where there is no result.
         """
-        rows, D, I = self._search(x, k, params, where, threads, D, I, progress)  # noqa: E741
-        ids = np.unique(I[I >= 0])
-        vectors = trained(rows.codec).decode(rows.codes_of(ids))
+        view = self.view()
+        D, I = view.search(  # noqa: E741
+            x, k, params=params, where=where, threads=threads, D=D, I=I, progress=progress
+        )
+        (rows, codec), ids = view._trained(), np.unique(I[I >= 0])
+        vectors = codec.decode(rows.codes_of(ids))
         return D, I, with_values(I, ids, vectors, R, "R", np.nan)
 
     def search_and_return_codes(
@@ -251,9 +243,12 @@ class IndexSearcher(ABC):
         codes : ndarray, shape (nq, k, code_size), uint8
             Codes; 255 in every byte where there is no result.
         """
-        rows, D, I = self._search(x, k, params, where, threads, D, I, progress)  # noqa: E741
+        view = self.view()
+        D, I = view.search(  # noqa: E741
+            x, k, params=params, where=where, threads=threads, D=D, I=I, progress=progress
+        )
         ids = np.unique(I[I >= 0])
-        return D, I, with_values(I, ids, rows.codes_of(ids), codes, "codes", 255)
+        return D, I, with_values(I, ids, view._rows().codes_of(ids), codes, "codes", 255)
 
 
 def trained(codec: Codec | None) -> Codec:
