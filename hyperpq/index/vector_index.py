@@ -238,7 +238,8 @@ class VectorIndex(OpensLater, IndexReader):
             Nothing was changed.
         """
 
-        def add(vectors: EncodedVectors) -> None:
+        def add(codec: Codec) -> None:
+            vectors = encoded.by(codec)
             self.collection.add(
                 vectors.codes,
                 ids,
@@ -246,23 +247,21 @@ class VectorIndex(OpensLater, IndexReader):
                 paths=paths,
                 features=vectors.features,
                 remove=remove,
-                codec=vectors.codec,
+                codec=codec,
             )
 
-        self._with_current_codes(encoded, add)
+        self._with_codec(add)
 
-    def _with_current_codes(
-        self, encoded: EncodedVectors, change: Callable[[EncodedVectors], None]
-    ) -> None:
-        """Make a change with codes of the codec that the rows have when they change."""
-        vectors = encoded.by(trained(self.codec))
+    def _with_codec(self, change: Callable[[Codec], None]) -> None:
+        """Make a change that stores codes of a codec, again if that is replaced meanwhile."""
+        codec = trained(self.codec)
         try:
-            change(vectors)
+            change(codec)
         except SnapshotChangedError:
-            if self.codec is vectors.codec:
+            if self.codec is codec:
                 raise
             with self.collection.exclusive():
-                change(vectors.by(trained(self.codec)))
+                change(trained(self.codec))
 
     def add_with_ids(
         self,
@@ -324,12 +323,15 @@ class VectorIndex(OpensLater, IndexReader):
         trained(self.codec)
         self.collection.check_writable()
 
-        def change(new: EncodedVectors) -> None:
+        encoded = self._encoded(vectors)
+
+        def change(codec: Codec) -> None:
+            new = encoded.by(codec)
             self.collection.update(
-                ids, new.codes, attributes=attributes, features=new.features, codec=new.codec
+                ids, new.codes, attributes=attributes, features=new.features, codec=codec
             )
 
-        self._with_current_codes(self._encoded(vectors), change)
+        self._with_codec(change)
 
     def remove_ids(
         self, ids: ArrayLike | IDSelector | None = None, *, where: str | Where | None = None
@@ -370,24 +372,19 @@ class VectorIndex(OpensLater, IndexReader):
         """
         if not isinstance(other, IndexReader):
             raise InvalidInputError(f"other is of {type(other)}; expected a HiHPQIndex.")
-        codec, rows = trained(self.codec), other._rows()
-        try:
-            self._merge(codec, rows, add_id)
-        except SnapshotChangedError:
-            if self.codec is codec:
-                raise
-            with self.collection.exclusive():
-                self._merge(trained(self.codec), rows, add_id)
-
-    def _merge(self, codec: Codec, rows: RowView, add_id: int) -> None:
         from hyperpq.codec.serialization import difference
 
-        why = difference(codec, trained(rows.codec))
-        if why and (rows.feature_codec is None or rows.feature_codec.d != self.d):
-            raise InvalidInputError(
-                f"other cannot be merged: {why}; expected the same codec in both; train once."
-            )
-        self.collection.merge(rows, add_id, codec=codec, encode_anew=bool(why))
+        rows = other._rows()
+
+        def merge(codec: Codec) -> None:
+            why = difference(codec, trained(rows.codec))
+            if why and (rows.feature_codec is None or rows.feature_codec.d != self.d):
+                raise InvalidInputError(
+                    f"other cannot be merged: {why}; expected the same codec in both; train once."
+                )
+            self.collection.merge(rows, add_id, codec=codec, encode_anew=bool(why))
+
+        self._with_codec(merge)
 
     def reset(self) -> None:
         """Remove all vectors and count ids from 0 again; the codec stays."""
