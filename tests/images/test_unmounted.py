@@ -186,9 +186,7 @@ def test_where_a_disk_was_mounted_there_is_another_image(place, disks):
     before = names_of(opened(place))
     disks.unmount("media")
     fill(place / "media/p", 1, start=70)
-    with pytest.raises(
-        DatasetError, match=r"/p is on a disk that is not mounted, and .* 10 of"
-    ):
+    with pytest.raises(DatasetError, match=r"/p is on a disk that is not mounted, and .* 10 of"):
         update([place / "home", place / "media/p"], place / "index")
     index, report = update_all(place)
     assert (report.added, report.removed, report.kept) == (1, 0, 0)
