@@ -144,11 +144,15 @@ class PathMap:
     ----------
     pairs : tuple of (bytes, bytes)
         For each folder what the stored paths of its images begin with, and its present path. The
-        longest that fits counts. A path that no folder has is shown as it is, but for colons
-        before it, by which paths are stored that would else be taken for another.
+        longest that fits counts. None, if all folders are where they were first.
+    has_colons : bool
+        Whether colons before the ``/`` of a stored path that no folder has are not shown, as in an
+        index of images: they keep it from being taken for that of another image. They stay when
+        the folder that they were needed for is forgotten.
     """
 
     pairs: tuple[tuple[bytes, bytes], ...] = ()
+    has_colons: bool = False
 
     @classmethod
     def of(cls, store: Store) -> PathMap:
@@ -162,20 +166,22 @@ class PathMap:
         if not isinstance(store, IndexStore):
             return cls()
         metadata = store.settings.get("metadata", {})
+        if KEY not in metadata:
+            return cls()
         return cls.from_roots(parse_roots(metadata), store.path)
 
     @classmethod
     def from_roots(cls, roots: Iterable[Root], directory: Path | None) -> PathMap:
-        """The map of an index in ``directory`` that records these folders."""
+        """The map of an index of images in ``directory`` that records these folders."""
         pairs = [(root.stored, root.present(directory)) for root in roots]
         if all(stored == present for stored, present in pairs):
-            return cls()
-        return cls(tuple(sorted(pairs, key=lambda pair: (-len(pair[0]), pair[0]))))
+            pairs = []
+        return cls(tuple(sorted(pairs, key=lambda pair: (-len(pair[0]), pair[0]))), True)
 
     @property
     def is_identity(self) -> bool:
         """Whether all paths are shown as they are stored."""
-        return not self.pairs
+        return not self.has_colons
 
     def shown(self, path: bytes) -> bytes:
         """The path that is shown for a stored one."""
@@ -183,7 +189,7 @@ class PathMap:
             if is_at_or_below(path, stored):
                 return _joined(present, path[len(stored) :])
         literal = path.lstrip(_LITERAL)
-        return literal if self.pairs and literal.startswith(b"/") else path
+        return literal if self.has_colons and literal.startswith(b"/") else path
 
     def stored(self, path: bytes) -> bytes:
         """The stored path for which ``path`` is shown."""
@@ -200,7 +206,7 @@ class PathMap:
 
     def shown_strings(self, strings: Strings) -> Strings:
         """A column of stored paths as they are shown; the same object where nothing differs."""
-        if not self.pairs:
+        if self.is_identity:
             return strings
         rows = Paths(strings.offsets, strings.blob)
         touched = rows.startswith(_LITERAL)

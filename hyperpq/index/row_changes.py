@@ -305,7 +305,7 @@ class RowChanges(SnapshotHolder):
     ) -> Strings | Sequence[bytes] | None:
         """Paths as this collection stores them."""
         path_map = PathMap.of(self._store)
-        if paths is None or path_map.is_identity:
+        if paths is None or not path_map.pairs:
             return paths
         shown = paths.tolist() if isinstance(paths, Strings) else paths
         return [path_map.stored(path) for path in shown]

@@ -20,6 +20,7 @@ from hyperpq.images.changes import is_gone
 from hyperpq.images.roots import change_roots, recorded_roots
 from hyperpq.images.skipped import from_csv
 from hyperpq.images.updater import Updater
+from hyperpq.index.path_map import parse_roots
 
 
 @pytest.fixture(scope="session")
@@ -477,6 +478,23 @@ def test_forget_images_and_folders(place):
     assert Updater(index).forget(place).removed == 10
     with pytest.raises(InvalidInputError, match="records no folder"):
         update_index(None, place / "index", backbone=Grid())
+
+
+def test_what_was_added_at_the_former_place_of_a_folder_that_is_forgotten(place):
+    """Its path had a colon before it once no recorded folder was at another place."""
+    index = opened(place)
+    (root,) = parse_roots(index.index.metadata)
+    assert root.stored != root.path
+    name = os.fsdecode(root.stored) + "/new.png"
+    index.add((place / "p/a/000.png").read_bytes(), name)
+    assert name in paths_of(index)
+    index.forget(place / "p")
+    for opening in (index, opened(place)):
+        assert paths_of(opening) == [name]
+        assert len(opening.query(place / "p/a/000.png", where=f"path == '{name}'")[0].results) == 1
+        assert opening.index.collection.view().path_map.pairs == ()
+    index.add((place / "p/a/001.png").read_bytes(), name)
+    assert paths_of(index) == [name]
 
 
 def test_forget_what_is_missing(place):

@@ -83,6 +83,26 @@ def test_new_rows_have_the_paths_that_they_were_given(moved, trained, tmp_path):
     assert paths_of(index) == shown + new
 
 
+def test_colons_are_not_shown_when_no_folder_is_elsewhere_any_more(moved, trained, tmp_path):
+    index, _ = moved
+    new = [os.fsencode(tmp_path / "old/p/c.png")]
+    index.collection.add(index.encode(trained[1][:1]), paths=new)
+    for roots in ([Root(b"/other", b"/other")], []):
+        index.metadata = with_roots(index.metadata, roots)
+        again = HiHPQIndex.load(tmp_path / "new/index", device="cpu")
+        assert again.collection.view().paths_of([3]) == new
+        assert paths_of(again)[3:] == new
+        name = os.fsdecode(new[0])
+        assert again.collection.view().select(where=f"path == '{name}'").tolist() == [3]
+
+
+def test_a_path_of_an_index_of_vectors_is_what_it_is(trained, tmp_path):
+    index = trained[0].clone()
+    index.collection.add(index.encode(trained[1][:1]), paths=[b":/a"])
+    index.save(tmp_path / "index")
+    assert paths_of(HiHPQIndex.load(tmp_path / "index", device="cpu")) == [b":/a"]
+
+
 def test_copies_have_the_paths_that_are_shown(moved, tmp_path):
     index, shown = moved
     index.save(tmp_path / "deep/er/copy")
