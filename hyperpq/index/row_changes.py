@@ -224,8 +224,9 @@ class RowChanges(SnapshotHolder):
             else:
                 sel = ids if ids is None or isinstance(ids, IDSelector) else IDSelectorArray(ids)
                 params, deleted = SearchParameters(sel, where), {}
+                path_map = PathMap.of(self._store)
                 for position, segment in enumerate(self._store.segments):
-                    rows = np.flatnonzero(selected(segment, params, PathMap.of(self._store)))
+                    rows = np.flatnonzero(selected(segment, params, path_map))
                     if len(rows):
                         deleted[position] = rows
             if deleted:
