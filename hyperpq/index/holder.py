@@ -23,6 +23,7 @@ from hyperpq.index.directory import (
 )
 from hyperpq.index.view import RowView
 from hyperpq.store import IndexStore, MemoryStore, Store
+from hyperpq.store.snapshot_reader import another_index
 from hyperpq.utils.forks import ForkSafeLock
 
 if TYPE_CHECKING:
@@ -303,7 +304,7 @@ class SnapshotHolder:
         other.refresh()
         # What an index keeps of its vectors never changes, not even with its codec.
         if kept_features(other) != self.feature_codec:
-            raise StoreError(f"{other.path}: another index is in this place now; open it again.")
+            raise another_index(other.path)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import json
 import os
@@ -13,32 +12,29 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from hyperpq.errors import CorruptIndexError, InvalidInputError, SnapshotChangedError, StoreError
-from hyperpq.store.base import Deletions, Store
+from hyperpq.store.base import Deletions
 from hyperpq.store.leftovers import remove_leftovers
 from hyperpq.store.lock import writer_lock
-from hyperpq.store.manifest import MANIFEST_NAME, FileEntry, Manifest
+from hyperpq.store.manifest import FileEntry, Manifest
 from hyperpq.store.manifest_parser import (
     MAX_FILE_BYTES,
     check_present,
     is_current,
     is_file_name,
 )
-from hyperpq.store.place import Place, whole_directory
+from hyperpq.store.place import Place
 from hyperpq.store.rows import Rows
 from hyperpq.store.segments import check_deletions, check_next_id, check_position
-from hyperpq.store.shard import Shard
-from hyperpq.store.snapshot import Snapshot, open_snapshot, snapshot_of
+from hyperpq.store.snapshot import Snapshot, open_snapshot
+from hyperpq.store.snapshot_reader import SnapshotReader
 from hyperpq.store.swap import recover_directory
 from hyperpq.store.transaction import Transaction, make_folders, write_manifest
-from hyperpq.store.verify import REPORT_ENDINGS, Problem, is_report_name, verify_directory
+from hyperpq.store.verify import verify_directory
 from hyperpq.utils.files import (
     atomic_write,
     checksums,
     fsync_folder,
     make_folder,
-    os_errors,
-    read_regular,
-    torn_file,
 )
 
 Durability: TypeAlias = Literal["full", "fast"]
@@ -46,7 +42,7 @@ Durability: TypeAlias = Literal["full", "fast"]
 commit survives a kill, but a power cut may cost the index, which `IndexStore.verify` reports."""
 
 
-class IndexStore(Store):
+class IndexStore(SnapshotReader):
     """A store in an index directory: settings, checked files, and shards of codes as segments.
 
     An object shows one snapshot. Commits of another writer do not change it until `refresh` is
@@ -74,19 +70,12 @@ class IndexStore(Store):
     """
 
     def __init__(self, path: Path, snapshot: Snapshot) -> None:
-        self.path = path
+        super().__init__(path, snapshot)
         self.durability: Durability = "full"
         self.lock_timeout = 0.0
         self.read_only = False
-        self._snapshot = snapshot
         # The process in which `hold_lock` is active; a forked child does not hold the lock.
         self._lock_holder = 0
-
-    def __repr__(self) -> str:
-        return (
-            f"IndexStore({str(self.path)!r}, snapshot_number={self.snapshot_number}, "
-            f"ntotal={self.ntotal})"
-        )
 
     def __copy__(self) -> IndexStore:
         """Another object with the same snapshot, which does not hold the lock of this one."""
@@ -135,23 +124,6 @@ class IndexStore(Store):
             write_manifest(root, manifest)
         return cls(root, open_snapshot(root))
 
-    @staticmethod
-    def exists(path: str | os.PathLike[str]) -> bool:
-        """Whether a directory has the manifest of an index; its content is not checked.
-
-        Raises
-        ------
-        StoreError
-            If the system refuses to look.
-        """
-        manifest = whole_directory(Path(path)) / MANIFEST_NAME
-        with os_errors("look for", manifest):
-            try:
-                os.lstat(manifest)
-            except (FileNotFoundError, NotADirectoryError):
-                return False
-        return True
-
     @classmethod
     def open(
         cls, path: str | os.PathLike[str], *, verify: bool = False, read_only: bool = False
@@ -193,112 +165,6 @@ class IndexStore(Store):
         store.read_only = read_only
         return store
 
-    def refresh(self) -> bool:
-        """Show the snapshot that is on disk now; whether it is another one.
-
-        It may have other files, see `commit`: rows and `read_file` are always of one snapshot.
-
-        Raises
-        ------
-        StoreError
-            If another index has taken the place of this one.
-        CorruptIndexError, IndexNotFoundError
-            As `open`; this object then shows the same snapshot as before.
-        """
-        snapshot = open_snapshot(self.path, self._snapshot)
-        if not snapshot.manifest.follows(self._manifest):
-            raise StoreError(f"{self.path}: another index is in this place now; open it again.")
-        changed = snapshot.manifest != self._manifest
-        self._snapshot = snapshot
-        return changed
-
-    def show(self, manifest: Manifest) -> bool:
-        """Show the snapshot of a known manifest, unless later commits removed a part of it.
-
-        Parameters
-        ----------
-        manifest : Manifest
-            A manifest that this directory had.
-
-        Returns
-        -------
-        bool
-            Whether that snapshot is shown now; otherwise the one of before is.
-
-        Raises
-        ------
-        StoreError
-            If another index has taken the place of that one.
-        """
-        if not (self._manifest.follows(manifest) or manifest.follows(self._manifest)):
-            raise StoreError(f"{self.path}: another index is in this place now; open it again.")
-        if manifest != self._manifest:
-            try:
-                root = whole_directory(self.path)
-                self._snapshot = snapshot_of(root, manifest, self._snapshot)
-            except CorruptIndexError:
-                return False
-        return True
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the snapshot that is shown holds."""
-        return self._manifest
-
-    @property
-    def _manifest(self) -> Manifest:
-        return self._snapshot.manifest
-
-    @property
-    def segments(self) -> tuple[Shard, ...]:
-        """The rows in shards, in the order in which they were added."""
-        return self._snapshot.shards
-
-    @property
-    def snapshot_number(self) -> int:
-        """Number of the snapshot that this object shows: 1 for a new index, +1 a commit."""
-        return self._manifest.snapshot_number
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """A copy of the settings."""
-        return copy.deepcopy(self._manifest.settings)
-
-    @property
-    def next_id(self) -> int:
-        """The next id to give to a row, as the last commit set it."""
-        return self._manifest.next_id
-
-    @property
-    def file_names(self) -> list[str]:
-        """Names of the files that `read_file` reads."""
-        return sorted(self._manifest.files)
-
-    def fingerprint(self) -> str:
-        """Hash of the content, equal for equal indexes: XXH3-128, 32 hexadecimal digits."""
-        return self._manifest.fingerprint()
-
-    def read_file(self, name: str) -> bytes:
-        """Read one of the files of the snapshot that is shown, checked against its checksum.
-
-        It is there even if a later commit has replaced it.
-
-        Raises
-        ------
-        CorruptIndexError
-            If the manifest does not name it, or if it is altered.
-        """
-        entry = self._manifest.files.get(name)
-        if entry is None:
-            raise CorruptIndexError(
-                f"{self.path / MANIFEST_NAME}: the index has no file {name!r}; expected "
-                f"{', '.join(self.file_names) or 'none'}."
-            )
-        data = self._snapshot.files[name].tobytes()
-        if checksums(data) != entry.checksums:
-            raise torn_file(self.path / self._manifest.stored_name(name), "the checksum is wrong")
-        return data
-
     def write_report(self, name: str, data: bytes) -> None:
         """Write a file for people beside the index, whole or not at all, without a checksum.
 
@@ -317,23 +183,6 @@ class IndexStore(Store):
         self._check_report(name)
         with self._lock():
             atomic_write(self.path / name, data, alone=True)
-
-    def read_report(self, name: str) -> bytes | None:
-        """Read what `write_report` wrote under ``name``, or None if there is nothing."""
-        self._check_report(name)
-        path = whole_directory(self.path) / name
-        return read_regular(path, limit=MAX_FILE_BYTES) if os.path.lexists(path) else None
-
-    def _check_report(self, name: str) -> None:
-        if not is_report_name(name) or name in self._manifest.files:
-            raise InvalidInputError(
-                f"report is {name!r}; expected letters, digits, _ and - and an ending of "
-                f"{', '.join(REPORT_ENDINGS)}, and no file of the index."
-            )
-
-    def verify(self) -> list[Problem]:
-        """Check the directory as it stands on disk; see `verify_directory`."""
-        return verify_directory(self.path)
 
     def commit(
         self,
@@ -369,7 +218,7 @@ class IndexStore(Store):
         StoreError
             If the system refuses (disk full, I/O error, read-only). The snapshot before is intact.
         """
-        old = self._manifest
+        old = self.manifest
         new = replace(
             old,
             snapshot_number=old.snapshot_number + 1,
@@ -409,7 +258,7 @@ class IndexStore(Store):
             except BaseException:
                 transaction.abandon()
                 raise
-            remove_leftovers(self.path, self._manifest, sync=sync)
+            remove_leftovers(self.path, self.manifest, sync=sync)
 
     def compact(self) -> bool:
         """Join small shards and leave out deleted rows; whether there was anything to do.
@@ -424,11 +273,11 @@ class IndexStore(Store):
     def remove_leftovers(self) -> None:
         """Remove files that an interrupted commit has left; every commit does so at its end."""
         with self._lock():
-            if is_current(self.path, self._manifest):
+            if is_current(self.path, self.manifest):
                 # An earlier attempt may have failed when it made its manifest durable.
                 sync = self.durability == "full"
                 fsync_folder(self.path, sync=sync)
-                remove_leftovers(self.path, self._manifest, sync=sync)
+                remove_leftovers(self.path, self.manifest, sync=sync)
 
     @contextmanager
     def hold_lock(self) -> Iterator[None]:
