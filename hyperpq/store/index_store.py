@@ -159,7 +159,10 @@ class IndexStore(SnapshotReader):
         if verify:
             damage = [problem for problem in verify_directory(root) if problem.kind == "damage"]
             if damage:
-                more = f" There are {len(damage) - 1} more problems." if len(damage) > 1 else ""
+                others = len(damage) - 1
+                more = f" There are {others} more problems." if others else ""
+                if others == 1:
+                    more = " There is 1 more problem."
                 raise CorruptIndexError(f"{root / damage[0].file}: {damage[0].what}{more}")
         store = cls(root, open_snapshot(root))
         store.read_only = read_only

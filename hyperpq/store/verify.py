@@ -254,7 +254,9 @@ def _repeated_ids(shards: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[Probl
         if len(repeated) and not count:
             first = int(repeated[0])
         count += len(repeated)
-    if count:
+    if count == 1:
+        yield Problem("shards", f"the id {first} occurs more than once.")
+    elif count:
         yield Problem("shards", f"{count} ids occur more than once; the first is {first}.")
 
 

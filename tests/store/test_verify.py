@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_tools import make_rows, make_store
 
+from hyperpq.errors import CorruptIndexError
 from hyperpq.store import IndexStore, Rows, verify
 from hyperpq.utils.files import CHECKSUM_BLOCK
 
@@ -20,7 +21,10 @@ def test_verify_finds_ids_that_occur_twice_among_live_rows(tmp_path):
     (problem,) = store.verify()
     assert problem.kind == "damage"
     assert problem.what == "2 ids occur more than once; the first is 3."
-    store.commit(delete={0: [3], 1: [1]})
+    store.commit(delete={0: [3]})
+    (problem,) = store.verify()
+    assert problem.what == "the id 4 occurs more than once."
+    store.commit(delete={1: [1]})
     assert store.verify() == []
 
 
@@ -43,6 +47,8 @@ def test_repeated_ids_are_found_in_all_ranges(seed, shards, n):
         assert problems == []
         return
     first = f"{len(repeated)} ids occur more than once; the first is {repeated[0]}."
+    if len(repeated) == 1:
+        first = f"the id {repeated[0]} occurs more than once."
     assert [problem.what for problem in problems] == [first]
 
 
@@ -56,6 +62,21 @@ def test_verify_lists_garbage_and_opening_ignores_it(tmp_path):
     assert {p.kind for p in problems} == {"garbage"}
     store.commit(append=[make_rows(3, first=20)])
     assert "shards/000002.h5" not in [p.file for p in store.verify()]
+
+
+@pytest.mark.parametrize(
+    ("torn", "more"),
+    [(1, ""), (2, " There is 1 more problem."), (3, " There are 2 more problems.")],
+)
+def test_opening_names_one_problem_and_counts_the_others(tmp_path, torn, more):
+    store = IndexStore.create(tmp_path / "index", settings={}, files={})
+    store.commit(append=[make_rows(3, first=3 * i) for i in range(3)])
+    for shard in store.segments[:torn]:
+        (store.path / shard.entry.file).unlink()
+    with pytest.raises(CorruptIndexError) as caught:
+        IndexStore.open(store.path, verify=True)
+    missing = next(problem for problem in store.verify() if problem.kind == "damage")
+    assert str(caught.value) == f"{store.path / missing.file}: {missing.what}{more}"
 
 
 def test_damage_is_located(tmp_path):
