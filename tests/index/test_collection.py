@@ -419,7 +419,7 @@ def test_a_filter_by_a_column_that_is_not_there(rows, trained):
     """Text without quotes is taken for a column."""
     message = (
         "where names 'cats', which is no column of the index; expected one of id, path, size; text "
-        "is written in quotes, as in folder == 'cats'."
+        "is written in quotes within the condition, as in \"path == 'cats'\"."
     )
     with pytest.raises(InvalidInputError) as caught:
         rows.view().select(where="path == cats")
