@@ -74,7 +74,7 @@ def command(
                 **options.given(exclude=exclude, include_hidden=include_hidden),
             )
         facts = [
-            *output.changes(report, index_path),
+            *output.changes(report, images, index_path),
             ("images", f"{len(images):,}"),
             ("seconds", output.seconds(report.seconds)),
         ]

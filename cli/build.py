@@ -126,7 +126,11 @@ def command(
     facts: output.Facts = [("images", f"{report.images:,}")]
     is_new = report.added == report.images and not report.removed
     facts += [
-        *(output.unread if is_new else output.changes)(report, index_path),
+        *(
+            output.unread(report, index_path)
+            if is_new
+            else output.changes(report, index, index_path)
+        ),
         ("code", f"{codes.M * codes.nbits} bits, {codes.code_size} bytes per image"),
         ("seconds", output.seconds(report.seconds)),
         ("index", index_path),

@@ -23,5 +23,9 @@ def command(index_path: Path, as_json: bool) -> None:
         output.emit(json.dumps(for_json(sections), indent=1) + "\n")
         return
     for title, content in sections.items():
-        lines = output.table((f"  {key}", value) for key, value in content.items())
+        lines = output.table((f"  {key}", _shown(value)) for key, value in content.items())
         output.emit(f"{title}\n{lines}")
+
+
+def _shown(value: object) -> object:
+    return f"{value:,}" if isinstance(value, int) else value

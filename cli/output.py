@@ -185,7 +185,7 @@ def _near(path: bytes) -> str:
     return os.path.join(os.curdir, relative) if relative[0] in "-@" else relative
 
 
-def changes(report: BuildReport, index_path: Path) -> Facts:
+def changes(report: BuildReport, images: ImageIndex, index_path: Path) -> Facts:
     """What an update changed, and what it did not read."""
     facts: Facts = [("added", f"{report.added:,}"), ("removed", f"{report.removed:,}")]
     if report.moved:
@@ -193,7 +193,11 @@ def changes(report: BuildReport, index_path: Path) -> Facts:
     for former, present in report.places.items():
         facts.append(("folder", f"{quoted(present)}, which was {quoted(former)}"))
     if report.relearned:
-        facts.append(("learned again", report.relearned))
+        record = images.index.view().training
+        if record is None or record.learned:
+            facts.append(("learned again", report.relearned))
+        else:
+            facts.append(("fitted again", f"{report.relearned} (PCA and k-means)"))
     return facts + unread(report, index_path)
 
 

@@ -51,7 +51,7 @@ def command(
         output.emit_summary(
             [
                 ("images", f"{len(images):,}"),
-                *output.changes(report, index_path),
+                *output.changes(report, images, index_path),
                 ("seconds", output.seconds(report.seconds)),
                 ("index", index_path),
             ]

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hyperpq.index.hihpq_index import HiHPQIndex
     from hyperpq.index.path_map import Root
 
+# Rows whose paths are in memory at once.
+_BATCH = 1 << 16
+
 Section: TypeAlias = dict[str, str | int | float | None]
 """Values by their names, as JSON types."""
 
@@ -43,7 +46,8 @@ def describe(index_path: str | os.PathLike[str]) -> dict[str, Section]:
     try:
         sections["index"] = describe_index(path)
     except IndexNotFoundError:
-        sections["index"] = {"path": f"{path} (no index yet)"}
+        found = "no index here" if path.exists() else "no index yet"
+        sections["index"] = {"path": f"{path} ({found})"}
     return sections
 
 
@@ -115,7 +119,8 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
     }
     if images is not None:
         for number, root in enumerate(recorded_roots(index), 1):
-            out[f"folder {number}"] = _described(root)
+            kind = "image" if _is_image(root, index) else "folder"
+            out[f"{kind} {number}"] = _described(root)
         preprocessing = images.backbone.get("preprocessing", {})
         out["backbone"] = images.backbone["name"]
         out["weights"] = images.backbone.get("weights_hash")
@@ -129,6 +134,14 @@ def _kept(index: HiHPQIndex) -> str:
     if codec is None:
         return "none"
     return f"{codec.kind}, {codec.size:,} bytes each, {index.stats().feature_bytes:,} bytes in all"
+
+
+def _is_image(root: Root, index: HiHPQIndex) -> bool:
+    """Whether an index records a single image, which may be gone."""
+    if os.path.lexists(root.path):
+        return os.path.isfile(root.path)
+    rows = index.view().rows.batches(_BATCH)
+    return any(root.path in (batch.paths or ()) for batch in rows)
 
 
 def _described(root: Root) -> str:

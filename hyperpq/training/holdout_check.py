@@ -89,17 +89,17 @@ class HoldoutCheck:
         which draws noise together, too.
         """
         before, after = self.agreement(start), self.agreement(learned)
-        verdict = (
-            f"agreement of {len(self._best)} held-out items {after:.3f}, {before:.3f} at the start"
-        )
-        log.info("%s.", verdict)
-        gain = MIN_GAIN * (1 - before)
+        h, gain = len(self._best), MIN_GAIN * (1 - before)
+        log.info("agreement of %d held-out items %.3f, %.3f at the start.", h, after, before)
         if after - before >= gain:
             return True
         log.warning(
-            "learning gained too little (%s; expected %.3f or more): the codec stays PCA and "
-            "k-means; more items help.",
-            verdict,
+            "learning is left out, as it did not clearly improve the search for %d items that it "
+            "had not seen (agreement %.3f, %.3f without it; expected %.3f or more): the codes are "
+            "those of PCA and k-means, with which search works, too; with more items it may help.",
+            h,
+            after,
+            before,
             before + gain,
         )
         return False

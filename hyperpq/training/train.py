@@ -26,7 +26,12 @@ from hyperpq.training.recipe import Recipe
 from hyperpq.training.reconstruction import train_fidelity
 from hyperpq.training.repair import check_codes, refit_collapsed_codebooks
 from hyperpq.training.sampling import BatchSampler
-from hyperpq.training.split import TrainingSplit, split_rows
+from hyperpq.training.split import (
+    MIN_CHECKED_IMAGES,
+    MIN_TRAINING_IMAGES,
+    TrainingSplit,
+    split_rows,
+)
 from hyperpq.training.task import TrainingRun, TrainingTask
 from hyperpq.utils.devices import single_thread
 from hyperpq.utils.validation import as_choice
@@ -117,9 +122,12 @@ def _learn(
         with run.progress.phase("codebooks", None, ""):
             return finalizer.start(codec)
     if not split.is_enough:
+        n = len(split.check_rows)
         log.warning(
-            "%d items are too few to learn from: the codec is PCA and k-means.",
-            len(split.check_rows),
+            "%s too few to learn from, which takes %d or more: the codes are those of PCA and "
+            "k-means, with which search works, too.",
+            "1 item is" if n == 1 else f"{n:,} items are",
+            MIN_CHECKED_IMAGES if recipe.holdout_check else MIN_TRAINING_IMAGES,
         )
         with run.progress.phase("codebooks", None, ""):
             return finalizer.start(codec)

@@ -81,8 +81,10 @@ def test_add_and_query_and_verify(hyperpq, copy, drawn):
     text = ok(done, silent_stderr=False)
     # So small an index learns again with every image, and still by PCA and k-means.
     [warning] = done.stderr.decode().splitlines()
-    assert "too few to learn" in warning
-    assert "learned again" in text
+    assert warning.startswith("hyperpq: 25 items are too few to learn from, which takes 160")
+    assert fact(text, "fitted again") == (
+        "the index learned from 24 images and has 25 now (PCA and k-means)"
+    )
     assert fact(text, "added") == "1"
     assert fact(text, "images") == "25"
     assert fact(text, "skipped").startswith(f"1 (e.g. {new / 'broken.jpg'}: ")

@@ -11,6 +11,8 @@ from click.testing import CliRunner
 from hyperpq import ImageIndex
 from hyperpq.cli.main import cli
 from hyperpq.diagnostics import describe_index
+from hyperpq.images.roots import change_roots
+from hyperpq.index.path_map import Root
 
 
 def facts(done):
@@ -74,8 +76,8 @@ def test_features_are_kept_or_not(run, own):
     assert kept["objective"] == "semantic"
     assert kept["folder 1"] == str(own / "photos")
     before = (own / "hyperpq-index/codec.json").read_bytes()
-    assert run("build", "photos", "--no-relearn").get("learned again") is None
-    assert run("update", "--relearn")["learned again"] == "it was asked for"
+    assert run("build", "photos", "--no-relearn").get("fitted again") is None
+    assert run("update", "--relearn")["fitted again"] == "it was asked for (PCA and k-means)"
     assert (own / "hyperpq-index/manifest.json").exists()
     run("build", "photos", "--index", "bare", "--features", "none", "--exclude", "a*")
     bare = describe_index("bare")
@@ -83,6 +85,18 @@ def test_features_are_kept_or_not(run, own):
     assert bare["folder 1"] == f"{own / 'photos'} (without a*)"
     assert "keeps no features" in run("update", "--index", "bare", "--relearn", code=2)
     assert before
+
+
+def test_info_says_what_was_named(run, own, photos):
+    image = own / "photos" / photos[0].relative_to(photos[0].parents[1])
+    images = ImageIndex.open("hyperpq-index", device="cpu")
+    named = Root(os.fsencode(image), os.fsencode(image), exclude=("*.gif",))
+    change_roots(images.index, lambda roots: (*roots, named))
+    shown = describe_index("hyperpq-index")
+    assert shown["folder 1"] == str(own / "photos")
+    assert shown["image 2"] == f"{image} (without *.gif)"
+    image.unlink()  # the index still has it
+    assert describe_index("hyperpq-index")["image 2"] == f"{image} (not there, without *.gif)"
 
 
 def test_a_folder_that_is_gone_is_removed_only_if_that_is_meant(hyperpq, own):

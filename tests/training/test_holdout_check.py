@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -49,7 +50,9 @@ def test_without_structure_the_codec_is_its_start(make, caplog):
     x = make()
     with caplog.at_level(logging.WARNING):
         codec = train_codec(x, M=4, recipe=QUICK)
-    assert "learning gained too little" in caplog.text
+    said = r"learning is left out, .* for (\d+) items .* \(agreement 0\.\d+, 0\.\d+ without it; .*\)"
+    [(held_out,)] = [found.groups() for m in caplog.messages if (found := re.match(said, m))]
+    assert int(held_out) == len(hold_out(len(x), 0))
     start = train_codec(x, M=4, recipe=QUICK.replace(epochs=0))
     np.testing.assert_array_equal(codec.encode(x), start.encode(x))
     assert not codec.is_learned
@@ -67,7 +70,7 @@ def test_with_structure_it_learns_and_finds_more_of_the_class(caplog):
     x, labels = structured()
     with caplog.at_level(logging.INFO):
         codec = train_codec(x[:1300], M=2, recipe=QUICK)
-    assert "learning gained too little" not in caplog.text
+    assert "learning is left out" not in caplog.text
     assert "held-out items" in caplog.text
     start = train_codec(x[:1300], M=2, recipe=QUICK.replace(epochs=0))
 
@@ -121,10 +124,18 @@ def test_agreement_of_a_collapsed_codec_is_low():
     assert good <= 1
 
 
-def test_too_few_to_check(caplog):
-    x = noise(159)
+@pytest.mark.parametrize(
+    "n, check, said",
+    [
+        (159, True, "159 items are too few to learn from, which takes 160 or more: the codes are"),
+        (1, True, "1 item is too few to learn from, which takes 160 or more: the codes are those"),
+        (15, False, "15 items are too few to learn from, which takes 16 or more: the codes are"),
+    ],
+)
+def test_too_few_to_learn_from(caplog, n, check, said):
+    x = noise(n)
     with caplog.at_level(logging.WARNING):
-        codec = train_codec(x, M=2, recipe=QUICK)
-    assert "too few to learn from" in caplog.text
+        codec = train_codec(x, M=2, recipe=QUICK.replace(holdout_check=check))
+    assert any(message.startswith(said) for message in caplog.messages)
     assert not codec.is_learned
     assert to_files(codec).keys() == {"codec.safetensors", "codec.json"}
