@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
+_NO_EXCLUDE = "hyperpq.no_exclude"
 INDEX_NAME = "hyperpq-index"
 """Name of the directory of an index where no other is given."""
 # What is there while an index is replaced, or after that was interrupted.
@@ -174,16 +176,50 @@ dataset_option = click.option(
     help="Name of the array of an .npz file, the HDF5 dataset or the Parquet column, if a file has "
     "several.",
 )
-exclude_option = click.option(
-    "--exclude",
-    multiple=True,
-    metavar="PATTERN",
-    help="Exclude files and folders that match a pattern in .gitignore syntax. The option can be "
-    "repeated. A file .hyperpqignore in a folder has the same effect.",
-)
 hidden_option = click.option(
-    "--include-hidden", is_flag=True, help="Include hidden files and system folders."
+    "--include-hidden/--no-include-hidden",
+    default=False,
+    help="Include hidden files and system folders.",
 )
+
+
+def _patterns(
+    context: click.Context, _: click.Parameter, patterns: tuple[str, ...]
+) -> Sequence[str]:
+    """The patterns of --exclude; an empty list, which is no default, for --no-exclude."""
+    if not context.meta.get(_NO_EXCLUDE):
+        return patterns
+    if patterns:
+        raise click.UsageError("--exclude and --no-exclude exclude each other; choose one.")
+    return []
+
+
+def _without_patterns(context: click.Context, _: click.Parameter, is_given: bool) -> None:
+    context.meta[_NO_EXCLUDE] = is_given
+
+
+def exclude_option(command: F) -> F:
+    """The options that say what is not listed."""
+    for option in (
+        click.option(
+            "--no-exclude",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_without_patterns,
+            help="Exclude nothing any more: the index records the patterns of a folder.",
+        ),
+        click.option(
+            "--exclude",
+            multiple=True,
+            metavar="PATTERN",
+            callback=_patterns,
+            help="Exclude files and folders that match a pattern in .gitignore syntax. The option "
+            "can be repeated. A file .hyperpqignore in a folder has the same effect.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 relearn_option = click.option(
@@ -238,12 +274,15 @@ def training_options(command: F) -> F:
 
 def given(**options: Any) -> dict[str, Any]:
     """The options that the user has given."""
-    # By identity: 0 is a value, though it equals False.
-    return {
-        name: value
-        for name, value in options.items()
-        if value is not None and value is not False and value != ()
-    }
+    context = click.get_current_context()
+
+    def is_given(name: str, value: object) -> bool:
+        # By identity: 0 is a value, though it equals False.
+        if value is False:
+            return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        return value is not None and value != ()
+
+    return {name: value for name, value in options.items() if is_given(name, value)}
 
 
 def refuse(what: str, instead: str, **options: Any) -> None:
