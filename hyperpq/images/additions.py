@@ -95,7 +95,7 @@ class Additions:
         if record is None or WARNING_POLICY.reason(before, record) is not None:
             return
         if reason := WARNING_POLICY.reason(len(self._images), record):
-            log.warning("%s, so it finds less than it could; call retrain().", reason)
+            log.warning("%s, so its results are worse than they could be; call retrain().", reason)
 
     def _add_batch(
         self, rows: Sequence[int], added: Added, options: ReadOptions, phase: Phase
@@ -184,6 +184,11 @@ def _as_names(sources: list[Source], names: str | Sequence[str | None] | None) -
             )
         else:
             raise InvalidInputError(f"names[{row}] is {name!r}; expected a text that is not empty.")
+        if path.startswith(b":") and path.lstrip(b":").startswith(b"/"):
+            raise InvalidInputError(
+                f"names[{row}] is {name!r}; expected no colon before a / at its beginning, as the "
+                "index stores paths of its own in this way."
+            )
         if path in out:
             raise InvalidInputError(
                 f"images[{out[path]}] and images[{row}] have the name {os.fsdecode(path)!r}; "

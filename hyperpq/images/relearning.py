@@ -74,7 +74,7 @@ class RelearnPolicy:
     def reason(
         self, n: int, record: TrainingRecord, unlike: float = 0.0, train_size: int = TRAIN_SIZE
     ) -> str | None:
-        """Why the codec does not fit, as a sentence; None if it does.
+        """Why the codec does not fit, in words that need no knowledge of codecs; None if it does.
 
         Parameters
         ----------
@@ -89,9 +89,10 @@ class RelearnPolicy:
         """
         usable, limits = min(n, train_size), self.limits_of(record.n)
         if record.n < MIN_CHECKED_IMAGES <= usable or usable > limits.growth * record.n:
-            return f"the codec was learned from {record.n:,} of the images, and there are {n:,} now"
+            return f"the index learned from {record.n:,} images and has {n:,} now"
         if unlike >= limits.unlike:
-            return f"{unlike:.0%} of the images are unlike those that the codec was learned from"
+            of = "of another kind than those that the index learned from"
+            return f"{unlike:.0%} of the images are {of}"
         return None
 
 
@@ -151,13 +152,13 @@ def relearn_if_needed(
     if reason is None:
         return None
     if not automatic:
-        log.warning("%s, so it finds less than it could; %s", reason, _remedy(index))
+        log.warning("%s, so its results are worse than they could be; %s", reason, _remedy(index))
         return None
-    log.info("%s: it is learned again.", reason)
+    log.info("%s: it learns again.", reason)
     try:
         index.retrain(train_size=train_size, seed=seed, progress=progress)
     except (TrainingError, MissingDependencyError) as error:
-        log.warning("%s, but learning again failed, so it stays as it was: %s", reason, error)
+        log.warning("%s, but it could not learn again and stays as it was: %s", reason, error)
         return None
     return reason
 
@@ -179,22 +180,22 @@ def describe_training(index: IndexView, noun: str = "images") -> dict[str, str]:
     """
     record = index.training
     if record is None:
-        few = _sampled(index)
-        known = "not recorded" if few is None else f"{few:,} {noun} or more; not recorded exactly"
-        return {"learned from": known}
-    how = "" if record.learned else "; PCA and k-means, as they were too few or learning of no use"
-    out = {"learned from": f"{record.n:,} {noun}{how}"}
+        return {"learned from": _known_number(index, noun)}
+    how = "" if record.learned else "; PCA and k-means, as learning needs more or gained nothing"
+    out = {"learned from": f"{_counted(record.n, noun)}{how}"}
     if not index.ntotal:
         return out
     unlike = _unlike(index, record)
     reason = POLICY.reason(index.ntotal, record, unlike)
-    which = f"all {record.n:,}" if record.n == index.ntotal else f"{record.n:,}"
+    which = _counted(record.n, noun)
     if record.n < index.ntotal:
-        which += f" of {index.ntotal:,}"
+        which = f"{record.n:,} of {index.ntotal:,} {noun}"
+    elif 1 < record.n == index.ntotal:
+        which = f"all {which}"
     kind = f"{unlike:.0%} are of another kind" if unlike >= 0.005 else "all are of the same kind"
     by = "hyperpq update --relearn" if noun == "images" else "retrain()"
     verdict = "good" if reason is None else f"outgrown, learn again with {by}"
-    out["fit"] = f"{verdict}: learned from {which} {noun}, {kind}"
+    out["fit"] = f"{verdict}: learned from {which}, {kind}"
     return out
 
 
@@ -209,7 +210,7 @@ def _reason(policy: RelearnPolicy, view: IndexView, train_size: int) -> str | No
     few = None if view.has_features else _sampled(view)
     if few is None or min(n, train_size) <= policy.limits_of(few).growth * few:
         return None
-    return f"the codec was learned from about {few:,} images, and there are {n:,} now"
+    return f"the index learned from about {few:,} images and has {n:,} now"
 
 
 def _unlike(view: IndexView, record: TrainingRecord) -> float:
@@ -227,8 +228,23 @@ def _sampled(view: IndexView) -> int | None:
     return len(codec.sample) if isinstance(codec, LearnedCodec) else None
 
 
+def _known_number(view: IndexView, noun: str) -> str:
+    """How many vectors a codec was learned from, as far as its sample tells."""
+    from hyperpq.codec.learned import SAMPLE_SIZE
+
+    few = _sampled(view)
+    if few is None:
+        return "not recorded"
+    # Of more than `SAMPLE_SIZE`, every second or third is kept, which is more than half of that.
+    return _counted(few, noun) + (" or more" if few > SAMPLE_SIZE // 2 else "")
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun.removesuffix('s') if n == 1 else noun}"
+
+
 def _remedy(index: HiHPQIndex) -> str:
     if index.has_features:
-        return "learn it again with --relearn or by retrain()."
+        return "let it learn again: `hyperpq update --relearn`, or images.retrain() in Python."
     name = "the index" if index.path is None else os.fsdecode(index.path)
-    return f"{name} keeps no features to learn again from, so build it anew with --overwrite."
+    return f"{name} keeps no features to learn from, so build it anew with --overwrite."

@@ -50,7 +50,7 @@ def test_an_update_learns_again_from_the_kept_features(grown, place, nothing_is_
     assert before.index.training.n == 20
     network, progress = Grid(), SilentProgress()
     index, report = update([grown / "p"], place / "index", network, progress=progress)
-    assert report.relearned == ("the codec was learned from 20 of the images, and there are 60 now")
+    assert report.relearned == "the index learned from 20 images and has 60 now"
     assert (network.seen, report.added, report.removed, len(index)) == (0, 0, 0, 60)
     assert index.index.training.n == 60
     assert index.index.collection.snapshot == before.index.collection.snapshot + 1
@@ -73,7 +73,7 @@ def test_the_same_seed_learns_the_same_codec(grown, place, tmp_path):
 def test_when_it_is_not_learned_again(grown, place, caplog):
     index, report = update([grown / "p"], place / "index", relearn="never")
     assert (report.relearned, index.index.training.n) == (None, 20)
-    assert "learned from 20 of the images, and there are 60 now" in caplog.text
+    assert "the index learned from 20 images and has 60 now" in caplog.text
     assert "--relearn" in caplog.text
     with pytest.raises(InvalidInputError, match="relearn is 'later'; expected 'auto'"):
         update([grown / "p"], place / "index", relearn="later")
@@ -87,7 +87,7 @@ def test_without_features_a_warning_names_the_remedy(tmp_path, caplog):
     fill(folder, 25, start=20)
     _, report = update([folder], tmp_path / "index")
     assert report.relearned is None
-    assert "keeps no features to learn again from, so build it anew with --overwrite" in caplog.text
+    assert "keeps no features to learn from, so build it anew with --overwrite" in caplog.text
     fill(folder, 1, start=50)
     before = tree(tmp_path / "index")
     with pytest.raises(InvalidInputError, match="the index keeps no features"):

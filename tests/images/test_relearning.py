@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+import torch
 
 from hyperpq import HiHPQIndex
 from hyperpq.errors import InvalidInputError, TrainingError
@@ -64,7 +65,7 @@ def test_growth(before, now, expected):
     reason = RelearnPolicy().reason(now, record(before))
     assert (reason is not None) == expected
     if reason:
-        assert f"learned from {before:,} of the images, and there are {now:,} now" in reason
+        assert reason == f"the index learned from {before:,} images and has {now:,} now"
 
 
 def test_growth_up_to_a_sample_of_ones_own():
@@ -80,7 +81,9 @@ def test_images_of_another_kind(n, unlike, expected):
     reason = RelearnPolicy().reason(n, record(n), unlike)
     assert (reason is not None) == expected
     if reason:
-        assert reason.endswith("% of the images are unlike those that the codec was learned from")
+        assert reason.endswith(
+            "% of the images are of another kind than those that the index learned from"
+        )
 
 
 def test_learning_begins_with_160_images():
@@ -108,7 +111,7 @@ def test_growth_is_learned_from():
     index = make_index(features(0, 300, 1))
     before = index.codec
     index.add(features(0, 60, 2))
-    assert "learned from 300 of the images, and there are 360" in relearn_if_needed(index)
+    assert relearn_if_needed(index) == "the index learned from 300 images and has 360 now"
     assert index.codec is not before
     assert index.training.n == 360
     # It fits then.
@@ -118,7 +121,7 @@ def test_growth_is_learned_from():
 def test_another_kind_is_learned_from():
     index = make_index(features(0, 1200, 1))
     index.add(features(1, 50, 2))
-    assert "unlike" in relearn_if_needed(index)
+    assert "of another kind" in relearn_if_needed(index)
     assert index.training.n == 1250
     assert relearn_if_needed(index) is None
 
@@ -133,8 +136,10 @@ def test_never_warns_and_names_the_remedy(caplog):
     assert relearn_if_needed(index, "never") is None
     assert index.codec is codec
     (warning,) = caplog.records
-    assert "learned from 200 of the images, and there are 401 now" in warning.message
-    assert "--relearn or by retrain()" in warning.message
+    assert warning.message == (
+        "the index learned from 200 images and has 401 now, so its results are worse than they "
+        "could be; let it learn again: `hyperpq update --relearn`, or images.retrain() in Python."
+    )
 
 
 def test_without_features_it_warns_and_names_the_remedy(caplog):
@@ -145,8 +150,8 @@ def test_without_features_it_warns_and_names_the_remedy(caplog):
     index.add(features(0, 1, 3))
     assert relearn_if_needed(index) is None
     (warning,) = caplog.records
-    assert "learned from about 200 images, and there are 401 now" in warning.message
-    assert "keeps no features to learn again from, so build it anew" in warning.message
+    assert "the index learned from about 200 images and has 401 now" in warning.message
+    assert "keeps no features to learn from, so build it anew" in warning.message
 
 
 def test_a_codec_that_was_given_is_left_alone(caplog):
@@ -186,7 +191,7 @@ def test_a_failure_keeps_what_is_stored(monkeypatch, caplog):
     monkeypatch.setattr(index, "retrain", fail)
     with caplog.at_level(logging.WARNING):
         assert relearn_if_needed(index) is None
-    assert "learning again failed, so it stays as it was: training diverged." in caplog.text
+    assert "it could not learn again and stays as it was: training diverged." in caplog.text
     assert index.codec is codec
     assert index.ntotal == 400
     with pytest.raises(TrainingError):
@@ -219,8 +224,10 @@ def test_description():
 
 def test_description_without_a_record():
     index = make_index(features(0, 200, 1), keep="none")
-    shown = describe_training(index.view())
-    assert shown == {"learned from": "200 images or more; not recorded exactly"}
+    assert describe_training(index.view()) == {"learned from": "200 images"}
+    for n, said in ((1, "1 image"), (4096, "4,096 images"), (4097, "4,097 images or more")):
+        index.codec.keep_sample(torch.zeros(n, 1, 1))
+        assert describe_training(index.view()) == {"learned from": said}
     index.add(features(0, 1, 1))
     plain = HiHPQIndex(D, M=2, nbits=4, metric="l2", device="cpu")
     plain.train(features(0, 200, 1))

@@ -132,6 +132,7 @@ def test_more_images_than_a_commit_holds(opened, monkeypatch):
         (["p.png", "./p.png"], None, r"images\[0\] and images\[1\] have the name '.*/p.png'"),
         ([b""], [""], r"names\[0\] is ''; expected a text that is not empty"),
         ([b""], [3], r"names\[0\] is 3; expected a text"),
+        ([b""], ["::/a"], r"names\[0\] is '::/a'; expected no colon before a /"),
         ([3], ["a"], r"images\[0\] is of type int"),
     ],
 )
@@ -165,8 +166,8 @@ def test_a_codec_that_was_learned_from_half_of_the_images_is_warned_of_once(open
     assert len(index) == 55
     said = [r.getMessage() for r in caplog.records if "retrain()" in r.getMessage()]
     assert said == [
-        "the codec was learned from 20 of the images, and there are 41 now, so it finds less than "
-        "it could; call retrain()."
+        "the index learned from 20 images and has 41 now, so its results are worse than they could "
+        "be; call retrain()."
     ]
     reader = ImageIndex.open(index.index.path, backbone=Grid(), device="cpu")
     seen = index.backbone.seen
