@@ -190,11 +190,12 @@ def run() -> int:
     interrupts.handle_signals()
     try:
         code = cli(prog_name="hyperpq", standalone_mode=False)
-    except click.Abort:
-        # A signal came between parsing and running.
+        interrupts.release_signals()
+    except (click.Abort, KeyboardInterrupt):
+        # A signal came between parsing and running, or after a command has ended.
+        interrupts.release_signals()
         click.echo("hyperpq: interrupted.", err=True)
         code = interrupts.exit_code()
-    interrupts.release_signals()
     return code or 0
 
 

@@ -102,6 +102,71 @@ def test_ctrl_c_is_not_lost_while_modules_load(tmp_path):
     assert done.stdout == "interrupted\n"
 
 
+DISCARDING = {
+    "a weak reference": (
+        "thing = set()\nreference = weakref.ref(thing, lambda _: stop())\ntry:\n    del thing\n"
+    ),
+    "__del__": (
+        "class Thing:\n    def __del__(self): stop()\nthing = Thing()\ntry:\n    del thing\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("where", DISCARDING)
+def test_ctrl_c_is_not_lost_where_python_discards_it(where):
+    program = (
+        "import os, signal, time, weakref\n"
+        "from hyperpq.cli.interrupts import handle_signals\n"
+        "handle_signals()\n"
+        "def stop():\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(0.01)\n"
+        f"{DISCARDING[where]}"
+        "    time.sleep(30)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    done = run_program(program)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+def test_other_exceptions_that_python_discards_are_shown():
+    program = (
+        "from hyperpq.cli.interrupts import handle_signals\n"
+        "handle_signals()\n"
+        "class Thing:\n    def __del__(self): 1 / 0\n"
+        "Thing()\n"
+    )
+    assert "ZeroDivisionError" in run_program(program).stderr
+
+
+@pytest.mark.parametrize(
+    "at_the_end, code, said",
+    [
+        ("os.kill(os.getpid(), signal.SIGINT)", 130, "hyperpq: interrupted.\n"),
+        # Delayed, as while a module is loaded, until after the command.
+        ("signal.setitimer(signal.ITIMER_REAL, 0.05) and None", 0, ""),
+    ],
+    ids=["at once", "delayed"],
+)
+def test_ctrl_c_at_the_end_of_a_command(at_the_end, code, said):
+    program = (
+        "import atexit, os, signal, time\n"
+        "from hyperpq.cli import main\n"
+        f"main.cli = lambda **options: {at_the_end}\n"
+        "atexit.register(time.sleep, 0.1)\n"
+        "main.main()\n"
+    )
+    done = run_program(program)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+
+
+def run_program(program):
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, preexec_fn=heed_signals
+    )
+
+
 def test_ctrl_c_elsewhere(place, tmp_path):
     os.mkfifo(tmp_path / "names")
     command = [sys.executable, "-m", "hyperpq", "query", f"@{tmp_path / 'names'}"]
