@@ -23,7 +23,8 @@ def command(paths: tuple[Path, ...], missing: bool, index_path: Path, quiet: boo
     """Remove images from an index and no longer update their folders.
 
     PATH is a folder or an image, which need not exist any more. No file but those of the index is
-    touched.
+    touched. Images of a part of a folder that the index records are added again by the next update,
+    unless they are excluded or moved away; the summary says so.
     """
     if not paths and not missing:
         raise click.UsageError("expected folders or images PATH, or --missing.")
@@ -37,4 +38,5 @@ def command(paths: tuple[Path, ...], missing: bool, index_path: Path, quiet: boo
         facts: output.Facts = [("removed", f"{report.removed:,}")]
         if report.kept:
             facts.append(("kept", f"{report.kept:,} that may be on a disk that is not mounted"))
-        output.emit_summary([*facts, ("left", f"{len(images):,}"), ("index", index_path)])
+        facts += [("left", f"{len(images):,}"), *output.added_again(report)]
+        output.emit_summary([*facts, ("index", index_path)])

@@ -16,7 +16,7 @@ from hyperpq.cli import streams
 from hyperpq.cli.text import escaped, name, quoted, word
 
 if TYPE_CHECKING:
-    from hyperpq.images import ImageIndex
+    from hyperpq.images import ForgetReport, ImageIndex
     from hyperpq.images.build import BuildReport
     from hyperpq.progress import SilentProgress
 
@@ -199,6 +199,18 @@ def changes(report: BuildReport, images: ImageIndex, index_path: Path) -> Facts:
         else:
             facts.append(("fitted again", f"{report.relearned} (PCA and k-means)"))
     return facts + unread(report, index_path)
+
+
+def added_again(report: ForgetReport) -> Facts:
+    """How many images the next update adds again, and how to prevent that."""
+    return [
+        (
+            "next update",
+            f"adds {count:,} again from {quoted(folder)}; to prevent that, exclude them (a file "
+            ".hyperpqignore, or --exclude) or move them away",
+        )
+        for folder, count in report.again.items()
+    ]
 
 
 def unread(report: BuildReport, index_path: Path) -> Facts:

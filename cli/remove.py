@@ -35,13 +35,14 @@ def command(folders: tuple[Path, ...], index_path: Path, where: str | None, quie
         from hyperpq.images import ImageIndex
 
         images = ImageIndex.open(index_path, device="cpu")
-        removed, index = images.remove(folders), images.index
+        report, index = images.forget(folders), images.index
+        removed, again = report.removed, output.added_again(report)
     else:
         from hyperpq.index import HiHPQIndex
 
         if not quiet:
             output.warn_of_values(index_path, where)
         index = HiHPQIndex.load(index_path, device="cpu")
-        removed = index.remove_ids(where=where)
+        removed, again = index.remove_ids(where=where), []
     if not quiet:
-        output.emit_summary([("removed", f"{removed:,}"), ("left", f"{index.ntotal:,}")])
+        output.emit_summary([("removed", f"{removed:,}"), ("left", f"{index.ntotal:,}"), *again])

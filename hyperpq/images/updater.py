@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from hyperpq.images.changes import (
     Changes,
     compare,
     entries,
+    file_exists,
     folder_names,
     is_below,
     is_gone,
@@ -26,7 +28,14 @@ from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.listing import PathLike, as_roots
 from hyperpq.images.moves import HASH, find_moves
 from hyperpq.images.results import UpdateReport
-from hyperpq.images.roots import change_roots, present_roots, recorded_roots, unmounted, without
+from hyperpq.images.roots import (
+    Roots,
+    change_roots,
+    present_roots,
+    recorded_roots,
+    unmounted,
+    without,
+)
 from hyperpq.progress import Progress, ProgressLike, as_progress
 from hyperpq.store.columns import TIME
 
@@ -49,10 +58,14 @@ class ForgetReport:
         Number of images that the index has no longer.
     kept : int
         Number of images whose files are not there, but may be on a disk that is not mounted.
+    again : dict of bytes to int
+        Recorded folders that have removed images, and how many: the next update adds them again,
+        unless they are excluded there or moved away.
     """
 
     removed: int
     kept: int = 0
+    again: dict[bytes, int] = field(default_factory=dict)
 
 
 class Updater:
@@ -204,7 +217,7 @@ class Updater:
             Folders or images, which need not exist any more: the images at or below them are
             removed, and what of them is a recorded folder is not brought up to date by later
             updates. Images that are still below another recorded folder are added again by the
-            next update of that one.
+            next update of that one, see `ForgetReport.again`.
         missing : bool
             Whether to remove only images whose files are gone, of all folders or of ``paths``. A
             folder that does not exist any more may be among them. An image is kept whose file may
@@ -263,7 +276,7 @@ class Updater:
             change_roots(self._index, lambda roots: without(roots, folders))
             if not missing:
                 skipped_files.update_report(collection, {}, (), folders)
-        return ForgetReport(removed, kept)
+        return ForgetReport(removed, kept, _listed_again(recorded_roots(self._index), images))
 
     def _unmounted(self) -> set[bytes]:
         """The recorded folders of whose images nothing is known now."""
@@ -324,6 +337,18 @@ def has_hashes(images: ImageIndex) -> bool:
     """Whether an index has the column `HASH`; it gets one with its first images."""
     names = images.index.collection.view().attribute_names
     return not names or HASH in names
+
+
+def _listed_again(roots: Roots, removed: Mapping[int, bytes]) -> dict[bytes, int]:
+    """Recorded folders, and how many of the removed images are still in each."""
+    count: Counter[bytes] = Counter()
+    ends = [(root.path, (os.path.join(root.path, b""),)) for root in roots]
+    for path in removed.values():
+        # Of two folders, the one that is in the other.
+        inside = [root for root, end in ends if is_below(path, end)]
+        if inside and file_exists(path):
+            count[max(inside, key=len)] += 1
+    return dict(sorted(count.items()))
 
 
 def _attributes(files: Sequence[ImageFile]) -> dict[str, Any]:

@@ -466,6 +466,8 @@ def test_forget_images_and_folders(place):
     assert [root.path for root in recorded_roots(index.index)] == [os.fsencode(place / "p")]
     report = Updater(index).forget([place / "p/a/000.png", place / "p/b"])
     assert (report.removed, report.kept, len(index)) == (5, 0, 5)
+    # The report says that they are added again.
+    assert report.again == {os.fsencode(place / "p"): 5}
     before = tree(place / "index")
     with pytest.raises(InvalidInputError, match=r"/nowhere has no image in .*index; expected"):
         Updater(index).forget([place / "p", place / "nowhere"])
@@ -475,7 +477,8 @@ def test_forget_images_and_folders(place):
     # What is still there is added again with its folder.
     index, report = update([place / "p"], place / "index")
     assert (report.added, len(index)) == (5, 10)
-    assert Updater(index).forget(place).removed == 10
+    report = Updater(index).forget(place)
+    assert (report.removed, report.again) == (10, {})
     with pytest.raises(InvalidInputError, match="records no folder"):
         update_index(None, place / "index", backbone=Grid())
 
@@ -509,7 +512,7 @@ def test_forget_what_is_missing(place):
     (place / "s").rename(place / "away")
     (place / "s").symlink_to("nowhere")
     report = Updater(index).forget(place / "p", missing=True)
-    assert (report.removed, report.kept, len(index)) == (5, 0, 13)
+    assert (report.removed, report.kept, report.again, len(index)) == (5, 0, {}, 13)
     before = opened(place)
     report = Updater(index).forget(missing=True)
     assert (report.removed, report.kept, len(index)) == (2, 4, 11)
