@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images.changes import entries, state_of
 from hyperpq.images.extract import Features, ReadOptions, extract_features
-from hyperpq.images.relearning import WARNING_POLICY
+from hyperpq.images.relearning import warn_of_growth
 from hyperpq.images.sources import EncodedImage, Source
 from hyperpq.images.updater import SEGMENT_SIZE, Updater, has_hashes
 from hyperpq.progress import Phase, ProgressLike, as_progress
@@ -25,8 +24,6 @@ from hyperpq.store.columns import TIME
 
 if TYPE_CHECKING:
     from hyperpq.images.image_index import ImageIndex
-
-log = logging.getLogger(__name__)
 
 # Names that are looked up one by one, which takes 20 ms each in 10 million rows; more of them are
 # found in a pass over all rows, which takes 10 s.
@@ -86,16 +83,8 @@ class Additions:
             for start in range(0, len(self._sources), SEGMENT_SIZE):
                 rows = range(start, min(start + SEGMENT_SIZE, len(self._sources)))
                 self._add_batch(rows, added, options, phase)
-        self._warn_of_growth(before)
+        warn_of_growth(self._index, before)
         return added
-
-    def _warn_of_growth(self, before: int) -> None:
-        """Say once that learning again would be of use, by the numbers of images alone."""
-        record = self._index.training
-        if record is None or WARNING_POLICY.reason(before, record) is not None:
-            return
-        if reason := WARNING_POLICY.reason(len(self._images), record):
-            log.warning("%s, so its results are worse than they could be; call retrain().", reason)
 
     def _add_batch(
         self, rows: Sequence[int], added: Added, options: ReadOptions, phase: Phase

@@ -152,7 +152,7 @@ def relearn_if_needed(
     if reason is None:
         return None
     if not automatic:
-        log.warning("%s, so its results are worse than they could be; %s", reason, _remedy(index))
+        _warn(reason, _remedy(index))
         return None
     log.info("%s: it learns again.", reason)
     try:
@@ -161,6 +161,25 @@ def relearn_if_needed(
         log.warning("%s, but it could not learn again and stays as it was: %s", reason, error)
         return None
     return reason
+
+
+def warn_of_growth(index: HiHPQIndex, before: int) -> None:
+    """Warn, once, that learning again would be of use, by the numbers of images alone.
+
+    Nothing is said of an index without a record of what its codec was learned from.
+
+    Parameters
+    ----------
+    index : HiHPQIndex
+        Images, some of which were just added.
+    before : int
+        Number of images before that.
+    """
+    record = index.training
+    if record is None or WARNING_POLICY.reason(before, record) is not None:
+        return
+    if reason := WARNING_POLICY.reason(index.ntotal, record):
+        _warn(reason, "call retrain().")
 
 
 def describe_training(index: IndexView, noun: str = "images") -> dict[str, str]:
@@ -197,6 +216,10 @@ def describe_training(index: IndexView, noun: str = "images") -> dict[str, str]:
     verdict = "good" if reason is None else f"outgrown, learn again with {by}"
     out["fit"] = f"{verdict}: learned from {which}, {kind}"
     return out
+
+
+def _warn(reason: str, remedy: str) -> None:
+    log.warning("%s, so its results are worse than they could be; %s", reason, remedy)
 
 
 def _reason(policy: RelearnPolicy, view: IndexView, train_size: int) -> str | None:
