@@ -322,7 +322,8 @@ class ImageIndex:
         names : str or sequence of str, optional
             What the index calls the images: the ``path`` of results. An image that is given by its
             path has that as its name by default; all others need one. A name that is no absolute
-            path stands for an image without a file, which no update removes.
+            path stands for an image without a file, which no update removes. No name begins with
+            ``:/``.
         workers : int
             Number of decoding threads; 0 means one per core.
         progress : Progress or bool, optional
@@ -344,8 +345,10 @@ class ImageIndex:
         -----
         An image whose name the index has already takes the place of the one with that name, and has
         a new id. A file that has not changed is not read again, and keeps its id. Each 4,096 images
-        are added in one transaction. The codec stays as it is, and a warning says when `retrain`
-        would be of use.
+        are added in one transaction. The codec stays as it is. One warning says that `retrain`
+        would be of use: when there are more than twice as many images as the codec was learned
+        from, or 160 and it was learned from fewer, in an index that has a record of that (with kept
+        features and a codec of its own). It does not depend on what the images show.
         """
         return Additions(self, as_sources(images), names).add(workers, progress)
 
