@@ -59,7 +59,7 @@ def test_every_command_and_option_has_help(name):
 
 def test_every_file_of_the_command_line_is_a_command():
     helpers = {"__init__", "main", "formats", "interrupts", "options", "output", "streams", "text"}
-    helpers |= {"query_vectors"}
+    helpers |= {"conditions", "index_kind", "query_vectors"}
     assert {file.stem for file in (ROOT / "cli").glob("*.py")} - helpers == {
         MODULES.get(name, name) for name in COMMANDS
     }
@@ -100,6 +100,20 @@ def test_every_package_is_in_the_table_of_the_architecture():
         for file in re.findall(r"`([a-z_0-9/]+)`", files):
             if file != "fidelity":
                 assert any((folder / f"{file}{end}").exists() for end in (".py", "")), file
+
+
+def test_every_module_is_in_the_table_of_the_architecture():
+    """With its package; commands of the command line are in the reference instead."""
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    section = text.partition("\n## Packages\n")[2].partition("\n## ")[0]
+    commands = {f"cli/{MODULES.get(name, name)}" for name in COMMANDS}
+    missing = set()
+    for name, files in re.findall(r"^\| `(\w+)` \| .+? \| (.+) \|$", section, flags=re.MULTILINE):
+        folder = ROOT / name if (ROOT / name).is_dir() else ROOT / "hyperpq" / name
+        modules = {file.relative_to(folder).with_suffix("") for file in folder.rglob("*.py")}
+        names = set(re.findall(r"`([\w/]+)`", files)) | {"__init__", "build/__init__"}
+        missing |= {f"{name}/{module}" for module in map(str, modules) if module not in names}
+    assert not missing - commands
 
 
 def test_functions_of_the_architecture_exist():
