@@ -142,6 +142,10 @@ def _message(error: click.UsageError) -> str:
     """The message of click; a mistyped option is answered with the nearest."""
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return error.format_message()
+    # Names of files that begin with a dash look like options.
+    file = next((word for word in sys.argv[1:] if word[:1] == "-" and os.path.lexists(word)), None)
+    if file is not None:
+        return f"no such option {error.option_name!r}; the file of that name is ./{file}"
     known = [name for p in error.ctx.command.get_params(error.ctx) for name in p.opts]
     return f"no such option {error.option_name!r}{did_you_mean(error.option_name, known)}"
 

@@ -94,6 +94,11 @@ def query_paths(names: Sequence[str], stdin: BinaryIO, *, null: bool = False) ->
         if name == "-":
             out += _listed("stdin", stdin.read, null)
         elif name.startswith("@"):
+            if os.path.lexists(name) and not os.path.lexists(name[1:]):
+                raise InvalidInputError(
+                    f"{name} is the list {name[1:]}, which does not exist; the image of that name "
+                    f"is ./{name}."
+                )
             out += _listed(name[1:], Path(name[1:]).read_bytes, null)
         elif os.path.isdir(name):
             listing = _below(os.fsencode(name))

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from hyperpq.images.changes import file_exists
 from hyperpq.images.moves import HASH
 from hyperpq.images.results import AttributeValue, Result
 from hyperpq.index.calibration import EXACT
-from hyperpq.store.columns import TIME
+from hyperpq.store.columns import values_of
 from hyperpq.utils.validation import as_count, as_number
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class _Details:
     def of(cls, rows: IndexView, ids: NDArray[np.int64]) -> _Details:
         labels = ids.tolist()
         columns = {
-            name: _values(column)
+            name: values_of(column)
             for name, column in rows.attributes_of(ids).items()
             # It tells a moved file from a new one, and says nothing of an image.
             if name != HASH
@@ -84,11 +84,6 @@ class _Details:
                 for label, row in zip(labels, values, strict=True)
             },
         )
-
-
-def _values(column: NDArray[Any]) -> list[AttributeValue]:
-    # As a list, times of nanoseconds would be integers.
-    return list(column) if column.dtype == TIME else column.tolist()
 
 
 @dataclass(frozen=True)

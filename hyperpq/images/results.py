@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.store.columns import TIME
+from hyperpq.store.columns import TIME, as_json
 from hyperpq.utils.json_text import for_json, path_text
 
 AttributeValue: TypeAlias = bool | int | float | str | np.datetime64 | None
@@ -59,7 +58,7 @@ class Result:
         A time is text as of ISO 8601, in UTC. Where a path is not UTF-8, ``path`` has replacement
         characters, and ``path_bytes`` is there, too: its bytes in Base64.
         """
-        values = {name: _json_value(value) for name, value in self.attributes.items()}
+        values = {name: as_json(value) for name, value in self.attributes.items()}
         result: dict[str, Any] = for_json(
             {
                 "rank": self.rank,
@@ -166,15 +165,6 @@ def _column(values: Sequence[AttributeValue]) -> list[AttributeValue] | NDArray[
     if any(isinstance(value, np.datetime64) for value in values):
         return np.array(values, TIME)
     return list(values)
-
-
-def _json_value(value: AttributeValue) -> bool | int | float | str | None:
-    """The value of an attribute as JSON; what JSON cannot say is None."""
-    if isinstance(value, np.datetime64):
-        return None if np.isnat(value) else f"{value}Z"
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hyperpq.io.export_arrays import write_hdf5, write_npz
 from hyperpq.io.export_batches import BatchSource, ExportBatch, batches_of, first_and_all, path_text
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store import Categories, Column
-from hyperpq.store.columns import TIME
+from hyperpq.store.columns import TIME, as_json, values_of
 from hyperpq.utils.imports import need
 from hyperpq.utils.output_files import check_writable, written_aside
 
@@ -133,7 +133,7 @@ def _write_csv(batches: BatchSource, aside: Path, vectors: bool) -> int:
             columns: list[list[Any]] = [batch.ids.tolist()]
             if batch.paths is not None:
                 columns.append([path_text(path) for path in batch.paths])
-            columns += [_texts(column) for column in batch.attributes.values()]
+            columns += [_cells(column) for column in batch.attributes.values()]
             columns.append([row.tobytes().hex() for row in batch.codes])
             rows = zip(*columns, strict=True)
             wide = batch.wide.values()
@@ -145,16 +145,17 @@ def _write_csv(batches: BatchSource, aside: Path, vectors: bool) -> int:
     return n
 
 
-def _texts(column: Column) -> list[Any]:
-    """Values as they are written to CSV; numbers have the same value when they are read."""
-    if isinstance(column, Categories):
-        return ["" if label is None else label for label in column.strings()]
-    if column.dtype == TIME:
-        return ["" if t == "NaT" else f"{t}Z" for t in np.datetime_as_string(column).tolist()]
-    if column.dtype == np.float32:
-        return [f"{value:.9g}" for value in column.tolist()]
-    values: list[Any] = column.tolist()
-    return values
+def _cells(column: Column) -> list[Any]:
+    """Values as they are written to CSV, None as an empty cell.
+
+    Numbers have the same value when they are read.
+    """
+    if not isinstance(column, Categories):
+        if column.dtype == TIME:
+            return list(map(as_json, values_of(column)))
+        if column.dtype == np.float32:
+            return [f"{value:.9g}" for value in column.tolist()]
+    return values_of(column)
 
 
 def _write_parquet(batches: BatchSource, aside: Path, vectors: bool) -> int:

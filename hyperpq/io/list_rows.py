@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from numpy.typing import NDArray
 
 from hyperpq.images.changes import is_below
 from hyperpq.index.view import RowView
-from hyperpq.store import Categories, Column, IndexStore, Rows
-from hyperpq.store.columns import TIME
+from hyperpq.store import IndexStore, Rows
+from hyperpq.store.columns import as_json, values_of
 from hyperpq.utils.json_text import path_text
 
 # Rows that are in memory at once.
@@ -110,21 +109,10 @@ def _root(path: str | os.PathLike[str]) -> bytes:
 
 def _listed(rows: Rows, kept: NDArray[np.intp], names: Sequence[str]) -> Iterator[ListedRow]:
     paths = rows.paths
-    columns = {name: _values(rows.attribute(name)[kept]) for name in names}
+    columns = {name: values_of(rows.attribute(name)[kept]) for name in names}
     for place, row in enumerate(kept.tolist()):
         yield ListedRow(
             int(rows.ids[row]),
             None if paths is None else paths[row],
-            {name: values[place] for name, values in columns.items()},
+            {name: as_json(values[place]) for name, values in columns.items()},
         )
-
-
-def _values(column: Column) -> list[object]:
-    """Values of a column as JSON types."""
-    if isinstance(column, Categories):
-        return list(column.strings())
-    if column.dtype == TIME:
-        return [None if t == "NaT" else f"{t}Z" for t in np.datetime_as_string(column).tolist()]
-    if column.dtype.kind == "f":
-        return [value if math.isfinite(value) else None for value in column.tolist()]
-    return list(column.tolist())

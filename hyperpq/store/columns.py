@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,23 @@ class Categories:
 
 Column: TypeAlias = NDArray[Any] | Categories
 """Numbers of one of `NUMBERS`, times of `TIME`, or categories; one value for each row."""
+
+
+def values_of(column: Column) -> list[Any]:
+    """The values of a column as Python has them; a time is a `numpy.datetime64`."""
+    if isinstance(column, Categories):
+        return column.strings()
+    # As a list of Python's values, times of nanoseconds would be integers.
+    return list(column) if column.dtype == TIME else column.tolist()
+
+
+def as_json(value: Any) -> Any:
+    """One of `values_of` as JSON has it: a time is text in UTC; None is what JSON cannot say."""
+    if isinstance(value, np.datetime64):
+        return None if np.isnat(value) else f"{value}Z"
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def kind_of(column: Column) -> str:

@@ -293,6 +293,16 @@ COMMANDS = {
         "gone.txt cannot be read (No such file or directory); expected a file with the name of one "
         "image per line.",
     ),
+    "query-image-like-a-list": (
+        "query @at.jpg --index I",
+        2,
+        "@at.jpg is the list at.jpg, which does not exist; the image of that name is ./@at.jpg.",
+    ),
+    "query-image-like-an-option": (
+        "query -x.jpg --index I",
+        2,
+        "usage: no such option '-x'; the file of that name is ./-x.jpg.",
+    ),
     "query-empty-stdin": ("query - --index I", 2, "- names no image; expected at least one."),
     "query-k-0": (
         "query P -k 0",
@@ -422,6 +432,8 @@ def wrong(tmp_path_factory, place):
     """A folder with files that are not valid input."""
     here = tmp_path_factory.mktemp("wrong")
     (here / "text.txt").write_text("nothing of use")
+    (here / "@at.jpg").touch()
+    (here / "-x.jpg").touch()
     (here / "empty").mkdir()
     (here / "bad").mkdir()
     (here / "bad/text.jpg").write_text("no image")

@@ -9,7 +9,7 @@ import pytest
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.store import Categories
-from hyperpq.store.columns import as_column, concatenate, conform, kind_of
+from hyperpq.store.columns import as_column, as_json, concatenate, conform, kind_of, values_of
 
 EAST = timezone(timedelta(hours=2))
 
@@ -78,3 +78,23 @@ def test_categories_are_joined_by_their_strings():
     assert joined.strings() == ["a", None, "b", "a", "c"]
     assert joined.labels == ("a", "b", "c")
     assert joined[np.array([1, 4])].used().labels == ("c",)
+
+
+TIMES = np.array(["2024-01-31T12:00:00.5", "NaT"], "datetime64[ns]")
+
+
+@pytest.mark.parametrize(
+    "column, values, as_text",
+    [
+        (Categories.from_strings(["a", None]), ["a", None], ["a", None]),
+        (np.array([2**62, -1]), [2**62, -1], [2**62, -1]),
+        (np.array([0.1, np.inf, np.nan]), [0.1, np.inf, np.nan], [0.1, None, None]),
+        (np.array([0.5], np.float32), [0.5], [0.5]),
+        (TIMES, list(TIMES), ["2024-01-31T12:00:00.500000000Z", None]),
+    ],
+)
+def test_values_of_a_column(column, values, as_text):
+    found = values_of(column)
+    np.testing.assert_equal(found, values)
+    assert list(map(type, found)) == list(map(type, values))
+    assert list(map(as_json, found)) == as_text
