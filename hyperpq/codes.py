@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.utils.validation import as_count
 
 MAX_CODES = 1024
 """Codes of one vector that the scan can read."""
@@ -30,12 +31,10 @@ def check_sizes(M: int, D: int, nbits: int, least: int = 1) -> None:
     nbits : int
         Bits of a code, 4 or 8.
     """
-    if nbits not in (4, 8):
+    if as_count(nbits, "nbits") not in (4, 8):
         raise InvalidInputError(f"nbits is {nbits}; expected 8 (one byte a code) or 4 (half).")
-    if not 1 <= M <= MAX_CODES or least > D:
-        raise InvalidInputError(
-            f"M is {M} and D is {D}; expected 1 to {MAX_CODES}, and at least {least}."
-        )
+    as_count(M, "M", high=MAX_CODES)
+    as_count(D, "D", least)
 
 
 def code_size(M: int, nbits: int) -> int:

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
 from hyperpq.geometry.registry import GEOMETRIES, METRICS, GeometryName, Metric
@@ -31,6 +33,13 @@ def _check_number(value: float, name: str, *, positive: bool = False) -> None:
     if not math.isfinite(number) or (positive and number <= 0):
         what = "a finite number above 0" if positive else "a finite number"
         raise InvalidInputError(f"{name} is {value!r}; expected {what}.")
+
+
+def _as_python(config: object) -> None:
+    """Turn NumPy's numbers among settings into those of Python, which JSON can hold."""
+    for name, value in vars(config).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(config, name, value.item())
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class CodecConfig:
             )
         for name in ("beta", "max_norm"):
             object.__setattr__(self, name, float(getattr(self, name)))
+        _as_python(self)
 
     @property
     def width(self) -> int:
@@ -162,6 +172,7 @@ class AdditiveConfig:
         as_count(self.d, "d")
         check_sizes(self.M, self.D, self.nbits, least=2)
         as_choice(self.normalization, "normalization", NORMALIZATIONS)
+        _as_python(self)
 
     @property
     def width(self) -> int:
@@ -201,8 +212,9 @@ class PQConfig:
     rotation: int = 0
 
     def __post_init__(self) -> None:
-        as_count(self.rotation, "rotation", 0)
-        if self.M < 1 or self.d < 1 or (self.d % self.M and not self.rotation):
+        for name, low in (("d", 1), ("M", 1), ("rotation", 0)):
+            as_count(getattr(self, name), name, low)
+        if self.d % self.M and not self.rotation:
             raise InvalidInputError(
                 f"d is {self.d} and M is {self.M}; expected d to be a multiple of M."
             )
@@ -213,6 +225,7 @@ class PQConfig:
             )
         check_sizes(self.M, self.D, self.nbits)
         as_choice(self.metric, "metric", FLAT_METRICS)
+        _as_python(self)
 
     @property
     def D(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -16,8 +17,15 @@ from hyperpq.errors import InvalidInputError
     [
         {"d": 0},
         {"d": 1.5},
+        {"M": 0},
+        {"M": 2.0},
+        {"M": "4"},
+        {"M": 1025},
         {"D": 0},
+        {"D": None},
         {"nbits": 5},
+        {"nbits": 8.0},
+        {"nbits": "8"},
         {"metric": "inner"},
         {"metric": None},
         {"beta": 0},
@@ -51,10 +59,39 @@ def test_orthogonal_head_is_refused_when_too_wide():
     assert CodecConfig(64, 4, D=16, head="orthogonal").width == 64
 
 
-@pytest.mark.parametrize("bad", [{"d": 0}, {"D": 1}, {"nbits": 3}, {"normalization": "root"}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"d": 0}, {"D": 1}, {"D": 2.5}, {"M": True}, {"nbits": 3}, {"normalization": "root"}],
+    ids=str,
+)
 def test_additive_settings(bad):
     with pytest.raises(InvalidInputError, match=f"{next(iter(bad))} is "):
         AdditiveConfig(**({"d": 8} | bad))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"d": 0}, {"d": "8"}, {"M": 0}, {"M": 2.0}, {"M": None}, {"nbits": 8.0}, {"metric": "l1"}],
+    ids=str,
+)
+def test_settings_of_plain_codebooks(bad):
+    with pytest.raises(InvalidInputError, match=rf"^{next(iter(bad))} is .*; expected .*\.$"):
+        PQConfig(**({"d": 8, "M": 2} | bad))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CodecConfig(np.int64(8), M=np.uint8(2), D=np.int32(4), dropout=np.float32(0.25)),
+        AdditiveConfig(np.int64(8), nbits=np.int16(4)),
+        PQConfig(np.int64(8), np.int64(2), rotation=np.int64(4)),
+    ],
+    ids=lambda config: type(config).__name__,
+)
+def test_numbers_of_numpy_can_be_stored(config):
+    plain = dataclasses.asdict(config)
+    assert json.loads(json.dumps(plain)) == plain
+    assert config == type(config)(**plain)
 
 
 def test_settings_do_not_change():
