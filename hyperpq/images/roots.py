@@ -176,9 +176,9 @@ def find_moved_roots(
             continue
         if same < len(names) and root in may_be_away:
             log.warning(
-                "%s does not exist, and %s has %s of its %s images; as its disk may only not be "
-                "mounted, this is taken for a copy, and the images of %s are kept. If it has "
-                "moved, remove them with hyperpq forget.",
+                "%s does not exist, and %s has %s of its %s images. They are taken for copies, as "
+                "its disk may not be mounted, and its images are kept; if it has moved, remove "
+                "them with `hyperpq forget %s`.",
                 *(os.fsdecode(root), os.fsdecode(place), f"{same:,}", f"{len(names):,}"),
                 os.fsdecode(root),
             )
