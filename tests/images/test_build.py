@@ -600,7 +600,8 @@ def test_no_work_is_outside_of_a_phase(tmp_path, monkeypatch):
     folder, progress = fill(tmp_path / "p", 200), Recorded()
     slow = {
         "hyperpq.images.build.pipeline": ["load_backbone", "_publish"],
-        "hyperpq.images.build.stages": ["scan_roots", "new_index", "extract_features"],
+        "hyperpq.images.build.listing": ["scan_roots"],
+        "hyperpq.images.build.stages": ["new_index", "extract_features"],
         "hyperpq.images.build.update": ["relearn_if_needed"],
         "hyperpq.images.updater": ["compare", "extract_features"],
         "hyperpq.training.train": ["initialize_codec", "training_graph", "_holdout_check"],

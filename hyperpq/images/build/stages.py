@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.datasets.augment import AUGMENTATIONS
-from hyperpq.datasets.folder import ImageFile, Listing, RootOptions, scan_roots
+from hyperpq.datasets.folder import ImageFile, Listing, RootOptions
 from hyperpq.errors import DatasetError, InvalidInputError
-from hyperpq.images.build.options import BuildOptions, other_files, subquantizers
+from hyperpq.images.build.listing import list_for_build, no_image_found
+from hyperpq.images.build.options import BuildOptions, subquantizers
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.image_index import ImageIndex
@@ -27,7 +28,6 @@ from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.index.path_map import with_roots
 from hyperpq.progress import Phase, Progress
 from hyperpq.store import IndexStore
-from hyperpq.store.place import former_of, holds_index
 from hyperpq.training.presets import get_recipe
 from hyperpq.training.recipe import Recipe
 
@@ -106,70 +106,6 @@ class Sample:
     def empty(cls, d: int) -> Sample:
         """No training images, where the codec is that of another index."""
         return cls(Features.empty(d), Features.empty(d))
-
-
-def list_for_build(
-    roots: Sequence[bytes],
-    place: Path,
-    state: BuildState,
-    options: BuildOptions,
-    progress: Progress,
-    *,
-    allow_missing: bool = False,
-    per_root: Mapping[bytes, RootOptions] | None = None,
-) -> Listing:
-    """List the images below the roots, without those in the directories of the index itself.
-
-    Parameters
-    ----------
-    roots : sequence of bytes
-        Absolute paths of folders or images.
-    place : Path
-        Directory of the index.
-    state : BuildState
-        The working directory.
-    options : BuildOptions
-        What is listed.
-    progress : Progress
-        Where to report progress.
-    allow_missing : bool
-        Whether a root may be missing.
-    per_root : mapping of bytes to RootOptions, optional
-        What is listed below each root, if it is not what ``options`` say.
-
-    Raises
-    ------
-    DatasetError
-        See `datasets.folder.scan_roots`.
-    """
-    with progress.phase("list", None, "files") as phase:
-        listing = scan_roots(
-            roots,
-            include_hidden=options.include_hidden,
-            exclude=options.exclude,
-            leave_out=[place, former_of(place), state.path, state.discarded],
-            is_left_out=holds_index,
-            allow_missing=allow_missing,
-            options=per_root,
-            on_found=phase.advance,
-        )
-    return listing
-
-
-def no_image_found(roots: Sequence[bytes], listing: Listing) -> DatasetError:
-    """The error for roots without an image, with what is there instead."""
-    names = ", ".join(map(os.fsdecode, roots))
-    instead = ""
-    if listing.skipped:
-        path, reason = min(listing.skipped.items())
-        instead += f", {len(listing.skipped)} skipped, such as {os.fsdecode(path)} ({reason})"
-    if listing.other:
-        instead += f", {other_files(listing.other)}"
-    return DatasetError(
-        f"no image was found in {names}{instead}; expected JPEG, PNG, WebP, GIF or other images in "
-        "or below these folders; check that the disk is mounted, and the patterns of --exclude "
-        "and .hyperpqignore."
-    )
 
 
 def read_or_list(build: Build) -> Listing:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hyperpq.datasets.folder import Listing, RootOptions, missing_root
 from hyperpq.errors import CorruptIndexError, DatasetError, InvalidInputError
 from hyperpq.images import skipped as skipped_files
+from hyperpq.images.build.listing import list_for_build, no_image_found
 from hyperpq.images.build.lost_roots import find_lost_roots
 from hyperpq.images.build.options import (
     FIXED_OPTIONS,
@@ -19,7 +20,6 @@ from hyperpq.images.build.options import (
     BuildReport,
     check_codec_alone,
 )
-from hyperpq.images.build.stages import list_for_build, no_image_found
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.changes import entries, is_below, is_unknown
 from hyperpq.images.image_index import ImageIndex
