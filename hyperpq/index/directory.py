@@ -19,6 +19,7 @@ from hyperpq.store import (
     replace_directory,
 )
 from hyperpq.store.lock import writer_lock
+from hyperpq.store.place import SAVING
 from hyperpq.utils.files import make_folder
 from hyperpq.utils.validation import as_choice, as_number
 
@@ -126,7 +127,7 @@ def write_directory(
     elif not place.is_free():
         IndexStore.open(target)
     # Not in its place: without its rows it would look like an empty index.
-    work = place.working_directory(".saving-hyperpq")
+    work = place.working_directory(SAVING)
     check_replaceable(work / "index", target)
     make_folder(work)
     with writer_lock(work):

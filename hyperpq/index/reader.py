@@ -57,7 +57,7 @@ class IndexReader(IndexSearcher):
 
     @property
     def training(self) -> TrainingRecord | None:
-        """What the codec was learned from; None if the index keeps no features."""
+        """What the codec was learned from; None if it was given, or no features are kept."""
         return self._rows().training
 
     def encode(self, x: ArrayLike) -> NDArray[np.uint8]:
@@ -117,7 +117,8 @@ class IndexReader(IndexSearcher):
         (rows, codec), i0 = self._trained(), as_count(i0, "i0", 0)
         ni = as_count(ni, "ni", -1, np.iinfo(np.int64).max - i0 + 1)
         if ni < 0:
-            ids = rows.ids[rows.ids >= i0]
+            ids = rows.ids
+            ids = ids[ids >= i0]
         else:
             # Of more ids than there are rows, one of the first is missing.
             ids = np.arange(i0, i0 + min(ni, rows.ntotal + 1), dtype=np.int64)

@@ -90,7 +90,7 @@ class RowView:
 
     @property
     def training(self) -> TrainingRecord | None:
-        """What the codec was learned from; None for rows that keep no features."""
+        """What the codec was learned from; None if it was given, or no features are kept."""
         if isinstance(self._store, IndexStore):
             return kept_training(self._store)
         return self._training
