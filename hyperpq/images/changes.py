@@ -216,7 +216,8 @@ def ancestors(path: bytes) -> Iterator[bytes]:
     while at > 0:
         yield path[:at]
         at = path.rfind(b"/", 0, at)
-    yield b"/"
+    if at == 0 and path != b"/":
+        yield b"/"
 
 
 def stored_time(mtime_ns: int) -> int:

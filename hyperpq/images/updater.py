@@ -16,6 +16,7 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.images import skipped as skipped_files
 from hyperpq.images.changes import (
     Changes,
+    ancestors,
     compare,
     entries,
     file_exists,
@@ -342,12 +343,12 @@ def has_hashes(images: ImageIndex) -> bool:
 def _listed_again(roots: Roots, removed: Mapping[int, bytes]) -> dict[bytes, int]:
     """Recorded folders, and how many of the removed images are still in each."""
     count: Counter[bytes] = Counter()
-    ends = [(root.path, (os.path.join(root.path, b""),)) for root in roots]
+    recorded = {root.path for root in roots}
     for path in removed.values():
         # Of two folders, the one that is in the other.
-        inside = [root for root, end in ends if is_below(path, end)]
-        if inside and file_exists(path):
-            count[max(inside, key=len)] += 1
+        folder = next((folder for folder in ancestors(path) if folder in recorded), None)
+        if folder is not None and file_exists(path):
+            count[folder] += 1
     return dict(sorted(count.items()))
 
 

@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from image_tools import Grid, build, fill, image, paths_of, tree, update
 
 from hyperpq import ImageIndex
-from hyperpq.datasets.folder import ImageFile
+from hyperpq.datasets.folder import ImageFile, Listing, RootOptions
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images import updater
 from hyperpq.images.build import update_index
-from hyperpq.images.changes import compare, is_unknown, stored_time
+from hyperpq.images.build.lost_roots import find_lost_roots
+from hyperpq.images.changes import ancestors, compare, is_unknown, stored_time
 from hyperpq.images.listing import query_paths
 from hyperpq.images.skipped import from_csv
 from hyperpq.images.updater import Updater
+from hyperpq.index.path_map import Root
 from hyperpq.store.columns import TIME
 
 NOBODY = 65534
@@ -387,12 +389,40 @@ def test_no_folder_is_one_sentence(tmp_path, roots):
 @given(st.lists(st.sampled_from([b"a", b"ab", b"b"]), min_size=1, max_size=5), st.data())
 def test_unknown_paths_cover_what_is_below_them(parts, data):
     path = b"/" + b"/".join(parts)
-    ancestors = [b"/" + b"/".join(parts[:i]) for i in range(1, len(parts))]
-    at = data.draw(st.sampled_from([path, *ancestors]))
+    above = [b"/" + b"/".join(parts[:i]) for i in range(1, len(parts))]
+    at = data.draw(st.sampled_from([path, *above]))
     assert is_unknown(path, {at})
     assert is_unknown(path, {b"/"})
     assert not is_unknown(path, {at + b"x", b"/x", path + b"/c", b"/" + parts[0] + b"z/"})
     assert not is_unknown(path, set())
+
+
+def test_the_folders_above_a_path():
+    assert [*ancestors(b"/a/b/c")] == [b"/a/b/c", b"/a/b", b"/a", b"/"]
+    assert [*ancestors(b"/a")] == [b"/a", b"/"]
+    assert [*ancestors(b"/")] == [b"/"]
+    # An image without a file is in no folder of the system.
+    assert [*ancestors(b"a/b")] == [b"a/b", b"a"]
+    assert [*ancestors(b"a")] == [b"a"]
+
+
+def test_roots_that_have_lost_their_images(tmp_path):
+    """Roots in others and single images; an image without a file is in none of them."""
+    p = os.fsencode(fill(tmp_path / "p", 1))
+    gone, single = p + b"/gone", p + b"/000.png"
+    known = [p + b"/000.png", gone + b"/1", gone + b"/2", b"named", p + b"/single"]
+    recorded = tuple(Root(path, path) for path in (b"/", p, gone, single, p + b"/single"))
+    found = find_lost_roots(known, {b"/": RootOptions(), p: RootOptions()}, Listing(), recorded)
+    assert {root: lost.images for root, lost in found.items()} == {
+        gone: [gone + b"/1", gone + b"/2"]
+    }
+    listed = {root.path: RootOptions() for root in recorded[2:]}
+    found = find_lost_roots(known, listed, Listing(), recorded)
+    assert {root: lost.images for root, lost in found.items()} == {
+        gone: [gone + b"/1", gone + b"/2"],
+        p + b"/single": [p + b"/single"],
+    }
+    assert all(lost.is_missing for lost in found.values())
 
 
 def test_only_what_is_below_the_roots_is_missing():

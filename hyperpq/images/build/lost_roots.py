@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hyperpq.datasets.folder import Listing, RootOptions, scan_roots
 from hyperpq.errors import DatasetError
-from hyperpq.images.changes import ancestors, is_below
+from hyperpq.images.changes import ancestors
 from hyperpq.images.roots import Roots, unmounted
 
 _MISSING, _EMPTY = "does not exist", "has no image"
@@ -88,11 +88,10 @@ def _suspects(
 ) -> dict[bytes, str]:
     """Roots that may have lost their images, and what is to be seen of them."""
     found, away, empty = {}, unmounted(recorded), {*listing.empty}
-    below = tuple(os.path.join(root, b"") for root in listed)
     inner = {
         root.path: RootOptions(root.include_hidden, root.exclude)
         for root in recorded
-        if root.path not in listed and is_below(root.path, below)
+        if root.path not in listed and any(folder in listed for folder in ancestors(root.path))
     }
     seen = _below((file.path for file in listing.files), inner)
     empty |= {root for root in inner if not seen[root] and _is_empty(root, inner[root])}
@@ -119,9 +118,14 @@ def _is_empty(root: bytes, options: RootOptions) -> bool:
 def _below(known: Iterable[bytes], roots: Collection[bytes]) -> dict[bytes, list[bytes]]:
     """Those of the paths that are at or below each root."""
     own: dict[bytes, list[bytes]] = {root: [] for root in roots}
-    prefixes = tuple(os.path.join(root, b"") for root in roots)
-    for path in known:
-        if is_below(path, prefixes):
-            for root in own.keys() & {*ancestors(path)}:
-                own[root].append(path)
+    # There may be thousands of roots, and most paths have their folder in common with others.
+    above: dict[bytes, list[bytes]] = {}
+    for path in known if own else ():
+        folder = os.path.dirname(path)
+        if folder not in above:
+            above[folder] = [root for root in ancestors(folder) if root in own]
+        for root in above[folder]:
+            own[root].append(path)
+        if path in own:
+            own[path].append(path)
     return own
