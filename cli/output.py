@@ -137,8 +137,10 @@ def table(facts: Iterable[tuple[str, object]]) -> str:
 
 
 def seconds(spent: Mapping[str, float]) -> str:
-    """The duration of each phase, in one line."""
-    return ", ".join(f"{phase} {value:.1f} s" for phase, value in spent.items()) or "none"
+    """The duration of each phase that took time, in one line."""
+    # What would be 0.0 is left out: the line would have 140 characters after a build.
+    long = [f"{phase} {value:.1f} s" for phase, value in spent.items() if value >= 0.05]
+    return ", ".join(long) or "less than 0.1 s"
 
 
 def skipped_summary(skipped: Mapping[bytes, str], index_path: Path) -> str:

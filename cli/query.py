@@ -154,6 +154,9 @@ def _query(
         failed = [(a.query_bytes, a.error) for a in answers if a.error]
     output.emit_to(out, formats.WRITERS[style](answers, null))
     if not wanted.quiet:
+        if out is not None:
+            answered = sum(not answer.error for answer in answers)
+            output.emit_summary([("queries", f"{answered:,}"), ("file", out)], out)
         output.warn_of_values(wanted.index_path, wanted.where)
     if not wanted.quiet and len(failed) < len(answers):
         _explain(index, answers, wanted.where, exclude_self, options.given(**limits))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hyperpq import HiHPQIndex
+from hyperpq.cli.output import seconds
 
 
 def ok(done, *, silent_stderr=True):
@@ -34,8 +35,12 @@ def test_the_summary_of_a_build(place, photos):
     assert fact(text, "skipped") == "0"
     assert fact(text, "code") == "64 bits, 8 bytes per image"
     assert fact(text, "index") == "hyperpq-index"
-    for phase in ("list", "features", "encode"):
-        assert re.search(rf"{phase} [0-9.]+ s", fact(text, "seconds"))
+    assert re.search(r"features [0-9.]+ s", fact(text, "seconds"))
+
+
+def test_only_phases_that_took_time_are_shown():
+    assert seconds({"list": 0.049, "encode": 0.06, "save": 12.34}) == "encode 0.1 s, save 12.3 s"
+    assert seconds({"list": 0.0}) == "less than 0.1 s"
 
 
 def test_the_next_command_of_the_summary_works(hyperpq, place, photos):
@@ -108,10 +113,22 @@ def test_verify_names_what_is_damaged(hyperpq, copy):
     lines = done.stdout.decode().splitlines()
     assert any(line.startswith(f"damage  shards/{shard.name}: ") for line in lines)
     assert any("stray.bin" in line and not line.startswith("damage") for line in lines)
+    done = hyperpq("verify", "--json", cwd=copy)
+    assert done.returncode == 1
+    found = {problem["file"]: problem["kind"] for problem in json.loads(done.stdout)}
+    assert found == {f"shards/{shard.name}": "damage", "stray.bin": "garbage"}
     # A file that does not belong to the index is no damage.
     data[-1] ^= 1
     shard.write_bytes(data)
     assert "stray.bin" in ok(hyperpq("verify", cwd=copy))
+
+
+def test_results_in_a_file(hyperpq, place, photos, tmp_path):
+    done = hyperpq("query", photos[0], "gone.jpg", "-o", tmp_path / "out.txt", cwd=place)
+    assert done.returncode == 1
+    text = done.stdout.decode()
+    assert (fact(text, "queries"), fact(text, "file")) == ("1", str(tmp_path / "out.txt"))
+    assert len((tmp_path / "out.txt").read_text().splitlines()) == 10
 
 
 def test_info(hyperpq, place):
