@@ -61,10 +61,6 @@ class Segment(Protocol):
         """Numbers of the deleted rows, shape (n - n_live,), int64, ascending."""
 
     @property
-    def deleted_mask(self) -> NDArray[np.bool_] | None:
-        """True where the row is deleted, shape (n,), bool; None if no row is."""
-
-    @property
     def live_bits(self) -> NDArray[np.uint64] | None:
         """Bits of the rows that are not deleted, see `codes.row_bits`; None if no row is."""
 

@@ -135,11 +135,6 @@ class Rows:
         return np.empty(0, np.int64)
 
     @property
-    def deleted_mask(self) -> None:
-        """None, as no row is deleted."""
-        return None
-
-    @property
     def live_bits(self) -> None:
         """None, as every row takes part in a scan."""
         return None

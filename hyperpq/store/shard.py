@@ -153,15 +153,6 @@ class Shard:
         return texts
 
     @cached
-    def deleted_mask(self) -> NDArray[np.bool_] | None:
-        """True where the row is deleted, shape (n,), bool; None if no row is."""
-        if not len(self.deleted_rows):
-            return None
-        mask = np.zeros(self.n, bool)
-        mask[self.deleted_rows] = True
-        return mask
-
-    @cached
     def live_bits(self) -> NDArray[np.uint64] | None:
         """Bits of the rows that are not deleted, see `codes.row_bits`; None if no row is."""
         if not len(self.deleted_rows):

@@ -183,8 +183,7 @@ def contents(index: HiHPQIndex) -> dict[int, int]:
     found: dict[int, int] = {}
     codes = RELEARNED_CODES if is_relearned(store_of(index)) else CODES
     for segment in store_of(index).segments:
-        deleted = segment.deleted_mask
-        live = np.ones(segment.n, bool) if deleted is None else ~deleted
+        live = np.delete(np.arange(segment.n), segment.deleted_rows)
         ids, versions = segment.ids[live], segment.attribute("version")[live]
         numbers = vector_numbers(ids, versions)
         np.testing.assert_array_equal(segment.tiled.rows()[live], codes[numbers])

@@ -182,7 +182,7 @@ def read_everything(root: Path) -> None:
     for name in store.file_names:
         store.read_file(name)
     for shard in store.segments:
-        shard.codes.sum(), shard.ids.sum(), shard.deleted_mask, shard.paths, shard.features.sum()
+        shard.codes.sum(), shard.ids.sum(), shard.live_bits, shard.paths, shard.features.sum()
         for name in shard.attribute_names:
             np.unique(getattr(shard.attribute(name), "codes", shard.attribute(name)))
 

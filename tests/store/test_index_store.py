@@ -80,7 +80,7 @@ def test_tombstones_add_up_and_old_files_go(tmp_path):
     assert store.ntotal == 9
     assert sorted(os.listdir(tmp_path / "index/dead")) == ["000001-00000004.h5"]
     opened = IndexStore.open(tmp_path / "index", verify=True)
-    assert np.flatnonzero(opened.segments[1].deleted_mask).tolist() == [0, 3, 6]
+    assert opened.segments[1].deleted_rows.tolist() == [0, 3, 6]
     assert opened.verify() == []
 
 
@@ -236,7 +236,7 @@ def test_writer_that_fell_behind_is_refused(tmp_path):
         second.commit(next_id=50)
     # It still reads the snapshot that it opened, though the file of its tombstones is gone.
     assert (second.ntotal, first.ntotal) == (10, 9)
-    assert second.segments[1].deleted_mask.sum() == 2
+    assert len(second.segments[1].deleted_rows) == 2
     IndexStore.open(tmp_path / "index").commit(next_id=50)
 
 
