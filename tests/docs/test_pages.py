@@ -113,7 +113,7 @@ def test_every_module_is_in_the_table_of_the_architecture():
         modules = {file.relative_to(folder).with_suffix("") for file in folder.rglob("*.py")}
         names = set(re.findall(r"`([\w/]+)`", files)) | {"__init__", "build/__init__"}
         missing |= {f"{name}/{module}" for module in map(str, modules) if module not in names}
-    assert not missing - commands
+    assert sorted(missing - commands) == []
 
 
 def test_functions_of_the_architecture_exist():
