@@ -30,6 +30,7 @@ from benchmarks.options import (
     add_published_option,
     add_seed_options,
     code_lengths,
+    results_folder,
 )
 from benchmarks.pages import import_pyplot
 from benchmarks.provenance import HYPERPQ_CODE, DataDigests, Digests, current_commit
@@ -169,6 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.dataset, args.data, args.features, args.backbone, queries=args.queries
         )
         record = describe_set(features)
+        args.out = results_folder(args)
         check_set(record, args.out)
         bench = Ablation(features, args.out, args.bits)
         if args.published:

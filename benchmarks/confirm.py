@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from benchmarks.featuresets import open_set
-from benchmarks.options import add_dataset_options, count
+from benchmarks.options import RESULTS, add_dataset_options, count
 from benchmarks.provenance import current_commit
-from benchmarks.published import check_set, describe_set, runs_file
+from benchmarks.published import check_set, describe_set, read_set, runs_file
 from benchmarks.quality import BASELINES, QualityBench
 from benchmarks.quality_page import MEASURES, RUNS, write_quality_page
 from benchmarks.runlog import Key, Run, RunLog
-from hyperpq.errors import HyperPQError
+from hyperpq.errors import HyperPQError, InvalidInputError
 
 # The same codes give the same figures but for the order of sums.
 TOLERANCE = 1e-9
@@ -87,12 +86,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         features = open_set(
             args.dataset, args.data, args.features, args.backbone, args.more, args.queries
         )
-        check_set(describe_set(features), args.out)
+        out = args.out or RESULTS
+        record = describe_set(features)
+        if read_set(record.folder, out) is None:
+            raise InvalidInputError(
+                f"{out} has no published runs of {record.folder}; name a published data set with "
+                "--dataset, or the folder of its page with --out."
+            )
+        check_set(record, out)
         bench = QualityBench(features, "python -m benchmarks.confirm")
-        published = RunLog(runs_file(features.folder.name, RUNS, Path(args.out)))
+        published = RunLog(runs_file(features.folder.name, RUNS, out))
         for name, changed in confirm(bench, published).items():
             print(f"{name}: {'other ' + ', '.join(changed) if changed else 'confirmed'}")
-        print(write_quality_page(args.out))
+        print(write_quality_page(out))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None
 

@@ -8,46 +8,62 @@ first codec, one that learned again whenever the policy of `hyperpq.images.relea
 one that was built anew from all images, with augmented views as in a build. The features are those
 of the images, extracted once; learning again uses the kept features (int8), without views.
 
-Each curve is appended to ``CACHE/growth.jsonl`` when it is measured.
+Each curve is appended to ``CACHE/growth-runs.jsonl`` when it is measured. It is not measured again
+as long as features, policy and code are the same (`provenance`). At the end, the runs are added to
+those that are published beside the page, and the page is written from these.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.growth_page import (
     ANEW,
     BYTES,
+    FIELDS,
     KINDS,
+    PUBLISHED,
     QUERIES,
     RELEARNED,
     STAYED,
+    TIMES,
     TOP,
     write_growth_page,
 )
 from benchmarks.machine import describe_machine
 from benchmarks.options import add_cache_options, count
 from benchmarks.pages import import_pyplot
+from benchmarks.provenance import (
+    HYPERPQ_CODE,
+    DataDigests,
+    code_digest,
+    current_commit,
+    digest_settings,
+)
 from benchmarks.runlog import Run, RunLog
 from benchmarks.tasks import run_tasks
 from hyperpq import HiHPQIndex
 from hyperpq.errors import HyperPQError
-from hyperpq.images.relearning import relearn_if_needed
+from hyperpq.images.relearning import POLICY, relearn_if_needed
 from hyperpq.training.fit import FitStatistics
 
-RUNS, FIELDS = "growth.jsonl", ("curve",)
+# In the cache.
+RUNS = "growth-runs.jsonl"
 # Features that are compared with what a codec was learned from.
 NEW = 600
+# Numbers of images whose time of learning again is measured, and those of the codec before.
+TIMED, TIMED_FROM = (150, 1000, 5000, 25_000), 50
 
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -101,6 +117,27 @@ class Part:
     query_labels: Labels
 
 
+class Kind(NamedTuple):
+    """Images of a set.
+
+    Attributes
+    ----------
+    set : str
+        A name that `Sets.open` knows.
+    classes : sequence of int, optional
+        Those of the set that are taken; all by default.
+    views : bool
+        Whether an index that is built anew learns from augmented views of them, too.
+    first : int
+        Added to the labels, so that classes of two sets differ.
+    """
+
+    set: str
+    classes: Sequence[int] | None = None
+    views: bool = True
+    first: int = 0
+
+
 @dataclass(frozen=True)
 class Curve:
     """How an index grows.
@@ -109,87 +146,58 @@ class Curve:
     ----------
     name : str
         Title in the page.
-    parts : callable
-        From `Sets` to the images of each kind.
+    kinds : sequence of Kind
+        The images.
     steps : sequence of tuple of int
         After each step, the number of images of each kind.
     """
 
     name: str
-    parts: Callable[[Sets], list[Part]]
+    kinds: Sequence[Kind]
     steps: Sequence[tuple[int, ...]]
 
 
-def part_of(
-    features: FeatureSet,
-    classes: Sequence[int] | None = None,
-    *,
-    views: bool = True,
-    first: int = 0,
-) -> Part:
-    """The training images of a set (or of some of its classes) in random order, and its queries."""
+def part_of(features: FeatureSet, kind: Kind, seed: int = 0) -> Part:
+    """The training images of a kind in random order, and its queries."""
     labels = features.protocol.database.labels[features.train_rows]
-    chosen = np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))
-    chosen = np.random.default_rng(0).permutation(chosen)
-    query = np.random.default_rng(1).permutation(len(features.query))
-    if classes is not None:
-        query = query[np.isin(features.protocol.query.labels[query], classes)]
-    query = query[:QUERIES]
+    query_labels = features.protocol.query.labels
+    chosen = np.random.default_rng(2 * seed).permutation(_rows_of(labels, kind.classes))
+    query = np.random.default_rng(2 * seed + 1).permutation(len(features.query))
+    query = query[np.isin(query, _rows_of(query_labels, kind.classes))][:QUERIES]
     return Part(
         features.train[chosen],
-        np.asarray(features.views("mild"))[:, chosen] if views else None,
-        labels[chosen] + first,
+        np.asarray(features.views("mild"))[:, chosen] if kind.views else None,
+        labels[chosen] + kind.first,
         features.query[query],
-        features.protocol.query.labels[query] + first,
+        query_labels[query] + kind.first,
     )
 
 
-def _one_class_then_ten(sets: Sets) -> list[Part]:
-    cifar = sets.open("cifar")
-    return [part_of(cifar, [0]), part_of(cifar, range(1, 10))]
-
-
-def _five_scenes_then_all(sets: Sets) -> list[Part]:
-    scenes = sets.open("scenes")
-    return [part_of(scenes, range(5)), part_of(scenes, range(5, 15))]
-
-
-def _photographs_then_drawings(sets: Sets) -> list[Part]:
-    return [
-        part_of(sets.open("scenes")),
-        part_of(sets.open("drawn"), views=False, first=1000),
-    ]
+def _rows_of(labels: Labels, classes: Sequence[int] | None) -> Labels:
+    return np.arange(len(labels)) if classes is None else np.flatnonzero(np.isin(labels, classes))
 
 
 CURVES = (
-    Curve(
-        "CIFAR-10, 5 to 5,000 images",
-        lambda sets: [part_of(sets.open("cifar"))],
-        [(5,), (50,), (500,), (5000,)],
-    ),
-    Curve(
-        "15 scenes, 5 to 3,485 images",
-        lambda sets: [part_of(sets.open("scenes"))],
-        [(5,), (50,), (500,), (3485,)],
-    ),
+    Curve("CIFAR-10, 5 to 5,000 images", [Kind("cifar")], [(5,), (50,), (500,), (5000,)]),
+    Curve("15 scenes, 5 to 3,485 images", [Kind("scenes")], [(5,), (50,), (500,), (3485,)]),
     Curve(
         "15 scenes, a fiftieth more at a time",
-        lambda sets: [part_of(sets.open("scenes"))],
+        [Kind("scenes")],
         [(2000,), (2040,), (2080,), (2120,)],
     ),
     Curve(
         "CIFAR-10, one class, then ten",
-        _one_class_then_ten,
+        [Kind("cifar", (0,)), Kind("cifar", tuple(range(1, 10)))],
         [(400, 0), (400, 4), (400, 40), (400, 1600)],
     ),
     Curve(
         "Five scenes, then 15",
-        _five_scenes_then_all,
+        [Kind("scenes", tuple(range(5))), Kind("scenes", tuple(range(5, 15)))],
         [(800, 0), (800, 8), (800, 40), (800, 400)],
     ),
     Curve(
         "15 scenes, then drawings",
-        _photographs_then_drawings,
+        [Kind("scenes"), Kind("drawn", views=False, first=1000)],
         [(2000, 0), (2000, 20), (2000, 100), (2000, 1000)],
     ),
 )
@@ -200,7 +208,7 @@ def grown(parts: list[Part], before: Sequence[int], after: Sequence[int]) -> Flo
     return np.concatenate([part.x[a:b] for part, a, b in zip(parts, before, after, strict=True)])
 
 
-def built_anew(parts: list[Part], numbers: Sequence[int]) -> HiHPQIndex:
+def built_anew(parts: list[Part], numbers: Sequence[int], seed: int = 0) -> HiHPQIndex:
     """An index that is built from all images, in the order in which the others were given them."""
     x = grown(parts, [0] * len(parts), numbers)
     starts = np.cumsum([0, *numbers])
@@ -214,6 +222,7 @@ def built_anew(parts: list[Part], numbers: Sequence[int]) -> HiHPQIndex:
         x,
         np.concatenate([views for views, _ in viewed], 1),
         view_rows=np.concatenate([rows for _, rows in viewed]),
+        seed=seed,
     )
     index.add(x)
     return index
@@ -241,19 +250,28 @@ def precision(index: HiHPQIndex, parts: list[Part], labels: Labels) -> float:
     return total / weights
 
 
-def measure(sets: Sets, curve: Curve) -> list[Run]:
+def measure_curve(sets: Sets, task: tuple[Curve, int]) -> list[Run]:
+    """The steps of a curve with a seed."""
+    curve, seed = task
+    parts = [part_of(sets.open(kind.set), kind, seed) for kind in curve.kinds]
+    return measure(parts, curve.steps, seed, f"{curve.name}, seed {seed}")
+
+
+def measure(
+    parts: list[Part], steps: Sequence[tuple[int, ...]], seed: int = 0, title: str = ""
+) -> list[Run]:
     """Grow the three indexes and measure them after each step."""
-    parts, found = curve.parts(sets), []
-    before = (0,) * len(curve.steps[0])
+    found = []
+    before = (0,) * len(steps[0])
     labels = np.empty(0, np.int64)
     stayed = relearned = None
-    for numbers in curve.steps:
+    for numbers in steps:
         new = grown(parts, before, numbers)
         labels = np.concatenate(
             [labels, *(p.labels[a:b] for p, a, b in zip(parts, before, numbers, strict=True))]
         )
         start = time.perf_counter()
-        anew = built_anew(parts, numbers)
+        anew = built_anew(parts, numbers, seed)
         anew_seconds = time.perf_counter() - start
         # The images of an index that is built anew are in another order.
         order = np.concatenate([p.labels[:n] for p, n in zip(parts, numbers, strict=True)])
@@ -264,7 +282,7 @@ def measure(sets: Sets, curve: Curve) -> list[Run]:
             stayed.add(new)
             relearned.add(new)
             start = time.perf_counter()
-            reason = relearn_if_needed(relearned)
+            reason = relearn_if_needed(relearned, seed=seed)
             seconds = time.perf_counter() - start
         record = relearned.training
         values = {
@@ -283,7 +301,7 @@ def measure(sets: Sets, curve: Curve) -> list[Run]:
             }
         )
         shown = " ".join(f"{name} {value:.3f}" for name, value in values.items())
-        print(f"{curve.name}: {numbers}: {shown} ({reason or 'kept'})", flush=True)
+        print(f"{title}: {numbers}: {shown} ({reason or 'kept'})", flush=True)
         before = numbers
     return found
 
@@ -297,7 +315,7 @@ def measure_kinds(sets: Sets) -> list[dict[str, Any]]:
         ``learned``: what was learned from, ``n``: how many. ``shares``: by what is new.
     """
     scenes, cifar = sets.open("scenes"), sets.open("cifar")
-    drawings = part_of(sets.open("drawn"), views=False).x[:NEW]
+    drawings = _unviewed(sets.open("drawn")).x[:NEW]
     found = []
     for name, features, classes, n, others in (
         ("scenes, all classes", scenes, None, 200, cifar),
@@ -308,7 +326,7 @@ def measure_kinds(sets: Sets) -> list[dict[str, Any]]:
         ("CIFAR-10, one class", cifar, [0], 300, scenes),
         ("CIFAR-10, five classes", cifar, range(5), 2000, scenes),
     ):
-        known = part_of(features, classes, views=False)
+        known = _unviewed(features, classes)
         statistics = FitStatistics.of(known.x[:n])
         new = {"more of the same": known.x[n:][:NEW]}
         if classes is None:
@@ -316,12 +334,98 @@ def measure_kinds(sets: Sets) -> list[dict[str, Any]]:
             new["one of the classes"] = known.x[n:][one][:NEW]
         else:
             rest = [c for c in np.unique(features.protocol.database.labels) if c not in classes]
-            new["other classes"] = part_of(features, rest, views=False).x[:NEW]
-        new["other photographs"] = part_of(others, views=False).x[:NEW]
+            new["other classes"] = _unviewed(features, rest).x[:NEW]
+        new["other photographs"] = _unviewed(others).x[:NEW]
         new["drawings"] = drawings
         shares = {what: round(statistics.unlike(x), 3) for what, x in new.items()}
         found.append({"learned": name, "n": n, "shares": shares})
     return found
+
+
+def _unviewed(features: FeatureSet, classes: Sequence[int] | None = None) -> Part:
+    return part_of(features, Kind("", classes, views=False))
+
+
+def measure_times(sets: Sets) -> list[dict[str, Any]]:
+    """Seconds of learning again from the kept features of images of CIFAR-10.
+
+    Returns
+    -------
+    list of dict
+        ``n``: images. ``wall``, ``processor``: seconds.
+    """
+    database = sets.open("cifar").database
+    order, found = np.random.default_rng(0).permutation(len(database)), []
+    for n in TIMED:
+        x = database[np.sort(order[:n])]
+        index = HiHPQIndex(x.shape[1], M=BYTES, features="int8", device="cpu")
+        index.train(x[:TIMED_FROM])
+        index.add(x)
+        wall, processor = time.perf_counter(), time.process_time()
+        index.retrain()
+        seconds = {
+            "wall": round(time.perf_counter() - wall, 1),
+            "processor": round(time.process_time() - processor, 1),
+        }
+        found.append({"n": n, **seconds})
+        print(f"{TIMES}: {n:,} images: {seconds}", flush=True)
+    return found
+
+
+@functools.cache
+def _data_digest(sets: Sets, name: str, views: bool) -> tuple[str, str]:
+    digests = DataDigests(sets.open(name))
+    return digests.features("mild" if views else None), digests.protocol
+
+
+def identity(sets: Sets, kinds: Sequence[Kind], settings: Any) -> dict[str, str]:
+    """What a run is measured on and with: digests of features, settings, policy and code."""
+    return {
+        "features": digest_settings(
+            {"sets": [_data_digest(sets, kind.set, kind.views) for kind in kinds]}
+        ),
+        "settings": digest_settings({"settings": settings}),
+        "policy": digest_settings({"limits": POLICY.limits}),
+        "code": code_digest(HYPERPQ_CODE),
+    }
+
+
+def run_missing(sets: Sets, log: RunLog, seeds: int, jobs: int, fresh: bool) -> None:
+    """Measure what the log does not hold as it would be measured now."""
+    everything = [Kind(name, views=False) for name in ("cifar", "scenes", "drawn")]
+    identities: dict[tuple[str, int], dict[str, str]] = {
+        (curve.name, seed): identity(
+            sets, curve.kinds, [[list(step) for step in curve.steps], curve.kinds, seed]
+        )
+        for seed in range(seeds)
+        for curve in CURVES
+    }
+    identities[KINDS, 0] = identity(sets, everything, NEW)
+    identities[TIMES, 0] = identity(sets, everything[:1], TIMED)
+    missing = {
+        key
+        for key, digests in identities.items()
+        if fresh or key not in log or log.runs[key].get("digests") != digests
+    }
+
+    def record(key: tuple[str, int], steps: list[Run]) -> None:
+        origin = {
+            "machine": describe_machine(),
+            "threads": torch.get_num_threads(),
+            "commit": current_commit(),
+        }
+        name, seed = key
+        log.append(
+            {"curve": name, "seed": seed, "steps": steps, **origin, "digests": identities[key]}
+        )
+
+    tasks = [(c, seed) for seed in range(seeds) for c in CURVES if (c.name, seed) in missing]
+    for (curve, seed), steps in run_tasks(functools.partial(measure_curve, sets), tasks, jobs):
+        record((curve.name, seed), steps)
+    if (KINDS, 0) in missing:
+        record((KINDS, 0), measure_kinds(sets))
+    if (TIMES, 0) in missing:
+        record((TIMES, 0), measure_times(sets))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -330,6 +434,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenes", type=Path, help="folder of class folders of photographs")
     parser.add_argument("--cifar", type=Path, help="folder of CIFAR-10, see benchmarks.quality")
     parser.add_argument("--drawn", type=Path, help="folder of the drawn set, drawn if missing")
+    parser.add_argument(
+        "--seeds", type=count, default=1, help="number of seeds, counted from 0 (default 1)"
+    )
     parser.add_argument("--jobs", type=count, default=1, help="curves side by side (default 1)")
     parser.add_argument("--fresh", action="store_true", help="measure all curves again")
     add_cache_options(parser)
@@ -338,15 +445,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         import_pyplot()
         sets = Sets(args.scenes, args.cifar, args.drawn, args.features)
         log = RunLog(args.features / RUNS, FIELDS)
-        if args.fresh:
-            log.remove(list(log.runs))
-        missing = [curve for curve in CURVES if (curve.name,) not in log]
-        for curve, steps in run_tasks(partial(measure, sets), missing, args.jobs):
-            log.append({"curve": curve.name, "steps": steps, "machine": describe_machine()})
-        if (KINDS,) not in log:
-            kinds = measure_kinds(sets)
-            log.append({"curve": KINDS, "steps": kinds, "machine": describe_machine()})
-        print(write_growth_page(log, [curve.name for curve in CURVES], args.out))
+        run_missing(sets, log, args.seeds, args.jobs, args.fresh)
+        RunLog(args.out / PUBLISHED, FIELDS).update(log.runs.values())
+        print(write_growth_page(args.out, [curve.name for curve in CURVES]))
     except HyperPQError as error:
         raise SystemExit(str(error)) from None
 

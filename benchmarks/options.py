@@ -6,6 +6,9 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# The published pages.
+RESULTS = Path("docs/results")
+
 
 def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--dataset``, ``--data``, ``--queries``, ``--backbone`` and `add_cache_options`."""
@@ -24,6 +27,8 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
         help="number of queries (default: 1,000 of a folder, 2,000 of CIFAR-10, or as published)",
     )
     add_cache_options(parser)
+    # See `results_folder`.
+    parser.set_defaults(out=None)
     parser.add_argument("--backbone", default="lite0", help="network (default lite0)")
 
 
@@ -35,9 +40,18 @@ def add_cache_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         type=Path,
-        default=Path("docs/results"),
-        help="folder of the page and its plots (default docs/results)",
+        default=RESULTS,
+        help="folder of the page and its plots (default docs/results; for folder:PATH "
+        "CACHE/results)",
     )
+
+
+def results_folder(args: argparse.Namespace) -> Path:
+    """``--out``, or where the page belongs: figures of images of one's own beside the features."""
+    if args.out is not None:
+        return Path(args.out)
+    own = args.dataset.startswith("folder:")
+    return Path(args.features) / "results" if own else RESULTS
 
 
 def add_published_option(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,7 @@ from benchmarks.options import (
     add_published_option,
     code_lengths,
     count,
+    results_folder,
     some_of,
 )
 from benchmarks.pages import import_pyplot
@@ -58,6 +59,7 @@ from benchmarks.provenance import (
 from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
 from benchmarks.quality_page import RUNS, write_quality_page
 from benchmarks.runlog import Key, Run, RunLog
+from benchmarks.training_sizes import min_training
 from hyperpq import scan
 from hyperpq.codec.learned import SAMPLE_SIZE, LearnedCodec
 from hyperpq.errors import HyperPQError
@@ -239,9 +241,26 @@ def requested_runs(args: argparse.Namespace, inputs: Sequence[str]) -> list[Key]
     return keys
 
 
+def without_too_few(keys: Sequence[Key], n: int) -> list[Key]:
+    """Leave out baselines that cannot learn from n images, and say so."""
+    needed: dict[str, int] = {}
+    kept = []
+    for key in keys:
+        least = min_training(key.method, key.bits)
+        if n >= least:
+            kept.append(key)
+        else:
+            needed[f"{key.method} at {key.bits} bits"] = least
+    if needed:
+        words = [f"{name} (needs {least})" for name, least in needed.items()]
+        print(f"left out, as only {n} images train: {', '.join(words)}", flush=True)
+    return kept
+
+
 def run(bench: QualityBench, args: argparse.Namespace) -> None:
     """Measure the requested runs that the log does not hold as they would be now, seed by seed."""
     requested = requested_runs(args, list(bench.inputs))
+    requested = without_too_few(requested, len(bench.features.train))
     missing, changed = [], set()
     for key in requested:
         recorded = bench.log.runs.get(key)
@@ -341,6 +360,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.dataset, args.data, args.features, args.backbone, args.more, args.queries
         )
         record = describe_set(features)
+        args.out = results_folder(args)
         check_set(record, args.out)
         bench = QualityBench(features, shown_command(args))
         if args.published:

@@ -28,7 +28,7 @@ from benchmarks.baselines import BASELINES, LENGTHS, Vectors, exact, power_norma
 from benchmarks.degradations import DEGRADATIONS, Degradation
 from benchmarks.featuresets import FeatureSet, extract, open_set
 from benchmarks.machine import describe_machine
-from benchmarks.options import add_dataset_options
+from benchmarks.options import add_dataset_options, results_folder
 from benchmarks.pages import (
     format_number,
     listed,
@@ -49,6 +49,7 @@ from benchmarks.published import (
     runs_file,
 )
 from benchmarks.runlog import Run, RunLog
+from benchmarks.training_sizes import check_training
 from hyperpq import scan
 from hyperpq.datasets.decode import open_image
 from hyperpq.datasets.protocols import Split
@@ -223,6 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             args.dataset, args.data, args.features, args.backbone, queries=args.queries
         )
         record = describe_set(features)
+        args.out = results_folder(args)
         check_set(record, args.out)
         queries = {ORIGINAL: features.query}
         for name, degrade in DEGRADATIONS.items():
@@ -233,6 +235,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             other = open_set(args.other, None, args.features, args.backbone)
             trainings.append((other, {ORIGINAL: features.query}))
         measured = []
+        for name in COMPARED:
+            check_training(name, args.bits, min(len(one.train_rows) for one, _ in trainings))
         for trained_on, asked in trainings:
             own = OWN if trained_on is features else trained_on.protocol.name
             digests = DataDigests(trained_on).of(

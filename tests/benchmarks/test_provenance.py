@@ -236,6 +236,13 @@ def test_runs_of_earlier_code_are_confirmed_if_it_measures_the_same(place, monke
     assert after[NORMALIZED] == changed[1]
 
 
+def test_what_was_never_published_cannot_be_confirmed(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with pytest.raises(SystemExit, match="docs/results has no published runs of one-lite0"):
+        confirm.main(["--dataset", "folder:one", "--features", str(place / "cache")])
+    assert not (place / "docs").exists()
+
+
 def test_the_commit_of_a_run_says_whether_the_sources_differ_from_it(tmp_path):
     assert provenance.current_commit(tmp_path) is None
 

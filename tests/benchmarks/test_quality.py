@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from benchmarks import featuresets, quality
-from benchmarks.baselines import power_normalize
+from benchmarks.baselines import BASELINES, Vectors, lengths, power_normalize, unit
+from benchmarks.options import results_folder
 from benchmarks.quality_page import MEASURES, summarize
 from benchmarks.runlog import Key, RunLog
+from benchmarks.training_sizes import check_training, min_training
 from hyperpq.backbones import load_backbone
 from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.datasets.protocols import Split
-from hyperpq.errors import DatasetError
+from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images.extract import ReadOptions, extract_features
 from hyperpq.training import train as trainer
 from hyperpq.training.features import normalized_features
@@ -299,3 +303,43 @@ def test_a_line_is_written_as_soon_as_it_is_measured(cache, short, monkeypatch):
     lines = (cache / "groups-lite0/runs.jsonl").read_text().splitlines()
     methods = [json.loads(line)["method"] for line in lines]
     assert methods == ["exact"] * 2 + ["hyperpq"] * 2 + ["pq"] * 4
+
+
+def test_baselines_that_need_more_images_are_left_out(cache, short, capsys):
+    features = featuresets.open_set("folder:groups", None, cache)
+    rows = features.train_rows[:80]
+    saved = dict(np.load(features.source / "protocol.npz"))
+    np.savez(features.source / "protocol.npz", **{**saved, "train_rows": rows})
+    views = np.load(features.source / "views-mild.npy")
+    np.save(features.source / "views-mild.npy", views[:, :80])
+    options = ("--bits", "16", "--seeds", "1", "--recipes", "default")
+    page = bench(cache, *options, "--baselines", "pq,itq,tangent_pq")
+    said = capsys.readouterr().out
+    assert "left out, as only 80 images train: pq at 16 bits (needs 256)\n" in said
+    assert {key[0] for key in runs(cache)} == {"exact", "hyperpq", "itq", "tangent_pq"}
+    assert "| itq (" in page and "| pq (" not in page
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_least_number_of_images_of_a_baseline_is_enough(name):
+    bits = 16 if 16 in lengths(name) else 32
+    n = min_training(name, bits)
+    x = unit(np.random.default_rng(0).standard_normal((n + 20, 128)).astype(np.float32))
+    found = BASELINES[name](Vectors(x[:n], x[n:], x[:n]), bits, 5, 0)
+    assert found.ids.shape == (20, 5)
+    with pytest.raises(InvalidInputError, match=f"{name} at {bits} bits expected at least {n}"):
+        check_training(name, bits, n - 1)
+
+
+def test_figures_of_images_of_ones_own_are_no_part_of_the_published_page(
+    cache, short, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    options = ["--bits", "8", "--seeds", "1", "--baselines", "none", "--recipes", "none"]
+    quality.main(["--dataset", "folder:groups", "--features", str(cache), *options])
+    assert "## Groups" in (cache / "results/quality.md").read_text("utf-8")
+    assert not (tmp_path / "docs").exists()
+    parsed = argparse.Namespace(out=None, dataset="cifar10-ii", features=cache)
+    assert results_folder(parsed) == Path("docs/results")
+    parsed.out = tmp_path
+    assert results_folder(parsed) == tmp_path
