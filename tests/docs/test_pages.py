@@ -149,6 +149,88 @@ def test_relative_links_resolve(page):
             assert anchor in slugs(other.read_text("utf-8")), f"{page} links to {target}"
 
 
+def defaults() -> dict[str, list[str]]:
+    """Sentences of pages that name a default or a limit, with the values of the code."""
+    from hyperpq import HiHPQIndex
+    from hyperpq.codec.learned import SAMPLE_SIZE
+    from hyperpq.datasets import decode
+    from hyperpq.filters.where import MAX_LENGTH
+    from hyperpq.images import decoding_budget, updater
+    from hyperpq.images.build.options import BuildOptions
+    from hyperpq.images.relearning import WARNING_POLICY
+    from hyperpq.index import calibration
+    from hyperpq.index.directory import LOCK_TIMEOUT
+    from hyperpq.index.learning import TRAIN_SIZE
+    from hyperpq.training.recipe import FULL_EPOCHS_ROWS, MAX_EPOCHS, MIN_EPOCHS, Recipe
+    from hyperpq.training.split import MIN_CHECKED_IMAGES, MIN_TRAINING_IMAGES
+
+    build, index = BuildOptions(), inspect.signature(HiHPQIndex).parameters
+    images, batch = MIN_CHECKED_IMAGES, updater.SEGMENT_SIZE
+    growth = WARNING_POLICY.limits[0].growth
+    least, per_core = decoding_budget._LEAST >> 30, decoding_budget._PER_CORE >> 20
+    assert (build.train_size, build.backbone) == (TRAIN_SIZE, "lite0")
+    return {
+        "README.md": [
+            f"a code of {index['M'].default} bytes",
+            f"the default is {build.bits}. One training",
+            f"learning needs {images} or more",
+        ],
+        "docs/start/first-steps.md": [
+            f"The code of an image takes {build.bits // 8} bytes.",
+            f"Learning needs {images} images.",
+        ],
+        "docs/tutorials/images.md": [
+            f"Learning needs at least {images} images",
+            f"at most {build.train_size:,} images (`--train-size`)",
+            f"at most {build.view_size:,} of them (`--view-size`)",
+            f"commits of {batch:,} images",
+        ],
+        "docs/tutorials/vectors.md": [f"the default is `M={index['M'].default}`"],
+        "docs/how-to/code-length.md": [
+            f"A code has `M` bytes; the default is {index['M'].default}.",
+            f"| {build.bits} (the default) |",
+            f"| `{build.objective}` (the default) |",
+        ],
+        "docs/how-to/encoders.md": [f"| `{build.backbone}` (the default)"],
+        "docs/how-to/filters.md": [f"at most {MAX_LENGTH:,} characters"],
+        "docs/how-to/services.md": [
+            f"writing for more than {LOCK_TIMEOUT:g} seconds",
+            f"comes to {images} images",
+            f"learned from {TRAIN_SIZE / growth:,.0f} images or more",
+        ],
+        "docs/how-to/threads-and-forks.md": [
+            f"Images of more than {build.max_megapixels:g} megapixels are skipped",
+            f"{least} GiB, or {per_core} MiB for each core if that is more",
+            f"An image of more than {decode._LARGE // 10**6} megapixels is reduced",
+        ],
+        "docs/faq.md": [
+            f"Learning begins at {images} images",
+            f"features, `--features {build.features}` (default)",
+        ],
+        "docs/method.md": [
+            f"up to {SAMPLE_SIZE:,} tangent vectors",
+            f"it is {MAX_EPOCHS} up to {FULL_EPOCHS_ROWS:,} features, then "
+            f"$`{MAX_EPOCHS * FULL_EPOCHS_ROWS // 1000}{{,}}000 / n`$, and never less than "
+            f"{MIN_EPOCHS}",
+            f"With fewer than {images} images in all",
+            f"with fewer than {MIN_TRAINING_IMAGES} images",
+            rf"\texttt{{smoothing\_weight}} = {Recipe().codebooks.smoothing_weight}",
+        ],
+        "docs/method/similarity.md": [
+            f"a sample of {calibration._SAMPLE} rows",
+            f"fewer than {calibration.MIN_ROWS} images",
+        ],
+    }
+
+
+def test_defaults_of_pages_are_those_of_the_code():
+    missing = []
+    for page, sentences in defaults().items():
+        text = " ".join((ROOT / page).read_text("utf-8").split())
+        missing += [(page, sentence) for sentence in sentences if sentence not in text]
+    assert missing == []
+
+
 def repository_files() -> list[Path]:
     """Text files that belong to the repository, not what tools leave in it."""
     kinds = ("py", "pyi", "md", "cfg", "toml", "txt", "yaml", "yml", "svg", "css", "h", "cpp")
