@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from dataclasses import replace
 
@@ -236,3 +237,51 @@ def test_a_copy_of_an_index_has_the_mount_points(place, tmp_path):
     (place / "index").rename(place / "first")
     (place / "copy").rename(place / "index")
     assert mounts(opened(place)) == {"home": "/", "media/p": "media"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_is_done_while_a_disk_is_away_its_images_stay(place, disks, seed):
+    """Copies of some of its images, deleted files, something else in its place, all commands."""
+    choice, away = random.Random(seed), False
+    kept = {name for name in names_of(opened(place)) if name.startswith("media/")}
+    for number in range(100, 114):
+        there = place.with_name(f"{place.name}-media") if away else place / "media"
+        files = sorted(there.rglob("p/?/*.png"))
+        action = choice.choice(["disk", "disk", "copy", "delete", "update", "update", "forget"])
+        if action == "disk" and away:
+            shutil.rmtree(place / "media", ignore_errors=True)
+            disks.mount_again("media")
+            away = False
+        elif action == "disk":
+            disks.unmount("media")
+            away = True
+            if choice.random() < 0.3:
+                (place / "media/p").mkdir(parents=True)
+            elif choice.random() < 0.5:
+                fill(place / "media/p", 1, start=number)
+        elif action == "copy":
+            for path in choice.sample(files, choice.randrange(len(files))):
+                copied = place / f"home/{number}" / path.relative_to(there)
+                copied.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, copied)
+        elif action == "delete":
+            source = (place / "home").rglob("*.png") if away else files
+            choice.choice(sorted(source)[1:]).unlink()
+        elif action == "update":
+            roots = choice.choice([None, [place / "home"]])
+            update_index(roots, place / "index", backbone=Grid(), relearn="never")
+        else:
+            opened(place).forget(missing=True)
+        names = names_of(opened(place))
+        now = {name for name in names if name.startswith("media/")}
+        assert kept <= now if away else True
+        kept = kept if away else now
+    if away:
+        shutil.rmtree(place / "media", ignore_errors=True)
+        disks.mount_again("media")
+    index, _ = update_index(None, place / "index", backbone=Grid(), relearn="never")
+    assert names_of(index) == {
+        os.path.relpath(path, place)
+        for root in ("home", "media")
+        for path in (place / root).rglob("*.png")
+    }
