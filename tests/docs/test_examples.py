@@ -285,7 +285,7 @@ def test_run_says_how_it_is_used():
 
 
 def benchmark_commands() -> list[list[str]]:
-    text = (ROOT / "benchmarks/README.md").read_text("utf-8")
+    text = (ROOT / "benchmarks/README.md").read_text("utf-8").replace("\\\n", " ")
     return [shlex.split(line) for line in re.findall(r"^    (python -m \S+.*)$", text, re.M)]
 
 
