@@ -239,7 +239,7 @@ def test_a_copy_of_an_index_has_the_mount_points(place, tmp_path):
     assert mounts(opened(place)) == {"home": "/", "media/p": "media"}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [3, 4, 10])
 def test_whatever_is_done_while_a_disk_is_away_its_images_stay(place, disks, seed):
     """Copies of some of its images, deleted files, something else in its place, all commands."""
     choice, away = random.Random(seed), False
