@@ -49,11 +49,16 @@ def command(
     """
     from hyperpq.io.encode_vectors import encode_vectors, save_codes
     from hyperpq.io.vector_files import is_vector_file
-    from hyperpq.utils.output_files import check_writable
+    from hyperpq.utils.output_files import check_writable, is_stream
 
+    if out.suffix.lower() != ".npy" and not is_stream(out) and not out.is_dir():
+        raise click.UsageError(f"{out} has another ending than .npy, the format of the codes.")
     check_writable(out)
     if all(is_vector_file(Path(name)) for name in inputs):
-        save_codes(out, encode_vectors(inputs, index_path, dataset=dataset, device=device))
+        codes = encode_vectors(inputs, index_path, dataset=dataset, device=device)
+        save_codes(out, codes)
+        if not quiet:
+            output.emit_summary([("codes", f"{sum(map(len, codes)):,}"), ("file", out)], out)
         return
 
     from hyperpq.images.image_index import ImageIndex

@@ -150,7 +150,7 @@ def _check_free(root: Path, n: int, size: int, seed: int) -> None:
         )
 
 
-def _described(root: Path) -> dict[str, int] | None:
+def _described(root: Path) -> dict[str, Any] | None:
     """``n``, ``size`` and ``seed`` of the set in a folder; None if there is none."""
     try:
         stored = json.loads((root / DESCRIPTION).read_text())

@@ -221,8 +221,9 @@ def _new_part(
             f"{first.first_id:,} to {first.last_id:,}"
         )
     raise InvalidInputError(
-        f"{name} {found}; nothing was changed; leave such files out with --if-new "
-        "(repeated='skip'), or add the vectors once more with --again (repeated='add')."
+        f"{name} {found}; nothing was changed; leave such files out with `hyperpq import "
+        "--if-new` (repeated='skip'), or add the vectors once more with `hyperpq import --again` "
+        "(repeated='add')."
     )
 
 

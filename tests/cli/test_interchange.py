@@ -99,7 +99,8 @@ def test_ids_and_more_files_for_an_index(hyperpq, made, tmp_path):
 def test_train_and_encode_take_the_same_files(hyperpq, made, tmp_path):
     ok(hyperpq("train", made / "b.fvecs", "--epochs", "0", cwd=tmp_path))
     out = tmp_path / "codes.npy"
-    ok(hyperpq("encode", made / "a.npy", made / "c.h5", "-o", out, cwd=tmp_path))
+    text = ok(hyperpq("encode", made / "a.npy", made / "c.h5", "-o", out, cwd=tmp_path))
+    assert (fact(text, "codes"), fact(text, "file")) == ("400", str(out))
     index = HiHPQIndex.load(tmp_path / "hyperpq-index", device="cpu")
     want = index.encode(np.concatenate([X[:200], X[400:]]))
     np.testing.assert_array_equal(np.load(out), want)

@@ -405,6 +405,11 @@ COMMANDS = {
         2,
         "views have shape (2, 2, 2); expected (V, 20, 9)*",
     ),
+    "encode-out-ending": (
+        "encode P -o codes.csv --index I",
+        2,
+        "usage: codes.csv has another ending than .npy, the format of the codes.",
+    ),
     "encode-out-folder": (
         "encode P -o bad --index I",
         2,
