@@ -63,7 +63,7 @@ RUNS = "growth-runs.jsonl"
 # Features that are compared with what a codec was learned from.
 NEW = 600
 # Numbers of images whose time of learning again is measured, and those of the codec before.
-TIMED, TIMED_FROM = (150, 1000, 5000, 25_000), 50
+TIMED, TIMED_FROM = (159, 1000, 5000, 25_000), 50
 
 Labels = NDArray[np.int64]
 Floats = NDArray[np.float32]

@@ -101,10 +101,7 @@ def _seeds_text(seeds: Mapping[str, Sequence[Run]]) -> str:
     for name, runs in seeds.items():
         by_number.setdefault(len(runs), []).append(name)
     if list(by_number) == [1]:
-        return (
-            "Each curve was run once, with seed 0, so the tables have no spread. Two trainings of "
-            "the same images differ by up to about .01."
-        )
+        return "Each curve was run once, with seed 0, so the figures have no spread."
     parts = [
         f"{'once' if n == 1 else f'with {n} seeds'}: {listed(names)}"
         for n, names in sorted(by_number.items())
@@ -140,7 +137,7 @@ def _why(reason: str | None) -> str:
 def policy_text(runs: Mapping[tuple[Any, ...], Run]) -> str:
     """The policy in words, with its present numbers, and what the runs say of it."""
     costs = [
-        f"{what} cost its queries {format_number(found)} precision@{TOP}"
+        f"{what} cost {format_number(found)}"
         for what, found in (
             (
                 "four images of other classes among 400 of one class of CIFAR-10",
@@ -168,9 +165,10 @@ def policy_text(runs: Mapping[tuple[Any, ...], Run]) -> str:
         "Images beyond the largest sample (`train_size`, 25,000) do not count, so an index that "
         "has reached it learns again for images of another kind only. The limits are narrow for "
         "small indexes. Images that a codec has not seen lie near the middle of its space and so "
-        f"near every query{': ' if costs else ''}{listed(costs)}. A large sample gains little from "
-        "more: with 25,000 images instead of 5,000 the mAP@10 of CIFAR-10 at 64 bits is .735 "
-        "instead of .718 ([quality](quality.md))."
+        "near every query. "
+        + (f"Of the precision@{TOP} of queries, {listed(costs)}. " if costs else "")
+        + "A large sample gains little from more: with 25,000 images instead of 5,000 the mAP@10 "
+        "of CIFAR-10 at 64 bits is .735 instead of .718 ([quality](quality.md))."
         + (times_text(runs[TIMES, 0]) if (TIMES, 0) in runs else "")
         + "\n\n"
         '`--no-relearn` (`relearn="never"`) switches it off. A warning then names the remedy if '
@@ -193,10 +191,11 @@ def _cost(run: Run | None, numbers: list[int]) -> float | None:
 def times_text(times: Run) -> str:
     """What learning again takes, in words."""
     steps, threads = times["steps"], times["threads"]
-    figures = listed([f"{one['processor']:g} s with {one['n']:,} images" for one in steps])
+    figures = listed([f"{one['processor']:g} s with {one['n']:,}" for one in steps])
     return (
-        f" On {threads} thread{'s' * (threads > 1)}, learning again took {figures} (CIFAR-10, "
-        "features in memory; seconds of the processor, as other work shared the machine)."
+        f" On {threads} thread{'s' * (threads > 1)}, learning again took {figures} images "
+        "(CIFAR-10, features in memory; seconds of the processor, as other work shared the "
+        "machine)."
     )
 
 

@@ -8,13 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import ablation_page, quality_page, robustness, scan_page, store, trees_page
+from benchmarks import (
+    ablation_page,
+    growth,
+    growth_page,
+    quality_page,
+    robustness,
+    scan_page,
+    store,
+    trees_page,
+)
 from benchmarks.ablation_variants import VARIANTS
 from benchmarks.pages import MADE, with_kept_sections
 
 RESULTS = Path(__file__).parents[2] / "docs/results"
 WRITERS = {
     "ablation": lambda out: ablation_page.write_ablation_page(out, VARIANTS),
+    "growth": lambda out: growth_page.write_growth_page(out, [c.name for c in growth.CURVES]),
     "quality": quality_page.write_quality_page,
     "robustness": robustness.write_robustness_page,
     "scan": scan_page.write_scan_page,
@@ -33,6 +43,7 @@ def test_a_page_is_a_function_of_the_runs_beside_it(name, tmp_path, monkeypatch)
     monkeypatch.setattr(ablation_page, "plot_differences", lambda *_: None)
     monkeypatch.setattr(trees_page, "plot_gains", lambda *_: None)
     monkeypatch.setattr(scan_page, "plot", lambda *_: None)
+    monkeypatch.setattr(growth_page, "plot_curves", lambda _, file: file)
     shutil.copytree(RESULTS / "runs", tmp_path / "runs")
     page = WRITERS[name](tmp_path)
     assert page.read_text("utf-8") == (RESULTS / page.name).read_text("utf-8")
