@@ -250,7 +250,8 @@ def _parse_root(stored: Mapping[str, Any]) -> Root:
         hidden,
         None if mount is None else _bytes(mount),
     )
-    if not root.path.startswith(b"/") or not root.stored.lstrip(_LITERAL).startswith(b"/"):
+    places = root.path, root.stored.lstrip(_LITERAL), root.mount or b"/"
+    if not all(place.startswith(b"/") for place in places):
         raise ValueError
     return root
 

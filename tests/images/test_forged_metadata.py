@@ -74,7 +74,7 @@ FIELDS = [
     *("pictures.backbone.normalization.mean", "pictures.backbone.normalization.std"),
     *(f"pictures.options.{name}" for name in BuildOptions().to_stored()),
     *("pictures.roots", "pictures.roots.0"),
-    *(f"pictures.roots.0.{name}" for name in Root(b"/a", b"/a").to_stored()),
+    *(f"pictures.roots.0.{name}" for name in Root(b"/a", b"/a", mount=b"/").to_stored()),
     *(
         "pictures.options.unknown",
         "pictures.options.metric",

@@ -129,7 +129,7 @@ def test_copies_have_the_paths_that_are_shown(moved, tmp_path):
     "roots",
     [
         *(5, "x", [5], [{}], [{"path": "x"}], [{"path": "a", "stored": "/a"}], {"path": "/a"}),
-        *([{**Root(b"/a", b"/a").to_stored(), "mount": no}] for no in (5, "", "a\0b", ["/"])),
+        *([{**Root(b"/a", b"/a").to_stored(), "mount": no}] for no in (5, "", "/\0b", "a", ["/"])),
     ],
 )
 def test_roots_that_are_not_valid_are_named(trained, tmp_path, roots):
