@@ -21,6 +21,7 @@ from hyperpq.utils.validation import as_codes, as_features
 
 if TYPE_CHECKING:
     from hyperpq.codec.config import AdditiveConfig, CodecConfig, PQConfig
+    from hyperpq.codec.feature_space import FeatureSpace
     from hyperpq.quantizers.base import Quantizer
 
 # Features that are worked on at once: what they become in float64 stays in the caches. With 2,048
@@ -102,6 +103,10 @@ class Codec(nn.Module, ABC):
         Tensor, shape (n, spaces, D), float32
             Each row has the same bits in any batch.
         """
+
+    @abstractmethod
+    def feature_space(self) -> FeatureSpace:
+        """How features themselves are compared where a search is refined by them."""
 
     @property
     def d(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self, override
 
 from hyperpq.codec.base import Codec
+from hyperpq.codec.feature_space import FeatureSpace
 from hyperpq.codes import MAX_CODES
 from hyperpq.errors import InvalidInputError
 from hyperpq.utils.exact_matmul import RoundedFactor
@@ -83,6 +84,12 @@ class LearnedCodec(Codec):
         if self.config.normalization == "power":
             x = x.sign() * x.abs().sqrt() - self.mean.to(x.dtype)
         return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+    @override
+    def feature_space(self) -> FeatureSpace:
+        if self.config.normalization != "power":
+            return FeatureSpace("cosine")
+        return FeatureSpace("cosine", root=True, mean=self.mean.float().cpu().numpy())
 
     def tangent(self, x: Tensor) -> Tensor:
         """Map features to vectors as the head gives them, differentiable.

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from hyperpq.codec.base import Codec
 from hyperpq.codec.config import PQConfig
+from hyperpq.codec.feature_space import FeatureSpace
 from hyperpq.errors import InvalidInputError
 from hyperpq.progress import ProgressLike
 from hyperpq.quantizers.fit_flat import fit_flat, fit_rotation, take_evenly
@@ -180,6 +181,10 @@ class PQCodec(Codec):
     @torch.no_grad()
     def vectors(self, x: Tensor) -> Tensor:
         return self._rotated(x).unflatten(1, (self.quantizer.M, self.quantizer.D))
+
+    @override
+    def feature_space(self) -> FeatureSpace:
+        return FeatureSpace(self.config.metric)
 
     @override
     def embed(self, x: ArrayLike) -> NDArray[np.float32]:

@@ -35,6 +35,9 @@ _SAMPLE = 512
 # Features of a sample that a feature is compared with, and the share of the sample whose features
 # are nearer to theirs than `Calibration.like`.
 _NEIGHBOURS, _LIKE_SHARE = 3, 0.99
+# Deviation of distances of features in refined distances, over that of codes. `refine.md` has what
+# other shares give.
+_FEATURE_SHARE = 0.3
 # Steps in which the rows that a sample is drawn from grow, for each doubling of an index.
 _STEPS = 4
 # Scales of a codec that are known at once.
@@ -61,12 +64,16 @@ class Calibration:
         Median distance, 1 - cosine, between two features.
     n : int
         Number of rows in the sample.
+    refined : float or None
+        Median refined distance between two rows, see `Refinement`, which takes the place of
+        ``random`` for refined distances; None if the index keeps no features.
     """
 
     random: float
     like: float | None
     unlike: float | None
     n: int
+    refined: float | None = None
 
     @classmethod
     def of(cls, rows: RowView, codec: Codec) -> Calibration | None:
@@ -93,7 +100,12 @@ class Calibration:
         return None if scale is None else scale.calibration
 
     def similarity(
-        self, D: ArrayLike, d_self: ArrayLike, kinship: ArrayLike = 1.0
+        self,
+        D: ArrayLike,
+        d_self: ArrayLike,
+        kinship: ArrayLike = 1.0,
+        *,
+        is_refined: bool = False,
     ) -> NDArray[np.float64]:
         """Turn the distances of queries into similarities.
 
@@ -105,6 +117,8 @@ class Calibration:
             Distance of each query to its own code.
         kinship : array_like, shape (nq,)
             Kinship of each query, 0 to 1.
+        is_refined : bool
+            Whether these are refined distances.
 
         Returns
         -------
@@ -112,11 +126,12 @@ class Calibration:
             From 0 to 99, falling with the distance; NaN where there is no result. Without kept
             features it is 100 at the distance of the query to its own code.
         """
+        random = self.refined if is_refined and self.refined is not None else self.random
         distances = np.asarray(D, np.float64)
         own = np.asarray(d_self, np.float64)[:, None]
         factor = EXACT * np.broadcast_to(np.asarray(kinship, np.float64), len(own))[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            share = np.where(own < self.random, (self.random - distances) / (self.random - own), 0)
+            share = np.where(own < random, (random - distances) / (random - own), 0)
         out = np.clip(factor * share, 0, MAX_INEXACT).round(1)
         if self.like is None:
             out[distances <= own] = EXACT
@@ -145,32 +160,39 @@ class Scale(NamedTuple):
     @classmethod
     def of(cls, rows: RowView, codec: Codec) -> Scale | None:
         """See `Calibration.of`."""
-        return _KNOWN.setdefault(codec, _Known()).scale_of(rows, codec)
+        return Sampled.of(rows, codec).scale
 
     @classmethod
-    def of_sample(
-        cls, codec: Codec, packed: NDArray[np.uint8], features: NDArray[np.float32] | None
+    def of_distances(
+        cls,
+        D: NDArray[np.float64],
+        features: NDArray[np.float32] | None,
+        refined: NDArray[np.float64] | None,
     ) -> Scale | None:
-        """The scale of a sample of rows: codes (n, code_size), and features (n, d) if kept."""
-        if len(packed) < MIN_ROWS:
+        """The scale of a sample of rows.
+
+        Parameters
+        ----------
+        D, refined : ndarray, shape (n, n), float64
+            Distances of their codes from each row; refined ones if the rows keep features.
+        features : ndarray, shape (n, d), float32, or None
+            Their features.
+        """
+        n = len(D)
+        if n < MIN_ROWS:
             return None
-        codes, n = unpack(packed, codec.M, codec.nbits), len(packed)
-        tables = codec.code_tables(packed) if features is None else codec.tables(features)
-        D = np.zeros((n, n))
-        for m in range(codec.M):
-            D += tables[:, m].take(codes[:, m], axis=1)
         pairs = ~np.eye(n, dtype=bool)
         own, random = float(np.median(D.diagonal())), float(np.median(D[pairs]))
         if not random - own > 1e-6 * abs(random):
             return None
-        if features is None:
+        if features is None or refined is None:
             return cls(Calibration(random, None, None, n), None)
         unit = _unit(features)
         between = 1 - unit @ unit.T
         unlike = float(np.median(between[pairs]))
         np.fill_diagonal(between, np.inf)
         like = float(np.quantile(_to_nearest(between), _LIKE_SHARE))
-        return cls(Calibration(random, like, unlike, n), unit)
+        return cls(Calibration(random, like, unlike, n, float(np.median(refined[pairs]))), unit)
 
     def kinship(
         self,
@@ -206,31 +228,72 @@ class Scale(NamedTuple):
         return out
 
 
+class Sampled(NamedTuple):
+    """What a sample of the rows of an index says of their distances.
+
+    Attributes
+    ----------
+    scale : Scale or None
+        The scale of similarities, see `Calibration.of`.
+    factor : float or None
+        Weight of distances of features beside those of codes, see `Refinement`. With it their
+        deviation within a query, in the mean, is 0.3 of that of codes. None without kept features,
+        and for plain codebooks, where the exact distance replaces that of the code.
+    """
+
+    scale: Scale | None
+    factor: float | None
+
+    @classmethod
+    def of(cls, rows: RowView, codec: Codec) -> Sampled:
+        """What the sample of rows says, always the same, see `Calibration.of`."""
+        return _KNOWN.setdefault(codec, _Known()).sampled(rows, codec)
+
+    @classmethod
+    def of_sample(
+        cls, codec: Codec, packed: NDArray[np.uint8], features: NDArray[np.float32] | None
+    ) -> Sampled:
+        """The same of a sample of rows: codes (n, code_size), and features (n, d) if kept."""
+        codes, n = unpack(packed, codec.M, codec.nbits), len(packed)
+        tables = codec.code_tables(packed) if features is None else codec.tables(features)
+        D = np.zeros((n, n))
+        with np.errstate(invalid="ignore"):  # Tables of features that are too large for a query.
+            for m in range(codec.M):
+                D += tables[:, m].take(codes[:, m], axis=1)
+        if features is None:
+            return cls(Scale.of_distances(D, None, None), None)
+        space = codec.feature_space()
+        between = space.pairs(features)
+        factor = _factor(D, between) if space.metric == "cosine" else None
+        refined = between if factor is None else D + factor * between
+        return cls(Scale.of_distances(D, features, refined), factor)
+
+
 class _Known:
-    """Scales of rows of one codec. Threads may use it at the same time."""
+    """What samples of rows of one codec say. Threads may use it at the same time."""
 
     def __init__(self) -> None:
         # The segments of the rows that were asked for last. A segment never changes.
-        self._last: tuple[list[ref[Segment]], Scale | None] = ([], None)
+        self._last: tuple[list[ref[Segment]], Sampled | None] = ([], None)
         # By hashes of samples: other rows of an index, such as those of the next snapshot, mostly
         # have the same sample.
-        self._by_sample: dict[str, Scale | None] = {}
+        self._by_sample: dict[str, Sampled] = {}
 
-    def scale_of(self, rows: RowView, codec: Codec) -> Scale | None:
-        segments, (known, scale) = rows.segments, self._last
-        if len(known) == len(segments) and all(map(_is, known, segments)):
-            return scale
+    def sampled(self, rows: RowView, codec: Codec) -> Sampled:
+        segments, (known, sampled) = rows.segments, self._last
+        if sampled is not None and len(known) == len(segments) and all(map(_is, known, segments)):
+            return sampled
         codes, features = _sample(rows)
         key = checksum(codes.tobytes() + (b"" if features is None else features.tobytes()))
         try:
-            scale = self._by_sample[key]
+            sampled = self._by_sample[key]
         except KeyError:
-            scale = Scale.of_sample(codec, codes, features)
+            sampled = Sampled.of_sample(codec, codes, features)
             if len(self._by_sample) >= _MAX_KNOWN:
                 self._by_sample.clear()
-            self._by_sample[key] = scale
-        self._last = list(map(ref, segments)), scale
-        return scale
+            self._by_sample[key] = sampled
+        self._last = list(map(ref, segments)), sampled
+        return sampled
 
 
 _KNOWN: WeakKeyDictionary[Codec, _Known] = WeakKeyDictionary()
@@ -251,6 +314,19 @@ def _sample(rows: RowView) -> tuple[NDArray[np.uint8], NDArray[np.float32] | Non
         positions = np.arange(total)
     ids = rows.ids_at(positions)
     return rows.codes_of(ids), None if rows.feature_codec is None else rows.features_of(ids)
+
+
+def _factor(D: NDArray[np.float64], between: NDArray[np.float64]) -> float:
+    """`Sampled.factor` for distances (n, n) of codes and of features, from each row to all."""
+    if len(D) < 3:
+        return 1.0
+    pairs = ~np.eye(len(D), dtype=bool)
+    codes, features = (x[pairs].reshape(len(D), -1).std(1).mean() for x in (D, between))
+    # Where one of them does not vary, only the other one has an order.
+    if codes <= 1e-9 * np.abs(D).max() or features <= 1e-9:
+        return 1.0
+    # The last bits of a deviation depend on the processor.
+    return float(f"{_FEATURE_SHARE * codes / features:.4g}")
 
 
 def _unit(x: NDArray[np.float32]) -> NDArray[np.float64]:

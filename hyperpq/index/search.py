@@ -16,6 +16,7 @@ from hyperpq.progress import ProgressLike, as_progress
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.codes import CodeSegment
+    from hyperpq.index.refine import Refinement
 
 # Queries whose distance tables are in memory at once.
 _QUERY_BATCH = 256
@@ -29,10 +30,11 @@ def search(
     k: int,
     threads: int | None = None,
     *,
+    refinement: Refinement | None = None,
     out: tuple[NDArray[np.float32] | None, NDArray[np.int64] | None] = (None, None),
     progress: ProgressLike = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Find the k nearest rows of each query; the result is exact.
+    """Find the k nearest rows of each query; the result is exact, or refined if that is asked for.
 
     Parameters
     ----------
@@ -46,6 +48,8 @@ def search(
         Number of results for each query.
     threads : int, optional
         Number of threads of the scan, one for each core by default.
+    refinement : Refinement, optional
+        What ranks the best codes again.
     out : (ndarray or None, ndarray or None)
         Arrays for D and I, or None to make them.
     progress : Progress or bool, optional
@@ -70,9 +74,12 @@ def search(
     filled = result_width(k, segments)
     for rows in query_batches(len(queries), "search", progress):
         tables = finite_tables(codec, queries[rows])
-        D[rows, :filled], I[rows, :filled] = scan.search_segments(
-            tables, segments, filled, threads=threads
+        found = (
+            scan.search_segments(tables, segments, filled, threads=threads)
+            if refinement is None
+            else refinement.search(queries[rows], tables, segments, filled, threads)
         )
+        D[rows, :filled], I[rows, :filled] = found
     return D, I
 
 

@@ -12,6 +12,7 @@ from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.filters.selectors import SearchParameters
 from hyperpq.filters.where import Where
 from hyperpq.index.calibration import Calibration
+from hyperpq.index.refine import Refine, Refinement
 from hyperpq.index.search import range_search, search, with_values
 from hyperpq.index.similarity import search_similar, similarity
 from hyperpq.index.view import RowView
@@ -55,12 +56,15 @@ class IndexSearcher(ABC):
         *,
         params: SearchParameters | None = None,
         where: str | Where | None = None,
+        refine: Refine = None,
         threads: int | None = None,
         D: NDArray[np.float32] | None = None,
         I: NDArray[np.int64] | None = None,  # noqa: E741
         progress: ProgressLike = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Find the k nearest vectors of each query by their codes; the result is exact.
+
+        With ``refine`` the best codes are ranked again by the features that the index keeps.
 
         Parameters
         ----------
@@ -72,6 +76,11 @@ class IndexSearcher(ABC):
             Which ids are searched, as in FAISS.
         where : str or Where, optional
             Which rows are searched by their attributes, such as ``"width >= 512"``.
+        refine : int or "auto", optional
+            How many of the best codes are ranked again, by the distance of the code plus that of
+            the kept features times a factor that the index gives, see `Refinement`; ``"auto"`` for
+            200. Rows after them keep the order of their codes, so that the results for one k are
+            the first of those for a larger one. Plain codebooks rank by the exact distance alone.
         threads : int, optional
             Number of threads; by default one for each core that the process may use, up to
             ``OMP_NUM_THREADS`` where that is set. It does not change the result.
@@ -83,7 +92,8 @@ class IndexSearcher(ABC):
         Returns
         -------
         D : ndarray, shape (nq, k), float32
-            Distances, ascending; +inf where there are fewer than k vectors.
+            Distances, refined ones with ``refine``, ascending; +inf where there are fewer than k
+            vectors.
         I : ndarray, shape (nq, k), int64
             Ids, ties by the lower one; -1 beside +inf.
 
@@ -92,8 +102,18 @@ class IndexSearcher(ABC):
         NotTrainedError, InvalidInputError
         """
         (rows, codec), k, queries = self._trained(), as_count(k, "k"), as_queries(x, self.d)
+        refinement = Refinement.of(rows, codec, refine)
         segments = rows.code_segments(params, where)
-        return search(codec, segments, queries, k, threads, out=(D, I), progress=progress)
+        return search(
+            codec,
+            segments,
+            queries,
+            k,
+            threads,
+            refinement=refinement,
+            out=(D, I),
+            progress=progress,
+        )
 
     def search_similar(
         self,
@@ -102,6 +122,7 @@ class IndexSearcher(ABC):
         *,
         params: SearchParameters | None = None,
         where: str | Where | None = None,
+        refine: Refine = None,
         threads: int | None = None,
         progress: ProgressLike = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
@@ -126,11 +147,16 @@ class IndexSearcher(ABC):
         NotTrainedError, InvalidInputError
         """
         (rows, codec), k, queries = self._trained(), as_count(k, "k"), as_queries(x, self.d)
+        refinement = Refinement.of(rows, codec, refine)
         is_whole = params is None and where is None
         segments = None if is_whole else rows.code_segments(params, where)
-        return search_similar(rows, codec, segments, queries, k, threads, progress=progress)
+        return search_similar(
+            rows, codec, segments, queries, k, threads, refinement=refinement, progress=progress
+        )
 
-    def similarity(self, x: ArrayLike, D: ArrayLike) -> NDArray[np.float64]:
+    def similarity(
+        self, x: ArrayLike, D: ArrayLike, *, refine: Refine = None
+    ) -> NDArray[np.float64]:
         """Turn distances that `search` returned into similarities, see `Calibration`.
 
         Parameters
@@ -139,6 +165,8 @@ class IndexSearcher(ABC):
             The queries.
         D : array_like, shape (nq, k)
             Distances of their results.
+        refine : int or "auto", optional
+            As in the search that returned them.
 
         Returns
         -------
@@ -158,7 +186,7 @@ class IndexSearcher(ABC):
                 f"D has dtype {distances.dtype} and shape {distances.shape}; expected distances of "
                 f"shape ({len(queries)}, k), one row for each query."
             )
-        return similarity(rows, codec, queries, distances)
+        return similarity(rows, codec, queries, distances, Refinement.of(rows, codec, refine))
 
     @property
     def calibration(self) -> Calibration | None:
@@ -199,6 +227,7 @@ class IndexSearcher(ABC):
         *,
         params: SearchParameters | None = None,
         where: str | Where | None = None,
+        refine: Refine = None,
         threads: int | None = None,
         D: NDArray[np.float32] | None = None,
         I: NDArray[np.int64] | None = None,  # noqa: E741
@@ -216,7 +245,15 @@ class IndexSearcher(ABC):
         """
         view = self.view()
         D, I = view.search(  # noqa: E741
-            x, k, params=params, where=where, threads=threads, D=D, I=I, progress=progress
+            x,
+            k,
+            params=params,
+            where=where,
+            refine=refine,
+            threads=threads,
+            D=D,
+            I=I,
+            progress=progress,
         )
         (rows, codec), ids = view._trained(), np.unique(I[I >= 0])
         vectors = codec.decode(rows.codes_of(ids))
@@ -229,6 +266,7 @@ class IndexSearcher(ABC):
         *,
         params: SearchParameters | None = None,
         where: str | Where | None = None,
+        refine: Refine = None,
         threads: int | None = None,
         D: NDArray[np.float32] | None = None,
         I: NDArray[np.int64] | None = None,  # noqa: E741
@@ -246,7 +284,15 @@ class IndexSearcher(ABC):
         """
         view = self.view()
         D, I = view.search(  # noqa: E741
-            x, k, params=params, where=where, threads=threads, D=D, I=I, progress=progress
+            x,
+            k,
+            params=params,
+            where=where,
+            refine=refine,
+            threads=threads,
+            D=D,
+            I=I,
+            progress=progress,
         )
         ids = np.unique(I[I >= 0])
         return D, I, with_values(I, ids, view._rows().codes_of(ids), codes, "codes", 255)

@@ -21,6 +21,7 @@ from hyperpq.progress import ProgressLike
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.refine import Refinement
     from hyperpq.index.view import RowView
 
 # What two features of one image differ by at most: this share of the error with which features are
@@ -39,6 +40,7 @@ def search_similar(
     k: int,
     threads: int | None = None,
     *,
+    refinement: Refinement | None = None,
     progress: ProgressLike = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
     """Find the k nearest rows of each query with their similarities, copies first.
@@ -57,6 +59,8 @@ def search_similar(
         Number of results for each query.
     threads : int, optional
         Number of threads of the scan, one for each core by default.
+    refinement : Refinement, optional
+        What ranks the best codes again.
     progress : Progress or bool, optional
         Where to report each batch of queries.
 
@@ -73,30 +77,41 @@ def search_similar(
     scale, kept_by = Scale.of(rows, codec), rows.feature_codec
     is_whole = segments is None
     segments = rows.code_segments() if segments is None else segments
-    width = result_width(k, segments)
+    width = scanned = result_width(k, segments)
+    if refinement is not None:
+        scanned = result_width(max(k, refinement.count), segments)
     for batch in query_batches(len(queries), "search", progress):
         x = queries[batch]
         kept = _as_kept(x, kept_by)
         tables, own = finite_tables(codec, x), _codes(codec, kept)
-        found = scan.search_segments(tables, segments, width, threads=threads)
+        by_code = scan.search_segments(tables, segments, scanned, threads=threads)
         d_self = _distances_to(tables, own)
-        similar = np.full(found[0].shape, np.nan)
+        near, ids = by_code if refinement is None else refinement.ranked(x, *by_code)
+        similar = np.full((len(x), width), np.nan)
         if scale is not None:
-            nearest = found[1][:, 0] if is_whole else None
+            nearest = by_code[1][:, 0] if is_whole else None
             kinship = scale.kinship(rows, x, tables, threads, nearest=nearest)
-            similar = scale.calibration.similarity(found[0], d_self, kinship)
-        hits = _Hits(*found, similar)
+            similar = _similarities(scale, near[:, :width], x, d_self, kinship, refinement)
+        hits = _Hits(near[:, :width], ids[:, :width], similar)
         if kept_by is not None:
             largest = _largest_difference(x, kept)
             for q in range(len(x)):
                 copies = _Copies(rows, segments, own[q], d_self[q], kept[q], largest[q], threads)
-                hits.put_first(q, copies.of(hits.I[q], hits.D[q], codec.quantizer.K), d_self[q])
+                first = copies.of(by_code[1][q], by_code[0][q], codec.quantizer.K)[:width]
+                at = np.full(len(first), d_self[q])
+                if refinement is not None:
+                    at = refinement.distances(x[q], at, first)
+                hits.put_first(q, first, at)
         D[batch, :width], I[batch, :width], S[batch, :width] = hits.D, hits.I, hits.S
     return D, I, S
 
 
 def similarity(
-    rows: RowView, codec: Codec, queries: NDArray[np.float32], D: NDArray[np.float32]
+    rows: RowView,
+    codec: Codec,
+    queries: NDArray[np.float32],
+    D: NDArray[np.float32],
+    refinement: Refinement | None = None,
 ) -> NDArray[np.float64]:
     """Similarities (nq, k) of distances of queries, see `IndexReader.similarity`."""
     scale = Scale.of(rows, codec)
@@ -107,9 +122,25 @@ def similarity(
         x = queries[batch]
         tables = finite_tables(codec, x)
         d_self = _distances_to(tables, _codes(codec, _as_kept(x, rows.feature_codec)))
-        kinship = scale.kinship(rows, x, tables)
-        out[batch] = scale.calibration.similarity(D[batch], d_self, kinship)
+        out[batch] = _similarities(
+            scale, D[batch], x, d_self, scale.kinship(rows, x, tables), refinement
+        )
     return out
+
+
+def _similarities(
+    scale: Scale,
+    D: NDArray[np.float32],
+    x: NDArray[np.float32],
+    d_self: NDArray[np.float32],
+    kinship: NDArray[np.float64],
+    refinement: Refinement | None,
+) -> NDArray[np.float64]:
+    """Similarities (nq, k) of distances, refined ones if there is a refinement."""
+    if refinement is None:
+        return scale.calibration.similarity(D, d_self, kinship)
+    to_self = refinement.to_self(x, d_self)
+    return scale.calibration.similarity(D, to_self, kinship, is_refined=True)
 
 
 @dataclass(frozen=True)
@@ -120,13 +151,12 @@ class _Hits:
     I: NDArray[np.int64]  # noqa: E741
     S: NDArray[np.float64]
 
-    def put_first(self, q: int, copies: NDArray[np.int64], d_self: np.float32) -> None:
-        """Put the copies of a query, at most k ids, before its other results."""
+    def put_first(self, q: int, copies: NDArray[np.int64], D: NDArray[np.float32]) -> None:
+        """Put the copies of a query, at most k ids and their distances, before other results."""
         if not len(copies):
             return
         others = ~np.isin(self.I[q], copies)
-        for array, value in ((self.D, d_self), (self.I, copies), (self.S, EXACT)):
-            first = np.broadcast_to(value, len(copies))
+        for array, first in ((self.D, D), (self.I, copies), (self.S, np.full(len(D), EXACT))):
             array[q] = np.concatenate([first, array[q][others]])[: array.shape[1]]
 
 

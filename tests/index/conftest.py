@@ -19,6 +19,24 @@ def codecs():
     return out
 
 
+@pytest.fixture(scope="session")
+def trained():
+    """A trained index of each kind of codec."""
+    made = {
+        "l1": HiHPQIndex(D_IN, 4, device="cpu"),
+        "nibbles": HiHPQIndex(D_IN, 3, 4, metric="chord", device="cpu"),
+        "fidelity": HiHPQIndex(D_IN, 4, device="cpu"),
+        "l2": HiHPQIndex(D_IN, 4, metric="l2", device="cpu"),
+        "ip": HiHPQIndex(D_IN, 4, metric="ip", device="cpu"),
+    }
+    made["l1"].train(X, recipe=SMALL)
+    made["nibbles"].train(X, recipe=SMALL)
+    made["fidelity"].train(X, objective="fidelity", epochs=1)
+    made["l2"].train(X)
+    made["ip"].train(X)
+    return made
+
+
 @pytest.fixture
 def make(codecs):
     """Make an index with a trained codec, empty or filled."""
