@@ -20,7 +20,7 @@ from benchmarks.featuresets import open_set
 from benchmarks.options import RESULTS, add_dataset_options, count
 from benchmarks.provenance import current_commit
 from benchmarks.published import check_set, describe_set, read_set, runs_file
-from benchmarks.quality import BASELINES, QualityBench
+from benchmarks.quality import METHODS, QualityBench
 from benchmarks.quality_page import MEASURES, RUNS, write_quality_page
 from benchmarks.runlog import Key, Run, RunLog
 from hyperpq.errors import HyperPQError, InvalidInputError
@@ -33,7 +33,7 @@ def measure_again(bench: QualityBench, key: Key) -> Run:
     """Measure a run and return it; it is in the log of the cache, too."""
     if key.method == "exact":
         bench.measure_exact(key)
-    elif key.method in BASELINES:
+    elif key.method in METHODS:
         bench.measure_baseline(key)
     else:
         bench.measure_recipe(key.variant, [key])

@@ -41,6 +41,7 @@ class Style(NamedTuple):
 
 STYLES: dict[str, Style] = {
     "hyperpq default": Style(OURS),
+    "hyperpq balanced": Style("#8e1220", "X"),
     "hyperpq paper": Style("#e69f00", "s"),
     # Exact search.
     "exact raw": Style(REFERENCE, "", ":"),
@@ -58,6 +59,12 @@ STYLES: dict[str, Style] = {
     "rabitq": Style("#8c564b", "h"),
     "tangent_pq": Style("#c49c94", "p"),
     "tangent_opq": Style("#a98274", "H"),
+    # Baselines that learn.
+    "cibhash": Style("#17becf", "1"),
+    "bihalf": Style("#bcbd22", "2"),
+    "sdc": Style("#1b4f72", "3"),
+    "crovca": Style("#d35400", "4"),
+    "mecoq": Style("#145a32", "8"),
     # The scan: instruction sets of hyperpq, indexes of faiss, and loading every byte.
     "avx512vbmi": Style(OURS),
     "avx512bw": Style("#df5c65", "s"),

@@ -36,6 +36,12 @@ HYPERPQ_CODE = tuple(
     for name in ("geometry", "quantizers", "codec", "training", "scan", "evaluation.py")
 )
 BASELINE_CODE = ("benchmarks/baselines.py", "hyperpq/evaluation.py")
+LEARNED_CODE = (
+    *BASELINE_CODE,
+    "benchmarks/learned_baselines.py",
+    "benchmarks/learned_losses.py",
+    "hyperpq/scan",
+)
 _SOURCES = {".py", ".cpp", ".h", ".inl"}
 _LENGTH = 16
 # The digest of what is not there.

@@ -3,9 +3,9 @@
     python -m benchmarks.quality --dataset NAME --data DIR --features CACHE
 
 How good are the results of a search in codes? The recipes of hyperpq, the baselines of
-`benchmarks.baselines` and exact search are measured at several code lengths and with several seeds:
-mAP and precision of the first results, recall of the exact neighbours, and the time of training and
-encoding.
+`benchmarks.baselines` and `benchmarks.learned_baselines`, and exact search are measured at several
+code lengths and with several seeds: mAP and precision of the first results, recall of the exact
+neighbours, and the time of training and encoding.
 
 Each run is appended to ``CACHE/DATASET-BACKBONE/runs.jsonl`` as soon as it is measured. It is not
 measured again as long as features, protocol, recipe and code are the same (`provenance`). At the
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from benchmarks.baselines import (
     BASELINES,
     FACTORY,
     LENGTHS,
+    Floats,
     Result,
     Vectors,
     exact,
@@ -39,6 +41,7 @@ from benchmarks.baselines import (
     unit,
 )
 from benchmarks.featuresets import FeatureSet, open_set
+from benchmarks.learned_baselines import LEARNED, LEARNED_LENGTHS, VIEWS
 from benchmarks.machine import describe_machine
 from benchmarks.options import (
     add_dataset_options,
@@ -52,6 +55,7 @@ from benchmarks.pages import import_pyplot
 from benchmarks.provenance import (
     BASELINE_CODE,
     HYPERPQ_CODE,
+    LEARNED_CODE,
     DataDigests,
     Digests,
     current_commit,
@@ -70,6 +74,7 @@ from hyperpq.training.recipe import Recipe
 from hyperpq.training.task import TrainingRun
 from hyperpq.training.train import train_codec
 
+METHODS = (*BASELINES, *LEARNED)
 # mAP@k is recorded for these k and for that of the protocol.
 DEPTHS = {"map10": 10, "map100": 100, "map1000": 1000}
 
@@ -110,6 +115,8 @@ class QualityBench:
             recipe = _recipe(key.variant, key.bits, self.features.dataset)
             settings["recipe"] = recipe.to_dict()
             return self.digests.of(settings, HYPERPQ_CODE, recipe.views.augmentation)
+        if key.method in LEARNED:
+            return self.digests.of(settings, LEARNED_CODE, VIEWS)
         settings["factory"] = FACTORY.get(key.method)
         # The other baselines are made of parts of hyperpq.
         is_faiss = key.method == "exact" or key.method in FACTORY
@@ -122,7 +129,7 @@ class QualityBench:
     def outdated(self, run: Run) -> list[str]:
         """What of a recorded run is not as it is now."""
         key = Key(*(run[field] for field in Key._fields))
-        known = {"exact": self.inputs, "hyperpq": PRESETS} | dict.fromkeys(BASELINES, self.inputs)
+        known = {"exact": self.inputs, "hyperpq": PRESETS} | dict.fromkeys(METHODS, self.inputs)
         if key.variant not in known.get(key.method, ()):
             return ["method"]
         return self.identity(key).differences(run)
@@ -169,8 +176,19 @@ class QualityBench:
 
     def measure_baseline(self, key: Key) -> None:
         """Train, encode and search with a baseline."""
-        baseline = BASELINES[key.method]
-        self.record(key, baseline(self.inputs[key.variant], key.bits, self.k, key.seed))
+        vectors = self.inputs[key.variant]
+        if key.method in LEARNED:
+            views = self.views(key.variant)
+            result = LEARNED[key.method](vectors, views, key.bits, self.k, key.seed)
+        else:
+            result = BASELINES[key.method](vectors, key.bits, self.k, key.seed)
+        self.record(key, result)
+
+    def views(self, variant: str) -> Floats:
+        """Views of the training images (V, n_viewed, d), normalized as the features are."""
+        views, train = self.features.views(VIEWS), self.features.train
+        normalize = unit if variant == "raw" else partial(power_normalize, train=train)
+        return np.stack([normalize(view) for view in views])
 
     def measure_recipe(self, preset: str, keys: Sequence[Key]) -> None:
         """Train, encode and search with a recipe and one seed at several code lengths."""
@@ -236,7 +254,7 @@ def requested_runs(args: argparse.Namespace, inputs: Sequence[str]) -> list[Key]
             for name in args.baselines
             for variant in inputs
             for b in args.bits
-            if b in lengths(name)
+            if b in (LEARNED_LENGTHS if name in LEARNED else lengths(name))
         ]
     return keys
 
@@ -281,7 +299,7 @@ def run(bench: QualityBench, args: argparse.Namespace) -> None:
             keys = [k for k in missing if k[:2] == ("hyperpq", recipe) and k.seed == seed]
             bench.measure_recipe(recipe, keys)
         for key in missing:
-            if key.method in BASELINES and key.seed == seed:
+            if key.method in METHODS and key.seed == seed:
                 bench.measure_baseline(key)
 
 
@@ -310,7 +328,7 @@ def shown_command(args: argparse.Namespace) -> str:
     if args.backbone != "lite0":
         words += ["--backbone", args.backbone.rpartition("/")[2]]
     bits = ",".join(map(str, args.bits))
-    baselines = "all" if args.baselines == list(BASELINES) else ",".join(args.baselines) or "none"
+    baselines = "all" if args.baselines == list(METHODS) else ",".join(args.baselines) or "none"
     words += ["--bits", bits, "--seeds", str(args.seeds), "--baselines", baselines]
     return " ".join([*words, "--recipes", ",".join(args.recipes) or "none"])
 
@@ -338,9 +356,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--baselines",
-        type=some_of(list(BASELINES)),
-        default=list(BASELINES),
-        help="all, none or some of them, such as pq,opq (default all)",
+        type=some_of(list(METHODS)),
+        default=list(METHODS),
+        help="all, none or some of them, such as pq,cibhash (default all)",
     )
     parser.add_argument(
         "--recipes",

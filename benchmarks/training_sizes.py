@@ -6,6 +6,7 @@ This is no part of `benchmarks.baselines`, as it changes no figure: published ru
 from __future__ import annotations
 
 from benchmarks.baselines import BASELINES, width
+from benchmarks.learned_baselines import LEARNED
 from hyperpq.errors import InvalidInputError
 
 # Of 8 bits. FAISS's k-means refuses fewer vectors than it has to find.
@@ -17,8 +18,10 @@ _ONE_BIT = ("itq", "itq_adc", "rabitq")
 def min_training(name: str, bits: int) -> int:
     """Number of training vectors that a method needs, as many as codewords or components of PCA.
 
-    A method that is none of `BASELINES` needs none.
+    Learned baselines compare at least two images. Methods that are no baselines need none.
     """
+    if name in LEARNED:
+        return 2
     if name in _KMEANS:
         return CODEWORDS
     if name in _ONE_BIT:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import palette, trees
 from benchmarks.baselines import BASELINES
+from benchmarks.learned_baselines import LEARNED
 from benchmarks.scan import EVERY_BYTE, FAST_SCAN, INDEX_PQ, IVF_FAST_SCAN
 from hyperpq.errors import InvalidInputError
 from hyperpq.training.presets import PRESETS
@@ -19,14 +20,15 @@ def test_whatever_a_figure_shows_has_a_style():
     levels = ("avx512vbmi", "avx512bw", "avx2", "neon", "portable")
     spaces = [space.name for space in trees.SPACES]
     recipes = [f"hyperpq {name}" for name in PRESETS]
-    shown = [*BASELINES, *recipes, *levels, INDEX_PQ, FAST_SCAN, IVF_FAST_SCAN, EVERY_BYTE, *spaces]
+    indexes = [INDEX_PQ, FAST_SCAN, IVF_FAST_SCAN]
+    shown = [*BASELINES, *LEARNED, *recipes, *levels, *indexes, EVERY_BYTE, *spaces]
     assert set(shown) <= set(palette.STYLES)
     with pytest.raises(InvalidInputError, match="'zip' has no colour"):
         palette.style_of("zip")
 
 
 def test_no_two_methods_of_a_figure_look_the_same():
-    methods = [*BASELINES, "hyperpq default", "hyperpq paper"]
+    methods = [*BASELINES, *LEARNED, "hyperpq default", "hyperpq paper"]
     assert len({palette.style_of(name).colour for name in methods}) == len(methods)
     assert len({palette.style_of(name).marker for name in methods}) == len(methods)
     assert palette.style_of(INDEX_PQ).colour == palette.style_of("pq").colour
