@@ -169,7 +169,7 @@ class BiHalf(Head):
 class SDC(Head):
     """One layer; cosines of codes follow a beta distribution in the order of features."""
 
-    schedule = Schedule(epochs=20, batch=256, rate=3e-3)
+    schedule = Schedule(epochs=20, batch=256, rate=3e-3, decay=1e-2)
     n_inputs = 1
     shape, weight = 5.0, 1.0
 

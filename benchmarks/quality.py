@@ -75,6 +75,8 @@ from hyperpq.training.task import TrainingRun
 from hyperpq.training.train import train_codec
 
 METHODS = (*BASELINES, *LEARNED)
+# The shortest codes in bits of recipes that cannot make all of `LENGTHS`: two parts of a byte each.
+SHORTEST = {"balanced": 16}
 # mAP@k is recorded for these k and for that of the protocol.
 DEPTHS = {"map10": 10, "map100": 100, "map1000": 1000}
 
@@ -248,7 +250,12 @@ def requested_runs(args: argparse.Namespace, inputs: Sequence[str]) -> list[Key]
     """All runs that the command asks for: exact search, then seed by seed."""
     keys = [Key("exact", variant, 0, 0) for variant in inputs]
     for seed in range(args.seeds):
-        keys += [Key("hyperpq", recipe, b, seed) for recipe in args.recipes for b in args.bits]
+        keys += [
+            Key("hyperpq", recipe, b, seed)
+            for recipe in args.recipes
+            for b in args.bits
+            if b >= SHORTEST.get(recipe, 0)
+        ]
         keys += [
             Key(name, variant, b, seed)
             for name in args.baselines

@@ -55,7 +55,7 @@ def runs(cache):
     return RunLog(cache / "groups-lite0/runs.jsonl").runs
 
 
-SMALL = ("--bits", "8,16", "--seeds", "2", "--baselines", "pq,itq")
+SMALL = ("--bits", "8,16", "--seeds", "2", "--baselines", "pq,itq", "--recipes", "default,paper")
 
 
 def test_a_benchmark_measures_everything_once_and_resumes(cache, short):
@@ -151,6 +151,15 @@ def test_other_lengths_are_as_good_as_with_a_training_of_their_own(cache, short)
     precision = np.cumsum(same, 1) / np.arange(1, 51)
     want = np.mean((precision * same).sum(1) / np.maximum(same.sum(1), 1))
     assert runs(cache)[Key("hyperpq", "default", 16, 0)]["map"] == pytest.approx(want, abs=1e-3)
+
+
+def test_lengths_that_a_method_cannot_make_are_not_requested():
+    args = argparse.Namespace(seeds=1, recipes=["default", "balanced"], bits=[8, 16])
+    args.baselines = ["pq", "prq", "mecoq"]
+    keys = quality.requested_runs(args, ["raw"])
+    found = {(key.variant if key.method == "hyperpq" else key.method, key.bits) for key in keys}
+    short = {("default", 8), ("pq", 8), ("exact", 0)}
+    assert found == short | {("default", 16), ("balanced", 16), ("pq", 16), ("mecoq", 16)}
 
 
 def test_power_normalization_is_that_of_the_codec():
