@@ -155,7 +155,7 @@ class CIBHash(Head):
 class BiHalf(Head):
     """One layer; half of each bit of a batch is 1, cosines of codes are those of features."""
 
-    schedule = Schedule(epochs=40, batch=512, rate=1e-3, decay=1e-2)
+    schedule = Schedule(epochs=40, batch=512, rate=1e-3, decay=3e-2)
     n_inputs = 1
     gamma = 0.3
 
