@@ -75,7 +75,7 @@ from hyperpq.training.task import TrainingRun
 from hyperpq.training.train import train_codec
 
 METHODS = (*BASELINES, *LEARNED)
-# The shortest codes in bits of recipes that cannot make all of `LENGTHS`: two parts of a byte each.
+# Bits of the shortest codes of a recipe with two parts.
 SHORTEST = {"balanced": 16}
 # mAP@k is recorded for these k and for that of the protocol.
 DEPTHS = {"map10": 10, "map100": 100, "map1000": 1000}
@@ -178,19 +178,18 @@ class QualityBench:
 
     def measure_baseline(self, key: Key) -> None:
         """Train, encode and search with a baseline."""
-        vectors = self.inputs[key.variant]
+        vectors, size = self.inputs[key.variant], (key.bits, self.k, key.seed)
         if key.method in LEARNED:
-            views = self.views(key.variant)
-            result = LEARNED[key.method](vectors, views, key.bits, self.k, key.seed)
+            result = LEARNED[key.method](vectors, self.views(key.variant), *size)
         else:
-            result = BASELINES[key.method](vectors, key.bits, self.k, key.seed)
+            result = BASELINES[key.method](vectors, *size)
         self.record(key, result)
 
     def views(self, variant: str) -> Floats:
         """Views of the training images (V, n_viewed, d), normalized as the features are."""
-        views, train = self.features.views(VIEWS), self.features.train
-        normalize = unit if variant == "raw" else partial(power_normalize, train=train)
-        return np.stack([normalize(view) for view in views])
+        by_power = partial(power_normalize, train=self.features.train)
+        normalize = unit if variant == "raw" else by_power
+        return np.stack([normalize(view) for view in self.features.views(VIEWS)])
 
     def measure_recipe(self, preset: str, keys: Sequence[Key]) -> None:
         """Train, encode and search with a recipe and one seed at several code lengths."""
