@@ -102,6 +102,12 @@ def check_present(root: Path) -> None:
 
 
 def _no_index(root: Path) -> IndexNotFoundError:
+    unfinished = Path(os.path.realpath(root) + ".building")
+    if unfinished.is_dir() and any(entry.name != ".lock" for entry in unfinished.iterdir()):
+        return IndexNotFoundError(
+            f"{root}: there is no index here yet, as a build of it was interrupted; continue it: "
+            "repeat its `hyperpq build` with --resume."
+        )
     if root.is_dir():
         what = f"the folder has no {MANIFEST_NAME}"
     elif root.is_symlink():

@@ -96,7 +96,11 @@ def as_queries(x: ArrayLike, d: int, name: str = "x") -> NDArray[np.float32]:
         See `as_features`.
     """
     array = as_array(x, name)
-    return as_features(array[None] if array.shape == (d,) else array, d, name)
+    if array.ndim == 1 and len(array) != d:
+        raise InvalidInputError(
+            f"{name} has shape {array.shape}; expected one vector, ({d},), or several, (n, {d})."
+        )
+    return as_features(array[None] if array.ndim == 1 else array, d, name)
 
 
 def as_codes(codes: ArrayLike, size: int) -> NDArray[np.uint8]:

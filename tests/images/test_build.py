@@ -23,7 +23,13 @@ from PIL import Image
 from hyperpq import ImageIndex
 from hyperpq.codec.serialization import to_files
 from hyperpq.datasets.folder import ImageFile, Listing
-from hyperpq.errors import BackboneError, DatasetError, IndexLockedError, InvalidInputError
+from hyperpq.errors import (
+    BackboneError,
+    DatasetError,
+    IndexLockedError,
+    IndexNotFoundError,
+    InvalidInputError,
+)
 from hyperpq.images.build import build_index, update_index, working_directory
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.roots import recorded_roots
@@ -351,6 +357,17 @@ def test_the_same_seed_builds_the_same_bytes(tmp_path):
     assert manifests[0]["settings"] == manifests[1]["settings"]
     build(folders, tmp_path / "three", seed=8)
     assert tree(tmp_path / "one") != tree(tmp_path / "three")
+
+
+def test_opening_an_index_whose_build_was_interrupted(tmp_path):
+    work = working_directory(tmp_path / "index")
+    work.mkdir()
+    (work / ".lock").touch()
+    with pytest.raises(IndexNotFoundError, match=r"no index here \(no such folder\)"):
+        ImageIndex.open(tmp_path / "index")
+    (work / "state.json").touch()
+    with pytest.raises(IndexNotFoundError, match="a build of it was interrupted; .* --resume"):
+        ImageIndex.open(tmp_path / "index")
 
 
 def test_two_builds_of_one_index_exclude_each_other(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from hyperpq.errors import HyperPQError, InvalidInputError
-from hyperpq.utils.validation import as_count, as_features, as_ids
+from hyperpq.utils.validation import as_count, as_features, as_ids, as_queries
 
 X = np.arange(12).reshape(4, 3)
 
@@ -162,3 +162,12 @@ def test_bad_counts_are_named(value):
         as_count(value, "k")
     with pytest.raises(InvalidInputError, match="at most 9223372036854775807"):
         as_count(2**63, "seed", 0)
+
+
+def test_one_query_or_several():
+    assert as_queries(X, 3).shape == (4, 3)
+    assert as_queries(X[0], 3).shape == (1, 3)
+    with pytest.raises(
+        InvalidInputError, match=r"x has shape \(3,\); expected one vector, \(4,\), or several"
+    ):
+        as_queries(X[0], 4)
