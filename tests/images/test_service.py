@@ -145,7 +145,7 @@ def test_names_that_cannot_be_given(opened, images, given, message):
 
 def test_nothing_is_removed_without_being_named(opened):
     with pytest.raises(InvalidInputError, match="neither below, ids nor where is given"):
-        opened.remove()
+        opened[0].remove()
 
 
 def test_an_index_that_was_opened_to_be_read_refuses_changes(opened):
