@@ -258,9 +258,10 @@ def training_options(command: F) -> F:
         ),
         click.option(
             "--objective",
-            type=click.Choice(["semantic", "fidelity"]),
-            help="What codes preserve: which items belong together (semantic), or the exact "
-            "neighbours of the features (fidelity). [default: semantic]",
+            type=click.Choice(["semantic", "fidelity", "balanced"]),
+            help="What codes preserve: which items belong together (semantic), the exact "
+            "neighbours of the features (fidelity), or half of the code for each (balanced). "
+            "[default: semantic]",
         ),
         click.option(
             "--bits",

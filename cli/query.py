@@ -63,6 +63,12 @@ _FORMATS = sorted({*formats.WRITERS, *query_vectors.FORMATS})
     is_flag=True,
     help="Leave out images whose files are gone, or on a disk that is not mounted.",
 )
+@click.option(
+    "--refine/--no-refine",
+    default=None,
+    help="Rank the 200 best codes again by the features that the index keeps. [default: --refine "
+    "for images, if the index keeps features]",
+)
 @options.null_option
 @click.option("--exclude-self", is_flag=True, help="Exclude the query image itself.")
 @options.dataset_option
@@ -79,6 +85,7 @@ def command(
     as_json: bool,
     out: Path | None,
     where: str | None,
+    refine: bool | None,
     dataset: str | None,
     threads: int | None,
     device: str,
@@ -97,7 +104,7 @@ def command(
     """
     style = options.format_of(style, as_json)
     conditions.check_quoted(where, inputs)
-    wanted = query_vectors.Wanted(k, index_path, where, threads, device, quiet)
+    wanted = query_vectors.Wanted(k, index_path, where, refine, threads, device, quiet)
     if query_vectors.are_vectors(inputs):
         options.refuse("files of vectors", "images", **for_images, workers=workers or None)
         query_vectors.run([Path(name) for name in inputs], wanted, dataset, style, out)
@@ -147,6 +154,7 @@ def _query(
                 where=wanted.where,
                 exclude_self=exclude_self,
                 **limits,
+                **_refinement(wanted.refine),
                 threads=wanted.threads,
                 workers=workers,
                 progress=progress,
@@ -167,6 +175,13 @@ def _query(
         raise click.exceptions.Exit(1)
 
 
+def _refinement(refine: bool | None) -> dict[str, Any]:
+    """The argument of the library for `--refine`; none if it is not used."""
+    from hyperpq.index.refine import AUTO
+
+    return {} if refine is None else {"refine": AUTO if refine else 0}
+
+
 def _explain(
     index: ImageIndex,
     answers: Sequence[Answer],
@@ -182,7 +197,8 @@ def _explain(
         output.note(f"nothing was found: {index.index.path} has no images.")
     elif limits:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in limits)
-        output.note(f"nothing was found: no image{other} is within {names}.")
+        fits = "has a file now" if list(limits) == ["existing"] else f"is within {names}"
+        output.note(f"nothing was found: no image{other} {fits}.")
     elif where is not None:
         said = conditions.unfulfilled(f"image{other}", where)
         output.note(f"nothing was found: {said}")

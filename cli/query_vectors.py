@@ -26,6 +26,7 @@ class Wanted:
     k: int
     index_path: Path
     where: str | None
+    refine: bool | None
     threads: int | None
     device: str
     quiet: bool
@@ -76,6 +77,7 @@ def run(
             wanted.k,
             dataset=dataset,
             where=wanted.where,
+            refine="auto" if wanted.refine else None,
             threads=wanted.threads,
             device=wanted.device,
             progress=progress,

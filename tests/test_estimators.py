@@ -40,6 +40,7 @@ X = np.random.default_rng(0).normal(size=(120, 6)).astype(np.float32)
         HiHPQTransformer(M=1, output="codes", epochs=0),
         HiHPQNeighborsTransformer(M=1, epochs=0),
         HiHPQNeighborsTransformer(M=1, epochs=0, objective="fidelity", n_jobs=-1),
+        HiHPQTransformer(M=2, nbits=4, epochs=0, objective="balanced"),
     ]
 )
 def test_checks_of_sklearn(estimator, check):
@@ -88,7 +89,7 @@ def test_random_states():
     assert not np.array_equal(made(random(5)), made(random(6)))
 
 
-@pytest.mark.parametrize("objective", ["semantic", "fidelity"])
+@pytest.mark.parametrize("objective", ["semantic", "fidelity", "balanced"])
 def test_the_graph_is_what_search_finds(objective):
     made = HiHPQNeighborsTransformer(7, M=2, epochs=0, objective=objective).fit(X)
     queries = X[:30] + np.float32(0.05)

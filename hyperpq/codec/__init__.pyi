@@ -1,6 +1,8 @@
 from .additive import AdditiveCodec as AdditiveCodec
+from .balanced import BalancedCodec as BalancedCodec
 from .base import Codec as Codec
 from .config import AdditiveConfig as AdditiveConfig
+from .config import BalancedConfig as BalancedConfig
 from .config import CodecConfig as CodecConfig
 from .config import PQConfig as PQConfig
 from .feature_codec import FeatureCodec as FeatureCodec

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from typing_extensions import Self, override
 
 from hyperpq.codec.config import AdditiveConfig
-from hyperpq.codec.learned import LearnedCodec, evenly
+from hyperpq.codec.learned import HeadCodec, evenly
 from hyperpq.quantizers.additive import INNER, AdditiveQuantizer
 from hyperpq.quantizers.fit_additive import fit_additive
 
 
-class AdditiveCodec(LearnedCodec):
+class AdditiveCodec(HeadCodec):
     """A linear map and an additive quantizer, what ``objective="fidelity"`` trains.
 
     Parameters
@@ -51,3 +51,7 @@ class AdditiveCodec(LearnedCodec):
             other.quantizer = fit_additive(rows, M, nbits, seed=seed)
         other.is_trained = True
         return other
+
+    @override
+    def points_of_sample(self, rows: Tensor) -> Tensor:
+        return self.quantizer.points(rows[:, None].double())

@@ -20,7 +20,7 @@ from hyperpq.utils.devices import limit_torch_threads
 from hyperpq.utils.validation import as_codes, as_features
 
 if TYPE_CHECKING:
-    from hyperpq.codec.config import AdditiveConfig, CodecConfig, PQConfig
+    from hyperpq.codec.config import AdditiveConfig, BalancedConfig, CodecConfig, PQConfig
     from hyperpq.codec.feature_space import FeatureSpace
     from hyperpq.quantizers.base import Quantizer
 
@@ -40,7 +40,7 @@ class Codec(nn.Module, ABC):
 
     Parameters
     ----------
-    config : CodecConfig, AdditiveConfig or PQConfig
+    config : CodecConfig, AdditiveConfig, BalancedConfig or PQConfig
         Settings.
 
     Attributes
@@ -60,10 +60,10 @@ class Codec(nn.Module, ABC):
         trained.
     """
 
-    config: CodecConfig | AdditiveConfig | PQConfig
+    config: CodecConfig | AdditiveConfig | BalancedConfig | PQConfig
     quantizer: Quantizer
 
-    def __init__(self, config: CodecConfig | AdditiveConfig | PQConfig) -> None:
+    def __init__(self, config: CodecConfig | AdditiveConfig | BalancedConfig | PQConfig) -> None:
         super().__init__()
         self.config = config
         self.is_trained = False
@@ -257,7 +257,7 @@ class Codec(nn.Module, ABC):
         out = np.empty((len(packed), self.M, self.quantizer.K), np.float32)
         for start in range(0, len(packed), _BATCH):
             rows = slice(start, start + _BATCH)
-            points = self.quantizer.points(self._decoded(packed[rows]).double())
+            points = self.quantizer.code_points(self._unpacked(packed[rows]))
             out[rows] = self.quantizer.tables(points).float().cpu().numpy()
         return out
 
@@ -282,7 +282,7 @@ class Codec(nn.Module, ABC):
             The codes have another dtype or width.
         """
         self.check_trained()
-        v = self._decoded(as_codes(codes, self.code_size))
+        v = self.quantizer.decode(self._unpacked(as_codes(codes, self.code_size)))
         out: NDArray[np.float32] = v.flatten(1).cpu().numpy()
         return out
 
@@ -304,10 +304,9 @@ class Codec(nn.Module, ABC):
             rows = slice(start, min(start + _BATCH, len(x)))
             yield rows, torch.tensor(x[rows], device=self.device)
 
-    def _decoded(self, codes: NDArray[np.uint8]) -> Tensor:
-        """Packed codes (n, code_size) -> vectors (n, spaces, D), on the codec's device."""
-        unpacked = unpack(codes, self.M, self.nbits).copy()
-        return self.quantizer.decode(torch.from_numpy(unpacked).to(self.device))
+    def _unpacked(self, codes: NDArray[np.uint8]) -> Tensor:
+        """Packed codes (n, code_size) -> codes (n, M), on the codec's device."""
+        return torch.from_numpy(unpack(codes, self.M, self.nbits).copy()).to(self.device)
 
     def _points(self, x: Tensor) -> Tensor:
         """Features (n, d) -> points (n, spaces, D) in float64, so that no batch shows."""

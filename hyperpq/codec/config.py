@@ -181,6 +181,75 @@ class AdditiveConfig:
 
 
 @dataclass(frozen=True)
+class BalancedConfig:
+    """Settings of a `BalancedCodec`: those of its two parts, and their balance.
+
+    Attributes
+    ----------
+    semantic : CodecConfig
+        Of the semantic codes, half of all codes or one more.
+    fidelity : AdditiveConfig
+        Of the fidelity codes, as many or one fewer, for features of the same width.
+    balance : float
+        Weight of a distance by fidelity codes beside one by semantic codes, 0 to 1, where both
+        have the same deviation.
+
+    Raises
+    ------
+    InvalidInputError
+        A value is of another type or out of range, or the parts don't fit each other.
+    """
+
+    semantic: CodecConfig
+    fidelity: AdditiveConfig
+    balance: float = 0.25
+
+    def __post_init__(self) -> None:
+        one, two = self.semantic, self.fidelity
+        if (one.d, one.nbits) != (two.d, two.nbits) or one.M - two.M not in (0, 1):
+            raise InvalidInputError(
+                f"semantic has d {one.d}, nbits {one.nbits} and M {one.M}, fidelity {two.d}, "
+                f"{two.nbits} and {two.M}; expected the same d and nbits, and as many codes in "
+                "both or one more in semantic."
+            )
+        _check_number(self.balance, "balance")
+        if not 0 <= self.balance <= 1:
+            raise InvalidInputError(f"balance is {self.balance}; expected 0 to 1.")
+        object.__setattr__(self, "balance", float(self.balance))
+
+    @property
+    def d(self) -> int:
+        """Width of the features."""
+        return self.semantic.d
+
+    @property
+    def M(self) -> int:
+        """Codes of a vector: those of both parts."""
+        return self.semantic.M + self.fidelity.M
+
+    @property
+    def nbits(self) -> int:
+        """Bits of one code."""
+        return self.semantic.nbits
+
+
+def balanced_parts(M: int, nbits: int = 8) -> tuple[int, int]:
+    """Numbers of semantic and of fidelity codes among M codes of a `BalancedCodec`.
+
+    Raises
+    ------
+    InvalidInputError
+        M is less than 2.
+    """
+    if M < 2:
+        raise InvalidInputError(
+            f"M is {M} with the objective 'balanced'; expected at least 2 codes, one for each of "
+            f"its parts: {2 * nbits} bits or more."
+        )
+    return M - M // 2, M // 2
+
+
+@dataclass(frozen=True)
 class PQConfig:
     """Settings of a `PQCodec`.
 

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu
 from typing_extensions import Self, override
 
 from hyperpq.codec.config import CodecConfig
-from hyperpq.codec.learned import LearnedCodec, Product
+from hyperpq.codec.learned import HeadCodec, Product
 from hyperpq.codec.relength import fit_length
 from hyperpq.codec.smoothing import Smoothing, weight_for_bits
 from hyperpq.codec.subspaces import split_coordinates, take_coordinates, varying_coordinates
@@ -25,7 +25,7 @@ from hyperpq.utils.validation import as_choice
 log = logging.getLogger(__name__)
 
 
-class HiHPQCodec(LearnedCodec):
+class HiHPQCodec(HeadCodec):
     """The learned map between features and product codes.
 
     A feature is normalized, mapped to tangent vectors of M subspaces, smoothed, and each subspace
@@ -135,6 +135,7 @@ class HiHPQCodec(LearnedCodec):
         order = None if self.order is None else self.order.cpu().numpy()
         return split_coordinates(F, self.M, order)
 
+    @override
     def warn_of_noise(self) -> None:
         """Log a warning if the sample has fewer directions than a vector has codes.
 
@@ -179,6 +180,12 @@ class HiHPQCodec(LearnedCodec):
     @override
     def _with_length(self, M: int, nbits: int, metric: str, rows: Tensor, seed: int) -> Self:
         return fit_length(self, M, nbits, as_choice(metric, "metric", METRICS), rows, seed=seed)
+
+    @override
+    def points_of_sample(self, rows: Tensor) -> Tensor:
+        v = take_coordinates(rows.double(), self._coordinates(rows.shape[1]))
+        v = self.smoothing(v).unflatten(1, (self.quantizer.M, self.quantizer.D))
+        return self.quantizer.points(v)
 
     @override
     def settings(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`LearnedCodec`: what the trained codecs share, a normalization, a linear map and `with_bits`."""
+"""What the trained codecs share: `with_bits`, and those with a linear head their map."""
 
 from __future__ import annotations
 
@@ -38,7 +38,87 @@ def evenly(rows: Rows, most: int = SAMPLE_SIZE) -> Rows:
 
 
 class LearnedCodec(Codec):
-    """A codec whose map was learned, and that has codes of any length.
+    """A codec that was learned, and that has codes of any length."""
+
+    METRICS: ClassVar[tuple[str, ...]]
+    """Metrics that codes of this kind can have."""
+
+    @property
+    @abstractmethod
+    def n_sample(self) -> int:
+        """Vectors of the training that the codec keeps, for codes of other lengths."""
+
+    @torch.no_grad()
+    def with_bits(
+        self,
+        bits: int,
+        *,
+        nbits: int = 8,
+        metric: str | None = None,
+        x: ArrayLike | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Make a codec with codes of another length for the same representation.
+
+        Nothing is learned again but the codebooks. For product codes the coordinates are cut into
+        ``bits / nbits`` subspaces, k-means fits a codebook to each, and distillation refines the
+        codebooks if the recipe says so. For additive codes that many codebooks are fitted, and for
+        balanced codes half of them for each part.
+
+        Parameters
+        ----------
+        bits : int
+            Bits of a code, a multiple of ``nbits``.
+        nbits : {8, 4}
+            Bits of one subquantizer.
+        metric : str, optional
+            One of `METRICS`; it stays as it is unless given.
+        x : array_like, shape (n, d), optional
+            Features of images of another kind than those of the training. They replace the sample,
+            which codebooks and centroids are fitted to otherwise, in later calls, too. With fewer
+            than 160 nothing is smoothed, with fewer than 1,024 nothing refined.
+        seed : int
+            Seed of k-means and of the refinement.
+
+        Returns
+        -------
+        LearnedCodec
+            Of the same class, on the CPU, in evaluation mode. Codecs with the same sample all give
+            the same result.
+
+        Raises
+        ------
+        NotTrainedError
+            The codec is not trained.
+        InvalidInputError
+            The length or the metric isn't possible, or ``x`` isn't made of features.
+        """
+        self.check_trained()
+        bits, nbits = as_count(bits, "bits"), as_count(nbits, "nbits")
+        if nbits not in (4, 8) or bits % nbits or bits > MAX_CODES * nbits:
+            raise InvalidInputError(
+                f"bits is {bits} and nbits {nbits}; expected nbits 8 or 4, and bits a multiple of "
+                f"nbits up to {MAX_CODES} x nbits."
+            )
+        hint = f"leave it out to keep {self.metric!r}"
+        metric = self.metric if metric is None else as_choice(metric, "metric", self.METRICS, hint)
+        features = None if x is None else as_features(x, self.d)
+        if not (self.n_sample if features is None else len(features)):
+            raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
+        return self._relength(bits // nbits, nbits, metric, features, seed).eval()
+
+    @abstractmethod
+    def _relength(
+        self, M: int, nbits: int, metric: str, x: NDArray[np.float32] | None, seed: int
+    ) -> Self:
+        """`with_bits` after its checks: ``x`` (n, d) are features, None for the sample."""
+
+    def warn_of_noise(self) -> None:
+        """Log a warning if the sample has fewer directions than a vector has codes."""
+
+
+class HeadCodec(LearnedCodec):
+    """A learned codec with a normalization and a linear head.
 
     Features are normalized and mapped linearly to vectors; a quantizer codes these.
 
@@ -63,9 +143,6 @@ class LearnedCodec(Codec):
     """
 
     config: CodecConfig | AdditiveConfig
-
-    METRICS: ClassVar[tuple[str, ...]]
-    """Metrics that codes of this kind can have."""
 
     def __init__(self, config: CodecConfig | AdditiveConfig) -> None:
         super().__init__(config)
@@ -142,69 +219,25 @@ class LearnedCodec(Codec):
         """Keep up to `SAMPLE_SIZE` of vectors (n, spaces, D), evenly taken, for `with_bits`."""
         self.sample = nn.Buffer(evenly(v).flatten(1).half().to(self.device))
 
-    @torch.no_grad()
-    def with_bits(
-        self,
-        bits: int,
-        *,
-        nbits: int = 8,
-        metric: str | None = None,
-        x: ArrayLike | None = None,
-        seed: int = 0,
+    @property
+    @override
+    def n_sample(self) -> int:
+        return len(self.sample)
+
+    @override
+    def _relength(
+        self, M: int, nbits: int, metric: str, x: NDArray[np.float32] | None, seed: int
     ) -> Self:
-        """Make a codec with codes of another length for the same representation.
-
-        Nothing is learned again but the codebooks. For product codes the coordinates are cut into
-        ``bits / nbits`` subspaces, k-means fits a codebook to each, and distillation refines the
-        codebooks if the recipe says so. For additive codes that many codebooks are fitted.
-
-        Parameters
-        ----------
-        bits : int
-            Bits of a code, a multiple of ``nbits``.
-        nbits : {8, 4}
-            Bits of one subquantizer.
-        metric : str, optional
-            One of `METRICS`; it stays as it is unless given.
-        x : array_like, shape (n, d), optional
-            Features of images of another kind than those of the training. They replace the sample,
-            which codebooks and centroids are fitted to otherwise, in later calls, too. With fewer
-            than 160 nothing is smoothed, with fewer than 1,024 nothing refined.
-        seed : int
-            Seed of k-means and of the refinement.
-
-        Returns
-        -------
-        LearnedCodec
-            Of the same class, on the CPU, in evaluation mode. Codecs with the same sample all give
-            the same result.
-
-        Raises
-        ------
-        NotTrainedError
-            The codec is not trained.
-        InvalidInputError
-            The length or the metric isn't possible, or ``x`` isn't made of features.
-        """
-        self.check_trained()
-        bits, nbits = as_count(bits, "bits"), as_count(nbits, "nbits")
-        if nbits not in (4, 8) or bits % nbits or bits > MAX_CODES * nbits:
-            raise InvalidInputError(
-                f"bits is {bits} and nbits {nbits}; expected nbits 8 or 4, and bits a multiple of "
-                f"nbits up to {MAX_CODES} x nbits."
-            )
-        hint = f"leave it out to keep {self.metric!r}"
-        metric = self.metric if metric is None else as_choice(metric, "metric", self.METRICS, hint)
-        rows = self.sample.cpu().float()
-        if x is not None:
-            rows = self.learned_vectors(as_features(x, self.d))
-        if not len(rows):
-            raise InvalidInputError("x has no rows; expected features to fit codebooks to.")
-        return self._with_length(bits // nbits, nbits, metric, rows, seed).eval()
+        rows = self.sample.cpu().float() if x is None else self.learned_vectors(x)
+        return self._with_length(M, nbits, metric, rows, seed)
 
     @abstractmethod
     def _with_length(self, M: int, nbits: int, metric: str, rows: Tensor, seed: int) -> Self:
         """`with_bits` after its checks: ``rows`` (n, F) are what codebooks are fitted to."""
+
+    @abstractmethod
+    def points_of_sample(self, rows: Tensor) -> Tensor:
+        """Points (n, spaces, D) in float64 of rows (n, F) of the sample."""
 
     def learned_vectors(self, features: NDArray[np.float32]) -> Tensor:
         """Features (n, d) -> vectors (n, F) on the CPU, in the coordinates of the sample."""

@@ -8,13 +8,14 @@ code.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from hyperpq.codec.additive import AdditiveCodec
+from hyperpq.codec.balanced import BALANCED, BalancedCodec
 from hyperpq.codec.base import Codec
 from hyperpq.codec.config import AdditiveConfig, CodecConfig, Normalization, PQConfig
 from hyperpq.codec.hihpq import HiHPQCodec
@@ -22,10 +23,14 @@ from hyperpq.codec.pq import PQCodec, check_orthonormal
 from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError
 from hyperpq.geometry.registry import CURVATURE_RANGE, GEOMETRIES
 
+AnyCodec: TypeAlias = HiHPQCodec | AdditiveCodec | BalancedCodec | PQCodec
+
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
 _FORMAT = "hyperpq-codec"
-# Versions of the files of learned codecs, and of flat codebooks, which changed less often.
-_VERSION, _PQ_VERSION = 3, 2
+# Version of the files of learned codecs, and of those with the key ``kind``. Flat codebooks changed
+# less often, and their readers name the version of what they don't know.
+_VERSION = 3
+_VERSIONS_OF_KINDS = {"pq": 2, BALANCED: 3}
 # Characters of a file that a message quotes at most.
 _MAX_QUOTED = 300
 
@@ -49,7 +54,7 @@ STORED_RECIPE_NAMES = {
 """Fields of a recipe whose names in codec.json are other ones."""
 _STORED_NORMALIZATIONS: dict[Normalization, str] = {"power": "root", "unit": "unit", "none": "none"}
 # Fields that are younger than the format: they are written only if they have another value.
-_YOUNGER = {"geometry": "lorentz", "straight_through": False, "rotation": 0}
+_YOUNGER = {"geometry": "lorentz", "straight_through": False, "rotation": 0, "balance": 0.25}
 # What the files of additive codecs have beside their settings; product codes have a use for it.
 _ADDITIVE_CONSTANTS = {
     "head": "linear",
@@ -61,6 +66,7 @@ _ADDITIVE_CONSTANTS = {
     "distil_epochs": 0,
 }
 _ADDITIVE_LEARNED = {"M": 1, "centroids": 0, "max_norm": 1.5}
+_PARTS = ("semantic", "fidelity")  # of a balanced codec
 
 
 def to_files(codec: Codec) -> dict[str, bytes]:
@@ -92,7 +98,7 @@ def to_files(codec: Codec) -> dict[str, bytes]:
     return {WEIGHTS_FILE: save(state), SETTINGS_FILE: text.encode()}
 
 
-def from_files(files: Mapping[str, bytes]) -> HiHPQCodec | AdditiveCodec | PQCodec:
+def from_files(files: Mapping[str, bytes]) -> AnyCodec:
     """Read what `to_files` wrote; every shape, dtype and value is checked.
 
     Parameters
@@ -102,7 +108,7 @@ def from_files(files: Mapping[str, bytes]) -> HiHPQCodec | AdditiveCodec | PQCod
 
     Returns
     -------
-    HiHPQCodec, AdditiveCodec or PQCodec
+    HiHPQCodec, AdditiveCodec, BalancedCodec or PQCodec
         On the CPU, in evaluation mode.
 
     Raises
@@ -131,6 +137,15 @@ def stored_settings(codec: Codec) -> dict[str, Any]:
 
     Two codecs with the same weights and the same settings are the same codec.
     """
+    if isinstance(codec, BalancedCodec):
+        settings = codec.settings()
+        parts = {name: stored_settings(getattr(codec, name)) for name in _PARTS}
+        for part in parts.values():
+            # The recipe of the whole.
+            del part["recipe"]
+        sizes = {name: settings[name] for name in ("d", "M", "nbits", "balance")}
+        recipe = {"recipe": stored_recipe(codec.recipe)}
+        return {"kind": BALANCED, **sizes, "score": codec.metric, **parts, **recipe}
     settings = codec.settings()
     recipe = {"recipe": stored_recipe(settings.pop("recipe"))} if "recipe" in settings else {}
     stored = _renamed(settings, STORED_NAMES) | recipe
@@ -158,12 +173,20 @@ def loaded_recipe(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 def difference(one: Codec, other: Codec) -> str | None:
     """In what two codecs differ, as one clause; None if they give the same codes and tables."""
-    mine, theirs = one.settings(), other.settings()
+    mine, theirs = _compared(one), _compared(other)
     for name in dict.fromkeys(["d", "M", "nbits", "metric", *mine, *theirs]):
         if name != "recipe" and mine.get(name) != theirs.get(name):
             return f"{name} is {mine.get(name)!r} here and {theirs.get(name)!r} there"
     weights = [to_files(codec)[WEIGHTS_FILE] for codec in (one, other)]
     return None if weights[0] == weights[1] else "the codecs were learned apart"
+
+
+def _compared(codec: Codec) -> dict[str, Any]:
+    """Settings of a codec, and of the parts of a balanced one by names such as ``semantic D``."""
+    settings = codec.settings()
+    for name in _PARTS if isinstance(codec, BalancedCodec) else ():
+        settings |= {f"{name} {key}": value for key, value in settings.pop(name).items()}
+    return settings
 
 
 def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -188,10 +211,15 @@ def _normalization(stored: Mapping[str, Any]) -> Normalization:
 
 
 def _version(stored: Mapping[str, Any]) -> int:
-    return _PQ_VERSION if "kind" in stored else _VERSION
+    if "kind" not in stored:
+        return _VERSION
+    if stored["kind"] not in _VERSIONS_OF_KINDS:
+        expected = " or ".join(map(repr, _VERSIONS_OF_KINDS))
+        raise ValueError(f"kind is {stored['kind']!r}; expected {expected}")
+    return _VERSIONS_OF_KINDS[stored["kind"]]
 
 
-def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | AdditiveCodec | PQCodec:
+def _from_settings(files: Mapping[str, bytes]) -> AnyCodec:
     """An empty codec of the stored sizes, which the weights must hold: no memory before."""
     try:
         stored = json.loads(files[SETTINGS_FILE])
@@ -204,13 +232,15 @@ def _from_settings(files: Mapping[str, bytes]) -> HiHPQCodec | AdditiveCodec | P
                 "that wrote it."
             )
         length = len(files[WEIGHTS_FILE])
-        if "kind" in stored:
-            if stored["kind"] != "pq":
-                raise ValueError(f"kind is {stored['kind']!r}; expected 'pq'")
+        if stored.get("kind") == "pq":
             return _empty_pq(stored, length)
-        empty: Callable[[Mapping[str, Any], int], HiHPQCodec | AdditiveCodec]
-        empty = _empty_additive if stored["score"] in AdditiveCodec.METRICS else _empty_hihpq
-        codec = empty(stored, length)
+        codec: HiHPQCodec | AdditiveCodec | BalancedCodec
+        if stored.get("kind") == BALANCED:
+            codec = _empty_balanced(stored, length)
+        elif stored["score"] in AdditiveCodec.METRICS:
+            codec = _empty_additive(stored, length)
+        else:
+            codec = _empty_hihpq(stored, length)
         codec.recipe = loaded_recipe(dict(stored["recipe"]))
         return codec
     # RecursionError: JSON nested too deep.
@@ -318,6 +348,27 @@ def _empty_hihpq(stored: Mapping[str, Any], length: int) -> HiHPQCodec:
     return codec
 
 
+def _empty_balanced(stored: Mapping[str, Any], length: int) -> BalancedCodec:
+    sizes = _sizes(stored, "d", "M", "nbits")
+    semantic = _empty_hihpq(stored["semantic"], length)
+    fidelity = _empty_additive(stored["fidelity"], length)
+    codec = BalancedCodec(semantic, fidelity, stored["balance"], factor=0.0)
+    if sizes != [codec.d, codec.M, codec.nbits]:
+        raise ValueError(
+            f"d, M and nbits are {sizes}; expected {[codec.d, codec.M, codec.nbits]}, as the parts "
+            "have"
+        )
+    metrics = (stored["score"], stored["fidelity"]["score"])
+    if metrics != (codec.metric, fidelity.metric):
+        raise ValueError(
+            f"score is {metrics[0]!r} and that of the fidelity part {metrics[1]!r}; expected "
+            f"{codec.metric!r} and {fidelity.metric!r}"
+        )
+    # Both parts have the recipe of the whole.
+    semantic.recipe = fidelity.recipe = loaded_recipe(dict(stored["recipe"]))
+    return codec
+
+
 def _check_max_norm(value: Any) -> float:
     max_norm = float(value)
     if not 0 < max_norm < float("inf"):
@@ -325,43 +376,66 @@ def _check_max_norm(value: Any) -> float:
     return max_norm
 
 
-def _load(codec: Codec, state: Mapping[str, Tensor]) -> None:
-    """Give a codec its weights once they are checked."""
-    if isinstance(codec, HiHPQCodec) and "order" in state:
-        # Only codecs with reordered coordinates have it.
-        codec.order = nn.Buffer(torch.zeros(codec.sample.shape[1], dtype=torch.int64))
-    own = codec.state_dict()
+def _load_balanced(codec: BalancedCodec, state: Mapping[str, Tensor]) -> None:
+    """Give a balanced codec its weights once they are checked."""
+    own = dict(state)
+    for name in _PARTS:
+        start = f"{name}."
+        of_part = {key.removeprefix(start): own.pop(key) for key in state if key.startswith(start)}
+        _load(getattr(codec, name), of_part, start)
+    _check_weights(own, {"factor": codec.factor})
+    if not own["factor"] >= 0:
+        raise CorruptIndexError(f"factor in {WEIGHTS_FILE} is negative; expected 0 or more.")
+    codec.factor.copy_(own["factor"])
+    codec.is_trained = True
+
+
+def _check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor], part: str = "") -> None:
+    """Refuse weights whose names, shapes or types are not those of a codec, or are not finite."""
     if set(state) != set(own):
         raise CorruptIndexError(
-            f"{WEIGHTS_FILE} holds {str(sorted(state))[:_MAX_QUOTED]}; expected {sorted(own)}."
+            f"{WEIGHTS_FILE} holds {str(sorted(part + name for name in state))[:_MAX_QUOTED]}; "
+            f"expected {sorted(part + name for name in own)}."
         )
     for name, value in state.items():
         want = own[name]
         if value.shape != want.shape or value.dtype != want.dtype:
             raise CorruptIndexError(
-                f"{name} in {WEIGHTS_FILE} is {value.dtype} {tuple(value.shape)}; "
+                f"{part}{name} in {WEIGHTS_FILE} is {value.dtype} {tuple(value.shape)}; "
                 f"expected {want.dtype} {tuple(want.shape)}."
             )
         if not torch.isfinite(value).all():
             raise CorruptIndexError(
-                f"{name} in {WEIGHTS_FILE} has NaN or infinite values; expected finite numbers."
+                f"{part}{name} in {WEIGHTS_FILE} has NaN or infinite values; expected finite "
+                "numbers."
             )
+
+
+def _load(codec: Codec, state: Mapping[str, Tensor], part: str = "") -> None:
+    """Give a codec its weights once they are checked; ``part`` begins their names in the file."""
+    if isinstance(codec, BalancedCodec):
+        _load_balanced(codec, state)
+        return
+    if isinstance(codec, HiHPQCodec) and "order" in state:
+        # Only codecs with reordered coordinates have it.
+        codec.order = nn.Buffer(torch.zeros(codec.sample.shape[1], dtype=torch.int64))
+    _check_weights(state, codec.state_dict(), part)
     low, high = CURVATURE_RANGE
     for name in {"quantizer.log_c", "learned_log_c"} & set(state):
         c = state[name].exp()
         if not ((c > low * 0.99) & (c < high * 1.01)).all():
             raise CorruptIndexError(
-                f"{name} in {WEIGHTS_FILE} has curvatures of {float(c.min()):g} to "
+                f"{part}{name} in {WEIGHTS_FILE} has curvatures of {float(c.min()):g} to "
                 f"{float(c.max()):g}; expected {low} to {high}."
             )
     if "order" in state and state["order"].sort().values.tolist() != [*range(len(state["order"]))]:
         raise CorruptIndexError(
-            f"order in {WEIGHTS_FILE} is not an order of {len(state['order'])} coordinates; "
+            f"{part}order in {WEIGHTS_FILE} is not an order of {len(state['order'])} coordinates; "
             "expected each of them once."
         )
     if "quantizer.stress" in state and not state["quantizer.stress"] >= 0:
         raise CorruptIndexError(
-            f"quantizer.stress in {WEIGHTS_FILE} is negative; expected 0 or more."
+            f"{part}quantizer.stress in {WEIGHTS_FILE} is negative; expected 0 or more."
         )
     if "rotation" in state:
         try:

@@ -24,7 +24,7 @@ class HiHPQTransformer(Learner):
         See `HiHPQIndex`.
     metric : {"l1", "geodesic", "chord"}
         How distances add up over the subspaces, see `HiHPQIndex`.
-    objective : {"semantic", "fidelity"}
+    objective : {"semantic", "fidelity", "balanced"}
         What the representation preserves, see `Recipe`.
     output : {"embedding", "decoded", "codes"}
         What `transform` returns: tangent vectors (`Codec.embed`), those of the nearest codewords

@@ -22,6 +22,7 @@ from hyperpq.images.results import Answers, Encoded
 from hyperpq.images.sources import ImageLike, Source, as_sources, path_of
 from hyperpq.images.updater import ForgetReport, Updater
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.index.refine import Refine
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.utils.forks import ForkSafeLock
 
@@ -156,6 +157,7 @@ class ImageIndex:
         max_distance: float | None = None,
         min_similarity: float | None = None,
         existing: bool = False,
+        refine: Refine = "auto",
         threads: int | None = None,
         workers: int = 0,
         progress: ProgressLike = None,
@@ -187,6 +189,10 @@ class ImageIndex:
             Smallest similarity of a result, from 0 to 100.
         existing : bool
             Whether to leave out images whose files are gone or on a disk that is not mounted.
+        refine : int or "auto", optional
+            How many of the best codes are ranked again by the kept features, see
+            `HiHPQIndex.search`; 0 or None for none. ``"auto"`` stands for 200, or for none in an
+            index that keeps no features.
         threads : int, optional
             Number of threads of the search; all cores by default.
         workers : int
@@ -206,7 +212,7 @@ class ImageIndex:
         InvalidInputError
             If something is of a type that is no query, or a value is not possible.
         """
-        wanted = Wanted(k, max_distance, min_similarity, existing)
+        wanted = Wanted(k, max_distance, min_similarity, existing, refine)
         condition = Where(where) if isinstance(where, str) else where
 
         def read(sources: list[Source]) -> Features:
@@ -382,6 +388,10 @@ class ImageIndex:
             If nothing is given, or the index has no image at or below one of the paths; nothing was
             changed.
         """
+        if below is None and ids is None and where is None:
+            raise InvalidInputError(
+                "neither below, ids nor where is given; expected the images to remove."
+            )
         if below is None:
             return self.index.remove_ids(ids, where=where)
         if ids is not None or where is not None:

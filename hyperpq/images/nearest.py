@@ -19,6 +19,7 @@ from hyperpq.images.changes import file_exists
 from hyperpq.images.moves import HASH
 from hyperpq.images.results import AttributeValue, Result
 from hyperpq.index.calibration import EXACT
+from hyperpq.index.refine import Refine, as_refine
 from hyperpq.store.columns import values_of
 from hyperpq.utils.validation import as_count, as_number
 
@@ -47,9 +48,11 @@ class Wanted:
     max_distance: float | None = None
     min_similarity: float | None = None
     existing: bool = False
+    refine: Refine = "auto"
 
     def __post_init__(self) -> None:
         as_count(self.k, "k")
+        as_refine(self.refine)
         if self.max_distance is not None:
             as_number(self.max_distance, "max_distance")
         if self.min_similarity is not None:
@@ -154,6 +157,9 @@ class Search:
                 "few or too equal for a similarity; expected at least 20 different ones; leave it "
                 "out."
             )
+        refine = self.wanted.refine
+        if refine == "auto" and not self.rows.has_features:
+            refine = None
         found: list[list[Result]] = [[] for _ in queries]
         # As a rule one image is left out, the query itself.
         seen, width = 0, max(1, min(self.wanted.k + any(excluded), self.rows.ntotal))
@@ -162,7 +168,7 @@ class Search:
             short: list[int] = []
             for batch in _batches(waiting, width):
                 hits = self.rows.search_similar(
-                    queries[batch], width, where=self.where, threads=self.threads
+                    queries[batch], width, where=self.where, refine=refine, threads=self.threads
                 )
                 short += self._take(batch, _Hits(*hits), seen, found, excluded)
             # Some were left out, and there may be more.

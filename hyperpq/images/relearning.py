@@ -248,7 +248,7 @@ def _sampled(view: IndexView) -> int | None:
     from hyperpq.codec.learned import LearnedCodec
 
     codec = view.codec
-    return len(codec.sample) if isinstance(codec, LearnedCodec) else None
+    return codec.n_sample if isinstance(codec, LearnedCodec) else None
 
 
 def _known_number(view: IndexView, noun: str) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hyperpq.index.hihpq_index import HiHPQIndex
 
 _LEARNED = re.compile(
-    r"HiHPQ(?P<M>[0-9]{1,4})(?:x(?P<nbits>[48]))?(?:,(?P<word>l1|geodesic|chord|fidelity))?"
+    r"HiHPQ(?P<M>[0-9]{1,4})(?:x(?P<nbits>[48]))?(?:,(?P<word>l1|geodesic|chord|fidelity|balanced))?"
 )
 _PLAIN = re.compile(
     r"(?:OPQ(?P<groups>[0-9]{1,4})(?:_(?P<width>[0-9]{1,6}))?,)?"
@@ -34,7 +34,8 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
         Width of the vectors.
     text : str
         ``HiHPQ{M}``, then ``x8`` or ``x4`` (bits of a code, 8 by default), then ``,fidelity`` for
-        codes that keep the exact neighbours as FAISS's codes do, or the metric ``,l1``,
+        codes that keep the exact neighbours as FAISS's codes do, ``,balanced`` for codes that keep
+        both, or the metric ``,l1``,
         ``,geodesic`` or ``,chord`` of codes that bring together what belongs together (``l1`` by
         default). Or plain codebooks by FAISS's name: ``PQ{M}``, then ``x8`` or ``x4``, and in front
         of it ``OPQ{M},`` or ``OPQ{M}_{width},`` for a learned rotation; ``np`` at the end is
@@ -71,8 +72,9 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
             return {**sizes, "metric": _plain_metric(metric), **_rotation(text, match, d)}
     raise InvalidInputError(
         f"the factory text is {text!r}; expected HiHPQ, the number of codes, x8 or x4, and then "
-        ",fidelity or ,l1 or ,geodesic or ,chord, as in HiHPQ8, HiHPQ16x4 or HiHPQ8x8,fidelity; or "
-        "PQ with x8 or x4, after OPQ if it is wanted, as in PQ8, PQ16x4 or OPQ8_32,PQ8."
+        ",fidelity or ,balanced or ,l1 or ,geodesic or ,chord, as in HiHPQ8, HiHPQ16x4 or "
+        "HiHPQ8x8,fidelity; or PQ with x8 or x4, after OPQ if it is wanted, as in PQ8, PQ16x4 or "
+        "OPQ8_32,PQ8."
     )
 
 
@@ -86,6 +88,9 @@ def _learned(text: str, named: str | None, metric: str | int | None) -> dict[str
             )
         # The metric of another training, if there is one.
         return {"metric": "l1", "objective": "fidelity"}
+    if named == "balanced":
+        # The metric of its semantic codes.
+        return {**_learned(text, None, metric), "objective": "balanced"}
     if metric is None:
         return {"metric": named or "l1"}
     if metric not in ("l1", "geodesic", "chord") or metric != (named or metric):
@@ -139,6 +144,8 @@ def index_factory(
     HiHPQIndex(d=64, M=8, nbits=8, metric='l1', objective='semantic', not trained)
     >>> index_factory(64, "HiHPQ8x8,fidelity", device="cpu")
     HiHPQIndex(d=64, M=8, nbits=8, metric='inner', objective='fidelity', not trained)
+    >>> index_factory(64, "HiHPQ8x8,balanced", device="cpu")
+    HiHPQIndex(d=64, M=8, nbits=8, metric='balanced', objective='balanced', not trained)
     >>> index_factory(64, "OPQ8_32,PQ8", "ip", device="cpu")
     HiHPQIndex(d=64, M=8, nbits=8, metric='ip', rotation=32, not trained)
     """

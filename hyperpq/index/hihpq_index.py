@@ -43,10 +43,12 @@ class HiHPQIndex(TrainableIndex):
         How distances add up over the subspaces, see `ProductQuantizer`. With ``l2`` and
         ``ip`` the index has plain codebooks and learns no representation, like FAISS's ``IndexPQ``;
         ``d`` must be a multiple of M.
-    objective : {"semantic", "fidelity"}, optional
+    objective : {"semantic", "fidelity", "balanced"}, optional
         What codes keep: ``semantic``, the default, brings vectors that belong together close to
         each other; ``fidelity`` keeps the exact neighbours by cosine, as FAISS's codes do. Its
-        codes have the metric ``inner`` whatever is said above, see `AdditiveCodec`.
+        codes have the metric ``inner`` whatever is said above, see `AdditiveCodec`. ``balanced``
+        gives half of the codes to each, M at least 2, and adds up both distances, see
+        `BalancedCodec`; the metric above is that of its semantic codes.
     rotation : int
         With plain codebooks, the width of the vectors after a learned rotation (OPQ), see
         `PQConfig`; 0 for none.
@@ -149,21 +151,24 @@ class HiHPQIndex(TrainableIndex):
         self.collection = Collection(code_size(self._M, self._nbits), features=kept)
 
     def _as_objective(self, objective: str | None) -> str:
+        from hyperpq.codec.config import balanced_parts
         from hyperpq.quantizers.additive import INNER
 
         if objective is None:
             return "fidelity" if self._metric == INNER else "semantic"
-        checked = as_choice(objective, "objective", ("semantic", "fidelity"))
+        checked = as_choice(objective, "objective", ("semantic", "fidelity", "balanced"))
         if self._plain is not None:
             raise InvalidInputError(
                 f"objective is {objective!r} with the metric {self._metric!r}; expected none, as "
                 "plain codebooks learn no representation; choose the metric 'l1'."
             )
-        if checked == "semantic" and self._metric == INNER:
+        if checked != "fidelity" and self._metric == INNER:
             raise InvalidInputError(
-                "objective is 'semantic' with the metric 'inner'; expected 'fidelity', which alone "
-                "has that metric; or choose the metric 'l1'."
+                f"objective is {checked!r} with the metric 'inner'; expected 'fidelity', which "
+                "alone has that metric; or choose the metric 'l1'."
             )
+        if checked == "balanced":
+            balanced_parts(self._M, self._nbits)
         return checked
 
     def __repr__(self) -> str:

@@ -106,11 +106,24 @@ def record_of(
 def objective_of(codec: Codec) -> str:
     """What the codes of a codec keep, see `TrainingRecord.objective`."""
     from hyperpq.codec.additive import AdditiveCodec
+    from hyperpq.codec.balanced import BalancedCodec
     from hyperpq.codec.pq import PQCodec
 
     if isinstance(codec, PQCodec):
         return "plain"
+    if isinstance(codec, BalancedCodec):
+        return "balanced"
     return "fidelity" if isinstance(codec, AdditiveCodec) else "semantic"
+
+
+def product_metric_of(codec: Codec) -> str | None:
+    """Metric of the product codes of a codec, those of its semantic part; None without any."""
+    from hyperpq.codec.balanced import BalancedCodec
+    from hyperpq.codec.hihpq import HiHPQCodec
+
+    if isinstance(codec, BalancedCodec):
+        codec = codec.semantic
+    return codec.metric if isinstance(codec, HiHPQCodec) else None
 
 
 def recipe_of(codec: Codec, n: int | None) -> Recipe:
@@ -152,6 +165,7 @@ def plan_again(
     device : str
         Torch device.
     """
+    from hyperpq.codec.config import balanced_parts
     from hyperpq.codec.pq import PQCodec
     from hyperpq.training.presets import get_recipe
 
@@ -170,10 +184,14 @@ def plan_again(
     if recipe is None:
         chosen = recipe_of(codec, trained_on).replace(**changes)
     else:
-        kept = {"objective": objective_of(codec)} if isinstance(recipe, str) else {}
+        # A preset may have an objective of its own.
+        keeps = isinstance(recipe, str) and recipe != "balanced"
+        kept = {"objective": objective_of(codec)} if keeps else {}
         chosen = get_recipe(recipe, bits, **kept | changes)
-    product = objective_of(codec) == "semantic"
-    return CodecPlan(M, nbits, codec.metric if product else metric, chosen, None, seed, device)
+    if chosen.objective == "balanced":
+        balanced_parts(M, nbits)
+    product = product_metric_of(codec) or metric
+    return CodecPlan(M, nbits, product, chosen, None, seed, device)
 
 
 def refuse_for_plain_codebooks(metric: str, **arguments: object) -> None:

@@ -18,6 +18,7 @@ from hyperpq.index.learning import (
     CodecPlan,
     objective_of,
     plan_again,
+    product_metric_of,
     record_of,
     refuse_for_plain_codebooks,
 )
@@ -78,13 +79,14 @@ class TrainableIndex(VectorIndex):
 
     @classmethod
     def _around(cls, collection: Collection, codec: Codec, device: str) -> Self:
+        from hyperpq.codec.additive import AdditiveCodec
         from hyperpq.codec.pq import PQCodec
-        from hyperpq.quantizers.additive import INNER
 
         index = cls.__new__(cls)
         index.d, index._M, index._nbits = codec.d, codec.M, codec.nbits
         # Nobody has asked for the metric of additive codes, which another recipe does not have.
-        index._metric = "l1" if codec.metric == INNER else codec.metric
+        index._metric = "l1" if isinstance(codec, AdditiveCodec) else codec.metric
+        index._metric = product_metric_of(codec) or index._metric
         index._objective = "semantic"
         index._plain = codec.config if isinstance(codec, PQCodec) else None
         index.device, index.collection = device, collection
@@ -92,7 +94,7 @@ class TrainableIndex(VectorIndex):
 
     @property
     def objective(self) -> str:
-        """What codes keep: ``semantic``, ``fidelity``, or ``plain`` for plain codebooks."""
+        """What codes keep: ``semantic``, ``fidelity``, ``balanced``, or ``plain`` codebooks."""
         codec = self.codec
         if codec is not None:
             return objective_of(codec)
@@ -101,7 +103,9 @@ class TrainableIndex(VectorIndex):
     @property
     def metric(self) -> str:
         """Metric of the codec; before training the one that it will have."""
-        return "inner" if self.codec is None and self.objective == "fidelity" else super().metric
+        if self.codec is None:
+            return {"fidelity": "inner", "balanced": "balanced"}.get(self.objective, self._metric)
+        return super().metric
 
     def train(
         self,
@@ -135,7 +139,7 @@ class TrainableIndex(VectorIndex):
         view_rows : array_like, shape (v,), optional
             Rows of ``x`` that ``views``, then of shape (V, v, d), belong to; all rows by default.
         recipe : str or Recipe
-            ``default``, ``paper`` or a recipe of your own.
+            ``default``, ``balanced``, ``paper`` or a recipe of your own.
         seed : int
             The same data, recipe, seed and machine give the same codec.
         progress : Progress or bool, optional
@@ -204,9 +208,9 @@ class TrainableIndex(VectorIndex):
 
         chosen = None
         if self._plain is None:
+            if self._objective != "semantic":
+                changes = {"objective": self._objective, **changes}
             chosen = get_recipe(recipe, self._M * self._nbits, **changes)
-            if self._objective == "fidelity" and "objective" not in changes:
-                chosen = chosen.replace(objective="fidelity")
         return CodecPlan(
             self._M,
             self._nbits,
@@ -242,7 +246,7 @@ class TrainableIndex(VectorIndex):
         Parameters
         ----------
         recipe : str or Recipe, optional
-            ``default``, ``paper`` or a recipe of your own; by default the one that the codec was
+            ``default``, ``balanced``, ``paper`` or your own; by default the one that the codec was
             learned by.
         seed : int
             Of every random choice.
@@ -322,7 +326,6 @@ class TrainableIndex(VectorIndex):
         InvalidInputError
             If a value is not as described, or ``rows`` is True and this index keeps no features.
         """
-        from hyperpq.codec.hihpq import HiHPQCodec
         from hyperpq.codec.learned import LearnedCodec
 
         view = self.collection.view()
@@ -337,8 +340,7 @@ class TrainableIndex(VectorIndex):
         if features is not None:
             kept = feature_codec(features, self.d)
         shorter = codec.with_bits(bits, nbits=nbits, metric=metric, x=x)
-        if isinstance(shorter, HiHPQCodec):
-            shorter.warn_of_noise()
+        shorter.warn_of_noise()
         other = self.from_codec(
             shorter, device=self.device, features="none" if kept is None else kept.kind
         )

@@ -10,7 +10,7 @@ from hyperpq.errors import CorruptIndexError
 if TYPE_CHECKING:
     from hyperpq.training.fit import FitStatistics
 
-OBJECTIVES = ("semantic", "fidelity", "plain")
+OBJECTIVES = ("semantic", "fidelity", "balanced", "plain")
 """What codes keep, see `Recipe.objective`; ``plain`` for plain codebooks."""
 _FIELDS = {"vectors", "objective", "learned", "fit"}
 
@@ -23,7 +23,7 @@ class TrainingRecord:
     ----------
     n : int
         Number of vectors it was learned from.
-    objective : {"semantic", "fidelity", "plain"}
+    objective : {"semantic", "fidelity", "balanced", "plain"}
         What its codes keep; ``plain`` for plain codebooks.
     learned : bool
         Whether the map was learned. Otherwise it is PCA and k-means: there were too few vectors, or

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hyperpq.filters.where import Where
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.index.refine import Refine, as_refine
 from hyperpq.io.vector_files import batch_rows, check_fit, open_vectors
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.utils.validation import as_count
@@ -45,6 +46,7 @@ def search_vectors(
     *,
     dataset: str | None = None,
     where: str | None = None,
+    refine: Refine = None,
     threads: int | None = None,
     device: str = "auto",
     progress: ProgressLike = None,
@@ -63,6 +65,8 @@ def search_vectors(
         See `open_vectors`.
     where : str, optional
         Condition that the results fulfil, see `Where`.
+    refine : int or "auto", optional
+        See `HiHPQIndex.search`.
     threads : int, optional
         See `HiHPQIndex.search`.
     device : str
@@ -84,6 +88,7 @@ def search_vectors(
         If the index cannot be opened.
     """
     k = as_count(k, "k")
+    as_refine(refine)
     condition = None if where is None else Where(where)
     # Files first: a wrong path is an error before anything heavy is loaded.
     files = [open_vectors(path, dataset=dataset) for path in paths]
@@ -96,7 +101,9 @@ def search_vectors(
     with as_progress(progress).phase("search", total, "vectors") as phase:
         for file in files:
             for batch in file.batches(rows):
-                D, I = index.search(batch, k, where=condition, threads=threads)  # noqa: E741
+                D, I = index.search(  # noqa: E741
+                    batch, k, where=condition, refine=refine, threads=threads
+                )
                 yield FoundVectors(start, D, I)
                 start += len(batch)
                 phase.advance(len(batch))

@@ -146,6 +146,10 @@ class AdditiveQuantizer(nn.Module):
         z, N = total[:, :-1], total[:, -1:]
         return torch.cat([z, 2 * N - z.square().sum(1, keepdim=True)], 1)[:, None]
 
+    def code_points(self, codes: Tensor) -> Tensor:
+        """Points of codes: (n, M) integers -> the decoded vectors, float64."""
+        return self.points(self.decode(codes).double())
+
     def sums(self, codes: Tensor) -> Tensor:
         """Sums (z, N) of codewords: codes (n, M) int64 -> (n, D); differentiable."""
         return self.codebooks[torch.arange(self.M, device=codes.device), codes].sum(1)

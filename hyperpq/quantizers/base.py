@@ -60,3 +60,6 @@ class Quantizer(Protocol):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (n, M) -> vectors (n, spaces, D)."""
+
+    def code_points(self, codes: Tensor) -> Tensor:
+        """Codes (n, M) -> points (n, spaces, D) in float64: those of the decoded vectors."""

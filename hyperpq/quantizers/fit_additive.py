@@ -101,6 +101,8 @@ def _start(v: Tensor, M: int, K: int, seed: int) -> Tensor:
         codebooks[0] = rows[torch.arange(K) % n]
         return codebooks
     faiss = import_faiss()
+    # faiss learns from no fewer rows than coordinates.
+    rows = rows[torch.arange(max(n, rows.shape[1])) % n]
     center = rows.mean(0)
     center[:-1] = 0
     scale = torch.ones(v.shape[1])

@@ -164,6 +164,10 @@ class FlatProductQuantizer(nn.Module):
         """Coded codewords: (n, M) integers -> (n, M, D)."""
         return self.codebooks[torch.arange(self.M, device=codes.device), codes.long()]
 
+    def code_points(self, codes: Tensor) -> Tensor:
+        """Points of codes: (n, M) integers -> the decoded vectors, float64."""
+        return self.points(self.decode(codes).double())
+
     def extra_repr(self) -> str:
         """Show sizes and metric in ``repr``."""
         return f"M={self.M}, D={self.D}, nbits={self.nbits}, metric={self.metric!r}"

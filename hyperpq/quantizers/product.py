@@ -216,6 +216,16 @@ class ProductQuantizer(nn.Module):
         v = self._clipped_codebooks()
         return v[torch.arange(self.M, device=v.device), codes.long()]
 
+    @torch.no_grad()
+    def code_points(self, codes: Tensor) -> Tensor:
+        """Points of coded codewords: (n, M) integers -> (n, M, D), float64.
+
+        They have the bits of the codewords in `tables`, so the distance to a codeword of its own is
+        exactly 0. Points that are worked out anew have other last bits in another batch.
+        """
+        words = self._exact_codewords()
+        return words[torch.arange(self.M, device=words.device), codes.long()]
+
     def pairwise_distances(self, x: Tensor, y: Tensor) -> Tensor:
         """Distances of all pairs in the product space, differentiable.
 

@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.codec.learned import LearnedCodec
+from hyperpq.codec.learned import HeadCodec
 
 # Rows of a batch: 42 MB of float32 at d = 1280.
 BATCH_ROWS = 8192
 
 
 @torch.no_grad()
-def tangent_vectors(codec: LearnedCodec, x: NDArray[np.float32]) -> Tensor:
+def tangent_vectors(codec: HeadCodec, x: NDArray[np.float32]) -> Tensor:
     """Tangent vectors of features (n, d), not clipped: shape (n, M, D), on the CPU."""
     batches = [
         codec.tangent(torch.tensor(x[start : start + BATCH_ROWS], device=codec.device)).cpu()

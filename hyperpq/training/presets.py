@@ -1,13 +1,14 @@
-"""The presets ``default`` and ``paper`` of `Recipe`, and the published settings by data set."""
+"""The presets ``default``, ``balanced`` and ``paper`` of `Recipe`, and the published settings."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
+from hyperpq.errors import InvalidInputError
 from hyperpq.training.recipe import Recipe
 from hyperpq.utils.validation import as_choice
 
-Preset = Literal["default", "paper"]
+Preset = Literal["default", "balanced", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
 
 
@@ -108,8 +109,8 @@ def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
 
     Parameters
     ----------
-    recipe : {"default", "paper"} or Recipe
-        The preset by its name, or a recipe.
+    recipe : {"default", "balanced", "paper"} or Recipe
+        The preset by its name, or a recipe. ``balanced`` is the default with that objective.
     bits : int
         Bits of a code; the preset ``paper`` depends on it.
     **changes
@@ -118,10 +119,19 @@ def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
     Raises
     ------
     InvalidInputError
-        The name, a field or a value is not valid.
+        The name, a field or a value is not valid, or the preset ``balanced`` is given with another
+        objective.
     """
     if isinstance(recipe, Recipe):
         return recipe.replace(**changes)
     preset = as_choice(recipe, "recipe", PRESETS, "pass a Recipe for settings of your own")
+    if preset == "balanced":
+        objective = changes.setdefault("objective", "balanced")
+        if objective != "balanced":
+            raise InvalidInputError(
+                f"objective is {objective!r} with the recipe 'balanced'; expected 'balanced', or "
+                "the recipe 'default'."
+            )
+        return Recipe(name=preset).replace(**changes)
     chosen = paper(bits) if preset == "paper" else Recipe()
     return chosen.replace(**changes)

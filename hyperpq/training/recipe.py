@@ -36,7 +36,7 @@ from hyperpq.training.fields import (
     wholes,
 )
 
-Objective = Literal["semantic", "fidelity"]
+Objective = Literal["semantic", "fidelity", "balanced"]
 OptimizerName = Literal["sgd", "adamw"]
 Augmentation = Literal["paper", "mild"]
 
@@ -281,7 +281,13 @@ class Recipe(CheckedSettings):
     objective: Objective = choice("semantic", Objective)
     """What codes keep. ``semantic``: images that belong together get near codes (paper).
     ``fidelity``: codes keep the exact cosine neighbours of the features
-    (`training.reconstruction`); of all other fields only ``epochs`` counts then."""
+    (`training.reconstruction`); of all other fields only ``epochs`` counts then. ``balanced``: one
+    half of the codes is semantic and the other of fidelity, and a search adds up both distances
+    (`codec.BalancedCodec`)."""
+
+    balance: float = real(0.25, SHARE)
+    """Weight of the distance by fidelity codes beside that by semantic codes, 0 to 1; of effect
+    with the objective ``balanced``. Measured."""
 
     holdout_check: bool = flag(True)
     """Whether a held-out part of the features decides if the learned codec is kept
@@ -307,6 +313,11 @@ class Recipe(CheckedSettings):
     def learns_codebooks(self) -> bool:
         """Whether codebooks are learned with the head; else they are only fitted afterwards."""
         return not self.representation.subspaces or self.contrast.quantizes
+
+    @property
+    def is_semantic(self) -> bool:
+        """Whether codes, or some of them, are learned from views and the graph."""
+        return self.objective != "fidelity"
 
     def replace(self, **changes: object) -> Recipe:
         """Copy with some fields changed.

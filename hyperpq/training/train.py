@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from hyperpq.codec.additive import AdditiveCodec
+from hyperpq.codec.balanced import BalancedCodec
+from hyperpq.codec.config import balanced_parts
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.serialization import stored_settings
 from hyperpq.errors import InvalidInputError
@@ -52,7 +55,7 @@ def train_codec(
     seed: int = 0,
     device: str = "cpu",
     run: TrainingRun | None = None,
-) -> HiHPQCodec | AdditiveCodec:
+) -> HiHPQCodec | AdditiveCodec | BalancedCodec:
     """Learn a codec without labels.
 
     Parameters
@@ -67,7 +70,7 @@ def train_codec(
         without views take part in the graph and the contrast with their features alone.
     M, nbits, metric
         See `ProductQuantizer`. The objective ``fidelity`` has the metric ``inner``, whatever is
-        given.
+        given; with ``balanced`` the metric is that of the semantic codes, and M is at least 2.
     recipe : Recipe, optional
         All settings; the preset ``default`` unless given.
     seed : int
@@ -80,10 +83,11 @@ def train_codec(
 
     Returns
     -------
-    HiHPQCodec or AdditiveCodec
+    HiHPQCodec, AdditiveCodec or BalancedCodec
         Trained, in evaluation mode, on ``device``; an `AdditiveCodec` with the objective
-        ``fidelity``. If the images are too few, or if the acceptance check of the recipe finds that
-        learning did not help, it is PCA and k-means, and a warning says so.
+        ``fidelity``, and a `BalancedCodec` with ``balanced``. If the images are too few, or if the
+        acceptance check of the recipe finds that learning did not help, it is PCA and k-means, and
+        a warning says so.
 
     Raises
     ------
@@ -101,9 +105,29 @@ def train_codec(
         return train_fidelity(TrainingTask(x, recipe, M, nbits, "l1", seed, device), run.progress)
     known = as_choice(metric, "metric", METRICS, "the metric 'inner' needs objective='fidelity'")
     task = TrainingTask(x, recipe, M, nbits, known, seed, device)
-    codec = _learn(task, views, view_rows, run)
+    codec: HiHPQCodec | BalancedCodec
+    if recipe.objective == "balanced":
+        codec = _balanced(task, views, view_rows, run)
+    else:
+        codec = _learn(task, views, view_rows, run)
     codec.warn_of_noise()
     return codec
+
+
+def _balanced(
+    task: TrainingTask,
+    views: NDArray[np.floating] | None,
+    view_rows: NDArray[np.int64] | None,
+    run: TrainingRun,
+) -> BalancedCodec:
+    """The codec of a task whose objective is balanced: both parts learn from the same features."""
+    semantic, fidelity = balanced_parts(task.M, task.nbits)
+    codec = BalancedCodec(
+        _learn(replace(task, M=semantic), views, view_rows, run),
+        train_fidelity(replace(task, M=fidelity), run.progress),
+        task.recipe.balance,
+    )
+    return codec.eval()
 
 
 def _learn(

@@ -47,6 +47,14 @@ def test_recall_is_above_that_of_pq():
     assert ours > recall_at(pq.search(unit[1], 10)[1], truth) + 0.05
 
 
+def test_fewer_rows_than_coordinates_are_enough_for_short_codebooks():
+    """16 codewords are learned from 20 rows of 41 coordinates."""
+    recipe = Recipe().replace(objective="fidelity", epochs=1)
+    codec = train_codec(clustered(20, 3), M=2, nbits=4, recipe=recipe)
+    assert codec.encode(clustered(20, 3)).shape == (20, 1)
+    assert len(np.unique(codec.encode(clustered(20, 3)))) > 8
+
+
 def test_scores_estimate_squared_distances(codec):
     x = clustered(300, 9)
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)

@@ -213,6 +213,38 @@ def test_results_within_a_distance(opened):
             index.query(paths[2], max_distance=wrong)
 
 
+def test_results_are_refined_where_features_are_kept(opened, tmp_path):
+    index, paths = opened
+    kept = index.index.features_of(index.index.ids)
+    for refine in ("auto", 0, None, 5, 30):
+        D, I, S = index.index.search_similar(kept[:4], 9, refine=refine)  # noqa: E741
+        for row, answer in enumerate(index.query(vectors=kept[:4], k=9, refine=refine)):
+            assert [r.distance for r in answer.results] == D[row].tolist()
+            assert ids(answer) == I[row].tolist()
+            assert [r.similarity for r in answer.results] == S[row].tolist()
+    [default] = index.query(paths[3], 9)
+    assert default == index.query(paths[3], 9, refine=200)[0]
+    assert default != index.query(paths[3], 9, refine=0)[0]
+    plain, _ = build([paths[0].parent], tmp_path / "index", bits=32, features="none")
+    assert plain.query(paths[3], 9) == plain.query(paths[3], 9, refine=None)
+    with pytest.raises(InvalidInputError, match="keeps no features"):
+        plain.query(paths[3], refine=5)
+    for wrong in ("all", -1, 0.5, True):
+        with pytest.raises(InvalidInputError, match="refine is"):
+            index.query(paths[3], refine=wrong)
+
+
+def test_results_beyond_the_candidates_replace_those_that_are_left_out(opened):
+    """However often the search is repeated with more results."""
+    index, paths = opened
+    everything = index.query(paths, 30, refine=4)
+    for k in (1, 3, 12):
+        answers = index.query(paths, k, refine=4, where="id >= 0", exclude_self=True)
+        for path, answer, every in zip(paths, answers, everything, strict=True):
+            left = [r.id for r in every.results if r.path != str(path)]
+            assert ids(answer) == left[:k]
+
+
 @pytest.mark.parametrize("most", [1 << 16, 7, 1])
 def test_files_that_are_gone_are_left_out_and_replaced_by_others(tmp_path, monkeypatch, most):
     """However few paths are in memory at once."""

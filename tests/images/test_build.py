@@ -366,7 +366,7 @@ def test_opening_an_index_whose_build_was_interrupted(tmp_path):
     with pytest.raises(IndexNotFoundError, match=r"no index here \(no such folder\)"):
         ImageIndex.open(tmp_path / "index")
     (work / "state.json").touch()
-    with pytest.raises(IndexNotFoundError, match="a build of it was interrupted; .* --resume"):
+    with pytest.raises(IndexNotFoundError, match=r"a build of it was interrupted; .* --resume"):
         ImageIndex.open(tmp_path / "index")
 
 

@@ -18,13 +18,13 @@ from hyperpq.index.factory import index_factory, parse_factory, read_index, writ
     prefix=st.sampled_from(["", "IDMap,", "IDMap2,"]),
     M=st.integers(1, 9999),
     nbits=st.sampled_from([None, 4, 8]),
-    word=st.sampled_from([None, "l1", "geodesic", "chord", "fidelity"]),
+    word=st.sampled_from([None, "l1", "geodesic", "chord", "fidelity", "balanced"]),
 )
 def test_every_string_of_the_grammar(d, prefix, M, nbits, word):
     text = f"{prefix}HiHPQ{M}" + (f"x{nbits}" if nbits else "") + (f",{word}" if word else "")
     want = {"d": d, "M": M, "nbits": nbits or 8, "metric": word or "l1"}
-    if word == "fidelity":
-        want |= {"metric": "l1", "objective": "fidelity"}
+    if word in ("fidelity", "balanced"):
+        want |= {"metric": "l1", "objective": word}
     assert parse_factory(d, text) == want
 
 

@@ -189,7 +189,7 @@ def test_the_objective_of_the_constructor_holds_for_every_recipe():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"objective": "exact"}, "objective is 'exact'; expected 'semantic' or 'fidelity'"),
+        ({"objective": "exact"}, "'exact'; expected 'semantic', 'fidelity' or 'balanced'"),
         ({"objective": "fidelity", "metric": "l2"}, "plain codebooks learn no representation"),
         ({"objective": "semantic", "metric": "inner"}, "which alone has that metric"),
     ],

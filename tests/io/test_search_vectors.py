@@ -78,11 +78,23 @@ def test_a_condition_and_a_file_without_queries(here):
         (["a.npy"], {"k": 0}, InvalidInputError),
         (["a.npy"], {"where": "year <"}, InvalidInputError),
         (["a.npy"], {"dataset": "x"}, InvalidInputError),
+        (["a.npy"], {"refine": -1}, InvalidInputError),
+        (["a.npy"], {"refine": "auto"}, InvalidInputError),
     ],
 )
 def test_wrong_arguments_are_found_before_the_first_search(here, names, options, error):
     with pytest.raises(error):
         found(here, *names, **options)
+
+
+def test_results_are_refined_where_features_are_kept(here, tmp_path):
+    source = HiHPQIndex.load(here / "index", device="cpu")
+    index = HiHPQIndex.from_codec(source.codec, device="cpu", features="int8")
+    index.add(X)
+    index.save(tmp_path / "kept")
+    (batch,) = search_vectors.search_vectors([here / "a.npy"], tmp_path / "kept", K, refine=20)
+    for found_, wanted in zip((batch.D, batch.I), index.search(X[:7], K, refine=20), strict=True):
+        np.testing.assert_array_equal(found_, wanted)
 
 
 def test_no_index(here, tmp_path):

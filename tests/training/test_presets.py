@@ -48,9 +48,20 @@ def test_recipes_by_name(small):
     assert paper(1024) == paper(64)
 
 
+def test_balanced_is_the_default_with_that_objective():
+    recipe = get_recipe("balanced", 32, epochs=7)
+    assert recipe == Recipe().replace(name="balanced", objective="balanced", epochs=7)
+    assert get_recipe("balanced", 32, objective="balanced", balance=0.5).balance == 0.5
+    for objective in ("semantic", "fidelity"):
+        with pytest.raises(InvalidInputError, match="with the recipe 'balanced'"):
+            get_recipe("balanced", 32, objective=objective)
+
+
 @pytest.mark.parametrize("recipe", ["best", None, 3, {}])
 def test_unknown_recipe(recipe):
-    with pytest.raises(InvalidInputError, match="expected 'default' or 'paper'; pass a Recipe"):
+    with pytest.raises(
+        InvalidInputError, match="expected 'default', 'balanced' or 'paper'; pass a"
+    ):
         get_recipe(recipe, 32)
     with pytest.raises(InvalidInputError, match="dataset is 'mnist'"):
         paper(32, "mnist")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
-from hyperpq.codec.config import LEARNED_METRICS
+from hyperpq.codec.config import LEARNED_METRICS, balanced_parts
 from hyperpq.codec.feature_codec import KEPT, KeptFeatures
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.metadata import MAX_MEGAPIXELS
@@ -77,7 +77,7 @@ class BuildOptions:
         time as ``1 + n_views`` images.
     recipe : str
         Preset of the training, see `Recipe`.
-    objective : {"semantic", "fidelity"}
+    objective : {"semantic", "fidelity", "balanced"}
         See `Recipe`.
     codec : path-like, optional
         Index directory whose codec a new index takes, at the length of ``bits``, instead of
@@ -136,6 +136,8 @@ class BuildOptions:
         if self.metric is not None:
             as_choice(self.metric, "metric", LEARNED_METRICS)
         get_recipe(self.recipe, self.bits, objective=self.objective)
+        if self.objective == "balanced":
+            balanced_parts(subquantizers(self.bits))
         if self.codec is not None:
             object.__setattr__(self, "codec", os.path.abspath(self.codec))
 

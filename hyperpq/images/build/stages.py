@@ -25,6 +25,7 @@ from hyperpq.images.metadata import ImageMetadata
 from hyperpq.images.roots import with_listed
 from hyperpq.images.updater import SEGMENT_SIZE, Updater
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.index.learning import product_metric_of
 from hyperpq.index.path_map import with_roots
 from hyperpq.progress import Phase, Progress
 from hyperpq.store import IndexStore
@@ -175,7 +176,7 @@ def sample_features(build: Build, files: Sequence[ImageFile]) -> Sample:
         If none of the images can be read.
     """
     recipe, options, network = build.recipe, build.options, build.network
-    n_views = recipe.views.n_views if recipe.objective == "semantic" else 0
+    n_views = recipe.views.n_views if recipe.is_semantic else 0
     size = min(options.train_size, len(files))
     n_viewed = min(options.view_size, size) if n_views else 0
     if n_views and not recipe.graph.graph_neighbours:
@@ -268,7 +269,9 @@ def train_index(build: Build, index: HiHPQIndex, sample: Sample) -> ImageIndex:
             resume=True,
         )
     # The path of another index belongs to this machine, and its metric is that of the codec.
-    options = replace(build.options, codec=None, metric=index.metric)
+    assert index.codec is not None  # the index of a finished training
+    metric = product_metric_of(index.codec) or index.metric
+    options = replace(build.options, codec=None, metric=metric)
     metadata = ImageMetadata(build.network.identity(), options.max_megapixels, options.to_stored())
     listed = RootOptions(options.include_hidden, tuple(options.exclude))
     roots = with_listed((), dict.fromkeys(build.roots, listed), build.place)
