@@ -1,9 +1,9 @@
 """Baselines that learn: published hashing and quantization methods on the features of a network.
 
 Each method is a small head on the same frozen features that all others get, written anew from the
-published description of its losses; it is no port of the authors' program. Most of the papers
-fine-tune the network, too. The details of SDC (no contrastive term, targets not clipped) and of
-CroVCA (hard targets, scaled coding rate) are the least certain. Features are centred and scaled to a mean
+published description of its losses; it is no port of the authors' program. Most of the papers fine-
+tune the network, too. The details of SDC (no contrastive term, targets not clipped) and of CroVCA
+(hard targets, scaled coding rate) are the least certain. Features are centred and scaled to a mean
 square of 1. Where a paper compares two random views of an image, pairs are drawn from the cached
 views of the training images. Binary codes are ranked by Hamming distance, ties by row.
 
@@ -25,9 +25,9 @@ mecoq     contrastive quantization with code memory (Wang et al., AAAI 2022): pr
 Temperature and weight of CIBHash, the shape of SDC's beta distribution, and width, prior and weight
 of diversity of MeCoQ are published ones. All else (`Schedule`, layers of CroVCA and the weight of
 its coding rate, gamma of Bi-half, and the temperature of MeCoQ, .45 instead of the published .35)
-was chosen, mostly at 32 bits, on CIFAR-10 II with features of EfficientNet-Lite0: 4,000 training images
-trained, the other 1,000 were queries, and mAP@1000 in 10,000 further images decided. Labels served
-that choice alone, and one choice holds for all data sets and lengths.
+was chosen, mostly at 32 bits, on CIFAR-10 II with features of EfficientNet-Lite0: 4,000 training
+images trained, the other 1,000 were queries, and mAP@1000 in 10,000 further images decided. Labels
+served that choice alone, and one choice holds for all data sets and lengths.
 """
 
 from __future__ import annotations
