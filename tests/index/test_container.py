@@ -199,7 +199,7 @@ def test_a_single_vector_is_one_query(filled):
         for found, want in zip(call(one), call(batch), strict=True):
             np.testing.assert_array_equal(found, want)
     for wrong in (one[:-1], np.append(one, 1)):
-        with Unchanged(filled, InvalidInputError, r"x has shape .*x\[None\]"):
+        with Unchanged(filled, InvalidInputError, "x has shape .*expected one vector"):
             filled.search(wrong, 3)
 
 
