@@ -33,7 +33,7 @@ from benchmarks.options import (
     results_folder,
 )
 from benchmarks.pages import import_pyplot
-from benchmarks.provenance import HYPERPQ_CODE, DataDigests, Digests, current_commit
+from benchmarks.provenance import HYPERPQ_CODE, DataDigests, Digests, current_commit, recipe_fields
 from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
 from benchmarks.runlog import Run, RunLog
 from benchmarks.tasks import run_tasks
@@ -103,7 +103,7 @@ class Ablation:
 
     def identity(self, variant: Variant, seed: int) -> Digests:
         """What a run is measured on and with."""
-        settings = {"recipe": recipe_of(variant).to_dict(), "seed": seed}
+        settings = {"recipe": recipe_fields(recipe_of(variant)), "seed": seed}
         settings |= {"metric": variant.metric, "nbits": variant.nbits}
         return self.digests.of(settings, HYPERPQ_CODE, "mild" if variant.image_views else None)
 

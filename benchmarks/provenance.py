@@ -28,6 +28,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from benchmarks.featuresets import FeatureSet
+from hyperpq.training.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 # Whatever makes codes from features, and ranks them.
@@ -46,6 +47,15 @@ _SOURCES = {".py", ".cpp", ".h", ".inl"}
 _LENGTH = 16
 # The digest of what is not there.
 ABSENT = "absent"
+
+
+def recipe_fields(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe that have an effect, for a digest."""
+    fields = recipe.to_dict()
+    if recipe.objective != "balanced":
+        # It is younger than the published runs, and of no effect on them.
+        del fields["balance"]
+    return fields
 
 
 class Digests(NamedTuple):

@@ -59,6 +59,7 @@ from benchmarks.provenance import (
     DataDigests,
     Digests,
     current_commit,
+    recipe_fields,
 )
 from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
 from benchmarks.quality_page import RUNS, write_quality_page
@@ -115,7 +116,7 @@ class QualityBench:
         settings = {**key._asdict(), "k": self.k}
         if key.method == "hyperpq":
             recipe = _recipe(key.variant, key.bits, self.features.dataset)
-            settings["recipe"] = recipe.to_dict()
+            settings["recipe"] = recipe_fields(recipe)
             return self.digests.of(settings, HYPERPQ_CODE, recipe.views.augmentation)
         if key.method in LEARNED:
             return self.digests.of(settings, LEARNED_CODE, VIEWS)

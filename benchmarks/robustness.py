@@ -37,7 +37,13 @@ from benchmarks.pages import (
     with_kept_sections,
     write_page,
 )
-from benchmarks.provenance import BASELINE_CODE, HYPERPQ_CODE, DataDigests, current_commit
+from benchmarks.provenance import (
+    BASELINE_CODE,
+    HYPERPQ_CODE,
+    DataDigests,
+    current_commit,
+    recipe_fields,
+)
 from benchmarks.published import (
     COMMITS,
     SetRecord,
@@ -240,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for trained_on, asked in trainings:
             own = OWN if trained_on is features else trained_on.protocol.name
             digests = DataDigests(trained_on).of(
-                {"recipe": get_recipe("default", args.bits).to_dict(), "compared": COMPARED},
+                {"recipe": recipe_fields(get_recipe("default", args.bits)), "compared": COMPARED},
                 HYPERPQ_CODE + BASELINE_CODE,
                 "mild",
             )

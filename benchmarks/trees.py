@@ -30,7 +30,7 @@ from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.machine import describe_machine
 from benchmarks.options import add_cache_options, add_published_option, add_seed_options
 from benchmarks.pages import import_pyplot
-from benchmarks.provenance import HYPERPQ_CODE, DataDigests, Digests, current_commit
+from benchmarks.provenance import HYPERPQ_CODE, DataDigests, Digests, current_commit, recipe_fields
 from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
 from benchmarks.runlog import Run, RunLog
 from benchmarks.tasks import run_tasks
@@ -170,7 +170,7 @@ class TreeBench:
 
     def identity(self, space: Space, D: int, seed: int) -> Digests:
         """What a run is measured on and with."""
-        recipe = recipe_of(space, D, self.features).to_dict()
+        recipe = recipe_fields(recipe_of(space, D, self.features))
         return self.digests.of({"recipe": recipe, "seed": seed, "top": TOP}, HYPERPQ_CODE, "mild")
 
     def is_current(self, run: Run) -> bool:

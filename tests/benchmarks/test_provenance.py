@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import confirm, featuresets, provenance, quality
-from benchmarks.provenance import DataDigests, canonical, code_digest
+from benchmarks.provenance import DataDigests, canonical, code_digest, recipe_fields
 from benchmarks.published import read_set
 from benchmarks.runlog import Key, RunLog
 from hyperpq.datasets.protocols import Protocol, Split
+from hyperpq.training.recipe import Recipe
 
 RAW, NORMALIZED = Key("exact", "raw", 0, 0), Key("exact", "normalized", 0, 0)
 
@@ -263,3 +264,11 @@ def test_the_commit_of_a_run_says_whether_the_sources_differ_from_it(tmp_path):
     provenance.current_commit.cache_clear()
     assert provenance.current_commit(tmp_path) == f"{commit} with changes"
     provenance.current_commit.cache_clear()
+
+
+def test_fields_of_a_recipe_without_effect_do_not_count():
+    plain = Recipe()
+    assert recipe_fields(plain) == recipe_fields(plain.replace(balance=0.5))
+    assert recipe_fields(plain) != recipe_fields(plain.replace(epochs=3))
+    balanced = plain.replace(objective="balanced")
+    assert recipe_fields(balanced) != recipe_fields(balanced.replace(balance=0.5))
