@@ -84,12 +84,16 @@ def check_refined(index, queries, k, refine, ids=None, *, factor=None):
         shift = (want - near[q, :m]).max() if m else 0
         want = np.concatenate([want, near[q, m:n] + shift])
         expected = dict(zip(order[q].tolist(), want.tolist(), strict=False))
-        room = ERROR * max(1, np.abs(want).max(initial=0))
+        largest_error = ERROR * max(1, np.abs(want).max(initial=0))
         filled = min(k, n)
         found = I[q, :filled].tolist()
         assert len(set(found)) == filled
-        np.testing.assert_allclose(D[q, :filled], [expected[id] for id in found], rtol=0, atol=room)
-        np.testing.assert_allclose(D[q, :filled], np.sort(want)[:filled], rtol=0, atol=room)
+        np.testing.assert_allclose(
+            D[q, :filled], [expected[id] for id in found], rtol=0, atol=largest_error
+        )
+        np.testing.assert_allclose(
+            D[q, :filled], np.sort(want)[:filled], rtol=0, atol=largest_error
+        )
         assert (np.diff(D[q, :filled]) >= 0).all()
         same = np.diff(D[q, : min(m, filled)]) == 0
         assert (np.diff(found[: min(m, filled)])[same] > 0).all()
