@@ -33,8 +33,8 @@ served that choice alone, and one choice holds for all data sets and lengths.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Protocol
@@ -61,6 +61,7 @@ from benchmarks.learned_losses import (
 )
 from hyperpq.errors import InvalidInputError
 from hyperpq.scan import search
+from hyperpq.utils.devices import single_thread
 
 Codes = NDArray[np.uint8]
 
@@ -90,7 +91,7 @@ class Schedule:
     decay: float = 0.0
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """What a method learns: a map from features (n, d) to real numbers (n, b), one for each bit.
 
     Attributes
@@ -114,6 +115,7 @@ class Head(nn.Module):
         out: Tensor = self.layers(x)
         return out
 
+    @abstractmethod
     def loss(self, inputs: Sequence[Tensor], progress: float) -> Tensor:
         """The loss of a batch.
 
@@ -124,7 +126,6 @@ class Head(nn.Module):
         progress : float
             Share of the training that is done.
         """
-        raise NotImplementedError
 
     def encode(self, x: Tensor) -> Codes:
         """Bits of a code, shape (n, b), 0 or 1."""
@@ -343,7 +344,7 @@ def _learned_baseline(
     method = METHODS[name]
     _check(name, views, bits)
     train, query, database = vectors
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with single_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         start = time.perf_counter()
         mean = train.mean(0)
@@ -372,17 +373,6 @@ def _check(name: str, views: Floats, bits: int) -> None:
             f"views has {len(views)} views of each image; {name} expected at least {needed}; "
             "extract more views."
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Run torch with one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _drawn_bits(p: Tensor) -> Tensor:

@@ -141,7 +141,7 @@ class Calibration:
     def distance(
         self, similarity: float, d_self: ArrayLike, kinship: ArrayLike = 1.0
     ) -> NDArray[np.float64]:
-        """The distance at which each query, shape (nq,), has a similarity of up to 99.
+        """The distance of codes at which each query, shape (nq,), has a similarity of up to 99.
 
         It is -inf for a query whose similarities are all smaller.
         """
