@@ -22,6 +22,7 @@ from benchmarks.provenance import current_commit
 from benchmarks.published import check_set, describe_set, read_set, runs_file
 from benchmarks.quality import METHODS, QualityBench
 from benchmarks.quality_page import MEASURES, RUNS, write_quality_page
+from benchmarks.quality_recipes import REFINED
 from benchmarks.runlog import Key, Run, RunLog
 from hyperpq.errors import HyperPQError, InvalidInputError
 
@@ -36,7 +37,7 @@ def measure_again(bench: QualityBench, key: Key) -> Run:
     elif key.method in METHODS:
         bench.measure_baseline(key)
     else:
-        bench.measure_recipe(key.variant, [key])
+        bench.measure_recipe(key.variant.removesuffix(REFINED), key.seed, [key])
     return bench.log.runs[key]
 
 

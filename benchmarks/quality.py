@@ -13,14 +13,15 @@ end, the runs are added to those that are published beside the page ``quality.md
 its plots are written from all of these. Published runs are only taken up with ``--published``.
 
 Baselines get features of unit length (``raw``) and power-normalized features, which hyperpq's
-recipes use as well (``normalized``); the page shows the better of the two.
+recipes use as well (``normalized``); the page shows the better of the two. Baselines that learn
+only get normalized ones. The recipes ``default`` and ``balanced`` are searched without and with
+refinement, from one training.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -63,21 +64,26 @@ from benchmarks.provenance import (
 )
 from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
 from benchmarks.quality_page import RUNS, write_quality_page
+from benchmarks.quality_recipes import (
+    CANDIDATES,
+    KEPT,
+    RECIPES,
+    REFINED_CODE,
+    SHORTEST,
+    CodeSearch,
+    is_refined,
+    recipe_of,
+    train_codecs,
+    variants,
+)
 from benchmarks.runlog import Key, Run, RunLog
 from benchmarks.training_sizes import min_training
-from hyperpq import scan
-from hyperpq.codec.learned import SAMPLE_SIZE, LearnedCodec
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision, precision_at, recall_at
 from hyperpq.quantizers.kmeans import import_faiss
-from hyperpq.training.presets import PAPER_SETTINGS, PRESETS, get_recipe, paper
-from hyperpq.training.recipe import Recipe
-from hyperpq.training.task import TrainingRun
-from hyperpq.training.train import train_codec
 
 METHODS = (*BASELINES, *LEARNED)
-# Bits of the shortest codes of a recipe with two parts.
-SHORTEST = {"balanced": 16}
+INPUTS = ("raw", "normalized")
 # mAP@k is recorded for these k and for that of the protocol.
 DEPTHS = {"map10": 10, "map100": 100, "map1000": 1000}
 
@@ -115,9 +121,13 @@ class QualityBench:
         """What a run with this key is measured on and with."""
         settings = {**key._asdict(), "k": self.k}
         if key.method == "hyperpq":
-            recipe = _recipe(key.variant, key.bits, self.features.dataset)
+            recipe = recipe_of(key.variant, key.bits, self.features.dataset)
             settings["recipe"] = recipe_fields(recipe)
-            return self.digests.of(settings, HYPERPQ_CODE, recipe.views.augmentation)
+            code = HYPERPQ_CODE
+            if is_refined(key.variant):
+                settings |= {"candidates": CANDIDATES, "kept": KEPT}
+                code = REFINED_CODE
+            return self.digests.of(settings, code, recipe.views.augmentation)
         if key.method in LEARNED:
             return self.digests.of(settings, LEARNED_CODE, VIEWS)
         settings["factory"] = FACTORY.get(key.method)
@@ -132,7 +142,8 @@ class QualityBench:
     def outdated(self, run: Run) -> list[str]:
         """What of a recorded run is not as it is now."""
         key = Key(*(run[field] for field in Key._fields))
-        known = {"exact": self.inputs, "hyperpq": PRESETS} | dict.fromkeys(METHODS, self.inputs)
+        ours = [variant for name in RECIPES for variant in variants(name)]
+        known = {"exact": self.inputs, "hyperpq": ours} | {m: inputs_of(m) for m in METHODS}
         if key.variant not in known.get(key.method, ()):
             return ["method"]
         return self.identity(key).differences(run)
@@ -192,74 +203,43 @@ class QualityBench:
         normalize = unit if variant == "raw" else by_power
         return np.stack([normalize(view) for view in self.features.views(VIEWS)])
 
-    def measure_recipe(self, preset: str, keys: Sequence[Key]) -> None:
-        """Train, encode and search with a recipe and one seed at several code lengths."""
-        for key, codec, seconds in _train_codecs(self.features, preset, keys):
-            start = time.perf_counter()
-            codes = codec.encode(self.features.database)
-            encoded = time.perf_counter() - start
-            found = scan.search(codec.tables(self.features.query), codes, self.k)[1]
-            self.record(key, Result(found, seconds, encoded, codec.code_size))
+    def measure_recipe(self, name: str, seed: int, keys: Sequence[Key]) -> None:
+        """Train, encode and search with a recipe and one seed at several code lengths.
+
+        The keys are those of its variants with this seed.
+        """
+        lengths = sorted({key.bits for key in keys})
+        for bits, codec, seconds in train_codecs(self.features, name, lengths, seed):
+            coded = CodeSearch(codec, self.features.database)
+            for key in keys:
+                if key.bits == bits:
+                    refined = is_refined(key.variant)
+                    find = coded.find_refined if refined else coded.find
+                    found = find(self.features.query, self.k)
+                    result = Result(found, seconds, coded.seconds, coded.bytes(refined))
+                    self.record(key, result)
 
 
-def _recipe(preset: str, bits: int, dataset: str) -> Recipe:
-    """A preset; ``paper`` with the settings published for the data set if there are any."""
-    if preset == "paper" and dataset in PAPER_SETTINGS:
-        return paper(bits, dataset)
-    return get_recipe(preset, bits)
+def inputs_of(method: str) -> tuple[str, ...]:
+    """The inputs of a baseline: one that learns is only given normalized features."""
+    return ("normalized",) if method in LEARNED else INPUTS
 
 
-def _train_codecs(
-    features: FeatureSet, preset: str, keys: Sequence[Key]
-) -> Iterator[tuple[Key, LearnedCodec, float]]:
-    """Yield a codec for each key, and the seconds that it took.
-
-    A recipe whose representation does not depend on the code length is trained once; the codebooks
-    of the other lengths are fitted to it.
-    """
-    x = features.train
-    first: LearnedCodec | None = None
-    seconds = 0.0
-    for key in keys:
-        recipe = _recipe(preset, key.bits, features.dataset)
-        start = time.perf_counter()
-        if first is None or not recipe.representation.subspaces:
-            views = features.views(recipe.views.augmentation)
-            start = time.perf_counter()
-            trace = features.folder / f"training-{preset}-{key.bits}-{key.seed}.jsonl"
-            first = train_codec(
-                x,
-                views,
-                view_rows=features.view_rows,
-                M=key.bits // 8,
-                recipe=recipe,
-                seed=key.seed,
-                run=TrainingRun(trace_path=trace),
-            )
-            seconds = time.perf_counter() - start
-            yield key, first, seconds
-        else:
-            # The codec holds a sample of at most SAMPLE_SIZE features. `train_codec` fits
-            # codebooks to all features, so they are given if the sample does not hold them all.
-            everything = x if len(x) > SAMPLE_SIZE else None
-            other = first.with_bits(key.bits, x=everything, seed=key.seed)
-            yield key, other, seconds + time.perf_counter() - start
-
-
-def requested_runs(args: argparse.Namespace, inputs: Sequence[str]) -> list[Key]:
+def requested_runs(args: argparse.Namespace) -> list[Key]:
     """All runs that the command asks for: exact search, then seed by seed."""
-    keys = [Key("exact", variant, 0, 0) for variant in inputs]
+    keys = [Key("exact", variant, 0, 0) for variant in INPUTS]
     for seed in range(args.seeds):
         keys += [
-            Key("hyperpq", recipe, b, seed)
+            Key("hyperpq", variant, b, seed)
             for recipe in args.recipes
+            for variant in variants(recipe)
             for b in args.bits
             if b >= SHORTEST.get(recipe, 0)
         ]
         keys += [
             Key(name, variant, b, seed)
             for name in args.baselines
-            for variant in inputs
+            for variant in inputs_of(name)
             for b in args.bits
             if b in (LEARNED_LENGTHS if name in LEARNED else lengths(name))
         ]
@@ -284,7 +264,7 @@ def without_too_few(keys: Sequence[Key], n: int) -> list[Key]:
 
 def run(bench: QualityBench, args: argparse.Namespace) -> None:
     """Measure the requested runs that the log does not hold as they would be now, seed by seed."""
-    requested = requested_runs(args, list(bench.inputs))
+    requested = requested_runs(args)
     requested = without_too_few(requested, len(bench.features.train))
     missing, changed = [], set()
     for key in requested:
@@ -303,8 +283,9 @@ def run(bench: QualityBench, args: argparse.Namespace) -> None:
             bench.measure_exact(key)
     for seed in range(args.seeds):
         for recipe in args.recipes:
-            keys = [k for k in missing if k[:2] == ("hyperpq", recipe) and k.seed == seed]
-            bench.measure_recipe(recipe, keys)
+            own = [("hyperpq", variant) for variant in variants(recipe)]
+            keys = [key for key in missing if key[:2] in own and key.seed == seed]
+            bench.measure_recipe(recipe, seed, keys)
         for key in missing:
             if key.method in METHODS and key.seed == seed:
                 bench.measure_baseline(key)
@@ -314,7 +295,8 @@ def take_up_published(bench: QualityBench, recipes: Sequence[str], out: Path) ->
     """Copy published runs into the log that are as they would be measured now, and say so."""
     for name in recipes:
         # Without its views nothing can be said of a recipe.
-        bench.features.views(get_recipe(name, LENGTHS[0]).views.augmentation)
+        recipe = recipe_of(name, LENGTHS[0], bench.features.dataset)
+        bench.features.views(recipe.views.augmentation)
     published = RunLog(runs_file(bench.features.folder.name, RUNS, out)).runs.values()
     taken, left = take_up(bench.log, published, bench.is_current)
     print(
@@ -369,8 +351,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--recipes",
-        type=some_of(PRESETS),
-        default=list(PRESETS),
+        type=some_of(RECIPES),
+        default=list(RECIPES),
         help="all, none or some of them, such as default (default all)",
     )
     parser.add_argument(

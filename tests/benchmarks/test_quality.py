@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from benchmarks import featuresets, quality
+from benchmarks import featuresets, quality, quality_recipes
 from benchmarks.baselines import BASELINES, Vectors, lengths, power_normalize, unit
 from benchmarks.options import results_folder
 from benchmarks.quality_page import MEASURES, summarize
@@ -19,6 +19,7 @@ from benchmarks.runlog import Key, RunLog
 from benchmarks.training_sizes import check_training, min_training
 from hyperpq.backbones import load_backbone
 from hyperpq.codec.config import CodecConfig
+from hyperpq.codec.feature_codec import FeatureCodec
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.datasets.protocols import Split
 from hyperpq.errors import DatasetError, InvalidInputError
@@ -41,7 +42,7 @@ def short(monkeypatch):
         count.append((options["recipe"].name, options["M"], options["seed"]))
         return trainer.train_codec(x, views, **options)
 
-    monkeypatch.setattr(quality, "train_codec", train)
+    monkeypatch.setattr(quality_recipes, "train_codec", train)
     return count
 
 
@@ -65,8 +66,12 @@ def test_a_benchmark_measures_everything_once_and_resumes(cache, short):
         [("default", 1, s) for s in (0, 1)] + [("paper", m, s) for m in (1, 2) for s in (0, 1)]
     )
     found = runs(cache)
-    assert len(found) == 2 + 2 * 2 * 2 + 2 * 2 * 2 * 2
-    assert all(run["bytes"] == run["bits"] // 8 for run in found.values() if run["bits"])
+    # `default` is searched twice, with refinement and without.
+    assert len(found) == 2 + 3 * 2 * 2 + 2 * 2 * 2 * 2
+    kept = FeatureCodec("int8", D).size
+    for key, one in found.items():
+        is_refined = key[1] == "default, refined"
+        assert one["bytes"] == (key[2] // 8 + kept * is_refined if key[2] else 4 * D)
     exact = found[Key("exact", "raw", 0, 0)]
     assert exact["recall10"] == exact["recall100"] == 1
     assert found[Key("exact", "normalized", 0, 0)]["recall10"] < 1
@@ -96,7 +101,7 @@ def test_further_images_train_the_recipe_and_the_baselines(cache, short, monkeyp
     assert "20 more images of the database train our recipe and all baselines" in page
     assert "--more 20" in page
     # Its runs are kept apart from those of the set itself.
-    assert len(RunLog(cache / "groups-lite0+20/runs.jsonl").runs) == 5
+    assert len(RunLog(cache / "groups-lite0+20/runs.jsonl").runs) == 6
     assert not (cache / "groups-lite0/runs.jsonl").exists()
     features = featuresets.open_set("folder:groups", None, cache, more=20)
     assert features.train.shape == (290, D)
@@ -156,10 +161,14 @@ def test_other_lengths_are_as_good_as_with_a_training_of_their_own(cache, short)
 def test_lengths_that_a_method_cannot_make_are_not_requested():
     args = argparse.Namespace(seeds=1, recipes=["default", "balanced"], bits=[8, 16])
     args.baselines = ["pq", "prq", "mecoq"]
-    keys = quality.requested_runs(args, ["raw"])
+    keys = quality.requested_runs(args)
     found = {(key.variant if key.method == "hyperpq" else key.method, key.bits) for key in keys}
-    short = {("default", 8), ("pq", 8), ("exact", 0)}
-    assert found == short | {("default", 16), ("balanced", 16), ("pq", 16), ("mecoq", 16)}
+    short = {("default", 8), ("default, refined", 8), ("pq", 8), ("exact", 0)}
+    ours = {(f"{name}{end}", 16) for name in ("default", "balanced") for end in ("", ", refined")}
+    assert found == short | ours | {("pq", 16), ("mecoq", 16)}
+    # Baselines that learn get normalized features only.
+    assert {key.variant for key in keys if key.method == "mecoq"} == {"normalized"}
+    assert {key.variant for key in keys if key.method == "pq"} == {"raw", "normalized"}
 
 
 def test_power_normalization_is_that_of_the_codec():
@@ -311,7 +320,7 @@ def test_a_line_is_written_as_soon_as_it_is_measured(cache, short, monkeypatch):
         bench(cache, *SMALL, "--recipes", "default")
     lines = (cache / "groups-lite0/runs.jsonl").read_text().splitlines()
     methods = [json.loads(line)["method"] for line in lines]
-    assert methods == ["exact"] * 2 + ["hyperpq"] * 2 + ["pq"] * 4
+    assert methods == ["exact"] * 2 + ["hyperpq"] * 4 + ["pq"] * 4
 
 
 def test_baselines_that_need_more_images_are_left_out(cache, short, capsys):
