@@ -60,7 +60,7 @@ def command(
 
         options.refuse("images", "files of vectors", dataset=dataset)
         index_kind.need_images_for(index_path, inputs)
-        roots = index_kind.image_roots(inputs, quiet=quiet)
+        roots = index_kind.image_roots(inputs, index_path, quiet=quiet)
         with output.progress(quiet) as progress:
             images, report = update_index(
                 roots,

@@ -89,10 +89,13 @@ def command(
     """
     if not images and not folders:
         raise click.UsageError("no folder of images was given; expected at least one DIR.")
-    if not (resume or overwrite):
+    is_anew = resume or overwrite
+    if not is_anew:
         advice = "; name another --index for the images"
         index_kind.need_images(index_path, advice, may_be_new=True)
-    roots = index_kind.image_roots([*images, *folders], quiet=quiet)
+    roots = index_kind.image_roots(
+        [*images, *folders], None if is_anew else index_path, quiet=quiet
+    )
     from hyperpq.images.build import build_index, working_directory
     from hyperpq.images.build.options import without_effect
 

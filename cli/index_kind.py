@@ -75,8 +75,20 @@ def need_vectors(index_path: Path, names: Iterable[Path]) -> None:
         )
 
 
-def image_roots(roots: Iterable[Path], *, quiet: bool) -> list[Path]:
+def image_roots(
+    roots: Iterable[Path], index_path: Path | None = None, *, quiet: bool
+) -> list[Path]:
     """The folders and images among paths that were given as such; what else is there is named.
+
+    Parameters
+    ----------
+    roots : iterable of Path
+        The paths.
+    index_path : Path, optional
+        The index that they are for. What it records was a folder or an image, and is not left out:
+        the library says what has become of it.
+    quiet : bool
+        Whether nothing is said of the paths that are left out.
 
     Raises
     ------
@@ -87,6 +99,9 @@ def image_roots(roots: Iterable[Path], *, quiet: bool) -> list[Path]:
 
     given = list(roots)
     other = [root for root in given if root.is_file() and not _may_be_image(root)]
+    if other and index_path is not None:
+        recorded = _recorded(index_path)
+        other = [root for root in other if os.path.abspath(os.fsencode(root)) not in recorded]
     if other and len(other) == len(given):
         if is_vector_file(other[0]):
             raise InvalidInputError(
@@ -102,16 +117,24 @@ def image_roots(roots: Iterable[Path], *, quiet: bool) -> list[Path]:
     return [root for root in given if root not in other]
 
 
+def _recorded(index_path: Path) -> set[bytes]:
+    """Paths of the folders and images that an index of images records, if there is one."""
+    from hyperpq.images.roots import present_roots
+    from hyperpq.store import IndexStore
+
+    try:
+        store = IndexStore.open(index_path)
+    except IndexNotFoundError:
+        return set()
+    return {root.path for root in present_roots(store.settings["metadata"], store.path)}
+
+
 def _may_be_image(path: Path) -> bool:
     """Whether a file would be listed in a folder of images."""
-    from hyperpq.datasets.decode import SNIFF_BYTES, sniff
-    from hyperpq.datasets.folder import IMAGE_EXTENSIONS
+    from hyperpq.datasets.image_files import may_be_image
 
-    if os.fsencode(path.suffix.lower()) in IMAGE_EXTENSIONS:
-        return True
     try:
-        with open(path, "rb") as file:
-            return sniff(file.read(SNIFF_BYTES)) is not None
+        return may_be_image(os.fsencode(path))
     except OSError:
         # The command says why it cannot be read.
         return True

@@ -9,102 +9,20 @@ import errno
 import os
 import stat
 from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from hyperpq.datasets.decode import RAW_EXTENSIONS, SNIFF_BYTES, sniff
 from hyperpq.datasets.ignore import IGNORE_FILE, IgnorePatterns, IgnoreRules
+from hyperpq.datasets.image_files import is_hidden, may_be_image, unread_format
+from hyperpq.datasets.listing import ImageFile, Listing, RootOptions
 from hyperpq.errors import DatasetError, InvalidInputError
 
-IMAGE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
-    b".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .heic .heif .hif "
-    b".avif".split()
-)
-# Of images in formats that are not read; only endings that little else has.
-UNREAD_EXTENSIONS = frozenset(
-    b".psd .psb .xcf .kra .ora .afphoto .jp2 .j2k .jpf .jpx .jxl .jxr .wdp .hdp .tga .svg .svgz "
-    b".eps .ico .cur .icns .ppm .pgm .pbm .pnm .pam .pfm .pcx .exr .hdr .dds .sgi .ras .xbm .xpm "
-    b".qoi .fits .dcm .djvu .wmf .emf .dpx .pict .mng .jng .flif .bpg .rwl .mef .mos .gpr .dcr "
-    b".r3d".split()
-)
-# Names that operating systems and their tools create beside images; compared in lower case.
-_SYSTEM_NAMES = frozenset(
-    b"@eadir|@recycle|@tmp|#recycle|#snapshot|$recycle.bin|recycler|system volume information|"
-    b"lost+found|__macosx|thumbs.db|ehthumbs.db|desktop.ini".split(b"|")
-)
 # What the system answers where a file is gone; after any other error it may still be there.
 _GONE = frozenset((errno.ENOENT, errno.ENOTDIR))
 _MAX_SUFFIX = 12
 
 OnSkip = Callable[[bytes, str], None]
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """A file that may be an image.
-
-    Parameters
-    ----------
-    path : bytes
-        Absolute, with symbolic links left as they are.
-    size : int
-        Bytes.
-    mtime_ns : int
-        Time of the last change, nanoseconds since 1970.
-    """
-
-    path: bytes
-    size: int
-    mtime_ns: int
-
-
-@dataclass
-class Listing:
-    """What a listing of some roots has found.
-
-    Attributes
-    ----------
-    files : list of ImageFile
-        Files that may be images, sorted by path.
-    skipped : dict of bytes to str
-        Path and reason of each entry that could not be examined, and of each image of a format that
-        is not read, by the ending of its name.
-    unknown : set of bytes
-        Those of the skipped entries that may still be there: a folder that cannot be read, an
-        entry after an I/O error, a broken link. Nothing is known about images at or below these
-        paths.
-    empty : list of bytes
-        Absolute paths of roots without images, or that do not exist.
-    other : Counter of str
-        Number of files that are no images, by the ending of their names in lower case; those
-        without one, or with a long one, are counted for ``""``.
-    """
-
-    files: list[ImageFile] = field(default_factory=list)
-    skipped: dict[bytes, str] = field(default_factory=dict)
-    unknown: set[bytes] = field(default_factory=set)
-    empty: list[bytes] = field(default_factory=list)
-    other: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class RootOptions:
-    """What is listed below a root.
-
-    Attributes
-    ----------
-    include_hidden : bool
-        Whether to list names that begin with a dot and names that operating systems create
-        (``Thumbs.db``, ``@eaDir``, ``$RECYCLE.BIN``, ``lost+found``, ...).
-    exclude : tuple of str
-        Patterns in the syntax of .gitignore, relative to the root. They take precedence over those
-        in ``.hyperpqignore`` files, which any folder may contain.
-    """
-
-    include_hidden: bool = False
-    exclude: tuple[str, ...] = ()
 
 
 def list_images(
@@ -203,6 +121,20 @@ def missing_root(path: bytes) -> DatasetError:
     return DatasetError(f"{os.fsdecode(path)} does not exist; give an existing folder of images.")
 
 
+def root_fault(path: bytes) -> str | None:
+    """Why a root cannot be listed, such as an error of its disk; None if it can, or is gone."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            # A disk that is mounted when it is first used is mounted now.
+            os.scandir(path).close()
+    except OSError as error:
+        return None if error.errno in _GONE else f"cannot be read ({error.strerror})"
+    if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
+        return None
+    return "is neither a file nor a folder"
+
+
 def _patterns(exclude: Sequence[str]) -> IgnorePatterns:
     patterns = IgnorePatterns.from_lines(map(os.fsencode, exclude))
     if patterns.invalid:
@@ -274,23 +206,11 @@ class _Run:
 
     def _root(self, path: bytes) -> os.stat_result | None:
         """Status of a root; None if it does not exist and that is allowed."""
-        name = os.fsdecode(path)
-        try:
-            status = os.stat(path)
-            if stat.S_ISDIR(status.st_mode):
-                os.scandir(path).close()
-                # A disk that is mounted when it is first used is mounted only now.
-                status = os.stat(path)
-        except OSError as error:
-            if error.errno not in _GONE:
-                raise DatasetError(
-                    f"{name} cannot be read ({error.strerror}); give a readable folder of images."
-                ) from error
-            if self.allow_missing:
-                return None
-            raise missing_root(path) from None
-        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
-            raise DatasetError(f"{name} is neither a file nor a folder; give a folder of images.")
+        if fault := root_fault(path):
+            raise DatasetError(f"{os.fsdecode(path)} {fault}; give a readable folder of images.")
+        status = _status(path)
+        if status is None and not self.allow_missing:
+            raise missing_root(path)
         return status
 
     def _has_images(self, root: bytes) -> bool:
@@ -315,7 +235,7 @@ class _Run:
             if any(entry.name == IGNORE_FILE for entry in entries):
                 rules = rules.within(folder)
             for entry in entries:
-                if root not in self.with_hidden and _is_hidden(entry.name):
+                if root not in self.with_hidden and is_hidden(entry.name):
                     continue
                 try:
                     if entry.is_symlink():
@@ -368,26 +288,19 @@ class _Run:
         if not stat.S_ISREG(status.st_mode):
             self.found.skipped[path] = "not a regular file"
             return
-        ending = os.path.splitext(path)[1].lower()
-        if ending not in IMAGE_EXTENSIONS:
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-                try:
-                    header = os.read(descriptor, SNIFF_BYTES)
-                finally:
-                    os.close(descriptor)
-            except OSError as error:
-                self._skip(path, error)
-                return
-            if sniff(header) is None:
-                if ending in UNREAD_EXTENSIONS:
-                    kind = ending[1:].decode().upper()
-                    self.found.skipped[path] = f"images of the format {kind} are not read"
-                elif os.path.basename(path) != IGNORE_FILE:
-                    ending = ending if len(ending) <= _MAX_SUFFIX else b""
-                    self.found.other[ending.decode("utf-8", "backslashreplace")] += 1
-                return
-        self._add(root, path, status)
+        try:
+            is_listed = may_be_image(path)
+        except OSError as error:
+            self._skip(path, error)
+            return
+        if is_listed:
+            self._add(root, path, status)
+        elif kind := unread_format(path):
+            self.found.skipped[path] = f"images of the format {kind} are not read"
+        elif os.path.basename(path) != IGNORE_FILE:
+            ending = os.path.splitext(path)[1].lower()
+            ending = ending if len(ending) <= _MAX_SUFFIX else b""
+            self.found.other[ending.decode("utf-8", "backslashreplace")] += 1
 
     def _add(self, root: bytes, path: bytes, status: os.stat_result) -> None:
         if self._is_new(root, path, status):
@@ -418,10 +331,6 @@ def _status(path: str | bytes | Path) -> os.stat_result | None:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
-
-
-def _is_hidden(name: bytes) -> bool:
-    return name.startswith(b".") or name.lower() in _SYSTEM_NAMES
 
 
 def _with_slash(folder: bytes) -> bytes:

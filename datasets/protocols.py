@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.datasets.folder import ImageFile, list_images
+from hyperpq.datasets.folder import list_images
+from hyperpq.datasets.listing import ImageFile
 from hyperpq.errors import DatasetError, InvalidInputError
 
 _CIFAR10_HELP = (

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -118,9 +119,11 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
         "recipe": str(codec.recipe.get("name", "unknown")),
     }
     if images is not None:
-        for number, root in enumerate(recorded_roots(index), 1):
-            kind = "image" if _is_image(root, index) else "folder"
-            out[f"{kind} {number}"] = _described(root)
+        roots = recorded_roots(index)
+        single = _single_images(roots, index)
+        for number, root in enumerate(roots, 1):
+            kind = "image" if root.path in single else "folder"
+            out[f"{kind} {number}"] = _described(root, kind)
         preprocessing = images.backbone.get("preprocessing", {})
         out["backbone"] = images.backbone["name"]
         out["weights"] = images.backbone.get("weights_hash")
@@ -136,17 +139,28 @@ def _kept(index: HiHPQIndex) -> str:
     return f"{codec.kind}, {codec.size:,} bytes each, {index.stats().feature_bytes:,} bytes in all"
 
 
-def _is_image(root: Root, index: HiHPQIndex) -> bool:
-    """Whether an index records a single image, which may be gone."""
-    if os.path.lexists(root.path):
-        return os.path.isfile(root.path)
-    rows = index.view().rows.batches(_BATCH)
-    return any(root.path in (batch.paths or ()) for batch in rows)
+def _single_images(roots: Iterable[Root], index: HiHPQIndex) -> set[bytes]:
+    """Paths of the single images that an index records, which may be gone."""
+    from hyperpq.images.changes import ancestors
+
+    other = {root.path for root in roots if not os.path.isdir(root.path)}
+    if not other:
+        return other
+    images = {path for path in other if os.path.isfile(path)}
+    folders: set[bytes] = set()
+    for rows in index.collection.view().batches(_BATCH):
+        images |= other.intersection(rows.paths or ())
+        folders.update(map(os.path.dirname, rows.paths or ()))
+    # A folder may have become a file, or have moved away.
+    return images - {above for folder in folders for above in ancestors(folder)}
 
 
-def _described(root: Root) -> str:
+def _described(root: Root, kind: str) -> str:
     """A folder that an index records, with how it is listed."""
-    notes = ["" if os.path.lexists(root.path) else "not there"]
+    if os.path.lexists(root.path):
+        notes = ["a file now" if kind == "folder" and os.path.isfile(root.path) else ""]
+    else:
+        notes = ["not there"]
     notes += [f"without {pattern}" for pattern in root.exclude]
     notes += ["with hidden files" if root.include_hidden else ""]
     shown = ", ".join(filter(None, notes))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.datasets.folder import ImageFile
+from hyperpq.datasets.listing import ImageFile
 from hyperpq.errors import InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images.changes import entries, state_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from hyperpq.datasets.folder import ImageFile
+from hyperpq.datasets.listing import ImageFile
 from hyperpq.errors import CorruptIndexError
 from hyperpq.store import Categories
 from hyperpq.store.columns import TIME
@@ -122,7 +122,7 @@ def compare(
     folders : collection of bytes
         Absolute paths of the roots that the listing covers. What is elsewhere does not change.
     unknown : collection of bytes
-        See `datasets.folder.Listing`: what is at or below these paths is not missing.
+        See `datasets.listing.Listing`: what is at or below these paths is not missing.
 
     Returns
     -------

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from hyperpq.datasets.folder import Listing, scan_roots
+from hyperpq.datasets.folder import scan_roots
+from hyperpq.datasets.listing import Listing
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.store.place import holds_index
 

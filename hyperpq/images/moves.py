@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from hyperpq.datasets.content_hash import content_hash
-from hyperpq.datasets.folder import ImageFile
+from hyperpq.datasets.listing import ImageFile
 from hyperpq.images.changes import Changes, Entry, is_gone, state_of
 from hyperpq.index.view import RowView
 from hyperpq.progress import Progress

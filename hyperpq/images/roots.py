@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hyperpq.datasets.folder import ImageFile, RootOptions
-from hyperpq.images.changes import Entry, state_of
+from hyperpq.datasets.listing import ImageFile, RootOptions
+from hyperpq.images.changes import Entry, is_gone, state_of
 from hyperpq.index.path_map import Root, is_at_or_below, parse_roots, relative_to, with_roots
 
 if TYPE_CHECKING:
@@ -129,6 +129,25 @@ def unmounted(roots: Iterable[Root]) -> set[bytes]:
         for root in roots
         if not (os.path.lexists(root.path) if root.mount is None else is_mount_point(root.mount))
     }
+
+
+def gone_images(roots: Sequence[Root], entries: Iterable[Entry]) -> set[bytes]:
+    """Recorded single images whose files have been removed or moved away, and not only their disks.
+
+    Parameters
+    ----------
+    roots : sequence of Root
+        The folders and images that the index records.
+    entries : iterable of Entry
+        What the index has; read only if one of the roots is gone.
+
+    See Also
+    --------
+    hyperpq.images.changes.is_gone : When the file of an image is gone.
+    """
+    away = unmounted(roots)
+    gone = {root.path for root in roots if is_gone(root.path, away)}
+    return gone & {path for path, *_ in entries} if gone else gone
 
 
 def find_moved_roots(

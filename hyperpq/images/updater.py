@@ -41,7 +41,7 @@ from hyperpq.progress import Progress, ProgressLike, as_progress
 from hyperpq.store.columns import TIME
 
 if TYPE_CHECKING:
-    from hyperpq.datasets.folder import ImageFile
+    from hyperpq.datasets.listing import ImageFile
     from hyperpq.images.image_index import ImageIndex
     from hyperpq.index.encoded import EncodedVectors
 
@@ -103,7 +103,7 @@ class Updater:
             Folders that the listing covers: images of the index that are below one of them and
             not in the listing are removed.
         unknown : collection of bytes
-            Paths that the listing could not examine, see `datasets.folder.Listing`: images at or
+            Paths that the listing could not examine, see `datasets.listing.Listing`: images at or
             below them are kept.
         skipped : dict, optional
             Paths that the listing skipped, with the reasons, for ``skipped.csv``.

@@ -107,6 +107,27 @@ def test_info_says_what_was_named(run, own, photos):
     assert describe_index("hyperpq-index")["image 2"] == f"{image} (not there, without *.gif)"
 
 
+def test_a_folder_that_is_a_file_now(run, own):
+    """The message was that the file is no image, which says nothing of the folder."""
+    shutil.copytree(own / "photos", own / "more", copy_function=shutil.copyfile)
+    run("build", "more")
+    shutil.rmtree(own / "more")
+    (own / "more").write_text("words")
+    assert describe_index("hyperpq-index")["folder 1"] == f"{own / 'more'} (a file now)"
+    said = "is recorded as a folder, but is no folder now"
+    refused = run("build", "more", "photos", code=1)
+    assert f"/more {said}, and {own / 'hyperpq-index'} has 24 of its images, so nothing" in refused
+    for command in ("build", "add"):
+        assert said in run(command, "more", code=1)
+    assert f"/more: {said}; its images are kept" in run("update")["skipped"]
+    # A file that the index does not record is named as before.
+    (own / "text").write_text("words")
+    assert "text is not an image; expected folders of images" in run("build", "text", code=2)
+    assert "text is not an image" in run("build", "text", "--index", "other", code=2)
+    done = run("build", "more", "photos", "--allow-empty")
+    assert (done["removed"], done["images"]) == ("24", "24")
+
+
 def test_a_folder_that_is_gone_is_removed_only_if_that_is_meant(hyperpq, own):
     """As a disk that is not mounted."""
     shutil.copytree(own / "photos", own / "more")

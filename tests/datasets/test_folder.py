@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hyperpq.datasets.folder import ImageFile, RootOptions, list_images, scan_roots
+from hyperpq.datasets.folder import list_images, scan_roots
+from hyperpq.datasets.listing import ImageFile, RootOptions
 from hyperpq.errors import DatasetError, InvalidInputError
 
 

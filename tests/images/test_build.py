@@ -22,7 +22,7 @@ from PIL import Image
 
 from hyperpq import ImageIndex
 from hyperpq.codec.serialization import to_files
-from hyperpq.datasets.folder import ImageFile, Listing
+from hyperpq.datasets.listing import ImageFile, Listing
 from hyperpq.errors import (
     BackboneError,
     DatasetError,

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from hyperpq.images.changes import is_gone
 from hyperpq.images.roots import change_roots, recorded_roots
 from hyperpq.images.skipped import from_csv
 from hyperpq.images.updater import Updater
-from hyperpq.index.path_map import parse_roots
+from hyperpq.index.path_map import parse_roots, with_roots
 
 
 @pytest.fixture(scope="session")
@@ -619,10 +620,10 @@ def test_a_recorded_folder_that_is_away_in_a_folder_that_is_named(place):
     # A single image of the folder is gone, as any other.
     (place / "p/single/060.png").unlink()
     removed = 2
-    for what in ("does not exist", "has no image", "is a file and no folder"):
+    for what in ("does not exist", "has no image", "is recorded as a folder, but is no folder now"):
         if what == "has no image":
             (place / "p/disk").mkdir()
-        elif what == "is a file and no folder":
+        elif what == "is recorded as a folder, but is no folder now":
             (place / "p/disk").rmdir()
             (place / "p/disk").write_text("words")
         index, report = update([place / "p"], place / "index")
@@ -666,12 +667,15 @@ def test_a_recorded_folder_that_is_a_file_now(place, is_image):
     else:
         (place / "p").write_text("words")
     before = tree(place / "index")
-    with pytest.raises(DatasetError, match=r"/p is a file and no folder, and .* has 10 of its ima"):
+    with pytest.raises(
+        DatasetError,
+        match=r"/p is recorded as a folder, but is no folder now, and .* has 10 of its ima",
+    ):
         update([place / "p", place / "q"], place / "index")
     assert tree(place / "index") == before
     index, report = update_index(None, place / "index", backbone=Grid())
     assert (report.added, report.removed, len(index)) == (0, 0, 13)
-    reason = "is a file and no folder; its images are kept"
+    reason = "is recorded as a folder, but is no folder now; its images are kept"
     assert report.skipped == {os.fsencode(place / "p"): reason}
     index, report = update_index(
         [place / "p", place / "q"], place / "index", remove_missing=False, backbone=Grid()
@@ -683,6 +687,110 @@ def test_a_recorded_folder_that_is_a_file_now(place, is_image):
     update([place / "q/050.png"], place / "index")
     index, report = update_index(None, place / "index", backbone=Grid())
     assert (report.added, report.removed, report.kept) == (0, 0, 0)
+
+
+def single_images(place, *names):
+    """Copies of images of another folder, which the index records one by one."""
+    fill(place / "one", len(names), start=80)
+    (place / "one/note.txt").write_text("a folder without a file may be a mount point")
+    for number, name in enumerate(names, 80):
+        (place / f"one/{number:03}.png").rename(place / "one" / name)
+    roots = [place / "one" / name for name in names]
+    update(roots, place / "index")
+    return roots
+
+
+def roots_of(place):
+    return {os.fsdecode(root.path) for root in recorded_roots(opened(place).index)}
+
+
+def test_a_single_image_that_moved_is_followed(place):
+    """Its former place was reported by every update until it was forgotten."""
+    a, b, c = single_images(place, "a.png", "b.png", "c.png")
+    before = rows_of(opened(place))
+    a.rename(place / "one/renamed.png")
+    b.rename(place / "p/b.png")
+    # What is not listed has not moved yet.
+    network = Grid()
+    _, report = update([place / "p"], place / "index", network)
+    assert (report.moved, report.added, report.removed, report.skipped) == (1, 0, 0, {})
+    assert roots_of(place) == {str(a), str(c), str(place / "p")}
+    _, report = update([place / "one/renamed.png"], place / "index", network)
+    assert (report.moved, report.added, report.removed, network.seen) == (1, 0, 0, 0)
+    assert roots_of(place) == {str(c), str(place / "p"), str(place / "one/renamed.png")}
+    after = rows_of(opened(place))
+    assert after[str(place / "one/renamed.png")] == before[str(a)]
+    assert after[str(place / "p/b.png")] == before[str(b)]
+    _, report = update_index(None, place / "index", backbone=network)
+    assert (report.moved, report.added, report.removed, report.skipped) == (0, 0, 0, {})
+
+
+def test_a_single_image_that_is_gone_is_removed_as_one_of_a_folder(place):
+    """It was kept and reported as away until it was forgotten."""
+    a, b = single_images(place, "a.png", "b.png")
+    a.unlink()
+    index, report = update_index(None, place / "index", backbone=Grid())
+    assert (report.removed, report.kept, report.skipped) == (1, 0, {})
+    assert str(a) not in paths_of(index)
+    assert roots_of(place) == {str(b), str(place / "p")}
+    # Its folder is empty, as an unused mount point is.
+    b.rename(place / "b.png")
+    (place / "one/note.txt").unlink()
+    index, report = update_index(None, place / "index", backbone=Grid())
+    assert (report.removed, len(index)) == (0, 11)
+    assert report.skipped == {os.fsencode(b): "does not exist; its images are kept"}
+    (place / "one/note.txt").write_text("it is none")
+    index, report = update_index(None, place / "index", backbone=Grid())
+    assert (report.removed, len(index)) == (1, 10)
+    assert from_csv((place / "index/skipped.csv").read_bytes()) == {}
+
+
+def test_a_single_image_of_a_disk_that_is_away_is_kept(place, monkeypatch):
+    (a,) = single_images(place, "a.png")
+    a.unlink()
+    index = opened(place)
+    roots = [
+        replace(root, mount=os.fsencode(place / "one")) for root in recorded_roots(index.index)
+    ]
+    index.index.metadata = with_roots(index.index.metadata, roots)
+    index, report = update_index(None, place / "index", backbone=Grid())
+    assert (report.removed, len(index)) == (0, 11)
+    assert report.skipped.keys() == {os.fsencode(a)}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "closed"])
+def test_a_recorded_folder_that_cannot_be_examined_is_left_out(place, monkeypatch, kind):
+    """No other folder was brought up to date."""
+    fill(place / "q", 3, start=50)
+    update([place / "p", place / "q"], place / "index")
+    (place / "p").rename(place / "away")
+    if kind == "pipe":
+        os.mkfifo(place / "p")
+        reason = "is neither a file nor a folder"
+    else:
+        (place / "p").mkdir()
+        real = os.scandir
+
+        def scandir(path):
+            if os.fspath(path) == os.fsencode(place / "p"):
+                raise OSError(errno.EACCES, "Permission denied")
+            return real(path)
+
+        monkeypatch.setattr(os, "scandir", scandir)
+        reason = "cannot be read (Permission denied)"
+    before = recorded_roots(opened(place).index)
+    fill(place / "q", 1, start=60)
+    index, report = update_index(None, place / "index", backbone=Grid())
+    assert (report.added, report.removed, len(index)) == (1, 0, 14)
+    assert report.skipped == {os.fsencode(place / "p"): f"{reason}; its images are kept"}
+    assert recorded_roots(index.index) == before
+    with pytest.raises(DatasetError, match=r"/p .*; give a readable folder of images"):
+        update([place / "p", place / "q"], place / "index")
+    (place / "q").rename(place / "away-q")
+    with pytest.raises(
+        DatasetError, match=r"none of the folders .*, such as /.*/p, which (is|cannot)"
+    ):
+        update_index(None, place / "index", backbone=Grid())
 
 
 @pytest.mark.parametrize("wrong", [5, [None], ["a", 5], "a\0b", [b"\0"], [], "", ["a", ""]])

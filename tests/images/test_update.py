@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from image_tools import Grid, build, fill, image, paths_of, tree, update
 
 from hyperpq import ImageIndex
-from hyperpq.datasets.folder import ImageFile, Listing, RootOptions
+from hyperpq.datasets.listing import ImageFile, Listing, RootOptions
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images import updater
 from hyperpq.images.build import update_index

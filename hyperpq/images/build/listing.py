@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hyperpq.datasets.folder import Listing, RootOptions, scan_roots
+from hyperpq.datasets.folder import scan_roots
+from hyperpq.datasets.listing import Listing, RootOptions
 from hyperpq.errors import DatasetError
 from hyperpq.images.build.options import BuildOptions, other_files
 from hyperpq.images.build.state import BuildState

@@ -6,13 +6,16 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from hyperpq.datasets.folder import Listing, RootOptions, scan_roots
+from hyperpq.datasets.folder import missing_root, scan_roots
+from hyperpq.datasets.listing import Listing, RootOptions
 from hyperpq.errors import DatasetError
-from hyperpq.images.changes import ancestors
+from hyperpq.images.build.update_plan import UpdatePlan
+from hyperpq.images.changes import ancestors, is_unknown
 from hyperpq.images.roots import Roots, unmounted
 
 _MISSING, _EMPTY = "does not exist", "has no image"
-_FILE, _UNMOUNTED = "is a file and no folder", "is on a disk that is not mounted"
+_UNMOUNTED = "is on a disk that is not mounted"
+_NO_FOLDER = "is recorded as a folder, but is no folder now"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,55 @@ class LostRoot:
     def is_missing(self) -> bool:
         """Whether it does not exist."""
         return self.what == _MISSING
+
+
+def left_out_roots(
+    plan: UpdatePlan,
+    known: Iterable[bytes],
+    recorded: Roots,
+    places: Mapping[bytes, bytes],
+    gone: Collection[bytes],
+) -> dict[bytes, str]:
+    """Recorded roots that an update leaves out, as they have lost their images, and why.
+
+    Parameters
+    ----------
+    plan : UpdatePlan
+        What the update has listed.
+    known : iterable of bytes
+        Paths of the images of the index.
+    recorded : tuple of Root
+        The folders that the index records.
+    places : mapping of bytes to bytes
+        Former and present path of those that have moved.
+    gone : collection of bytes
+        Those that are single images whose files are gone, see `images.roots.gone_images`.
+
+    Raises
+    ------
+    DatasetError
+        If one that was named has lost its images, or never had one and is missing.
+    """
+    request = plan.request
+    if request.may_empty_folders:
+        return dict(plan.unexamined)
+    away = {root: f"{why}; its images are kept" for root, why in plan.unexamined.items()}
+    for root, lost in find_lost_roots(known, plan.listed, plan.listing, recorded).items():
+        is_named = plan.are_named and root in plan.listed
+        if root in places or (root in gone and not is_named):
+            continue
+        may_be_there = all(is_unknown(path, plan.listing.unknown) for path in lost.images)
+        if is_named and request.remove_missing and not may_be_there:
+            raise DatasetError(
+                f"{os.fsdecode(root)} {lost.what}, and {plan.target} has {len(lost.images):,} of "
+                "its images, so nothing was changed; check that the disk is mounted; to keep these "
+                "images, leave the folder out; if it has moved, name its new place instead; to "
+                "remove them, use hyperpq forget, or repeat the command with --allow-empty."
+            )
+        if is_named and lost.is_missing:
+            raise missing_root(root)
+        away[root] = f"{lost.what}; its images are kept" if lost.images else lost.what
+    return away
 
 
 def find_lost_roots(
@@ -72,7 +124,7 @@ def find_lost_roots(
     lost = {}
     for root, own in _below(known, suspects).items():
         what = suspects[root]
-        if root not in listed or what == _FILE:
+        if root not in listed or what == _NO_FOLDER:
             # A single image, which was no folder.
             own = [path for path in own if path != root]
         images = [path for path in own if path not in files]
@@ -98,8 +150,8 @@ def _suspects(
     for root in [*listed, *inner]:
         if not os.path.exists(root):
             found[root] = _MISSING
-        elif os.path.isfile(root):
-            found[root] = _FILE
+        elif not os.path.isdir(root):
+            found[root] = _NO_FOLDER
         elif root in empty:
             found[root] = _EMPTY
         elif root in away:

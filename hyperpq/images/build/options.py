@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
-from hyperpq.codec.config import LEARNED_METRICS, balanced_parts
+from hyperpq.codec.config import INNER, LEARNED_METRICS, balanced_parts, stored_metric
 from hyperpq.codec.feature_codec import KEPT, KeptFeatures
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.metadata import MAX_MEGAPIXELS
@@ -84,8 +84,9 @@ class BuildOptions:
         training one.
     epochs : int, optional
         Number of epochs; that of the recipe by default.
-    metric : {"l1", "geodesic", "chord"}, optional
-        See `HiHPQIndex`; ``l1``, or the metric of ``codec``, by default.
+    metric : {"l1", "geodesic", "chord", "cosine", "l2", "ip"}, optional
+        See `HiHPQIndex`; ``l1``, ``cosine`` with the objective ``fidelity``, or the metric of
+        ``codec``, by default.
     max_megapixels : float
         Larger images are skipped.
     include_hidden, exclude
@@ -134,7 +135,8 @@ class BuildOptions:
         object.__setattr__(self, "exclude", _as_patterns(self.exclude))
         as_choice(self.features, "features", KEPT)
         if self.metric is not None:
-            as_choice(self.metric, "metric", LEARNED_METRICS)
+            named = "cosine" if self.metric == INNER else self.metric
+            object.__setattr__(self, "metric", as_choice(named, "metric", LEARNED_METRICS))
         get_recipe(self.recipe, self.bits, objective=self.objective)
         if self.objective == "balanced":
             balanced_parts(subquantizers(self.bits))
@@ -143,7 +145,8 @@ class BuildOptions:
 
     def to_stored(self) -> dict[str, Any]:
         """Fields as JSON types, by the names that they have in an index."""
-        out = asdict(self) | {"exclude": list(self.exclude)}
+        stored = {"metric": stored_metric(self.metric), "exclude": list(self.exclude)}
+        out = asdict(self) | stored
         return {_STORED_NAMES.get(name, name): value for name, value in out.items()}
 
     @classmethod
@@ -216,7 +219,7 @@ class BuildReport:
         Duration of each phase.
     other : dict of str to int
         Number of files in formats that are not read, by the ending of their names, see
-        `datasets.folder.Listing`.
+        `datasets.listing.Listing`.
     moved : int
         Number of images that were recognised by another path or with another time, and not encoded
         again. They count neither as removed nor as added.

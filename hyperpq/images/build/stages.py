@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.datasets.augment import AUGMENTATIONS
-from hyperpq.datasets.folder import ImageFile, Listing, RootOptions
+from hyperpq.datasets.listing import ImageFile, Listing, RootOptions
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images.build.listing import list_for_build, no_image_found
 from hyperpq.images.build.options import BuildOptions, subquantizers
@@ -152,6 +152,7 @@ def new_index(build: Build) -> HiHPQIndex:
             network.d,
             M,
             metric=options.metric or "l1",
+            objective=options.objective,
             device=build.device,
             features=options.features,
         )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.datasets.folder import ImageFile, Listing
+from hyperpq.datasets.listing import ImageFile, Listing
 from hyperpq.errors import InvalidInputError
 from hyperpq.images import skipped as skipped_files
 from hyperpq.images.extract import Features
