@@ -21,8 +21,9 @@ from benchmarks.options import RESULTS, add_dataset_options, count
 from benchmarks.provenance import current_commit
 from benchmarks.published import check_set, describe_set, read_set, runs_file
 from benchmarks.quality import METHODS, QualityBench
-from benchmarks.quality_page import MEASURES, RUNS, write_quality_page
+from benchmarks.quality_page import RUNS, write_quality_page
 from benchmarks.quality_recipes import REFINED
+from benchmarks.quality_rows import MEASURES
 from benchmarks.runlog import Key, Run, RunLog
 from hyperpq.errors import HyperPQError, InvalidInputError
 

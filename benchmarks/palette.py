@@ -41,7 +41,11 @@ class Style(NamedTuple):
 
 STYLES: dict[str, Style] = {
     "hyperpq default": Style(OURS),
-    "hyperpq balanced": Style("#8e1220", "X"),
+    # Refined codes are the same codes, searched in another way.
+    "hyperpq default, refined": Style(OURS, "o", "--"),
+    "hyperpq balanced": Style("#8e1220", "x"),
+    "hyperpq balanced, refined": Style("#8e1220", "x", "--"),
+    "hyperpq fidelity": Style("#ee8a8f", "+"),
     "hyperpq paper": Style("#e69f00", "s"),
     # Exact search.
     "exact raw": Style(REFERENCE, "", ":"),
@@ -124,10 +128,44 @@ def new_figure(panels: int = 1, height: float = PANEL_HEIGHT) -> tuple[Any, list
         panels, 1, figsize=(WIDTH, height * panels + 0.7), layout="constrained", squeeze=False
     )
     for axis in axes[:, 0]:
-        axis.grid(axis="y", color="#ddd")
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
+        _prepare(axis)
     return figure, list(axes[:, 0])
+
+
+def new_grid(panels: int, height: float = PANEL_HEIGHT) -> tuple[Any, list[Any], Any]:
+    """Create a figure of small panels, two in a row, with a corner for the names of the lines.
+
+    Parameters
+    ----------
+    panels : int
+        Number of panels.
+    height : float
+        Inches of each panel.
+
+    Returns
+    -------
+    figure : matplotlib.figure.Figure
+    axes : list of matplotlib.axes.Axes
+    corner : matplotlib.axes.Axes
+        After the last panel, see `name_lines`.
+    """
+    plt = import_pyplot()
+    rows = panels // 2 + 1
+    figure, axes = plt.subplots(
+        rows, 2, figsize=(WIDTH, height * rows), layout="constrained", squeeze=False
+    )
+    found = list(axes.ravel())
+    for axis in found[:panels]:
+        _prepare(axis)
+    for axis in found[panels:]:
+        axis.set_axis_off()
+    return figure, found[:panels], found[panels]
+
+
+def _prepare(axis: Any) -> None:
+    axis.grid(axis="y", color="#ddd")
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def draw_line(
@@ -176,13 +214,26 @@ def draw_level(axis: Any, name: str, y: float, label: str | None = None) -> None
 
 def add_legend(figure: Any, axes: Sequence[Any], columns: int = 3) -> None:
     """Name every line of the panels once, above them."""
+    found = _lines(axes)
+    figure.legend(
+        found.values(), found.keys(), loc="outside upper left", ncols=columns, frameon=False
+    )
+
+
+def name_lines(corner: Any, axes: Sequence[Any]) -> None:
+    """Name every line of the panels once, in the corner of a grid."""
+    found = _lines(axes)
+    corner.legend(found.values(), found.keys(), loc="center left", frameon=False, handlelength=3.5)
+
+
+def _lines(axes: Sequence[Any]) -> dict[str, Any]:
+    """The lines of the panels by their names, levels last."""
     found: dict[str, Any] = {}
     for axis in axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    figure.legend(
-        found.values(), found.keys(), loc="outside upper left", ncols=columns, frameon=False
-    )
+    levels = {label for label in found if label in STYLES and not STYLES[label].marker}
+    return dict(sorted(found.items(), key=lambda item: item[0] in levels))
 
 
 def save(figure: Any, file: Path) -> None:

@@ -59,6 +59,12 @@ def test_a_page_begins_with_what_was_found_and_ends_with_how_it_is_made(name):
     assert last.startswith(f"{MADE}\n") and f"benchmarks.{name}` makes this page" in last
 
 
+def test_the_readme_shows_the_figures_of_the_published_runs_where_codes_win_and_where_they_lose():
+    readme = (RESULTS.parents[1] / "README.md").read_text("utf-8")
+    measured = readme.partition("\n## What was measured\n")[2].partition("\n## ")[0]
+    assert f"\n\n{quality_page.read_summary(RESULTS)}\n\n" in measured
+
+
 def test_sections_that_are_not_written_now_stay(tmp_path):
     page = tmp_path / "page.md"
     assert with_kept_sections(page, {"b": "new"}) == {"b": "new"}

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import featuresets, quality, quality_recipes
 from benchmarks.baselines import BASELINES, Vectors, lengths, power_normalize, unit
 from benchmarks.options import results_folder
-from benchmarks.quality_page import MEASURES, summarize
+from benchmarks.quality_rows import DEPTHS, MEASURES, TITLES, summarize
 from benchmarks.runlog import Key, RunLog
 from benchmarks.training_sizes import check_training, min_training
 from hyperpq.backbones import load_backbone
@@ -194,7 +194,8 @@ def test_the_better_input_of_a_baseline_counts():
             run("pq", "normalized", 1, 0.50),
             run("hyperpq", "default", 0, 0.7),
             run("hyperpq", "paper", 0, 0.4),
-        ]
+        ],
+        top=1000,
     )
     assert [(r.name, r.variant, r.seeds) for r in rows] == [
         ("hyperpq default", "default", 1),
@@ -210,22 +211,35 @@ def test_the_page_shows_what_was_measured(cache, short):
     page = bench(
         cache, "--bits", "8,16", "--seeds", "2", "--baselines", "pq", "--recipes", "default"
     )
-    rows = summarize(runs(cache).values())
+    rows = summarize(runs(cache).values(), top=50)
     section = page.partition("### groups-lite0, 16 bits\n\n")[2].partition("\n\n")[0]
-    assert "| mAP@50 | mAP@100 | mAP@10 | precision@10 | recall@10 | recall@100 |" in section
+    titles = "mAP@50 | precision@10 | mAP@10 | mAP@100 | mAP@1000 | recall@10 | recall@100"
+    assert f"| {titles} | training, s |" in section
     lines = {line.split("|")[1].strip(): line for line in section.splitlines()[2:]}
     own = [row for row in rows if row.bits == 16]
+    assert list(lines)[-3] == "hyperpq default, refined"
+    assert set(list(lines)[-2:]) == {"exact normalized", "exact raw"}
     assert len(lines) == len(own) + 2
-    best = max(own, key=lambda row: row.mean["map"])
+    alone = [row for row in own if not row.is_refined]
+    best = max(alone, key=lambda row: row.mean["map"])
     for row in own:
-        name = row.name if row.name.startswith("hyperpq") else f"{row.name} ({row.variant})"
         mean, spread = (f"{v:.3f}".removeprefix("0") for v in (row.mean["map"], row.spread["map"]))
-        cell = lines[name].split("|")[2].strip()
-        assert cell == (f"**{mean}** ± {spread}" if row is best else f"{mean} ± {spread}")
+        cell = lines[row.label].split("|")[2].strip()
+        # Codes alone have a best one, and refined ones.
+        is_bold = row is best or row.is_refined
+        assert cell == (f"**{mean}** ± {spread}" if is_bold else f"{mean} ± {spread}")
+    # Before it the depths side by side, without spreads.
+    short = page.partition("| 16 bits | ")[2].partition("\n\n")[0].splitlines()
+    assert short[0] == " | ".join(TITLES[measure] for measure in DEPTHS) + " | seeds |"
+    shown = [*alone, *(row for row in own if row.is_refined)]
+    for line, row in zip(short[2:-2], shown, strict=True):
+        cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
+        want = [f"{row.mean[measure]:.3f}".removeprefix("0") for measure in DEPTHS]
+        assert cells == [row.label, *want, str(row.seeds)]
     assert "has 300 images, and 270 of them train without their labels. 20 other images" in page
     own, made = page.partition("## How this page is made")[::2]
     assert own.startswith(
-        "# Quality of codes\n\nOn Groups, the default recipe of hyperpq has an mAP@50"
+        "# Quality of codes\n\nIn long lists, by mAP@100 and mAP@1000, codes of the default recipe"
     )
     (command,) = set(re.findall(r"`(python -m benchmarks.quality --.*)`", made))
     assert (
