@@ -148,7 +148,7 @@ def _of_refined(compared: Sequence[Compared]) -> str:
     parts = []
     for measure in ("precision10", "map10", "map100"):
         figures = [_figures(shown, name, bits, measure) for name in (refined, OURS)]
-        exact = _across(shown, lambda one, measure=measure: one.exact(measure), False)
+        exact = listed([_figure(one.exact(measure)) for one in shown])
         article = "an" if measure.startswith("map") else "a"
         parts.append(
             f"{article} {TITLES[measure]} of {figures[0]} (codes alone {figures[1]}, exact search "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from benchmarks.baselines import Floats, Ids
 from benchmarks.featuresets import FeatureSet
@@ -25,7 +26,8 @@ SHORTEST = {"balanced": 16}
 REFINED = ", refined"
 REFINED_RECIPES = ("default", "balanced")
 # Candidates of a query, and how the index keeps the features that rank them again.
-CANDIDATES, KEPT = 200, "int8"
+CANDIDATES = 200
+KEPT: Final = "int8"
 REFINED_CODE = (*HYPERPQ_CODE, "hyperpq/index/refine.py", "hyperpq/index/calibration.py")
 
 
