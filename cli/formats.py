@@ -1,15 +1,14 @@
-"""Answers of a query as text: table, paths, JSON, NDJSON and CSV.
-
-Queries that could not be read are left out.
-"""
+"""Results that are images as text: table, paths, JSON, NDJSON and CSV, batch by batch."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hyperpq.cli.output import names
 from hyperpq.cli.text import for_json, name, quoted
@@ -27,63 +26,89 @@ ENDINGS = {
 """Formats by the endings of files."""
 
 
-def _objects(answers: Sequence[Answer]) -> list[Any]:
-    return [
-        for_json({"query": name(answer.query_bytes)})
-        | {"results": [result.to_dict() for result in answer.results]}
-        for answer in answers
-        if not answer.error
-    ]
+@dataclass(frozen=True)
+class Found:
+    """A query, the path of an image or the number of a vector, and its results."""
+
+    query: bytes | int
+    results: Sequence[Result]
 
 
-def _table(answers: Sequence[Answer], null: bool) -> str:
-    lines = []
-    # An index can have no similarities at all, and then there is no column of them.
-    has_similarity = any(r.similarity is not None for a in answers for r in a.results)
-    for answer in answers:
-        if not answer.error:
-            lines.append(f"{quoted(answer.query_bytes)}\n")
-            for r in answer.results:
+Batches: TypeAlias = Iterable[Iterable[Found]]
+
+
+def of_images(answers: Iterable[Answer]) -> list[Found]:
+    """The answers to queries by images; those that could not be read are left out."""
+    return [Found(answer.query_bytes, answer.results) for answer in answers if not answer.error]
+
+
+def of_vectors(answers: Iterable[Answer], start: int) -> list[Found]:
+    """The answers to queries by vectors, which are counted from ``start`` on."""
+    return [Found(number, answer.results) for number, answer in enumerate(answers, start)]
+
+
+def _objects(batches: Batches) -> Iterator[Any]:
+    for found in (found for batch in batches for found in batch):
+        query = found.query if isinstance(found.query, int) else name(found.query)
+        results = [result.to_dict() for result in found.results]
+        yield for_json({"query": query}) | {"results": results}
+
+
+def _table(batches: Batches, null: bool) -> Iterator[str]:
+    for batch in batches:
+        whole = list(batch)
+        # An index can have no similarities at all, and then there is no column of them.
+        has_similarity = any(r.similarity is not None for found in whole for r in found.results)
+        for found in whole:
+            query = found.query
+            yield f"query {query}\n" if isinstance(query, int) else f"{quoted(query)}\n"
+            for r in found.results:
                 similarity = f"  {_similarity(r):>5}" if has_similarity else ""
-                lines.append(
-                    f"{r.rank:>5}  {r.distance:>9.4f}{similarity}  {quoted(r.path_bytes)}\n"
-                )
-    return "".join(lines)
+                yield f"{r.rank:>5}  {r.distance:>9.4f}{similarity}  {quoted(r.path_bytes)}\n"
 
 
 def _similarity(result: Result) -> str:
     return "" if result.similarity is None else f"{result.similarity:.1f}"
 
 
-def _paths(answers: Sequence[Answer], null: bool) -> str:
-    return names((r.path_bytes for a in answers for r in a.results), null=null)
+def _paths(batches: Batches, null: bool) -> Iterator[str]:
+    for batch in batches:
+        yield names((r.path_bytes for found in batch for r in found.results), null=null)
 
 
-def _json(answers: Sequence[Answer], null: bool) -> str:
-    return json.dumps(_objects(answers), indent=1) + "\n"
+def _json(batches: Batches, null: bool) -> Iterator[str]:
+    before = "[\n"
+    for item in _objects(batches):
+        yield before + textwrap.indent(json.dumps(item, indent=1), " ")
+        before = ",\n"
+    yield "\n]\n" if before.startswith(",") else "[]\n"
 
 
-def _ndjson(answers: Sequence[Answer], null: bool) -> str:
-    return "".join(json.dumps(item) + "\n" for item in _objects(answers))
+def _ndjson(batches: Batches, null: bool) -> Iterator[str]:
+    for item in _objects(batches):
+        yield json.dumps(item) + "\n"
 
 
-def _csv(answers: Sequence[Answer], null: bool) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["query", "rank", "distance", "similarity", "id", "path"])
-    for answer in answers:
-        query = name(answer.query_bytes)
-        for r in answer.results:
+def _csv(batches: Batches, null: bool) -> Iterator[str]:
+    yield _line("query", "rank", "distance", "similarity", "id", "path")
+    for found in (found for batch in batches for found in batch):
+        query = found.query if isinstance(found.query, int) else name(found.query)
+        for r in found.results:
             # An empty field where there is none.
-            writer.writerow([query, r.rank, r.distance, r.similarity, r.id, name(r.path_bytes)])
+            yield _line(query, r.rank, r.distance, r.similarity, r.id, name(r.path_bytes))
+
+
+def _line(*fields: object) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(fields)
     return text.getvalue()
 
 
-WRITERS: dict[str, Callable[[Sequence[Answer], bool], str]] = {
+WRITERS: dict[str, Callable[[Batches, bool], Iterator[str]]] = {
     "table": _table,
     "paths": _paths,
     "json": _json,
     "ndjson": _ndjson,
     "csv": _csv,
 }
-"""Each takes the answers, and whether a NUL follows each of the names in `paths`."""
+"""Each takes batches of what was found, and whether a NUL follows each of the names in `paths`."""

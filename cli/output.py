@@ -59,20 +59,21 @@ def progress(quiet: bool, is_long: bool = True) -> SilentProgress:
 
 def emit(text: str) -> None:
     """Write results to stdout, as UTF-8; bytes of names that are not UTF-8 stay as they are."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-    sys.stdout.buffer.flush()
+    emit_to(None, [text])
 
 
-def emit_to(out: Path | None, text: str) -> None:
+def emit_to(out: Path | None, texts: Iterable[str]) -> None:
     """Write results to a file, completely or not at all; to stdout if there is none."""
+    encoded = (text.encode("utf-8", "surrogateescape") for text in texts)
     if out is None:
-        emit(text)
+        sys.stdout.flush()
+        sys.stdout.buffer.writelines(encoded)
+        sys.stdout.buffer.flush()
         return
     from hyperpq.utils.output_files import written_aside
 
-    with written_aside(out) as aside:
-        aside.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with written_aside(out) as aside, open(aside, "xb") as file:
+        file.writelines(encoded)
 
 
 def format_of_file(style: str | None, out: Path | None, endings: Mapping[str, str]) -> str:

@@ -98,9 +98,10 @@ def command(
     IMG is an image, a folder of images, @FILE for a file with one name per line, or - for names on
     stdin.
 
-    With files of vectors, as `hyperpq import` takes them, the command finds the vectors of the
-    index that are nearest to each vector of FILE. A query is then named by its number, counted from
-    0 over all files. The command `hyperpq search` is the same.
+    With files of vectors, as `hyperpq import` takes them, the command finds what is nearest to each
+    vector of FILE: vectors of the index, or images, whose features the vectors are compared with. A
+    query is then named by its number, counted from 0 over all files. The command `hyperpq search`
+    is the same.
     """
     style = options.format_of(style, as_json)
     conditions.check_quoted(where, inputs)
@@ -160,7 +161,7 @@ def _query(
                 progress=progress,
             )
         failed = [(a.query_bytes, a.error) for a in answers if a.error]
-    output.emit_to(out, formats.WRITERS[style](answers, null))
+    output.emit_to(out, formats.WRITERS[style]([formats.of_images(answers)], null))
     if not wanted.quiet:
         if out is not None:
             answered = sum(not answer.error for answer in answers)

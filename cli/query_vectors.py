@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hyperpq.cli import conditions, output
+from hyperpq.cli import conditions, formats, index_kind, output
 
 if TYPE_CHECKING:
     from hyperpq.io.search_vectors import FoundVectors
@@ -62,45 +62,58 @@ def run(
     from hyperpq.io.search_vectors import search_vectors
     from hyperpq.utils.output_files import check_writable
 
-    style = output.format_of_file(style, out, result_files.ENDINGS)
-    if style not in FORMATS:
-        raise click.UsageError(f"the format {style} is for images; files of vectors were given.")
+    of_images = index_kind.is_of_images(wanted.index_path)
+    own = formats.ENDINGS if of_images else {}
+    style = output.format_of_file(style, out, {**result_files.ENDINGS, **own})
+    if style not in FORMATS and not (of_images and style in formats.WRITERS):
+        raise click.UsageError(
+            f"the format {style} is for images; {wanted.index_path} has vectors."
+        )
+    is_text = style in result_files.TEXTS or style in formats.WRITERS
     if out is not None:
         check_writable(out)
-    elif style not in result_files.TEXTS:
+    elif not is_text:
         raise click.UsageError(f"the format {style} is not text; name a file with --out.")
-    found = _Found()
+    found = _Counts()
     with output.progress(wanted.quiet) as progress:
-        batches = search_vectors(
-            inputs,
-            wanted.index_path,
-            wanted.k,
-            dataset=dataset,
-            where=wanted.where,
-            refine="auto" if wanted.refine else None,
-            threads=wanted.threads,
-            device=wanted.device,
-            progress=progress,
+        batches = found.counted(
+            search_vectors(
+                inputs,
+                wanted.index_path,
+                wanted.k,
+                dataset=dataset,
+                where=wanted.where,
+                # As for images.
+                refine="auto" if wanted.refine or (of_images and wanted.refine is None) else None,
+                threads=wanted.threads,
+                device=wanted.device,
+                progress=progress,
+            )
         )
-        if out is None:
-            for text in result_files.texts(found.counted(batches), style):
+        if of_images and is_text:
+            shown = (formats.of_vectors(batch.answers or (), batch.start) for batch in batches)
+            output.emit_to(out, formats.WRITERS[style](shown, False))
+        elif is_text and out is None:
+            for text in result_files.texts(batches, style):
                 output.emit(text)
         else:
-            result_files.write_results(found.counted(batches), out, style)
+            assert out is not None  # checked above
+            result_files.write_results(batches, out, style)
     if out is not None and not wanted.quiet:
         output.emit_summary([("queries", f"{found.queries:,}"), ("file", out)], out)
     if not wanted.quiet:
         output.warn_of_values(wanted.index_path, wanted.where)
     if wanted.quiet or not found.queries or found.results:
         return
+    noun = "image" if of_images else "vector"
     if wanted.where is None:
-        output.note(f"nothing was found: {wanted.index_path} has no vectors.")
+        output.note(f"nothing was found: {wanted.index_path} has no {noun}s.")
     else:
-        said = conditions.unfulfilled(f"vector of {wanted.index_path}", wanted.where)
+        said = conditions.unfulfilled(f"{noun} of {wanted.index_path}", wanted.where)
         output.note(f"nothing was found: {said}")
 
 
-class _Found:
+class _Counts:
     """Counts of queries and of results that have been passed on."""
 
     def __init__(self) -> None:

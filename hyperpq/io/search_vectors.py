@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.filters.where import Where
+from hyperpq.images.image_index import ImageIndex
+from hyperpq.images.metadata import ImageMetadata
+from hyperpq.images.results import Answers
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.index.refine import Refine, as_refine
 from hyperpq.io.vector_files import batch_rows, check_fit, open_vectors
@@ -18,6 +21,8 @@ from hyperpq.utils.validation import as_count
 
 # Results of a batch: their distances and ids take 48 MiB.
 _BATCH_RESULTS = 1 << 22
+# Results with paths and attributes take a kilobyte each.
+_BATCH_IMAGES = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,11 +37,25 @@ class FoundVectors:
         Distances, ascending; +inf where there are fewer than k results.
     I : ndarray, shape (nq, k), int64
         Ids; -1 where there are fewer than k results.
+    answers : Answers, optional
+        The same results with paths and similarities, from an index of images.
     """
 
     start: int
     D: NDArray[np.float32]
     I: NDArray[np.int64]  # noqa: E741
+    answers: Answers | None = None
+
+    @classmethod
+    def of_answers(cls, start: int, answers: Answers, k: int) -> FoundVectors:
+        """Answers of an index of images to queries from number ``start`` on."""
+        D = np.full((len(answers), k), np.inf, np.float32)
+        I = np.full((len(answers), k), -1, np.int64)  # noqa: E741
+        for row, answer in enumerate(answers):
+            n = len(answer.results)
+            D[row, :n] = [result.distance for result in answer.results]
+            I[row, :n] = [result.id for result in answer.results]
+        return cls(start, D, I, answers)
 
 
 def search_vectors(
@@ -53,6 +72,8 @@ def search_vectors(
 ) -> Iterator[FoundVectors]:
     """Search an index for the vectors in files, batch by batch.
 
+    An index of images answers as to images, see `ImageIndex.query`.
+
     Parameters
     ----------
     paths : sequence of path-like
@@ -66,7 +87,7 @@ def search_vectors(
     where : str, optional
         Condition that the results fulfil, see `Where`.
     refine : int or "auto", optional
-        See `HiHPQIndex.search`.
+        See `HiHPQIndex.search`, and `ImageIndex.query` for an index of images.
     threads : int, optional
         See `HiHPQIndex.search`.
     device : str
@@ -94,16 +115,25 @@ def search_vectors(
     files = [open_vectors(path, dataset=dataset) for path in paths]
     index = HiHPQIndex.load(index_path, device=device)
     check_fit(files, index)
+    is_of_images = ImageMetadata.from_index(index.metadata) is not None
+    images = ImageIndex(index) if is_of_images else None
     total, start = sum(file.shape[0] for file in files), 0
     # A file without vectors has a batch without rows, which is left out if there are others.
     files = [file for file in files if file.shape[0]] or files[:1]
-    rows = max(1, min(batch_rows(index.d), _BATCH_RESULTS // k))
+    most = _BATCH_RESULTS if images is None else _BATCH_IMAGES
+    rows = max(1, min(batch_rows(index.d), most // k))
     with as_progress(progress).phase("search", total, "vectors") as phase:
         for file in files:
             for batch in file.batches(rows):
-                D, I = index.search(  # noqa: E741
-                    batch, k, where=condition, refine=refine, threads=threads
-                )
-                yield FoundVectors(start, D, I)
+                if images is None:
+                    D, I = index.search(  # noqa: E741
+                        batch, k, where=condition, refine=refine, threads=threads
+                    )
+                    yield FoundVectors(start, D, I)
+                else:
+                    answers = images.query(
+                        vectors=batch, k=k, where=condition, refine=refine, threads=threads
+                    )
+                    yield FoundVectors.of_answers(start, answers, k)
                 start += len(batch)
                 phase.advance(len(batch))

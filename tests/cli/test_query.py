@@ -108,19 +108,12 @@ def test_formats(hyperpq, place, photos, reference, style, check):
     check(done.stdout.decode(), reference)
 
 
-def test_refinement_can_be_left_out_and_asked_for(hyperpq, place, photos, reference, tmp_path):
+def test_refinement_can_be_left_out(hyperpq, place, photos, reference):
     index = ImageIndex.open(place / "hyperpq-index", device="cpu")
     plain = index.query(photos[:3], K, refine=0)
     assert plain != reference
     done = query(hyperpq, place, *photos[:3], "-k", str(K), "--json", "--no-refine")
     check_json(done.stdout.decode(), plain)
-    x = index.index.features_of(index.index.ids[:3])
-    np.save(tmp_path / "x.npy", x)
-    done = query(hyperpq, place, tmp_path / "x.npy", "-k", str(K), "--json", "--refine")
-    D, I = index.index.search(x, K, refine="auto")  # noqa: E741
-    for answer, distances, ids in zip(from_json(done), D.tolist(), I.tolist(), strict=True):
-        assert [r["distance"] for r in answer["results"]] == distances
-        assert [r["id"] for r in answer["results"]] == ids
 
 
 def test_every_way_to_name_queries(hyperpq, place, photos, tmp_path):
