@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from hyperpq.errors import BackboneError, InvalidInputError
+from hyperpq.errors import InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images.additions import Added, Additions
-from hyperpq.images.changes import entries
-from hyperpq.images.extract import Features, ReadOptions, extract_features
+from hyperpq.images.image_reader import ImageReader
 from hyperpq.images.listing import PathLike
-from hyperpq.images.metadata import ImageMetadata, no_images
-from hyperpq.images.nearest import Excluded, SameFile, Search, Wanted
-from hyperpq.images.queries import Queries
-from hyperpq.images.results import Answers, Encoded
-from hyperpq.images.sources import ImageLike, Source, as_sources, path_of
+from hyperpq.images.sources import ImageLike, as_sources
 from hyperpq.images.updater import ForgetReport, Updater
-from hyperpq.index.hihpq_index import HiHPQIndex
-from hyperpq.index.refine import Refine
-from hyperpq.progress import ProgressLike, as_progress
-from hyperpq.utils.forks import ForkSafeLock
+from hyperpq.progress import ProgressLike
 
 if TYPE_CHECKING:
-    from hyperpq.backbones.base import Backbone
     from hyperpq.images.build.options import BuildReport
     from hyperpq.images.relearning import Relearn
 
 
-class ImageIndex:
+class ImageIndex(ImageReader):
     """An index of images, opened from the directory that `build_index` wrote.
 
     Parameters
@@ -58,210 +47,6 @@ class ImageIndex:
     BackboneError
         If the index was built with another network.
     """
-
-    def __init__(self, index: HiHPQIndex, backbone: Backbone | None = None) -> None:
-        metadata = ImageMetadata.from_index(index.metadata)
-        if metadata is None:
-            raise no_images(index.path)
-        self.index = index
-        self.backbone_identity: dict[str, Any] = metadata.backbone
-        self.max_megapixels = metadata.max_megapixels
-        self._backbone = self._given_backbone = backbone
-        self._loading = ForkSafeLock()
-        if backbone is not None:
-            backbone.check_matches(self.backbone_identity)
-
-    @classmethod
-    def open(
-        cls,
-        path: str | os.PathLike[str],
-        *,
-        device: str = "auto",
-        backbone: Backbone | str | None = None,
-        verify: bool = False,
-        read_only: bool = False,
-    ) -> ImageIndex:
-        """Open an index directory.
-
-        Parameters
-        ----------
-        path : path-like
-            Directory that `hyperpq build` or `build_index` wrote.
-        device : str
-            Device of the network and of the codec.
-        backbone : Backbone or str, optional
-            The network that the index was built with, or its name.
-        verify : bool
-            Whether to check all checksums first.
-        read_only : bool
-            Whether to refuse every change.
-
-        Raises
-        ------
-        IndexNotFoundError, CorruptIndexError, FormatVersionError, BackboneError
-        """
-        index = HiHPQIndex.load(path, device=device, verify=verify, read_only=read_only)
-        if isinstance(backbone, str):
-            from hyperpq.backbones import load_backbone
-
-            backbone = load_backbone(backbone, device=device)
-        return cls(index, backbone)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Another process loads the network when it first needs it, as this one did.
-        state = self.__dict__ | {"_backbone": self._given_backbone}
-        del state["_loading"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_loading": ForkSafeLock()}
-
-    def __repr__(self) -> str:
-        return f"ImageIndex({self.index!r}, backbone={self.backbone_identity['name']!r})"
-
-    def __len__(self) -> int:
-        return self.index.ntotal
-
-    @property
-    def backbone(self) -> Backbone:
-        """The network; it is loaded when first needed and checked against the recorded one."""
-        # Threads that need it first at the same time would load it several times.
-        with self._loading:
-            if self._backbone is None:
-                self._backbone = self._load_backbone()
-            return self._backbone
-
-    def _load_backbone(self) -> Backbone:
-        from hyperpq.backbones import load_backbone
-
-        name = self.backbone_identity["name"]
-        if name.startswith("torchscript:"):
-            # A TorchScript file is a program, and an index may come from a stranger.
-            raise BackboneError(
-                f"{self.index.path} was built with {name!r}, a file that can run code; "
-                "if you trust it, name it yourself: --backbone torchscript:FILE."
-            )
-        loaded = load_backbone(name, device=self.index.device)
-        loaded.check_matches(self.backbone_identity)
-        return loaded
-
-    def query(
-        self,
-        images: ImageLike | Iterable[ImageLike] | None = None,
-        k: int = 50,
-        *,
-        like: int | Sequence[int] | NDArray[np.int64] | None = None,
-        vectors: ArrayLike | None = None,
-        exclude_self: bool = False,
-        where: str | Where | None = None,
-        max_distance: float | None = None,
-        min_similarity: float | None = None,
-        existing: bool = False,
-        refine: Refine = "auto",
-        threads: int | None = None,
-        workers: int = 0,
-        progress: ProgressLike = None,
-    ) -> Answers:
-        """Find the images nearest to each query.
-
-        Parameters
-        ----------
-        images : image or iterable of images, optional
-            Query images. Each is a path (text or a path object), the content of an image file
-            (bytes, or a file that is open for reading bytes), an array (H, W, 3) uint8 of RGB or
-            (H, W) uint8 of grey values, or an image of Pillow. Bytes are never taken for a path.
-        k : int
-            Number of results for each query; fewer if the index has fewer images.
-        like : int or sequence of int, optional
-            Ids of images of the index to search for, instead of ``images``: by their kept
-            features, or by their files in an index that keeps none.
-        vectors : array_like, shape (n, d) or (d,), optional
-            Features to search for, instead of ``images``, as the network of the index makes them.
-        exclude_self : bool
-            Whether to exclude the query image itself, by whatever path or link the index has it. A
-            copy is another file.
-        where : str or Where, optional
-            Condition that the results fulfil, on ``folder``, ``size``, ``mtime``, ``width``,
-            ``height``, ``path`` and ``id``, such as ``"folder == 'cats' and width >= 512"``.
-        max_distance : float, optional
-            Largest distance of a result.
-        min_similarity : float, optional
-            Smallest similarity of a result, from 0 to 100.
-        existing : bool
-            Whether to leave out images whose files are gone or on a disk that is not mounted.
-        refine : int or "auto", optional
-            How many of the best codes are ranked again by the kept features, see
-            `HiHPQIndex.search`; 0 or None for none. ``"auto"`` stands for 200, or for none in an
-            index that keeps no features.
-        threads : int, optional
-            Number of threads of the search; all cores by default.
-        workers : int
-            Number of decoding threads; 0 means one per core.
-        progress : Progress or bool, optional
-            Where to report progress; True draws bars on stderr.
-
-        Returns
-        -------
-        Answers
-            A list with an `Answer` for each query, in their order. An image that cannot be read,
-            or an id that the index does not have, gets an `Answer` with an ``error``; the other
-            queries are answered.
-
-        Raises
-        ------
-        InvalidInputError
-            If something is of a type that is no query, or a value is not possible.
-        """
-        wanted = Wanted(k, max_distance, min_similarity, existing, refine)
-        condition = Where(where) if isinstance(where, str) else where
-
-        def read(sources: list[Source]) -> Features:
-            return self._features(sources, "query", workers, progress)
-
-        rows = self.index.view()
-        queries = Queries.of(rows, read, images=images, like=like, vectors=vectors)
-        excluded: list[Excluded | None] = [None] * len(queries.rows)
-        if exclude_self:
-            same = SameFile()
-            excluded = [
-                same.names(queries.paths[row], queries.ids.get(row))
-                for row in queries.rows.tolist()
-            ]
-        search = Search(rows, wanted, condition, threads)
-        return queries.answers(search.results(queries.features, excluded))
-
-    def encode(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        *,
-        workers: int = 0,
-        progress: ProgressLike = None,
-    ) -> Encoded:
-        """Encode images without adding them; parameters as in `query`."""
-        sources = as_sources(images)
-        features = self._features(sources, "encode", workers, progress)
-        return Encoded(
-            self.index.encode(features.plain),
-            features.rows,
-            [os.fsdecode(path_of(sources[row])) for row in features.rows],
-            dict(features.skipped),
-        )
-
-    def paths(self) -> list[str]:
-        """Paths of all images in the index, as `Result.path`, sorted by their bytes."""
-        return [os.fsdecode(path) for path in sorted(p for p, *_ in entries(self.index.collection))]
-
-    def refresh(self) -> bool:
-        """Show what other processes have stored since; whether there was anything.
-
-        A query that runs meanwhile in another thread shows the index before or after that.
-
-        Raises
-        ------
-        StoreError
-            If another index has taken the place of this one: open it again.
-        """
-        return self.index.refresh()
 
     def update(
         self,
@@ -454,10 +239,3 @@ class ImageIndex:
             See `HiHPQIndex.retrain`; nothing was changed.
         """
         self.index.retrain(seed=seed, progress=progress, **changes)
-
-    def _features(
-        self, sources: list[Source], phase_name: str, workers: int, progress: ProgressLike
-    ) -> Features:
-        options = ReadOptions(workers, self.max_megapixels)
-        with as_progress(progress).phase(phase_name, len(sources)) as phase:
-            return extract_features(sources, self.backbone, options, phase)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.filters.where import Where
-from hyperpq.images.image_index import ImageIndex
+from hyperpq.images.image_reader import ImageReader
 from hyperpq.images.metadata import ImageMetadata
 from hyperpq.images.results import Answers
 from hyperpq.index.hihpq_index import HiHPQIndex
@@ -116,7 +116,7 @@ def search_vectors(
     index = HiHPQIndex.load(index_path, device=device)
     check_fit(files, index)
     is_of_images = ImageMetadata.from_index(index.metadata) is not None
-    images = ImageIndex(index) if is_of_images else None
+    images = ImageReader(index) if is_of_images else None
     total, start = sum(file.shape[0] for file in files), 0
     # A file without vectors has a batch without rows, which is left out if there are others.
     files = [file for file in files if file.shape[0]] or files[:1]

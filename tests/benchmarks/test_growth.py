@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import growth, growth_page
 from benchmarks.featuresets import open_set
-from benchmarks.growth import Curve, Kind, Part, Sets, built_anew, measure, part_of, precision
+from benchmarks.growth import built_anew, measure, precision
 from benchmarks.growth_page import (
     ANEW,
     FIELDS,
@@ -22,6 +22,7 @@ from benchmarks.growth_page import (
     STAYED,
     TIMES,
 )
+from benchmarks.growth_sets import Curve, Kind, Part, Sets, part_of
 from benchmarks.runlog import RunLog
 from hyperpq.images.relearning import Limits, RelearnPolicy
 
