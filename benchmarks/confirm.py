@@ -5,10 +5,10 @@
 Any change of the code that makes codes gives it another digest, and published runs are then no
 longer taken up, although most changes move no code. For each method of `benchmarks.quality` whose
 published runs differ from the present ones in the code alone, the run of the first seed and the
-shortest codes is measured again. If every figure is the same, the published runs of the method get
-the digest of the present code, and each of them records by which run, and at which commit, it was
-confirmed. If not, they stay as they are. Runs of other features, such as those of another
-processor, cannot be confirmed.
+shortest codes is measured again, that of a recipe without and with refinement from one training.
+If every figure is the same, the published runs of the method get the digest of the present code,
+and each of them records by which run, and at which commit, it was confirmed. If not, they stay as
+they are. Runs of other features, such as those of another processor, cannot be confirmed.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ from hyperpq.errors import HyperPQError, InvalidInputError
 TOLERANCE = 1e-9
 
 
-def measure_again(bench: QualityBench, key: Key) -> Run:
-    """Measure a run and return it; it is in the log of the cache, too."""
-    if key.method == "exact":
-        bench.measure_exact(key)
-    elif key.method in METHODS:
-        bench.measure_baseline(key)
-    else:
-        bench.measure_recipe(key.variant.removesuffix(REFINED), key.seed, [key])
-    return bench.log.runs[key]
+def measure_again(bench: QualityBench, keys: Sequence[Key]) -> None:
+    """Measure runs; the variants of a recipe with one seed share a training."""
+    trained: dict[tuple[str, int], list[Key]] = {}
+    for key in keys:
+        if key.method == "exact":
+            bench.measure_exact(key)
+        elif key.method in METHODS:
+            bench.measure_baseline(key)
+        else:
+            trained.setdefault((key.variant.removesuffix(REFINED), key.seed), []).append(key)
+    for (name, seed), own in trained.items():
+        bench.measure_recipe(name, seed, own)
 
 
 def confirm(bench: QualityBench, published: RunLog) -> dict[str, list[str]]:
@@ -61,12 +64,16 @@ def confirm(bench: QualityBench, published: RunLog) -> dict[str, list[str]]:
     for run in published.runs.values():
         if bench.outdated(run) == ["code"]:
             groups.setdefault((run["method"], run["variant"]), []).append(run)
+    # One training serves all lengths of a recipe, and it is that of the shortest.
+    firsts = {
+        name: min(runs, key=lambda run: (run["seed"], run["bits"])) for name, runs in groups.items()
+    }
+    keys = {name: Key(*(run[field] for field in Key._fields)) for name, run in firsts.items()}
+    measure_again(bench, list(keys.values()))
     out = {}
     for (method, variant), runs in groups.items():
-        # One training serves all lengths of a recipe, and it is that of the shortest.
-        first = min(runs, key=lambda run: (run["seed"], run["bits"]))
-        key = Key(*(first[field] for field in Key._fields))
-        now = measure_again(bench, key)
+        first, key = firsts[method, variant], keys[method, variant]
+        now = bench.log.runs[key]
         changed = [m for m in MEASURES if abs(now[m] - first[m]) > TOLERANCE]
         out[f"{method} {variant}"] = changed
         if not changed:

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from benchmarks import featuresets, quality, quality_recipes
+from benchmarks import confirm, featuresets, provenance, quality, quality_recipes
 from benchmarks.baselines import BASELINES, Vectors, lengths, power_normalize, unit
 from benchmarks.options import results_folder
 from benchmarks.quality_rows import DEPTHS, MEASURES, TITLES, summarize
@@ -141,6 +141,20 @@ def test_fresh_measures_only_the_requested_runs_again(cache, short):
     assert after[pq] == before[pq]
     assert after[ours]["command"] != before[ours]["command"]
     assert after[ours]["map"] == before[ours]["map"]
+
+
+def test_one_training_confirms_a_recipe_without_and_with_refinement(cache, short, monkeypatch):
+    options = ("--bits", "8,16", "--seeds", "1", "--baselines", "none", "--recipes", "default")
+    bench(cache, *options)
+    monkeypatch.setattr(provenance, "code_digest", lambda paths: "later code")
+    out = cache.parent / "out"
+    told = ["--features", str(cache), "--out", str(out)]
+    confirm.main(["--dataset", "folder:groups", *told])
+    assert short == [("default", 1, 0)] * 2
+    published = RunLog(out / "runs/groups-lite0-runs.jsonl").runs.values()
+    assert {run["digests"]["code"] for run in published} == {"later code"}
+    by = {tuple(run["confirmed"][name] for name in ("bits", "seed")) for run in published}
+    assert by == {(0, 0), (8, 0)} and len(published) == 2 + 2 * 2
 
 
 def test_other_lengths_are_as_good_as_with_a_training_of_their_own(cache, short):
