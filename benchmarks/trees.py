@@ -20,12 +20,11 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from benchmarks.class_tree import LEVELS, TreeLabels, labels_of, level_sizes
 from benchmarks.featuresets import FeatureSet, open_set
 from benchmarks.machine import describe_machine
 from benchmarks.options import add_cache_options, add_published_option, add_seed_options
@@ -43,36 +42,8 @@ from hyperpq.training.presets import get_recipe
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
 
-LEVELS = 3
 # On the sphere, points stay on a hemisphere: sqrt(c) times the clip radius is below pi / 2.
 MAX_NORM = 4.0
-
-Labels = NDArray[np.int64]
-
-
-class TreeLabels(NamedTuple):
-    """Labels of queries (nq, 3) and database (N, 3) by species, family and kingdom."""
-
-    query: Labels
-    database: Labels
-
-
-def tree_labels(names: Sequence[str], leaves: Labels) -> Labels:
-    """Labels (n, 3) by species, family and kingdom of leaf labels (n,), whose names are paths."""
-    columns = []
-    for depth in (3, 2, 1):
-        paths = ["/".join(name.split("/")[:depth]) for name in names]
-        columns.append(np.unique(paths, return_inverse=True)[1][leaves])
-    return np.stack(columns, 1)
-
-
-def labels_of(features: FeatureSet) -> TreeLabels:
-    """The tree labels of a feature set."""
-    protocol = features.protocol
-    return TreeLabels(
-        tree_labels(protocol.names, protocol.query.labels),
-        tree_labels(protocol.names, protocol.database.labels),
-    )
 
 
 @torch.no_grad()
@@ -125,7 +96,6 @@ def describe(codec: HiHPQCodec, features: FeatureSet, labels: TreeLabels) -> dic
 
 def recipe_of(space: Space, D: int, features: FeatureSet) -> Recipe:
     """The default recipe in one space and subspace, with prototypes at the levels of the tree."""
-    labels = labels_of(features)
     return get_recipe(
         "default",
         8,
@@ -137,7 +107,7 @@ def recipe_of(space: Space, D: int, features: FeatureSet) -> Recipe:
         max_norm=MAX_NORM,
         radius=1.0,
         prototype_weight=1.0,
-        levels=tuple(int(column.max()) + 1 for column in labels.database.T),
+        levels=level_sizes(labels_of(features)),
         holdout_check=False,
         smoothing_weight=0.0,
     )

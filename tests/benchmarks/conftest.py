@@ -1,14 +1,15 @@
-"""A cached set of features that several tests use."""
+"""Cached sets of features that several tests use."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from benchmarks import featuresets
+from benchmarks import class_tree, featuresets
 from hyperpq.datasets.protocols import Protocol, Split
 
 D = 64
+NAMES = [f"{k}/{k}{f}/{k}{f}{s}" for k in "ab" for f in "12" for s in "xyz"]
 
 
 @pytest.fixture
@@ -29,4 +30,24 @@ def cache(tmp_path):
     views = x[30:300] + 0.3 * rng.standard_normal((2, 270, D)).astype(np.float32)
     for strength in ("mild", "paper"):
         np.save(folder / f"views-{strength}.npy", views)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tree_cache(tmp_path):
+    """300 + 24 features: kingdoms far apart, families nearer, species nearest."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(324) % 12
+    where = class_tree.tree_labels(NAMES, np.arange(12))
+    centres = sum(
+        scale * rng.normal(size=(12, 24))[where[:, level]]
+        for level, scale in enumerate((1.0, 1.5, 3.0))
+    )
+    x = (centres[labels] + 0.5 * rng.normal(size=(324, 24))).astype(np.float32)
+    folder = tmp_path / "cache/drawn-lite0"
+    database = Split([b"%d" % i for i in range(300)], labels[:300])
+    query = Split([b"q"] * 24, labels[300:])
+    featuresets.save_protocol(folder, Protocol("Drawn", NAMES, database, query, database, 100))
+    for name, rows in {"database": x[:300], "query": x[300:], "views-mild": x[None, :300]}.items():
+        np.save(folder / f"{name}.npy", rows)
     return tmp_path / "cache"
