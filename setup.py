@@ -14,7 +14,7 @@ setup(
             "hyperpq.scan._native",
             ["hyperpq/scan/native/binding.cpp"],
             cxx_std=17,
-            extra_compile_args=["-O3"],
+            extra_compile_args=["-O3", "-fno-math-errno"],
             extra_link_args=["-pthread"],
             optional=True,
         )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperpq.codec.feature_codec import FeatureCodec
+from hyperpq.codec.feature_products import FeatureForm, Pairs, fixed_point, products
+
 SpaceMetric = Literal["cosine", "l2", "ip"]
 """How features are compared, see `FeatureSpace`."""
-
-_SIGNIFICAND_BITS = 53  # of a float64: sums of integers up to 2**53 are exact in any order
 
 
 class Directions(NamedTuple):
@@ -28,6 +30,21 @@ class Directions(NamedTuple):
 
     rows: NDArray[np.float64]
     lengths: NDArray[np.float64]
+
+
+class Probes(NamedTuple):
+    """Queries as `FeatureSpace.between` needs them, from `FeatureSpace.probes`.
+
+    Attributes
+    ----------
+    rows : ndarray, shape (nq, d), float64
+        Integers, or features in the metric ``l2``.
+    scales : ndarray, shape (nq,), float64
+        Lengths of the rows in the metric ``cosine``, units in ``ip``.
+    """
+
+    rows: NDArray[np.float64]
+    scales: NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,74 +69,81 @@ class FeatureSpace:
     root: bool = False
     mean: NDArray[np.float32] | None = None
 
-    def distances(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Distances from one feature to others.
+    @cached_property
+    def _form(self) -> FeatureForm:
+        return FeatureForm(self.root, self.mean) if self.metric == "cosine" else FeatureForm()
+
+    def probes(self, x: NDArray[np.float32]) -> Probes:
+        """Queries (nq, d), prepared once for all features that they are compared with."""
+        if self.metric == "l2":
+            # The differences are rounded, and not the features, as near ones are what matters.
+            return Probes(np.ascontiguousarray(x, np.float64), np.ones(len(x)))
+        return Probes(*(fixed_point(x) if self.metric == "ip" else self.directions(x)))
+
+    def between(
+        self, probes: Probes, several: Sequence[Pairs], kept_by: FeatureCodec, threads: int = 1
+    ) -> NDArray[np.float64]:
+        """Distances of pairs of a query and a kept feature.
 
         Parameters
         ----------
-        x : ndarray, shape (d,), float32
-            The feature.
-        y : ndarray, shape (n, d), float32
-            The others.
+        probes : Probes
+            The queries.
+        several : sequence of Pairs
+            Which features are compared with which of them.
+        kept_by : FeatureCodec
+            How the features are kept.
+        threads : int
+            Number of threads.
 
         Returns
         -------
-        ndarray, shape (n,), float64
-            With a relative error of about 2^-21 of the largest products.
+        ndarray, shape (m,), float64
+            Of all pairs, in order, with a relative error of about 2^-21 of the largest products.
         """
-        if self.metric == "cosine":
-            return _chords(self.directions(x[None]), self.directions(y))[0]
-        wide = x.astype(np.float64)
+        found = products(
+            probes.rows,
+            several,
+            kept_by,
+            self._form,
+            differences=self.metric == "l2",
+            threads=threads,
+        )
+        if self.metric == "l2":
+            return found.square * found.unit**2
+        queries = np.concatenate([np.empty(0, np.int64), *(part.queries for part in several)])
+        scales = probes.scales[queries]
         if self.metric == "ip":
-            (own, unit), (others, units) = _fixed_point(wide[None]), _fixed_point(y)
-            return -(others @ own[0]) * units * unit[0]
-        # The differences are rounded, and not the features, as near ones are what matters.
-        rows, units = _fixed_point(wide - y)
-        return np.einsum("ij,ij->i", rows, rows) * units**2
+            return -found.dot * found.unit * scales
+        return _chords(found.dot, scales * np.sqrt(found.square))
+
+    def distances(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Distances (n,) from one feature (d,) to others (n, d), see `between`."""
+        kept_by, n = FeatureCodec("float32", len(x)), len(y)
+        pairs = Pairs(kept_by.encode(y), np.arange(n), np.zeros(n, np.int64))
+        return self.between(self.probes(x[None]), [pairs], kept_by)
 
     def pairs(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
         """Distances (n, n) between features (n, d)."""
         if self.metric == "cosine":
             found = self.directions(x)
-            return _chords(found, found)
-        rows, units = _fixed_point(x)
-        products = (rows @ rows.T) * units[:, None] * units
+            return _chords(found.rows @ found.rows.T, found.lengths[:, None] * found.lengths)
+        rows, units = fixed_point(x)
+        dot = (rows @ rows.T) * units[:, None] * units
         if self.metric == "ip":
-            return -products
-        squares = products.diagonal()
-        out: NDArray[np.float64] = np.maximum(squares[:, None] + squares - 2 * products, 0)
+            return -dot
+        squares = dot.diagonal()
+        out: NDArray[np.float64] = np.maximum(squares[:, None] + squares - 2 * dot, 0)
         return out
 
     def directions(self, x: NDArray[np.float32]) -> Directions:
         """Directions of features (n, d) in the metric ``cosine``."""
-        # All steps are of float32, whose roots and sums are rounded alike everywhere.
-        if self.root:
-            roots = np.abs(x)
-            np.sqrt(roots, out=roots)
-            x = np.copysign(roots, x, out=roots)
-        if self.mean is not None:
-            x = x - self.mean
-        rows, _ = _fixed_point(x)
+        rows, _ = fixed_point(self._form.values(x))
         return Directions(rows, np.sqrt(np.einsum("ij,ij->i", rows, rows)))
 
 
-def _chords(x: Directions, y: Directions) -> NDArray[np.float64]:
-    """Squared chords (n, m) of directions (n, d) and (m, d)."""
-    lengths = x.lengths[:, None] * y.lengths
+def _chords(dot: NDArray[np.float64], lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Squared chords of products of directions and the products of their lengths."""
     # Two features of length 0 have the product 0.
-    cosines = (x.rows @ y.rows.T) / np.maximum(lengths, 1)
-    return np.maximum(2 - 2 * cosines, 0)
-
-
-def _fixed_point(
-    x: NDArray[np.floating],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows (n, d) as integers and their units (n,), powers of two.
-
-    A sum of d products of two such rows is at most 2^53.
-    """
-    bits = (_SIGNIFICAND_BITS - math.ceil(math.log2(max(x.shape[1], 1)))) // 2
-    largest = np.maximum(x.max(1, initial=0), -x.min(1, initial=0)).astype(np.float64)
-    exponents = np.frexp(largest)[1].astype(np.int64) - bits
-    rows = np.ldexp(1.0, -exponents)[:, None] * x
-    return np.rint(rows, out=rows), np.ldexp(1.0, exponents)
+    out: NDArray[np.float64] = np.maximum(2 - 2 * (dot / np.maximum(lengths, 1)), 0)
+    return out

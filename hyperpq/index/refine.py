@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq import scan
+from hyperpq.codec.feature_products import Pairs
 from hyperpq.codes import CodeSegment
 from hyperpq.errors import InvalidInputError
 from hyperpq.index.calibration import Sampled
+from hyperpq.utils.devices import default_threads
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
@@ -29,9 +31,9 @@ Refine = int | Literal["auto"] | None
 AUTO = 200
 """Candidates of a query unless a number is given."""
 
-# Candidates whose features are in memory at once.
-_BATCH = 1024
-_LARGEST = float(np.finfo(np.float32).max)
+# Pairs of a query and a candidate that are in memory at once.
+_PAIRS = 1 << 15
+_LARGEST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float64).min)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +116,7 @@ class Refinement:
         found = scan.search_segments(
             tables, segments, max(width, min(self.count, n)), threads=threads
         )
-        D, I = self.ranked(queries, *found)  # noqa: E741
+        D, I = self.ranked(queries, *found, threads)  # noqa: E741
         return D[:, :width], I[:, :width]
 
     def ranked(
@@ -122,6 +124,7 @@ class Refinement:
         queries: NDArray[np.float32],
         D: NDArray[np.float32],
         I: NDArray[np.int64],  # noqa: E741
+        threads: int | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Rank the first results of queries (nq, d) again.
 
@@ -131,32 +134,38 @@ class Refinement:
             Queries.
         D, I : ndarray, shape (nq, width)
             All their results, or at least as many as there are candidates, by (D, I).
+        threads : int, optional
+            Number of threads, one for each core by default.
 
         Returns
         -------
         D, I : ndarray, shape (nq, width)
         """
         refined, order = D.copy(), I.copy()
-        for q, query in enumerate(queries):
-            n = int((I[q, : self.count] >= 0).sum())
-            if not n:
-                continue
-            wide = self._distances(query, D[q, :n], I[q, :n])
-            shift = (wide - D[q, :n]).max()
-            near = _as_float32(wide)
-            first = np.lexsort((I[q, :n], near))
-            refined[q, :n], order[q, :n] = near[first], I[q, first]
-            is_row = np.isfinite(D[q, n:])
-            behind = _as_float32(D[q, n:].astype(np.float64) + shift)
-            # By as much as the shift was rounded, they could lie before the last candidate.
-            refined[q, n:] = np.where(is_row, np.maximum(behind, near[first[-1]]), np.inf)
+        first = slice(0, min(self.count, D.shape[1]))
+        step = max(1, _PAIRS // max(first.stop, 1))
+        for start in range(0, len(queries), step):
+            some = slice(start, start + step)
+            ids, behind = I[some, first], D[some, first.stop :]
+            is_row = ids >= 0
+            near = np.where(is_row, D[some, first], 0)
+            wide = self._distances(queries[some], near, ids, threads)
+            shift = (wide - near).max(1, where=is_row, initial=_LEAST, keepdims=True)
+            rounded = np.where(is_row, _as_float32(wide), np.inf)
+            by_distance = np.lexsort((ids, rounded))
+            refined[some, first] = np.take_along_axis(rounded, by_distance, 1)
+            order[some, first] = np.take_along_axis(ids, by_distance, 1)
+            if behind.shape[1]:
+                # By as much as the shift was rounded, they could lie before the last candidate.
+                moved = np.maximum(_as_float32(behind + shift), refined[some, first][:, -1:])
+                refined[some, first.stop :] = np.where(np.isfinite(behind), moved, np.inf)
         return refined, order
 
     def distances(
         self, query: NDArray[np.float32], D: NDArray[np.float32], ids: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Refined distances (n,) of rows with some ids, whose codes are at the distances D (n,)."""
-        return _as_float32(self._distances(query, D, ids))
+        return _as_float32(self._distances(query[None], D[None], ids[None], None)[0])
 
     def to_self(
         self, queries: NDArray[np.float32], d_self: NDArray[np.float32]
@@ -167,15 +176,31 @@ class Refinement:
         return np.concatenate([self.space.distances(x, x[None]) for x in queries])
 
     def _distances(
-        self, query: NDArray[np.float32], D: NDArray[np.float32], ids: NDArray[np.int64]
+        self,
+        queries: NDArray[np.float32],
+        D: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        threads: int | None,
     ) -> NDArray[np.float64]:
-        # Rows are read in the order in which they are stored.
-        order = np.argsort(ids)
-        out = np.empty(len(ids))
-        for start in range(0, len(ids), _BATCH):
-            some = order[start : start + _BATCH]
-            out[some] = self.space.distances(query, self.rows.features_of(ids[some]))
-        return out if self.factor is None else D + self.factor * out
+        """Refined distances (nq, n) of rows at the distances D (nq, n); of any value without id."""
+        asked = np.flatnonzero(ids.ravel() >= 0)
+        # Rows are read in the order in which they are stored, one of several queries once.
+        labels = ids.ravel()[asked]
+        order = np.argsort(labels)
+        asked, labels = asked[order], labels[order]
+        which = asked // max(ids.shape[1], 1)
+        out = np.zeros(ids.size)
+        found = self.rows.features_at(labels)
+        several = [Pairs(features, rows, which[at]) for features, rows, at in found]
+        positions = np.concatenate([np.empty(0, np.int64), *(asked[at] for *_, at in found)])
+        out[positions] = self.space.between(
+            self.space.probes(queries),
+            several,
+            self.rows.kept_by(),
+            default_threads() if threads is None else threads,
+        )
+        between = out.reshape(ids.shape)
+        return between if self.factor is None else D + self.factor * between
 
 
 def as_refine(refine: object) -> int:

@@ -86,7 +86,7 @@ def search_similar(
         tables, own = finite_tables(codec, x), _codes(codec, kept)
         by_code = scan.search_segments(tables, segments, scanned, threads=threads)
         d_self = _distances_to(tables, own)
-        near, ids = by_code if refinement is None else refinement.ranked(x, *by_code)
+        near, ids = by_code if refinement is None else refinement.ranked(x, *by_code, threads)
         similar = np.full((len(x), width), np.nan)
         if scale is not None:
             nearest = by_code[1][:, 0] if is_whole else None

@@ -248,17 +248,42 @@ class RowView:
         read_by = self.kept_by()
         labels = as_ids(ids, None, distinct=False)
         out = np.empty((len(labels), read_by.d), np.float32)
-        missing = np.ones(len(labels), bool)
-        for _, rows, segment in self._store.find(labels):
+        for features, rows, positions in self.features_at(labels):
+            for start in range(0, len(rows), _FEATURE_BATCH):
+                some = slice(start, start + _FEATURE_BATCH)
+                out[positions[some]] = read_by.decode(features[rows[some]])
+        return out
+
+    def features_at(
+        self, ids: NDArray[np.int64]
+    ) -> list[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]]:
+        """Where the kept features of the rows with some ids lie; none is read.
+
+        Parameters
+        ----------
+        ids : ndarray, shape (n,), int64
+            Ids of rows that keep features.
+
+        Returns
+        -------
+        list of (features, rows, positions)
+            For each segment with any of them its features (n_rows, size) uint8, and of which rows
+            (m,) and for which of the ids (m,) they are asked for.
+
+        Raises
+        ------
+        UnknownIdError
+            If there is no row with one of the ids.
+        """
+        missing, found = np.ones(len(ids), bool), []
+        for _, rows, segment in self._store.find(ids):
             features = segment.features
             assert features is not None
             here = np.flatnonzero(rows >= 0)
-            for start in range(0, len(here), _FEATURE_BATCH):
-                some = here[start : start + _FEATURE_BATCH]
-                out[some] = read_by.decode(features[rows[some]])
             missing[here] = False
-        refuse_missing(labels, missing)
-        return out
+            found.append((features, rows[here], here))
+        refuse_missing(ids, missing)
+        return found
 
     def kept_by(self) -> FeatureCodec:
         """How the rows keep their features.

@@ -9,13 +9,15 @@ with the fastest instruction set (*level*) of the processor; the environment var
 ``HYPERPQ_SCAN_LEVEL`` selects another one.
 
 Public functions: `search`, `range_search`, `search_segments`, `range_search_segments`, `prepare`,
-`merge_results`, `merge_range_results` and `levels`.
+`merge_results`, `merge_range_results`, `compiled` and `levels`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +40,7 @@ else:
 
 __all__ = [
     "CodeSegment",
+    "compiled",
     "levels",
     "merge_range_results",
     "merge_results",
@@ -184,6 +187,13 @@ def range_search_segments(
     if level == "numpy":
         return reference.range_search_segments(tables, segments, radius)
     return _native.range_search_segments(tables, _arrays(segments), radius, threads, level)
+
+
+def compiled() -> tuple[ModuleType, str] | None:
+    """The compiled kernels and the level in use; None where numpy is."""
+    level = _level()
+    # Kept features are little-endian numbers, which the kernels read as they are.
+    return None if level == "numpy" or sys.byteorder != "little" else (_native, level)
 
 
 def levels() -> dict[str, str]:

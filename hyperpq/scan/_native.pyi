@@ -18,4 +18,15 @@ def range_search_segments(
     threads: int,
     level: str,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
+def compare_features(
+    parts: list[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]],
+    queries: NDArray[np.float64],
+    kind: str,
+    root: bool,
+    mean: NDArray[np.float32] | None,
+    bits: int,
+    differences: bool,
+    threads: int,
+    level: str,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]: ...
 def stream(data: NDArray[np.uint8], level: str) -> int: ...

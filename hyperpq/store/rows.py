@@ -224,11 +224,16 @@ class Rows:
 
 
 def rows_of(ids: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where in ``ascending`` each of ``ids`` is, -1 where it is not; by binary search."""
-    if not len(ascending):
+    """Where in ``ascending`` each of ``ids`` is, -1 where it is not."""
+    n = len(ascending)
+    if not n:
         return np.full(len(ids), -1, np.int64)
+    first = int(ascending[0])
+    if int(ascending[-1]) - first == n - 1:  # No id is left out, as in most indexes.
+        rows = ids - first
+        return np.where((rows >= 0) & (rows < n), rows, -1)
     rows = np.searchsorted(ascending, ids)
-    rows[rows == len(ascending)] = 0
+    rows[rows == n] = 0
     return np.where(ascending[rows] == ids, rows, -1)
 
 

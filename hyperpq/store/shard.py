@@ -90,12 +90,12 @@ class Shard:
         """Codes, shape (n, code_size), uint8: a copy by rows of what `tiled` maps."""
         return self.tiled.rows()
 
-    @property
+    @cached
     def tiled(self) -> TiledCodes:
         """The codes in the layout that is stored and scanned, read-only."""
         return TiledCodes(self._column("codes"), self.n, self.code_size)
 
-    @property
+    @cached
     def ids(self) -> NDArray[np.int64]:
         """Ids, shape (n,), int64, ascending, read-only."""
         return self._column("ids")
@@ -194,7 +194,7 @@ class Shard:
         """Bytes of the features of one row; 0 if there are none."""
         return self.entry.feature_size
 
-    @property
+    @cached
     def features(self) -> NDArray[np.uint8] | None:
         """Features, shape (n, feature_size), uint8, read-only, or None.
 

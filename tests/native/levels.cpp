@@ -1,5 +1,7 @@
-// Every level that runs here against a plain loop: the survivors of random and hostile views, and
-// whole searches. Prints one line for each level; exits with 1 at the first difference.
+// Every level that runs here against a plain loop: the survivors of random and hostile views, whole
+// searches, and products of features. Prints one line for each level; exits with 1 at the first
+// difference.
+#include "compare.h"
 #include "levels.h"
 
 #include <cstdio>
@@ -87,10 +89,80 @@ static bool searches_agree(const Level& level) {
   return true;
 }
 
+// Features of hostile values against a loop that adds in order.
+static bool features_agree(const Level& level) {
+  std::normal_distribution<float> normal;
+  for (int round = 0; round < 300; ++round) {
+    const size_t d = 1 + draw() % 70, n = 1 + draw() % 9, nq = 3;
+    std::vector<float> mean(d);
+    for (float& value : mean) value = normal(draw);
+    const FeatureForm form{static_cast<FeatureForm::Kind>(round % 3), d, draw() % 2 == 0,
+                           draw() % 2 ? mean.data() : nullptr, 23};
+    std::vector<uint8_t> bytes(n * form.size());
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(draw());
+    std::vector<float> x(n * d);
+    for (size_t i = 0; i < n * d; ++i) {
+      uint8_t* row = bytes.data() + i / d * form.size();
+      if (form.kind == FeatureForm::kInt8) {
+        // A scale has 17 bits. Products of that of the last row are beyond the range of float32.
+        const float scale = i / d + 1 == n ? std::ldexp(0x1.fffep0f, 120) : 0x1.2468p-5f;
+        std::memcpy(row, &scale, sizeof scale);
+        const double wide = static_cast<double>(scale) * static_cast<int8_t>(row[4 + i % d]);
+        x[i] = distance_of(wide);
+      } else if (form.kind == FeatureForm::kFloat16) {
+        row[2 * (i % d) + 1] &= 0xbf;  // Finite.
+        const unsigned half = row[2 * (i % d)] | row[2 * (i % d) + 1] << 8;
+        const int exponent = half >> 10 & 31, fraction = half & 1023;
+        const float size = exponent ? std::ldexp(1024.0f + fraction, exponent - 25)
+                                    : std::ldexp(static_cast<float>(fraction), -24);
+        x[i] = half & 0x8000 ? -size : size;
+      } else {
+        x[i] = std::ldexp(normal(draw), static_cast<int>(draw() % 40));
+        std::memcpy(row + 4 * (i % d), &x[i], sizeof x[i]);
+      }
+      if (form.root) x[i] = std::copysign(std::sqrt(std::fabs(x[i])), x[i]);
+      if (form.mean) x[i] -= mean[i % d];
+    }
+    const bool differences = draw() % 2 == 0;
+    std::vector<double> queries(nq * d);
+    for (double& value : queries)
+      value = differences ? normal(draw) : static_cast<double>(draw() % 2000) - 1000;
+    std::vector<const uint8_t*> rows;
+    std::vector<int64_t> which;
+    for (size_t p = 0; p < 3 * n; ++p) {
+      rows.push_back(bytes.data() + p / 3 * form.size());
+      which.push_back(static_cast<int64_t>(draw() % nq));
+    }
+    std::vector<double> dot(3 * n), square(3 * n), unit(3 * n);
+    compare(level, form, rows, which.data(), queries.data(), differences, 1 + draw() % 2,
+            {dot.data(), square.data(), unit.data()});
+    for (size_t p = 0; p < 3 * n; ++p) {
+      const double* query = queries.data() + static_cast<size_t>(which[p]) * d;
+      std::vector<double> values(d);
+      double most = 0, products = 0, squares = 0;
+      for (size_t i = 0; i < d; ++i) {
+        values[i] = x[p / 3 * d + i];
+        if (differences) values[i] = query[i] - values[i];
+        most = std::max(most, std::fabs(values[i]));
+      }
+      int exponent;
+      std::frexp(most, &exponent);
+      for (size_t i = 0; i < d; ++i) {
+        const double whole = std::rint(std::ldexp(values[i], form.bits - exponent));
+        products += differences ? 0 : whole * query[i];
+        squares += whole * whole;
+      }
+      if (dot[p] != products || square[p] != squares) return false;
+      if (unit[p] != std::ldexp(1.0, exponent - form.bits)) return false;
+    }
+  }
+  return true;
+}
+
 int main() {
   for (const Level& level : kLevels) {
     if (!level.runs_here()) continue;
-    const bool right = survivors_agree(level) && searches_agree(level);
+    const bool right = survivors_agree(level) && searches_agree(level) && features_agree(level);
     std::printf("%s %s\n", level.name, right ? "agrees" : "DIFFERS");
     if (!right) return 1;
   }

@@ -9,6 +9,7 @@ namespace hyperpq::avx2 {
 
 #define HYPERPQ_TARGET __attribute__((target("avx2")))
 #include "loops.inl"
+#include "compare.inl"
 
 inline bool runs_here() {
   return __builtin_cpu_supports("avx2");

@@ -17,6 +17,7 @@ namespace hyperpq::avx512bw {
 
 #define HYPERPQ_TARGET __attribute__((target("avx512f,avx512bw")))
 #include "loops.inl"
+#include "compare.inl"
 
 inline bool runs_here() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");

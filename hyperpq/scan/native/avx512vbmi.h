@@ -10,6 +10,7 @@ namespace hyperpq::avx512vbmi {
 
 #define HYPERPQ_TARGET __attribute__((target("avx512f,avx512bw,avx512vbmi")))
 #include "loops.inl"
+#include "compare.inl"
 
 inline bool runs_here() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

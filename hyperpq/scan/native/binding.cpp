@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "compare.h"
 #include "levels.h"
 #include "search.h"
 
@@ -110,6 +111,57 @@ std::vector<std::string> levels() {
   return names;
 }
 
+// Features as they are kept, some of their rows, and the query that each of these meets.
+using FeatureArrays = std::tuple<Array<uint8_t>, Array<int64_t>, Array<int64_t>>;
+
+FeatureForm form_of(const std::string& kind, size_t d, bool root,
+                    const std::optional<Array<float>>& mean, int bits) {
+  require(kind == "int8" || kind == "float16" || kind == "float32",
+          "kind must be int8, float16 or float32");
+  require(!mean || static_cast<size_t>(mean->size()) == d, "mean must have shape (d,)");
+  require(bits >= 1 && bits <= 26, "bits must be 1 to 26");
+  return {kind == "int8"      ? FeatureForm::kInt8
+          : kind == "float16" ? FeatureForm::kFloat16
+                              : FeatureForm::kFloat32,
+          d, root, mean ? mean->data() : nullptr, bits};
+}
+
+py::tuple compare_features(const std::vector<FeatureArrays>& arrays, const Array<double>& queries,
+                           const std::string& kind, bool root,
+                           const std::optional<Array<float>>& mean, int bits, bool differences,
+                           size_t threads, const std::string& level) {
+  require(queries.ndim() == 2, "queries must have shape (nq, d)");
+  const size_t nq = static_cast<size_t>(queries.shape(0));
+  const size_t d = static_cast<size_t>(queries.shape(1));
+  const FeatureForm form = form_of(kind, d, root, mean, bits);
+  const Level& chosen = level_named(level);
+  require(threads >= 1, "threads must be at least 1");
+  const size_t size = form.size();
+  std::vector<const uint8_t*> rows;
+  std::vector<int64_t> which;
+  for (const auto& [features, numbers, of] : arrays) {
+    require(features.ndim() == 2 && static_cast<size_t>(features.shape(1)) == size,
+            "features must have shape (n, size)");
+    require(numbers.ndim() == 1 && of.ndim() == 1 && numbers.size() == of.size(),
+            "rows and which must have one shape (m,)");
+    for (py::ssize_t i = 0; i < numbers.size(); ++i) {
+      const int64_t row = numbers.data()[i], query = of.data()[i];
+      require(row >= 0 && row < features.shape(0), "rows must be 0 to n - 1");
+      require(query >= 0 && static_cast<size_t>(query) < nq, "which must be 0 to nq - 1");
+      rows.push_back(features.data() + static_cast<size_t>(row) * size);
+      which.push_back(query);
+    }
+  }
+  const py::ssize_t m = static_cast<py::ssize_t>(rows.size());
+  py::array_t<double> dot(m), square(m), unit(m);
+  const Products out{dot.mutable_data(), square.mutable_data(), unit.mutable_data()};
+  {
+    py::gil_scoped_release released;
+    compare(chosen, form, rows, which.data(), queries.data(), differences, threads, out);
+  }
+  return py::make_tuple(dot, square, unit);
+}
+
 uint64_t stream(const Array<uint8_t>& data, const std::string& level) {
   const Level& chosen = level_named(level);
   const uint8_t* bytes = data.data();
@@ -128,5 +180,9 @@ PYBIND11_MODULE(_native, module) {
   module.def("range_search_segments", &range_search_segments, py::arg("tables").noconvert(),
              py::arg("segments").noconvert(), py::arg("radius"), py::arg("threads"),
              py::arg("level"));
+  module.def("compare_features", &compare_features, py::arg("parts").noconvert(),
+             py::arg("queries").noconvert(), py::arg("kind"), py::arg("root"),
+             py::arg("mean").noconvert(), py::arg("bits"), py::arg("differences"),
+             py::arg("threads"), py::arg("level"));
   module.def("stream", &stream, py::arg("data").noconvert(), py::arg("level"));
 }

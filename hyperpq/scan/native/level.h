@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 namespace hyperpq {
 
@@ -41,6 +42,20 @@ struct Survivors {
   }
 };
 
+// How features are kept, see codec/feature_codec.py, and normalized, see codec/feature_space.py.
+struct FeatureForm {
+  enum Kind { kInt8, kFloat16, kFloat32 } kind;
+  size_t d;
+  bool root;          // whether signed square roots are taken
+  const float* mean;  // d values that are subtracted then, or null
+  int bits;           // of the integers
+
+  // Bytes of a row; one of int8 begins with its scale.
+  size_t size() const {
+    return kind == kInt8 ? sizeof(float) + d : d * (kind == kFloat16 ? 2 : sizeof(float));
+  }
+};
+
 struct Level {
   const char* name;
 
@@ -60,6 +75,19 @@ struct Level {
   // Loads n bytes and combines them by exclusive or. Its time is a lower bound for a scan that
   // reads every byte.
   uint64_t (*stream)(const uint8_t* data, size_t n);
+
+  // The values (d) of a row of features, normalized. Returns the largest absolute value.
+  double (*values)(const uint8_t* row, const FeatureForm& form, float* out);
+
+  // The largest absolute value of d numbers.
+  double (*largest)(const double* x, size_t d);
+
+  // Rounds x * factor to integers, and returns the sum of their squares and, in `dot`, that of
+  // their products with a query of integers. Both are exact.
+  double (*products)(const float* x, double factor, const double* query, size_t d, double* dot);
+
+  // The sum of the squares of x * factor, rounded to integers.
+  double (*squares)(const double* x, double factor, size_t d);
 };
 
 }  // namespace hyperpq

@@ -10,6 +10,7 @@ namespace hyperpq::neon {
 
 #define HYPERPQ_TARGET
 #include "loops.inl"
+#include "compare.inl"
 
 inline bool runs_here() {
   return true;

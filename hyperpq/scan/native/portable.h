@@ -7,6 +7,7 @@ namespace hyperpq::portable {
 
 #define HYPERPQ_TARGET
 #include "loops.inl"
+#include "compare.inl"
 
 inline bool runs_here() {
   return true;
