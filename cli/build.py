@@ -28,12 +28,12 @@ from hyperpq.cli import index_kind, options, output
 )
 @click.option(
     "--train-size",
-    type=click.IntRange(min=1),
+    type=options.Whole(min=1),
     help="Largest number of images to train on. [default: 25000]",
 )
 @click.option(
     "--view-size",
-    type=click.IntRange(min=0),
+    type=options.Whole(min=0),
     help="Largest number of training images that augmented views are made of. [default: 5000]",
 )
 @click.option(

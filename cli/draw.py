@@ -15,21 +15,21 @@ from hyperpq.cli.text import escaped
 @click.option(
     "-n",
     "count",
-    type=click.IntRange(min=1),
+    type=options.Whole(min=1),
     default=360,
     show_default=True,
     help="Number of images.",
 )
 @click.option(
     "--size",
-    type=click.IntRange(16, 1024),
+    type=options.Whole(16, 1024),
     default=96,
     show_default=True,
     help="Width and height of an image in pixels.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(min=0),
+    type=options.Whole(min=0),
     default=0,
     show_default=True,
     help="Seed of all random choices.",

@@ -63,6 +63,12 @@ class _NameType(click.ParamType):
         return _paths(incomplete, "file")
 
 
+class Whole(click.IntRange):
+    """A whole number; click calls it an "integer range", also where it is none at all."""
+
+    name = "integer"
+
+
 def _paths(incomplete: str, kind: str) -> list[CompletionItem]:
     """The answer that makes a shell complete names of files (``file``) or folders (``dir``)."""
     from click.shell_completion import CompletionItem
@@ -130,7 +136,7 @@ k_option = click.option(
     "-k",
     "-n",
     "k",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     default=10,
     show_default=True,
     help="Number of results for each query.",
@@ -150,14 +156,14 @@ backbone_option = click.option(
 )
 workers_option = click.option(
     "--workers",
-    type=click.IntRange(min=0),
+    type=Whole(min=0),
     default=0,
     show_default="one per core",
     help="Number of threads that decode images.",
 )
 threads_option = click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=Whole(min=1),
     show_default="one per core",
     help="Number of threads of the search.",
 )
@@ -240,16 +246,16 @@ def training_options(command: F) -> F:
     for option in (
         click.option(
             "--epochs",
-            type=click.IntRange(min=0),
+            type=Whole(min=0),
             help="Number of training epochs. [default: that of the recipe]",
         ),
-        click.option(
-            "--seed", type=click.IntRange(min=0), help="Seed of all random choices. [default: 0]"
-        ),
+        click.option("--seed", type=Whole(min=0), help="Seed of all random choices. [default: 0]"),
         click.option(
             "--metric",
-            type=click.Choice(["l1", "geodesic", "chord"]),
-            help="How the distances of the subspaces are added up. [default: l1]",
+            type=click.Choice(["l1", "geodesic", "chord", "cosine", "l2", "ip"]),
+            help="How the distances of the subspaces are added up: l1, geodesic or chord. With "
+            "--objective fidelity, whose exact neighbours are kept: those by cosine, l2 or ip "
+            "(inner product). [default: l1, or cosine]",
         ),
         click.option(
             "--recipe",
@@ -260,7 +266,7 @@ def training_options(command: F) -> F:
             "--objective",
             type=click.Choice(["semantic", "fidelity", "balanced"]),
             help="What codes preserve: which items belong together (semantic), the exact "
-            "neighbours of the features (fidelity), or half of the code for each (balanced). "
+            "neighbours (fidelity), or half of the code for each (balanced). "
             "[default: semantic]",
         ),
         click.option(

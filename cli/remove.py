@@ -32,17 +32,19 @@ def command(folders: tuple[Path, ...], index_path: Path, where: str | None, quie
         raise click.UsageError("expected either folders DIR or --where CONDITION.")
     if where is None:
         index_kind.need_images(index_path, index_kind.NO_PATHS_TO_REMOVE)
+    elif not quiet:
+        output.warn_of_values(index_path, where)
+    again: output.Facts = []
+    if where is None or index_kind.is_of_images(index_path):
         from hyperpq.images import ImageIndex
 
         images = ImageIndex.open(index_path, device="cpu")
-        report, index = images.forget(folders), images.index
+        report, index = images.forget(folders or None, where=where), images.index
         removed, again = report.removed, output.added_again(report)
     else:
         from hyperpq.index import HiHPQIndex
 
-        if not quiet:
-            output.warn_of_values(index_path, where)
         index = HiHPQIndex.load(index_path, device="cpu")
-        removed, again = index.remove_ids(where=where), []
+        removed = index.remove_ids(where=where)
     if not quiet:
         output.emit_summary([("removed", f"{removed:,}"), ("left", f"{index.ntotal:,}"), *again])

@@ -3,10 +3,10 @@ from .build import BuildOptions as BuildOptions
 from .build import BuildReport as BuildReport
 from .build import build_index as build_index
 from .build import update_index as update_index
+from .forget import ForgetReport as ForgetReport
 from .image_index import ImageIndex as ImageIndex
 from .results import Answer as Answer
 from .results import Answers as Answers
 from .results import Encoded as Encoded
 from .results import Result as Result
 from .results import UpdateReport as UpdateReport
-from .updater import ForgetReport as ForgetReport

@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from hyperpq.errors import InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images.additions import Added, Additions
+from hyperpq.images.forget import ForgetReport, forget_paths, forget_where
 from hyperpq.images.image_reader import ImageReader
 from hyperpq.images.listing import PathLike
 from hyperpq.images.sources import ImageLike, as_sources
-from hyperpq.images.updater import ForgetReport, Updater
 from hyperpq.progress import ProgressLike
 
 if TYPE_CHECKING:
@@ -181,18 +181,19 @@ class ImageIndex(ImageReader):
             return self.index.remove_ids(ids, where=where)
         if ids is not None or where is not None:
             raise InvalidInputError("below is given with ids or where; expected one of them.")
-        return Updater(self).forget(below).removed
+        return forget_paths(self.index, below, missing=False).removed
 
     def forget(
         self,
         paths: PathLike | Sequence[PathLike] | None = None,
         *,
         missing: bool = False,
+        where: str | Where | None = None,
         progress: ProgressLike = None,
     ) -> ForgetReport:
         """Remove folders with their images, or images whose files are gone, in one transaction.
 
-        No file is touched.
+        No file is touched. `remove` does the same, without a report.
 
         Parameters
         ----------
@@ -202,8 +203,13 @@ class ImageIndex(ImageReader):
             another recorded folder, too, are added again by its next update.
         missing : bool
             Whether to remove only images whose files are gone, of ``paths`` or of the whole index.
-            An image is kept whose file may be on a disk that is not mounted, and so is one that
-            was added without a file.
+            A recorded folder that does not exist any more is forgotten with them. An image is kept
+            whose file may be on a disk that is not mounted: if the file system that its recorded
+            folder was on is not mounted, if the system does not say that it is gone, if it is at or
+            below a broken link, or if the deepest folder of its path that exists is empty. One that
+            was added without a file is kept, too.
+        where : str or Where, optional
+            Instead of the others, a condition on the images to remove, see `query`.
         progress : Progress or bool, optional
             Where to report progress; True draws bars on stderr.
 
@@ -214,10 +220,21 @@ class ImageIndex(ImageReader):
         Raises
         ------
         InvalidInputError
-            If neither argument is given, or the index has nothing at or below one of the paths;
-            nothing was changed.
+            If nothing is given, the condition is not valid, or the index has nothing at or below
+            one of the paths; nothing was changed.
         """
-        return Updater(self).forget(paths, missing=missing, progress=progress)
+        if where is not None:
+            if paths is not None or missing:
+                raise InvalidInputError(
+                    "where is given with paths or missing; expected one of them."
+                )
+            return forget_where(self.index, where)
+        if paths is None and not missing:
+            raise InvalidInputError(
+                "neither paths, missing nor where is given; expected folders or images, "
+                "missing=True, or a condition."
+            )
+        return forget_paths(self.index, paths, missing=missing, progress=progress)
 
     def retrain(self, *, seed: int = 0, progress: ProgressLike = None, **changes: Any) -> None:
         """Learn the codec again from the kept features, and encode all images anew, in one commit.

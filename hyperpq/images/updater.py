@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.errors import InvalidInputError
 from hyperpq.images import skipped as skipped_files
 from hyperpq.images.changes import (
     Changes,
-    ancestors,
     compare,
     entries,
-    file_exists,
     folder_names,
-    is_below,
-    is_gone,
     stored_time,
 )
 from hyperpq.images.extract import Features, ReadOptions, extract_features
-from hyperpq.images.listing import PathLike, as_roots
+from hyperpq.images.listing import PathLike
 from hyperpq.images.moves import HASH, find_moves
 from hyperpq.images.results import UpdateReport
 from hyperpq.images.roots import (
-    Roots,
-    change_roots,
-    present_roots,
     recorded_roots,
     unmounted,
-    without,
 )
 from hyperpq.progress import Progress, ProgressLike, as_progress
 from hyperpq.store.columns import TIME
@@ -47,26 +36,6 @@ if TYPE_CHECKING:
 
 SEGMENT_SIZE = 4096
 """Images of one segment and one commit: at 160 images a second, a kill loses half a minute."""
-
-
-@dataclass(frozen=True)
-class ForgetReport:
-    """What `ImageIndex.forget` did.
-
-    Attributes
-    ----------
-    removed : int
-        Number of images that the index has no longer.
-    kept : int
-        Number of images whose files are not there, but may be on a disk that is not mounted.
-    again : dict of bytes to int
-        Recorded folders that have removed images, and how many: the next update adds them again,
-        unless they are excluded there or moved away.
-    """
-
-    removed: int
-    kept: int = 0
-    again: dict[bytes, int] = field(default_factory=dict)
 
 
 class Updater:
@@ -131,7 +100,9 @@ class Updater:
         changes = difference.find(progress)
         report = UpdateReport(unchanged=len(changes.unchanged), skipped=dict(skipped or {}))
         rows = self._index.collection.view()
-        moves = find_moves(changes, listed, rows, self._unmounted(), workers, progress)
+        moves = find_moves(
+            changes, listed, rows, unmounted(recorded_roots(self._index)), workers, progress
+        )
         report.moved = self._relabel(difference, moves)
         changes = difference.changes
         report.kept = len(changes.kept)
@@ -203,86 +174,6 @@ class Updater:
         report.kept += len(kept)
         report.skipped |= {batch[row].path: why for row, why in features.skipped}
 
-    def forget(
-        self,
-        paths: PathLike | Sequence[PathLike] | None = None,
-        *,
-        missing: bool = False,
-        progress: ProgressLike = None,
-    ) -> ForgetReport:
-        """Remove images from the index, in one transaction; no file is touched.
-
-        Parameters
-        ----------
-        paths : path-like or sequence of path-like, optional
-            Folders or images, which need not exist any more: the images at or below them are
-            removed, and what of them is a recorded folder is not brought up to date by later
-            updates. Images that are still below another recorded folder are added again by the
-            next update of that one, see `ForgetReport.again`.
-        missing : bool
-            Whether to remove only images whose files are gone, of all folders or of ``paths``. A
-            folder that does not exist any more may be among them. An image is kept whose file may
-            be on a disk that is not mounted: if the file system that its recorded folder was on is
-            not mounted, if the system does not say that it is gone, if it is at or below a broken
-            link, or if the deepest folder of its path that exists is empty.
-        progress : Progress or bool, optional
-            Where to report progress.
-
-        Returns
-        -------
-        ForgetReport
-
-        Raises
-        ------
-        InvalidInputError
-            If neither argument is given, or the index has neither an image nor a folder at or below
-            one of the paths; nothing was changed.
-        """
-        self._index.collection.check_writable()
-        if paths is None and not missing:
-            raise InvalidInputError(
-                "neither paths nor missing is given; expected folders or images, or missing=True."
-            )
-        folders = [b"/"] if paths is None else as_roots(paths)
-        collection, found = self._index.collection, dict.fromkeys(folders, 0)
-        ends = [(folder, (os.path.join(folder, b""),)) for folder in found]
-        images: dict[int, bytes] = {}
-        away, kept = self._unmounted(), 0
-        with as_progress(progress).phase("check", len(self._images)) as phase:
-            for path, _, id in entries(collection, phase):
-                below = [folder for folder, end in ends if is_below(path, end)]
-                for folder in below:
-                    found[folder] += 1
-                if below and missing and not is_gone(path, away):
-                    kept += not os.path.lexists(path)
-                elif below:
-                    images[id] = path
-        roots = recorded_roots(self._index)
-        for folder, count in found.items():
-            is_recorded = len(without(roots, [folder])) < len(roots)
-            if paths is not None and not count and not is_recorded:
-                raise InvalidInputError(
-                    f"{os.fsdecode(folder)} has no image in {self._index.path}; expected a folder "
-                    "or an image of which the index has any."
-                )
-        if missing:
-            # A recorded folder that is gone would have to be named in every later update.
-            inside = set(roots) - set(without(roots, folders))
-            folders = [root.path for root in inside if is_gone(root.path, away)]
-        with collection.exclusive() as changed:
-            if changed:
-                # Another process may have found where an image is now.
-                images = {i: path for path, _, i in entries(collection) if images.get(i) == path}
-            removed = self._index.remove_ids(sorted(images)) if images else 0
-            change_roots(self._index, lambda roots: without(roots, folders))
-            if not missing:
-                skipped_files.update_report(collection, {}, (), folders)
-        return ForgetReport(removed, kept, _listed_again(recorded_roots(self._index), images))
-
-    def _unmounted(self) -> set[bytes]:
-        """The recorded folders of whose images nothing is known now."""
-        return unmounted(present_roots(self._index.metadata, self._index.path))
-
     def add_features(
         self,
         files: Sequence[ImageFile],
@@ -338,18 +229,6 @@ def has_hashes(images: ImageIndex) -> bool:
     """Whether an index has the column `HASH`; it gets one with its first images."""
     names = images.index.collection.view().attribute_names
     return not names or HASH in names
-
-
-def _listed_again(roots: Roots, removed: Mapping[int, bytes]) -> dict[bytes, int]:
-    """Recorded folders, and how many of the removed images are still in each."""
-    count: Counter[bytes] = Counter()
-    recorded = {root.path for root in roots}
-    for path in removed.values():
-        # Of two folders, the one that is in the other.
-        folder = next((folder for folder in ancestors(path) if folder in recorded), None)
-        if folder is not None and file_exists(path):
-            count[folder] += 1
-    return dict(sorted(count.items()))
 
 
 def _attributes(files: Sequence[ImageFile]) -> dict[str, Any]:

@@ -70,7 +70,12 @@ def test_update_and_forget(run, own):
     for command, path in zip(("forget", "remove"), sorted((own / "more").iterdir()), strict=False):
         done = run(command, path)
         assert done["removed"] == "1" and done["next update"].startswith(again)
-    assert run("update")["added"] == "2"
+    species = images[0].parent
+    n = len(list(species.iterdir()))
+    done = run("remove", "--where", f"folder == '{species.name}'")
+    assert done["removed"] == str(n)
+    assert done["next update"].startswith(f"adds {n} again from {own / 'photos'}; to prevent")
+    assert run("update")["added"] == str(2 + n)
     done = run("forget", "photos")
     assert (done["left"], done.get("next update")) == ("3", None)
     assert "/photos has no image in " in run("remove", "photos", code=2)

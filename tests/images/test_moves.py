@@ -14,13 +14,12 @@ from image_tools import Grid, build, fill, image, paths_of, tree, update
 
 from hyperpq import ImageIndex
 from hyperpq.errors import DatasetError, InvalidInputError
-from hyperpq.images import updater
+from hyperpq.images import forget, updater
 from hyperpq.images.build import update_index
 from hyperpq.images.build.update import update_images
 from hyperpq.images.changes import is_gone
 from hyperpq.images.roots import change_roots, recorded_roots
 from hyperpq.images.skipped import from_csv
-from hyperpq.images.updater import Updater
 from hyperpq.index.path_map import parse_roots, with_roots
 
 
@@ -463,25 +462,45 @@ def test_forget_images_and_folders(place):
     fill(place / "q", 3, start=50)
     index, _ = update([place / "p", place / "q"], place / "index")
     shutil.rmtree(place / "q")
-    assert Updater(index).forget(place / "q").removed == 3
+    assert index.forget(place / "q").removed == 3
     assert [root.path for root in recorded_roots(index.index)] == [os.fsencode(place / "p")]
-    report = Updater(index).forget([place / "p/a/000.png", place / "p/b"])
+    report = index.forget([place / "p/a/000.png", place / "p/b"])
     assert (report.removed, report.kept, len(index)) == (5, 0, 5)
     # The report says that they are added again.
     assert report.again == {os.fsencode(place / "p"): 5}
     before = tree(place / "index")
     with pytest.raises(InvalidInputError, match=r"/nowhere has no image in .*index; expected"):
-        Updater(index).forget([place / "p", place / "nowhere"])
-    with pytest.raises(InvalidInputError, match="neither paths nor missing is given"):
-        Updater(index).forget()
+        index.forget([place / "p", place / "nowhere"])
+    with pytest.raises(InvalidInputError, match="neither paths, missing nor where is given"):
+        index.forget()
     assert tree(place / "index") == before
     # What is still there is added again with its folder.
     index, report = update([place / "p"], place / "index")
     assert (report.added, len(index)) == (5, 10)
-    report = Updater(index).forget(place)
+    report = index.forget(place)
     assert (report.removed, report.again) == (10, {})
     with pytest.raises(InvalidInputError, match="records no folder"):
         update_index(None, place / "index", backbone=Grid())
+
+
+def test_forget_by_a_condition(place):
+    """The report says that they are added again, as with folders."""
+    index = opened(place)
+    index.add((place / "p/a/001.png").read_bytes(), "without a file")
+    before = tree(place / "index")
+    for given in ({"paths": place / "p"}, {"missing": True}):
+        with pytest.raises(InvalidInputError, match="where is given with paths or missing"):
+            index.forget(where="folder == 'c'", **given)
+    with pytest.raises(InvalidInputError, match="folded"):
+        index.forget(where="folded == 'c'")
+    assert tree(place / "index") == before
+    (place / "p/b/c/010.png").unlink()
+    report = index.forget(where="folder == 'c' or path == 'without a file'")
+    assert (report.removed, report.kept, len(index)) == (5, 0, 6)
+    assert report.again == {os.fsencode(place / "p"): 3}
+    assert index.forget(where="folder == 'c'").removed == 0
+    _, report = update_index(None, place / "index", backbone=Grid())
+    assert report.added == 3
 
 
 def test_what_was_added_at_the_former_place_of_a_folder_that_is_forgotten(place):
@@ -512,30 +531,30 @@ def test_forget_what_is_missing(place):
     (place / "r").mkdir()
     (place / "s").rename(place / "away")
     (place / "s").symlink_to("nowhere")
-    report = Updater(index).forget(place / "p", missing=True)
+    report = index.forget(place / "p", missing=True)
     assert (report.removed, report.kept, report.again, len(index)) == (5, 0, {}, 13)
     before = opened(place)
-    report = Updater(index).forget(missing=True)
+    report = index.forget(missing=True)
     assert (report.removed, report.kept, len(index)) == (2, 4, 11)
     assert unchanged_rows(index, before)
     recorded = [os.path.basename(root.path) for root in recorded_roots(index.index)]
     assert recorded == [b"p", b"r", b"s", b"t"]
-    assert Updater(index).forget(missing=True).removed == 0
+    assert index.forget(missing=True).removed == 0
 
 
 def test_an_image_that_another_process_finds_is_not_forgotten(place, monkeypatch):
     """It has moved, and the other process has listed its new folder."""
     index = opened(place)
     (place / "p").rename(place / "q")
-    real = updater.recorded_roots
+    real = forget.recorded_roots
 
     def recorded(index):
-        monkeypatch.setattr(updater, "recorded_roots", real)
+        monkeypatch.setattr(forget, "recorded_roots", real)
         update([place / "q"], place / "index")
         return real(index)
 
-    monkeypatch.setattr(updater, "recorded_roots", recorded)
-    assert Updater(index).forget(missing=True).removed == 0
+    monkeypatch.setattr(forget, "recorded_roots", recorded)
+    assert index.forget(missing=True).removed == 0
     assert len(opened(place)) == 10
 
 
