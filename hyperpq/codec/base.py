@@ -104,6 +104,33 @@ class Codec(nn.Module, ABC):
             Each row has the same bits in any batch.
         """
 
+    @property
+    def has_corrections(self) -> bool:
+        """Whether the best codes of a search can be ranked again without features."""
+        return False
+
+    def corrections(self, codes: ArrayLike) -> NDArray[np.float64]:
+        """What makes distances of codes more exact, from the codes alone, see `AdditiveCodec`.
+
+        Parameters
+        ----------
+        codes : array_like, shape (n, code_size), uint8
+            What `encode` returned.
+
+        Returns
+        -------
+        ndarray, shape (n,), float64
+            To be added to the sum of table entries of any query; 0 for codes whose table entries
+            say all that is known.
+
+        Raises
+        ------
+        NotTrainedError, InvalidInputError
+            See `decode`.
+        """
+        self.check_trained()
+        return np.zeros(len(as_codes(codes, self.code_size)))
+
     @abstractmethod
     def feature_space(self) -> FeatureSpace:
         """How features themselves are compared where a search is refined by them."""
@@ -218,7 +245,7 @@ class Codec(nn.Module, ABC):
         ndarray, shape (nq, M, K), float32
             ``out[q, m, k]`` is what codeword k of codebook m adds to the distance of query q: the
             distance in subspace m (metric ``l1``), its square (``geodesic``), the squared chord
-            (``chord``), or a share of the squared distance (``inner``, ``l2``) or of the negated
+            (``chord``), or a share of the squared distance (``cosine``, ``l2``) or of the negated
             inner product (``ip``).
 
         Raises

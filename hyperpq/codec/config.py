@@ -15,14 +15,21 @@ import numpy as np
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
 from hyperpq.geometry.registry import GEOMETRIES, METRICS, GeometryName, Metric
-from hyperpq.quantizers.flat_metrics import FLAT_METRICS, FlatMetric
+from hyperpq.quantizers.flat_metrics import (
+    FIDELITY_METRICS,
+    FLAT_METRICS,
+    FidelityMetric,
+    FlatMetric,
+)
 from hyperpq.utils.validation import as_choice, as_count, as_number
 
 Normalization = Literal["power", "unit", "none"]
 Head = Literal["linear", "orthogonal"]
 
-LEARNED_METRICS = (*METRICS, "inner")
-"""Metrics that learned codes can have: those of product codes, and that of additive codes."""
+LEARNED_METRICS = (*METRICS, *FIDELITY_METRICS)
+"""Metrics that learned codes can have: those of product codes, and those of additive codes."""
+INNER = "inner"
+"""Name of the metric ``cosine`` of additive codes in files and in earlier versions."""
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 HEADS: tuple[Head, ...] = get_args(Head)
 
@@ -154,7 +161,10 @@ class AdditiveConfig:
     D : int
         Coordinates of a vector and of each codeword, at least 2.
     normalization : {"power", "unit", "none"}
-        As in `CodecConfig`.
+        As in `CodecConfig`; ``none`` with the metrics ``l2`` and ``ip``.
+    metric : {"cosine", "l2", "ip"}
+        What distances of codes estimate: 2 - 2 cos, the squared Euclidean distance, or the negative
+        of the inner product.
 
     Raises
     ------
@@ -167,11 +177,18 @@ class AdditiveConfig:
     nbits: int = 8
     D: int = 16
     normalization: Normalization = "unit"
+    metric: FidelityMetric = "cosine"
 
     def __post_init__(self) -> None:
         as_count(self.d, "d")
         check_sizes(self.M, self.D, self.nbits, least=2)
         as_choice(self.normalization, "normalization", NORMALIZATIONS)
+        as_choice(self.metric, "metric", FIDELITY_METRICS)
+        if self.metric != "cosine" and self.normalization != "none":
+            raise InvalidInputError(
+                f"normalization is {self.normalization!r} with the metric {self.metric!r}; "
+                "expected 'none', as lengths of features count."
+            )
         _as_python(self)
 
     @property
@@ -212,6 +229,11 @@ class BalancedConfig:
                 f"{two.nbits} and {two.M}; expected the same d and nbits, and as many codes in "
                 "both or one more in semantic."
             )
+        if two.metric != "cosine":
+            raise InvalidInputError(
+                f"fidelity has the metric {two.metric!r}; expected 'cosine', as semantic codes "
+                "compare directions, too."
+            )
         _check_number(self.balance, "balance")
         if not 0 <= self.balance <= 1:
             raise InvalidInputError(f"balance is {self.balance}; expected 0 to 1.")
@@ -231,6 +253,32 @@ class BalancedConfig:
     def nbits(self) -> int:
         """Bits of one code."""
         return self.semantic.nbits
+
+
+def stored_metric(metric: str | None) -> str | None:
+    """Name of a metric in files."""
+    return INNER if metric == "cosine" else metric
+
+
+def fidelity_metric(metric: str | None) -> FidelityMetric:
+    """Metric of additive codes, of what was asked for: ``cosine`` unless it is one of theirs.
+
+    The metrics of product codes, such as the default of an index, say nothing about them.
+    """
+    for known in FIDELITY_METRICS:
+        if metric == known:
+            return known
+    return "cosine"
+
+
+def check_metric(metric: str, objective: str) -> None:
+    """Raise `InvalidInputError` for a metric of additive codes with another objective."""
+    if objective != "fidelity" and metric in (*FIDELITY_METRICS, INNER):
+        raise InvalidInputError(
+            f"metric is {metric!r} with the objective {objective!r}; expected 'l1', 'geodesic' or "
+            "'chord'; the objective 'fidelity' has codes for the neighbours by 'cosine', 'l2' or "
+            "'ip'."
+        )
 
 
 def balanced_parts(M: int, nbits: int = 8) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self, override
 
 from hyperpq.codec.base import Codec
+from hyperpq.codec.config import INNER
 from hyperpq.codec.feature_space import FeatureSpace
 from hyperpq.codes import MAX_CODES
 from hyperpq.errors import InvalidInputError
@@ -101,7 +102,8 @@ class LearnedCodec(Codec):
                 f"nbits up to {MAX_CODES} x nbits."
             )
         hint = f"leave it out to keep {self.metric!r}"
-        metric = self.metric if metric is None else as_choice(metric, "metric", self.METRICS, hint)
+        named = "cosine" if metric == INNER else metric
+        metric = self.metric if named is None else as_choice(named, "metric", self.METRICS, hint)
         features = None if x is None else as_features(x, self.d)
         if not (self.n_sample if features is None else len(features)):
             raise InvalidInputError("x has no rows; expected features to fit codebooks to.")

@@ -17,20 +17,34 @@ from torch import Tensor, nn
 from hyperpq.codec.additive import AdditiveCodec
 from hyperpq.codec.balanced import BALANCED, BalancedCodec
 from hyperpq.codec.base import Codec
-from hyperpq.codec.config import AdditiveConfig, CodecConfig, Normalization, PQConfig
+from hyperpq.codec.config import (
+    INNER,
+    AdditiveConfig,
+    CodecConfig,
+    Normalization,
+    PQConfig,
+    stored_metric,
+)
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec, check_orthonormal
 from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError
 from hyperpq.geometry.registry import CURVATURE_RANGE, GEOMETRIES
+from hyperpq.quantizers.flat_metrics import FIDELITY_METRICS, FidelityMetric
 
 AnyCodec: TypeAlias = HiHPQCodec | AdditiveCodec | BalancedCodec | PQCodec
 
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
 _FORMAT = "hyperpq-codec"
-# Version of the files of learned codecs, and of those with the key ``kind``. Flat codebooks changed
-# less often, and their readers name the version of what they don't know.
+# Version of the files of learned codecs, of those with the key ``kind``, and of additive codecs that
+# have not the metric cosine. Flat codebooks changed less often, and readers name the version of what
+# they don't know.
 _VERSION = 3
 _VERSIONS_OF_KINDS = {"pq": 2, BALANCED: 3}
+_VERSION_OF_LENGTHS = 4
+# Metrics of additive codecs by their names in files.
+_ADDITIVE_METRICS: dict[str, FidelityMetric] = {
+    INNER if metric == "cosine" else metric: metric for metric in FIDELITY_METRICS
+}
 # Characters of a file that a message quotes at most.
 _MAX_QUOTED = 300
 
@@ -148,7 +162,7 @@ def stored_settings(codec: Codec) -> dict[str, Any]:
         return {"kind": BALANCED, **sizes, "score": codec.metric, **parts, **recipe}
     settings = codec.settings()
     recipe = {"recipe": stored_recipe(settings.pop("recipe"))} if "recipe" in settings else {}
-    stored = _renamed(settings, STORED_NAMES) | recipe
+    stored = _renamed(settings, STORED_NAMES) | {"score": stored_metric(codec.metric)} | recipe
     if isinstance(codec, PQCodec):
         return {"kind": "pq", **stored}
     if isinstance(codec, AdditiveCodec):
@@ -212,7 +226,8 @@ def _normalization(stored: Mapping[str, Any]) -> Normalization:
 
 def _version(stored: Mapping[str, Any]) -> int:
     if "kind" not in stored:
-        return _VERSION
+        others = [name for name in _ADDITIVE_METRICS if name != INNER]
+        return _VERSION_OF_LENGTHS if stored.get("score") in others else _VERSION
     if stored["kind"] not in _VERSIONS_OF_KINDS:
         expected = " or ".join(map(repr, _VERSIONS_OF_KINDS))
         raise ValueError(f"kind is {stored['kind']!r}; expected {expected}")
@@ -237,7 +252,7 @@ def _from_settings(files: Mapping[str, bytes]) -> AnyCodec:
         codec: HiHPQCodec | AdditiveCodec | BalancedCodec
         if stored.get("kind") == BALANCED:
             codec = _empty_balanced(stored, length)
-        elif stored["score"] in AdditiveCodec.METRICS:
+        elif stored["score"] in _ADDITIVE_METRICS:
             codec = _empty_additive(stored, length)
         else:
             codec = _empty_hihpq(stored, length)
@@ -293,7 +308,8 @@ def _empty_additive(stored: Mapping[str, Any], length: int) -> AdditiveCodec:
     if wrong:
         raise ValueError(f"{wrong[0]} is {stored[wrong[0]]!r} with the metric {stored['score']!r}")
     _check_max_norm(learned["max_norm"])
-    codec = AdditiveCodec(AdditiveConfig(d, M, nbits, D, _normalization(stored)))
+    metric = _ADDITIVE_METRICS[stored["score"]]
+    codec = AdditiveCodec(AdditiveConfig(d, M, nbits, D, _normalization(stored), metric))
     codec.sample = nn.Buffer(torch.zeros(sample, F, dtype=torch.float16))
     return codec
 
@@ -359,10 +375,10 @@ def _empty_balanced(stored: Mapping[str, Any], length: int) -> BalancedCodec:
             "have"
         )
     metrics = (stored["score"], stored["fidelity"]["score"])
-    if metrics != (codec.metric, fidelity.metric):
+    if metrics != (codec.metric, INNER):
         raise ValueError(
             f"score is {metrics[0]!r} and that of the fidelity part {metrics[1]!r}; expected "
-            f"{codec.metric!r} and {fidelity.metric!r}"
+            f"{codec.metric!r} and {INNER!r}"
         )
     # Both parts have the recipe of the whole.
     semantic.recipe = fidelity.recipe = loaded_recipe(dict(stored["recipe"]))

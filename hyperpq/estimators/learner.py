@@ -14,7 +14,7 @@ from sklearn.base import (
 )
 from sklearn.utils import check_random_state
 
-from hyperpq.codec.config import LEARNED_METRICS
+from hyperpq.codec.config import INNER, LEARNED_METRICS
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.utils.validation import as_choice
 
@@ -54,9 +54,14 @@ class Learner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _learn(self, rows: NDArray[np.float32]) -> HiHPQIndex:
         """A trained and empty index for rows like these (n, d)."""
-        as_choice(self.metric, "metric", LEARNED_METRICS)
+        as_choice(self.metric, "metric", (*LEARNED_METRICS, INNER))
         index = HiHPQIndex(
-            rows.shape[1], self.M, self.nbits, metric=self.metric, device=self.device
+            rows.shape[1],
+            self.M,
+            self.nbits,
+            metric=self.metric,
+            objective=self.objective,
+            device=self.device,
         )
         changes: dict[str, Any] = {} if self.epochs is None else {"epochs": self.epochs}
         seed = self.random_state

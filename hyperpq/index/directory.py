@@ -256,4 +256,7 @@ def kept_code_size(store: IndexStore, expected: int) -> int:
 
 def codec_settings(codec: Codec) -> dict[str, Any]:
     """Settings of a codec that a manifest repeats; its name of the metric is ``score``."""
-    return {"d": codec.d, "M": codec.M, "nbits": codec.nbits, "score": codec.metric}
+    from hyperpq.codec.config import stored_metric
+
+    metric = stored_metric(codec.metric)
+    return {"d": codec.d, "M": codec.M, "nbits": codec.nbits, "score": metric}

@@ -43,9 +43,10 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
         each of them ``IDMap`` or ``IDMap2``, in front (``IDMap,``) or at the end (``,IDMap``), is
         accepted and has no effect, since vectors can always have ids of their own.
     metric : str or int, optional
-        Metric of the index: ``l2`` (the default) or ``ip`` of plain codebooks, or FAISS's numbers
-        ``faiss.METRIC_L2`` and ``faiss.METRIC_INNER_PRODUCT`` of these; ``l1``, ``geodesic`` or
-        ``chord`` of ``HiHPQ``, if the text does not say it.
+        Metric of the index: ``l2`` (the default) or ``ip`` of plain codebooks; ``cosine`` (the
+        default), ``l2`` or ``ip`` of codes that keep exact neighbours; ``l1``, ``geodesic`` or
+        ``chord`` of other codes, if the text does not say it. FAISS's numbers ``faiss.METRIC_L2``
+        and ``faiss.METRIC_INNER_PRODUCT`` stand for ``l2`` and ``ip``.
 
     Returns
     -------
@@ -81,13 +82,14 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
 def _learned(text: str, named: str | None, metric: str | int | None) -> dict[str, str]:
     """Metric and objective of learned codes."""
     if named == "fidelity":
-        if metric not in (None, "inner"):
+        name = _NUMBERED.get(metric, metric) if type(metric) is int else metric
+        if name not in (None, "inner", "cosine", *_NUMBERED.values()):
             raise InvalidInputError(
-                f"metric is {metric!r} with the factory text {text!r}; expected none, as codes of "
-                "the objective 'fidelity' have the metric 'inner'; leave it out."
+                f"metric is {metric!r} with the factory text {text!r}; expected 'cosine', 'l2' or "
+                "'ip', or faiss.METRIC_L2 or faiss.METRIC_INNER_PRODUCT; leave it out for 'cosine'."
             )
-        # The metric of another training, if there is one.
-        return {"metric": "l1", "objective": "fidelity"}
+        # Nobody has asked for a metric, which another training may have.
+        return {"metric": "l1" if name in (None, "inner") else str(name), "objective": "fidelity"}
     if named == "balanced":
         # The metric of its semantic codes.
         return {**_learned(text, None, metric), "objective": "balanced"}
@@ -143,7 +145,9 @@ def index_factory(
     >>> index_factory(64, "HiHPQ8x8", device="cpu")
     HiHPQIndex(d=64, M=8, nbits=8, metric='l1', objective='semantic', not trained)
     >>> index_factory(64, "HiHPQ8x8,fidelity", device="cpu")
-    HiHPQIndex(d=64, M=8, nbits=8, metric='inner', objective='fidelity', not trained)
+    HiHPQIndex(d=64, M=8, nbits=8, metric='cosine', objective='fidelity', not trained)
+    >>> index_factory(64, "HiHPQ8x8,fidelity", "l2", device="cpu")
+    HiHPQIndex(d=64, M=8, nbits=8, metric='l2', objective='fidelity', not trained)
     >>> index_factory(64, "HiHPQ8x8,balanced", device="cpu")
     HiHPQIndex(d=64, M=8, nbits=8, metric='balanced', objective='balanced', not trained)
     >>> index_factory(64, "OPQ8_32,PQ8", "ip", device="cpu")

@@ -39,16 +39,17 @@ class HiHPQIndex(TrainableIndex):
         Number of subquantizers, and so of codes of one vector: 8 codes of 8 bits are 64 bits.
     nbits : {8, 4}
         Bits of one code; a vector has M * nbits bits.
-    metric : {"l1", "geodesic", "chord", "l2", "ip"}
-        How distances add up over the subspaces, see `ProductQuantizer`. With ``l2`` and
-        ``ip`` the index has plain codebooks and learns no representation, like FAISS's ``IndexPQ``;
-        ``d`` must be a multiple of M.
+    metric : {"l1", "geodesic", "chord", "cosine", "l2", "ip"}
+        How distances add up over the subspaces, see `ProductQuantizer`. With the objective
+        ``fidelity``: whose neighbours codes keep, those by ``cosine``, its default, by the
+        Euclidean distance (``l2``) or by the inner product (``ip``); ``cosine`` alone says that
+        objective, too. With ``l2`` and ``ip`` and no objective the index has plain codebooks and
+        learns no representation, like FAISS's ``IndexPQ``; ``d`` must be a multiple of M.
     objective : {"semantic", "fidelity", "balanced"}, optional
         What codes keep: ``semantic``, the default, brings vectors that belong together close to
-        each other; ``fidelity`` keeps the exact neighbours by cosine, as FAISS's codes do. Its
-        codes have the metric ``inner`` whatever is said above, see `AdditiveCodec`. ``balanced``
-        gives half of the codes to each, M at least 2, and adds up both distances, see
-        `BalancedCodec`; the metric above is that of its semantic codes.
+        each other; ``fidelity`` keeps the exact neighbours, as FAISS's codes do, see
+        `AdditiveCodec`. ``balanced`` gives half of the codes to each, M at least 2, and adds up
+        both distances, see `BalancedCodec`; the metric above is that of its semantic codes.
     rotation : int
         With plain codebooks, the width of the vectors after a learned rotation (OPQ), see
         `PQConfig`; 0 for none.
@@ -129,16 +130,17 @@ class HiHPQIndex(TrainableIndex):
         features: KeptFeatures = "none",
         device: str = "auto",
     ) -> None:
-        from hyperpq.codec.config import LEARNED_METRICS, PQConfig
+        from hyperpq.codec.config import INNER, LEARNED_METRICS, PQConfig
         from hyperpq.quantizers.flat_metrics import FLAT_METRICS
 
         self.d, self._M, self._nbits = as_count(d, "d"), as_count(M, "M"), as_count(nbits, "nbits")
         check_sizes(self._M, 1, self._nbits)
         # What is asked for; `metric` is what the codec has.
-        self._metric: str = as_choice(metric, "metric", (*LEARNED_METRICS, *FLAT_METRICS))
+        named = "cosine" if metric == INNER else metric
+        self._metric: str = as_choice(named, "metric", LEARNED_METRICS)
         self._plain: PQConfig | None = None
         for flat in FLAT_METRICS:
-            if metric == flat:
+            if metric == flat and objective != "fidelity":
                 self._plain = PQConfig(self.d, self._M, self._nbits, flat, rotation)
         if rotation and self._plain is None:
             raise InvalidInputError(
@@ -151,22 +153,18 @@ class HiHPQIndex(TrainableIndex):
         self.collection = Collection(code_size(self._M, self._nbits), features=kept)
 
     def _as_objective(self, objective: str | None) -> str:
-        from hyperpq.codec.config import balanced_parts
-        from hyperpq.quantizers.additive import INNER
+        from hyperpq.codec.config import balanced_parts, check_metric
 
         if objective is None:
-            return "fidelity" if self._metric == INNER else "semantic"
+            return "fidelity" if self._metric == "cosine" else "semantic"
         checked = as_choice(objective, "objective", ("semantic", "fidelity", "balanced"))
         if self._plain is not None:
             raise InvalidInputError(
                 f"objective is {objective!r} with the metric {self._metric!r}; expected none, as "
-                "plain codebooks learn no representation; choose the metric 'l1'."
+                "plain codebooks learn no representation; choose the metric 'l1', or the objective "
+                "'fidelity'."
             )
-        if checked != "fidelity" and self._metric == INNER:
-            raise InvalidInputError(
-                f"objective is {checked!r} with the metric 'inner'; expected 'fidelity', which "
-                "alone has that metric; or choose the metric 'l1'."
-            )
+        check_metric(self._metric, checked)
         if checked == "balanced":
             balanced_parts(self._M, self._nbits)
         return checked

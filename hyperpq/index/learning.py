@@ -33,7 +33,7 @@ class CodecPlan:
     M, nbits : int
         Codes of a vector, and bits of each.
     metric : str
-        Metric of learned product codes.
+        Metric of learned codes, see `train_codec`.
     recipe : Recipe or None
         How it is learned; None for plain codebooks.
     plain : PQConfig or None
@@ -165,8 +165,10 @@ def plan_again(
     device : str
         Torch device.
     """
+    from hyperpq.codec.additive import AdditiveCodec
     from hyperpq.codec.config import balanced_parts
     from hyperpq.codec.pq import PQCodec
+    from hyperpq.geometry.registry import METRICS
     from hyperpq.training.presets import get_recipe
 
     nbits, seed = codec.nbits, as_count(seed, "seed", 0)
@@ -190,8 +192,10 @@ def plan_again(
         chosen = get_recipe(recipe, bits, **kept | changes)
     if chosen.objective == "balanced":
         balanced_parts(M, nbits)
-    product = product_metric_of(codec) or metric
-    return CodecPlan(M, nbits, product, chosen, None, seed, device)
+    wanted = product_metric_of(codec) or (metric if metric in METRICS else "l1")
+    if isinstance(codec, AdditiveCodec) and chosen.objective == "fidelity":
+        wanted = codec.metric
+    return CodecPlan(M, nbits, wanted, chosen, None, seed, device)
 
 
 def refuse_for_plain_codebooks(metric: str, **arguments: object) -> None:

@@ -103,9 +103,13 @@ class TrainableIndex(VectorIndex):
     @property
     def metric(self) -> str:
         """Metric of the codec; before training the one that it will have."""
-        if self.codec is None:
-            return {"fidelity": "inner", "balanced": "balanced"}.get(self.objective, self._metric)
-        return super().metric
+        from hyperpq.codec.config import fidelity_metric
+
+        if self.codec is not None:
+            return super().metric
+        if self.objective == "fidelity":
+            return fidelity_metric(self._metric)
+        return "balanced" if self.objective == "balanced" else self._metric
 
     def train(
         self,

@@ -115,7 +115,9 @@ def new_index(
 ) -> HiHPQIndex:
     """Train a codec on vectors (n, d) in memory and write an empty index; see `train_vectors`."""
     M, metric = subquantizers(training.pop("bits", 64)), training.pop("metric", "l1")
-    index = HiHPQIndex(x.shape[1], M, metric=metric, device=device)
+    index = HiHPQIndex(
+        x.shape[1], M, metric=metric, objective=training.get("objective"), device=device
+    )
     index.train(
         x,
         views=views,

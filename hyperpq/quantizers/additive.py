@@ -5,16 +5,14 @@ It serves codes that keep exact neighbours. The space is flat and not cut into s
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from hyperpq.codes import check_sizes
-from hyperpq.utils.exact_matmul import exact_matmul
+from hyperpq.quantizers.flat_metrics import FIDELITY_METRICS, FidelityMetric
+from hyperpq.utils.exact_matmul import exact_matmul, squared_lengths
+from hyperpq.utils.validation import as_choice
 
-AdditiveMetric = Literal["inner"]
-INNER: AdditiveMetric = "inner"
 # Factor of N in the distance: queries lie further out than the sums of codewords do. Chosen on rows
 # that the codebooks weren't learned from (docs/method.md).
 DISCOUNT = 0.9
@@ -36,6 +34,9 @@ class AdditiveQuantizer(nn.Module):
     ``|y - z|^2 + stress * (N - <y, z> - (s - |y|^2) / 2)^2``: z is near y, and N is what it should
     be for queries near y.
 
+    With the metric ``ip`` the distance is ``-<q, z>``, and N and s have no part in it: the stress
+    is 0, and codes are chosen for a small ``|y - z|^2``.
+
     Parameters
     ----------
     M : int
@@ -44,6 +45,9 @@ class AdditiveQuantizer(nn.Module):
         Coordinates of a vector, s included; at least 2.
     nbits : {4, 8}
         Bits of one code; K = 2**nbits codewords a codebook.
+    metric : {"cosine", "l2", "ip"}
+        What distances estimate: a squared distance, with ``cosine`` that of unit vectors, or the
+        negative of the inner product.
 
     Attributes
     ----------
@@ -54,11 +58,13 @@ class AdditiveQuantizer(nn.Module):
     """
 
     spaces = 1
-    metric: AdditiveMetric = INNER
 
-    def __init__(self, M: int, D: int, nbits: int = 8) -> None:
+    def __init__(
+        self, M: int, D: int, nbits: int = 8, *, metric: FidelityMetric = "cosine"
+    ) -> None:
         super().__init__()
         check_sizes(M, D, nbits, least=2)
+        self.metric: FidelityMetric = as_choice(metric, "metric", FIDELITY_METRICS)
         self.M, self.D, self.nbits, self.K = M, D, nbits, 1 << nbits
         self.codebooks = nn.Parameter(torch.zeros(M, self.K, D))
         self.stress = nn.Buffer(torch.ones(()))
@@ -132,10 +138,13 @@ class AdditiveQuantizer(nn.Module):
         Returns
         -------
         Tensor, shape (nq, M, K)
-            ``t / M - 2 <q, c> + DISCOUNT * n``; sums over M estimate squared distances.
+            ``t / M - 2 <q, c> + DISCOUNT * n``, or ``-<q, c>`` with the metric ``ip``; sums over M
+            estimate distances.
         """
         flat = x[:, 0]
         words = self.codebooks.flatten(0, 1).to(x.dtype)
+        if self.metric == "ip":
+            return -(flat[:, :-1] @ words[:, :-1].T).view(len(x), self.M, self.K)
         shares = DISCOUNT * words[:, -1] - 2 * flat[:, :-1] @ words[:, :-1].T
         return (shares + flat[:, -1:] / self.M).view(len(x), self.M, self.K)
 
@@ -144,7 +153,35 @@ class AdditiveQuantizer(nn.Module):
         """Vectors of codes: (n, M) integers -> (n, 1, D), the last coordinate as N implies it."""
         total = self.sums(codes.long())
         z, N = total[:, :-1], total[:, -1:]
-        return torch.cat([z, 2 * N - z.square().sum(1, keepdim=True)], 1)[:, None]
+        length = z.square().sum(1, keepdim=True)
+        return torch.cat([z, length if self.metric == "ip" else 2 * N - length], 1)[:, None]
+
+    @torch.no_grad()
+    def corrections(self, codes: Tensor) -> Tensor:
+        """What makes the distances of codes more exact, by half the error of their N.
+
+        N stands for |z|^2, which is not a sum over codebooks, and half of what y lacks of the
+        vector. The mean of both has half the error of N. It needs no query, but the whole code.
+
+        Parameters
+        ----------
+        codes : Tensor, shape (n, M)
+            Integers.
+
+        Returns
+        -------
+        Tensor, shape (n,), float64
+            ``DISCOUNT * (|z|^2 - N) / 2``, and 0 with the metric ``ip``; to be added to the
+            distances of `tables`.
+        """
+        if self.metric == "ip":
+            return torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
+        books = self.codebooks.double()
+        total = torch.zeros(len(codes), self.D, dtype=torch.float64, device=codes.device)
+        # One after another: the sum has the same bits everywhere.
+        for m in range(self.M):
+            total += books[m, codes[:, m].long()]
+        return DISCOUNT / 2 * (squared_lengths(total[:, :-1]) - total[:, -1])
 
     def code_points(self, codes: Tensor) -> Tensor:
         """Points of codes: (n, M) integers -> the decoded vectors, float64."""
@@ -156,7 +193,7 @@ class AdditiveQuantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """Show sizes in ``repr``."""
-        return f"M={self.M}, D={self.D}, nbits={self.nbits}"
+        return f"M={self.M}, D={self.D}, nbits={self.nbits}, metric={self.metric!r}"
 
 
 def smallest(cost: Tensor, k: int) -> Tensor:

@@ -18,7 +18,9 @@ from torch.nn.functional import kl_div
 
 from hyperpq.progress import Progress, ProgressLike, as_progress
 from hyperpq.quantizers.additive import AdditiveQuantizer
+from hyperpq.quantizers.flat_metrics import FidelityMetric
 from hyperpq.quantizers.kmeans import import_faiss
+from hyperpq.utils.devices import single_thread
 
 # The weight of N's error, times the mean squared length.
 _STRESS = 1.5
@@ -39,11 +41,13 @@ _TEMPERATURE = 0.02
 _RANKING, _COST = 0.3, 10.0
 
 
+@single_thread()
 def fit_additive(
     v: Tensor,
     M: int,
     nbits: int = 8,
     *,
+    metric: FidelityMetric = "cosine",
     seed: int,
     epochs: int = 16,
     device: str | torch.device = "cpu",
@@ -59,6 +63,8 @@ def fit_additive(
         Number of codebooks.
     nbits : {4, 8}
         Bits of one code.
+    metric : {"cosine", "l2", "ip"}
+        Of the quantizer.
     seed : int
         Same seed, same result on the same machine.
     epochs : int
@@ -80,9 +86,13 @@ def fit_additive(
     MissingDependencyError
         faiss isn't installed.
     """
-    quantizer = AdditiveQuantizer(M, v.shape[1], nbits)
+    quantizer = AdditiveQuantizer(M, v.shape[1], nbits, metric=metric)
+    if metric == "ip":
+        # Lengths have no part in it: with this one the wanted N is 0.
+        v = torch.cat([v[:, :-1], -v[:, :-1].square().sum(1, keepdim=True)], 1)
     with torch.no_grad():
-        quantizer.stress.fill_(_STRESS / max(float(v[:, -1].mean()), 1e-6))
+        stress = 0 if metric == "ip" else _STRESS / max(float(v[:, -1].mean()), 1e-6)
+        quantizer.stress.fill_(stress)
         quantizer.codebooks.copy_(_start(v, M, quantizer.K, seed))
     if len(v) >= MIN_ROWS and epochs:
         _refine(quantizer.to(device), v.to(device), epochs, seed, as_progress(progress))
@@ -123,7 +133,7 @@ def _refine(
 ) -> None:
     """Move the codewords by gradient steps, see the docstring of this module."""
     n, device = len(v), v.device
-    y, length = v[:, :-1], v[:, -1]
+    y, length, is_product = v[:, :-1], v[:, -1].abs(), quantizer.metric == "ip"
     spread = max(2 * float(length.mean()), 1e-6)
     wanted = (length - y.square().sum(1)) / 2
     sharpness = torch.zeros((), device=device, requires_grad=True)
@@ -146,12 +156,15 @@ def _refine(
                 others = torch.randperm(n, generator=generator)[:_DATABASE].to(device)
                 same = rows[:, None] == others
                 q, x = y[rows], y[others]
-                exact = length[rows][:, None] + length[others] - 2 * q @ x.T
+                lengths = 0 if is_product else length[rows][:, None] + length[others]
+                exact = lengths - 2 * q @ x.T
                 target = torch.softmax(
                     (-exact / spread / _TEMPERATURE).masked_fill(same, -math.inf), 1
                 )
                 total = quantizer.sums(codes[others])
                 z, N = total[:, :-1], total[:, -1]
+                if is_product:
+                    N = torch.zeros_like(N)
                 # Finite, as kl_div multiplies it with a target of 0.
                 logits = (2 * q @ z.T - N) * sharpness.exp() / spread / _TEMPERATURE
                 logits = torch.log_softmax(logits.masked_fill(same, -1e4), 1)

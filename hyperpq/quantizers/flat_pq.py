@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
 from hyperpq.quantizers.flat_metrics import FLAT_METRICS, FlatMetric
-from hyperpq.utils.exact_matmul import ExactFactor
+from hyperpq.utils.exact_matmul import ExactFactor, squared_lengths
 from hyperpq.utils.kept import Kept
 
 # Products with codewords in memory at once.
@@ -134,10 +134,10 @@ class FlatProductQuantizer(nn.Module):
             if self.metric == "ip":
                 share.neg_()
             else:
-                both = lengths + _squares(points)[..., None]
+                both = lengths + squared_lengths(points)[..., None]
                 share.mul_(-2).add_(both)
                 m, row, k = (share < both.mul_(_NEAR)).nonzero(as_tuple=True)
-                share[m, row, k] = _squares(given[m, row] - words[m, k])
+                share[m, row, k] = squared_lengths(given[m, row] - words[m, k])
             out[start : start + step] = share.transpose(0, 1).to(x.dtype)
         return out
 
@@ -157,7 +157,7 @@ class FlatProductQuantizer(nn.Module):
             middle.zero_()
         shifted = words - middle[:, None]
         factor = ExactFactor(shifted.transpose(1, 2))
-        return middle, words, _squares(shifted)[:, None], factor
+        return middle, words, squared_lengths(shifted)[:, None], factor
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -171,13 +171,3 @@ class FlatProductQuantizer(nn.Module):
     def extra_repr(self) -> str:
         """Show sizes and metric in ``repr``."""
         return f"M={self.M}, D={self.D}, nbits={self.nbits}, metric={self.metric!r}"
-
-
-def _squares(x: Tensor) -> Tensor:
-    """Squared lengths of vectors (..., D), summed in an order that depends on D alone."""
-    total = x.square()
-    while total.shape[-1] > 1:
-        half = total.shape[-1] // 2
-        pairs = total[..., :half] + total[..., half : 2 * half]
-        total = torch.cat([pairs, total[..., 2 * half :]], -1)
-    return total[..., 0]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from hyperpq.codec.additive import AdditiveCodec
 from hyperpq.codec.balanced import BalancedCodec
-from hyperpq.codec.config import balanced_parts
+from hyperpq.codec.config import balanced_parts, check_metric, fidelity_metric
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.serialization import stored_settings
 from hyperpq.errors import InvalidInputError
@@ -69,8 +69,9 @@ def train_codec(
         Rows of ``x``, each at most once, that ``views`` are of; all rows unless given. Images
         without views take part in the graph and the contrast with their features alone.
     M, nbits, metric
-        See `ProductQuantizer`. The objective ``fidelity`` has the metric ``inner``, whatever is
-        given; with ``balanced`` the metric is that of the semantic codes, and M is at least 2.
+        See `ProductQuantizer`. With the objective ``fidelity`` the metric is ``cosine``, ``l2`` or
+        ``ip``, and ``cosine`` if it is one of product codes. With ``balanced`` it is that of the
+        semantic codes, and M is at least 2.
     recipe : Recipe, optional
         All settings; the preset ``default`` unless given.
     seed : int
@@ -101,9 +102,10 @@ def train_codec(
     view_rows = _check_shapes(x, views, view_rows)
     recipe = (recipe or Recipe()).for_size(len(x))
     if recipe.objective == "fidelity":
-        # Additive codes have the metric inner, whatever is said here.
-        return train_fidelity(TrainingTask(x, recipe, M, nbits, "l1", seed, device), run.progress)
-    known = as_choice(metric, "metric", METRICS, "the metric 'inner' needs objective='fidelity'")
+        task = TrainingTask(x, recipe, M, nbits, "l1", seed, device)
+        return train_fidelity(task, run.progress, metric=fidelity_metric(metric))
+    check_metric(metric, recipe.objective)
+    known = as_choice(metric, "metric", METRICS)
     task = TrainingTask(x, recipe, M, nbits, known, seed, device)
     codec: HiHPQCodec | BalancedCodec
     if recipe.objective == "balanced":

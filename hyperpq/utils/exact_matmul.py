@@ -109,6 +109,16 @@ class ExactFactor:
         return sum(parts[1:], parts[0])
 
 
+def squared_lengths(x: Tensor) -> Tensor:
+    """Squared lengths of vectors (..., D), summed in an order that depends on D alone."""
+    total = x.square()
+    while total.shape[-1] > 1:
+        half = total.shape[-1] // 2
+        pairs = total[..., :half] + total[..., half : 2 * half]
+        total = torch.cat([pairs, total[..., 2 * half :]], -1)
+    return total[..., 0]
+
+
 def _two_slices(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Integers of the first p bits, those of the next p bits, and the unit of the first ones."""
     bits = _bits(x.shape[dim])

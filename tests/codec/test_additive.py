@@ -120,7 +120,7 @@ def test_damaged_stress_is_refused(codec):
 def test_with_bits_refits(codec, bits, nbits):
     x = clustered(60, 3)
     other = codec.with_bits(bits, nbits=nbits)
-    assert (other.M, other.quantizer.metric) == (bits // nbits, "inner")
+    assert (other.M, other.quantizer.metric) == (bits // nbits, "cosine")
     np.testing.assert_array_equal(other.embed(x), codec.embed(x))
     assert other.encode(x).shape == (60, -(-bits // 8))
     again = other.with_bits(32)
@@ -138,7 +138,7 @@ def test_index_on_disk(codec, tmp_path):
     index.add(x)
     index.save(tmp_path / "i")
     again = HiHPQIndex.load(tmp_path / "i", device="cpu")
-    assert again.metric == "inner"
+    assert again.metric == "cosine"
     for a, b in zip(again.search(x[:5], 7), index.search(x[:5], 7), strict=True):
         np.testing.assert_array_equal(a, b)
     assert again.with_bits(32).code_size == 4
@@ -147,12 +147,15 @@ def test_index_on_disk(codec, tmp_path):
 def test_wrong_input_is_named(codec):
     with pytest.raises(InvalidInputError, match="leave it out"):
         codec.with_bits(16, metric="l1")
+    with pytest.raises(InvalidInputError, match="metric is 'l2'; expected 'cosine', for whose"):
+        codec.with_bits(16, metric="l2")
     with pytest.raises(InvalidInputError, match="no rows"):
         codec.with_bits(16, x=np.zeros((0, 40), np.float32))
     plain = train_codec(clustered(20, 5), M=2, recipe=Recipe().replace(epochs=0))
     with pytest.raises(InvalidInputError, match="leave it out"):
-        plain.with_bits(16, metric="inner")
-    with pytest.raises(InvalidInputError, match="objective='fidelity'"):
-        train_codec(clustered(20, 5), M=2, metric="inner", recipe=Recipe().replace(epochs=0))
+        plain.with_bits(16, metric="cosine")
+    for metric in ("inner", "cosine", "l2"):
+        with pytest.raises(InvalidInputError, match=f"'{metric}' with the objective 'semantic'"):
+            train_codec(clustered(20, 5), M=2, metric=metric, recipe=Recipe().replace(epochs=0))
     with pytest.raises(InvalidInputError, match="D is 1"):
         AdditiveConfig(8, 2, D=1)

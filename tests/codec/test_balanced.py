@@ -56,7 +56,7 @@ def test_parts_share_the_codes(codec):
     assert isinstance(codec, BalancedCodec)
     assert (codec.semantic.M, codec.fidelity.M, codec.M, codec.code_size) == (3, 2, 5, 5)
     assert (codec.metric, codec.semantic.metric, codec.fidelity.metric) == (
-        *("balanced", "l1", "inner"),
+        *("balanced", "l1", "cosine"),
     )
     assert codec.recipe["objective"] == codec.fidelity.recipe["objective"] == "balanced"
     assert codec.is_learned
@@ -225,8 +225,8 @@ def test_other_lengths_of_other_features_and_metrics(codec):
     assert (other.semantic.metric, other.metric, other.n_sample) == ("chord", "balanced", 200)
     assert codec.n_sample == len(X)
     assert codec.with_bits(8, nbits=4, x=X[:99], metric="balanced").semantic.metric == "l1"
-    with pytest.raises(InvalidInputError, match="metric is 'inner'; expected 'balanced', 'l1'"):
-        codec.with_bits(32, metric="inner")
+    with pytest.raises(InvalidInputError, match="metric is 'cosine'; expected 'balanced', 'l1'"):
+        codec.with_bits(32, metric="cosine")
 
 
 def test_copies_are_apart(codec):

@@ -159,7 +159,7 @@ def test_ways_to_ask_for_it():
     ("arguments", "message"),
     [
         ({"M": 1}, "M is 1 with the objective 'balanced'; expected at least 2"),
-        ({"metric": "inner"}, "'balanced' with the metric 'inner'; expected 'fidelity', which"),
+        ({"metric": "inner"}, "metric is 'cosine' with the objective 'balanced'; expected 'l1'"),
         ({"metric": "l2"}, "plain codebooks learn no representation"),
         ({"metric": "balanced"}, "metric is 'balanced'; expected 'l1'"),
     ],

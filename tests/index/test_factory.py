@@ -77,7 +77,9 @@ def test_a_suffix_for_ids_is_accepted(text):
         ("PQ4", [1], r"metric is \[1\]; expected"),
         ("HiHPQ4", faiss.METRIC_L2, "metric is 1 with the factory text 'HiHPQ4'; expected 'l1'"),
         ("HiHPQ4,chord", "l1", "the same in both; leave it out"),
-        ("HiHPQ4,fidelity", "chord", "metric is 'chord' .* 'fidelity' have the metric 'inner'"),
+        ("HiHPQ4,fidelity", "chord", "metric is 'chord' .* expected 'cosine', 'l2' or 'ip', or"),
+        ("HiHPQ4,fidelity", 2, "metric is 2 .* leave it out for 'cosine'"),
+        ("HiHPQ4,fidelity", True, "metric is True"),
         ("HiHPQ4,fidelity,chord", None, "the factory text is .* expected HiHPQ"),
         ("PQ4,fidelity", None, "the factory text is .* expected HiHPQ"),
         ("OPQ8,PQ4", None, "the same number after OPQ and PQ, as in OPQ4,PQ4"),
@@ -100,14 +102,19 @@ def test_a_metric_of_learned_codes_can_be_given_beside_the_text():
 def test_the_objective_is_in_the_text():
     x = np.random.default_rng(0).normal(size=(60, 16))
     index = index_factory(16, "IDMap,HiHPQ4x4,fidelity", features="float32", device="cpu")
-    assert (index.objective, index.metric, index.has_features) == ("fidelity", "inner", True)
-    assert "metric='inner', objective='fidelity', features='float32', not trained" in repr(index)
+    assert (index.objective, index.metric, index.has_features) == ("fidelity", "cosine", True)
+    assert "metric='cosine', objective='fidelity', features='float32', not trained" in repr(index)
     index.train(x, epochs=0)
-    assert (index.objective, index.metric, index.M, index.nbits) == ("fidelity", "inner", 4, 4)
+    assert (index.objective, index.metric, index.M, index.nbits) == ("fidelity", "cosine", 4, 4)
     # What is said when it is trained counts more.
     index.train(x, epochs=0, objective="semantic")
     assert (index.objective, index.metric) == ("semantic", "l1")
     assert parse_factory(16, "HiHPQ4,fidelity", "inner") == parse_factory(16, "HiHPQ4,fidelity")
+    for metric, number in (("l2", faiss.METRIC_L2), ("ip", faiss.METRIC_INNER_PRODUCT)):
+        parsed = parse_factory(16, "HiHPQ4,fidelity", metric)
+        assert parsed == parse_factory(16, "HiHPQ4,fidelity", number)
+        assert (parsed["metric"], parsed["objective"]) == (metric, "fidelity")
+        assert index_factory(16, "HiHPQ4,fidelity", metric, device="cpu").metric == metric
     assert index_factory(16, "HiHPQ4", device="cpu").objective == "semantic"
     assert index_factory(16, "PQ4", device="cpu").objective == "plain"
 

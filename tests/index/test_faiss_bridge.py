@@ -19,7 +19,7 @@ from hyperpq.index.faiss_bridge import FaissExport, from_faiss, to_faiss, write_
 
 d, N, K = 24, 1500, 12
 SHAPES = [(4, 8), (8, 8), (4, 4), (8, 4), (3, 4)]
-METRICS = ("l1", "geodesic", "chord", "inner")
+METRICS = ("l1", "geodesic", "chord", "cosine")
 
 
 def vectors(n, seed):
@@ -31,7 +31,7 @@ def learned(M, nbits, metric, geometry="lorentz"):
     torch.manual_seed(M + nbits)
     codec = (
         AdditiveCodec(AdditiveConfig(d, M, nbits, D=6, normalization="unit"))
-        if metric == "inner"
+        if metric == "cosine"
         else HiHPQCodec(
             CodecConfig(d, M, nbits, D=6, metric=metric, normalization="unit", geometry=geometry)
         )
@@ -39,7 +39,7 @@ def learned(M, nbits, metric, geometry="lorentz"):
     with torch.no_grad():
         codec.weight.normal_()
         codec.quantizer.codebooks.normal_(std=0.5)
-        if metric != "inner":
+        if metric != "cosine":
             codec.quantizer.log_c.uniform_(-1.5, 0.7)
     codec.is_trained = True
     return codec.eval()

@@ -265,7 +265,7 @@ def test_untrained(tmp_path):
         ({"nbits": 6}, "nbits is 6; expected 8"),
         ({"nbits": 16}, "nbits is 16"),
         ({"nbits": 8.0}, "nbits is 8.0"),
-        ({"metric": "cosine"}, "metric is 'cosine'; expected 'l1', 'geodesic', 'chord', 'inner'"),
+        ({"metric": "L2"}, "metric is 'L2'; expected 'l1', 'geodesic', 'chord', 'cosine', 'l2'"),
         ({"metric": None}, "metric is None"),
         ({"device": "tpu"}, "device is 'tpu'"),
     ],

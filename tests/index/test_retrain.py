@@ -180,7 +180,7 @@ def test_a_learned_codec_keeps_its_recipe(tmp_path):
     assert (index.training.n, index.training.learned) == (300, False)
     assert_whole(index)
     index.retrain(objective="fidelity", epochs=0, bits=24)
-    assert (index.objective, index.metric, index.M) == ("fidelity", "inner", 3)
+    assert (index.objective, index.metric, index.M) == ("fidelity", "cosine", 3)
     assert index.training.objective == "fidelity"
     assert_whole(index)
     again = opened(index)

@@ -154,10 +154,10 @@ def test_a_failed_training_keeps_the_codec(make):
 
 
 def test_training_again_has_the_metric_that_was_asked_for():
-    """``objective="fidelity"`` left ``inner`` behind, with which no other recipe could train."""
+    """``objective="fidelity"`` left its metric behind, with which no other recipe could train."""
     index = HiHPQIndex(D_IN, 2, metric="chord", device="cpu")
     index.train(X, objective="fidelity", epochs=1)
-    assert index.metric == index.codec.metric == "inner"
+    assert index.metric == index.codec.metric == "cosine"
     index.train(X, recipe=SMALL)
     assert index.metric == index.codec.metric == "chord"
     direct = HiHPQIndex(D_IN, 2, metric="chord", device="cpu")
@@ -166,7 +166,7 @@ def test_training_again_has_the_metric_that_was_asked_for():
     index.train(X, objective="fidelity", epochs=1)
     # Nobody asked for the metric of a codec that comes from elsewhere.
     foreign = HiHPQIndex.from_codec(index.codec, device="cpu")
-    assert foreign.metric == "inner"
+    assert foreign.metric == "cosine"
     foreign.train(X, recipe=SMALL)
     assert foreign.metric == "l1"
     index.add(X[:3])
@@ -183,15 +183,17 @@ def test_the_objective_of_the_constructor_holds_for_every_recipe():
     other = HiHPQIndex(D_IN, 2, device="cpu")
     other.train(X, recipe=SMALL.replace(objective="fidelity", epochs=0))
     assert to_files(other.codec) == to_files(index.codec)
-    assert HiHPQIndex(D_IN, 2, metric="inner", device="cpu").objective == "fidelity"
+    for metric in ("cosine", "inner"):
+        named = HiHPQIndex(D_IN, 2, metric=metric, device="cpu")
+        assert (named.objective, named.metric) == ("fidelity", "cosine")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"objective": "exact"}, "'exact'; expected 'semantic', 'fidelity' or 'balanced'"),
-        ({"objective": "fidelity", "metric": "l2"}, "plain codebooks learn no representation"),
-        ({"objective": "semantic", "metric": "inner"}, "which alone has that metric"),
+        ({"objective": "semantic", "metric": "l2"}, "learn no representation; .* 'fidelity'"),
+        ({"objective": "semantic", "metric": "inner"}, "'cosine' with the objective 'semantic'"),
     ],
 )
 def test_an_objective_that_does_not_fit_is_refused(arguments, message):

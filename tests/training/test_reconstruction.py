@@ -33,7 +33,7 @@ def recall_of(state: FidelityState, query: np.ndarray, database: np.ndarray) -> 
 
 
 def mapped(state: FidelityState, unit: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(unit) @ state.weight + state.bias
+    return torch.from_numpy(unit) @ state.head.weight + state.head.bias
 
 
 def opq_recall(x: np.ndarray, query: np.ndarray, database: np.ndarray, M: int) -> float:
@@ -91,7 +91,7 @@ def test_few_rows_are_their_own_codewords(n, d, M):
 )
 def test_equal_rows_and_zeros(x):
     state = fit_fidelity(x.astype(np.float32), 2, seed=0, epochs=2)
-    for value in (state.weight, state.bias, *state.quantizer.state_dict().values()):
+    for value in (state.head.weight, state.head.bias, *state.quantizer.state_dict().values()):
         assert torch.isfinite(value).all()
 
 
@@ -99,8 +99,8 @@ def test_equal_rows_and_zeros(x):
 def test_same_seed_same_bytes(nbits):
     x = anisotropic(1100, 1)
     a, b = (fit_fidelity(x, 3, nbits, seed=5, epochs=3) for _ in range(2))
-    assert torch.equal(a.weight, b.weight)
-    assert torch.equal(a.bias, b.bias)
+    assert torch.equal(a.head.weight, b.head.weight)
+    assert torch.equal(a.head.bias, b.head.bias)
     assert torch.equal(a.quantizer.codebooks, b.quantizer.codebooks)
     assert 1 << nbits == a.quantizer.K
 
