@@ -1,15 +1,22 @@
-"""The page of `benchmarks.levels`: a table and a plot of the published runs of each set."""
+"""The page of `benchmarks.levels`: tables and a plot of the published runs of each set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.levels_variants import (
+    GEOMETRIES,
+    HIERARCHIES,
+    OWN_HIERARCHY,
+    RECIPES,
+    VARIANTS,
+    name_of,
+)
 from benchmarks.pages import (
     format_mean,
     format_number,
@@ -30,190 +37,233 @@ from benchmarks.published import (
 )
 from benchmarks.runlog import Run, RunLog
 
-RUNS, FIELDS = "levels.jsonl", ("variant", "seed")
-# Bits of the codes, and k of mAP@k at every level.
-BITS, TOP = 32, 100
-LEVEL_NAMES = ("class", "parent", "root")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is searched with.
-
-    Attributes
-    ----------
-    name : str
-    changes : dict
-        Fields of the default recipe and their values.
-    levels : tuple of int or "tree", optional
-        Clusters of the hierarchical prototypes; ``"tree"``: as many as the tree has classes.
-    baseline : str, optional
-        ``exact raw``, ``exact normalized`` or a baseline, in place of hyperpq.
-    """
-
-    name: str
-    changes: dict[str, Any] = field(default_factory=dict)
-    levels: tuple[int, ...] | Literal["tree"] | None = None
-    baseline: str = ""
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether no seed has an effect."""
-        return self.baseline.startswith("exact")
-
-
-_FLAT = {"geometry": "euclidean", "train_curvature": False, "curvature": 1.0}
-_NO_GRAPH = {"graph_neighbours": 0, "graph_steps": 0, "walk_steps": 0, "positive_weight": 1.0}
-_CLUSTERS = (100, 50, 25)
-BASE = "hyperbolic"
-VARIANTS = (
-    Variant(BASE),
-    Variant("hyperbolic, 100, 50 and 25 prototypes", levels=_CLUSTERS),
-    Variant("hyperbolic, prototypes as the tree", levels="tree"),
-    Variant("flat", _FLAT),
-    Variant("flat, 100, 50 and 25 prototypes", _FLAT, _CLUSTERS),
-    Variant("flat, prototypes as the tree", _FLAT, "tree"),
-    Variant("no graph, hyperbolic", _NO_GRAPH),
-    Variant("no graph, hyperbolic, 100, 50 and 25 prototypes", _NO_GRAPH, _CLUSTERS),
-    Variant("no graph, flat", _NO_GRAPH | _FLAT),
-    Variant("no graph, flat, 100, 50 and 25 prototypes", _NO_GRAPH | _FLAT, _CLUSTERS),
-    Variant("rq, normalized", baseline="rq"),
-    Variant("pq, normalized", baseline="pq"),
-    Variant("exact normalized", baseline="exact normalized"),
-    Variant("exact raw", baseline="exact raw"),
-)
-# What is compared in the sentences of the page: with and without one thing, all else the same.
-_PAIRS = (
-    ("hyperbolic geometry in place of flat", BASE, "flat"),
-    ("prototypes in hyperbolic space", "hyperbolic, 100, 50 and 25 prototypes", BASE),
-    (
-        "prototypes without the neighbour graph",
-        "no graph, hyperbolic, 100, 50 and 25 prototypes",
-        "no graph, hyperbolic",
-    ),
-)
+RUNS, FIELDS = "levels.jsonl", ("variant", "bits", "seed")
+# k of mAP@k at every level.
+TOP = 100
+LEVEL_NAMES = ("fine class", "coarse class", "kind")
+# The code length of the sentences and of the plot.
+SHOWN_BITS = 32
 _MADE = (
-    f"{origin('levels', 'levels-of-a-hierarchy')} Codes have {BITS} bits. A result is relevant if "
-    "it is of the query's class, of the same parent (Apple), or of the same root (Fruit). "
-    "Hierarchical precision is the mean similarity of the first ten results, over the most that "
-    "the database allows; the similarity of two images is the share of the three levels at which "
-    "they are of one class (Barz and Denzler, 2019). Prototypes are the hierarchical prototypes of "
-    "the paper with the weight 1: so many at each level, or as many as the tree has classes. "
-    "Without the graph, the positives of an image are its views, as published. All recipes run "
-    "without the held-out acceptance check. Values are means over the seeds, with the standard "
-    "deviation after ±."
+    f"{origin('levels', 'levels-of-a-hierarchy')} A result is relevant if it is of the query's "
+    "fine class (a kind of apple; a species), of its coarse class (apples; a family), or of its "
+    "kind (fruit; a kingdom). Hierarchical precision is the mean similarity of the first ten "
+    "results, over the most that the database allows; the similarity of two images is the share of "
+    "the three levels at which they are of one class (Barz and Denzler, 2019), so near misses "
+    "count. The hierarchy of `default` is the prototype loss of the paper with the weight 1 and as "
+    "many prototypes as the tree has classes at each level; that of `paper` is its own, with 100, "
+    "50 and 25 prototypes and the neighbour loss. Both recipes learn from the same mild views, "
+    "without labels and without the held-out acceptance check. Flat is Euclidean space; the "
+    "curvature of hyperbolic space is learned. Values are means over the seeds, with the standard "
+    "deviation after ±; that of a difference is over the differences of the same seed."
 )
 
 Floats = NDArray[np.float64]
-Found = dict[str, Floats]
+# Figures of each variant and length by seed: mAP and precision by level, and hierarchical.
+Found = dict[tuple[str, int], dict[int, Floats]]
+
+
+class Effect(NamedTuple):
+    """A part of a recipe, and the variants with and without it, which differ in nothing else.
+
+    Attributes
+    ----------
+    recipe, part : str
+        ``default`` or ``paper``, and ``hierarchy`` or ``hyperbolic space``.
+    rest : str
+        What both variants have, in words.
+    one, other : str
+        Names of the variant with the part and of that without.
+    is_own : bool
+        Whether one of the two is the recipe as it is.
+    """
+
+    recipe: str
+    part: str
+    rest: str
+    one: str
+    other: str
+    is_own: bool
+
+
+def _effects() -> Iterator[Effect]:
+    (hyperbolic, flat), (without, with_it) = GEOMETRIES, HIERARCHIES
+    for recipe in RECIPES:
+        own = OWN_HIERARCHY[recipe]
+        for geometry in GEOMETRIES:
+            one, other = name_of(recipe, geometry, with_it), name_of(recipe, geometry, without)
+            rest = f"in {geometry} space"
+            yield Effect(recipe, "hierarchy", rest, one, other, geometry == hyperbolic)
+        for hierarchy in HIERARCHIES:
+            one, other = name_of(recipe, hyperbolic, hierarchy), name_of(recipe, flat, hierarchy)
+            rest = f"with {hierarchy}"
+            yield Effect(recipe, "hyperbolic space", rest, one, other, hierarchy == own)
+
+
+EFFECTS = tuple(_effects())
 
 
 def summarize(runs: Sequence[Run]) -> Found:
-    """Figures of each variant, shape (seeds, 7): mAP and precision by level, and hierarchical."""
-    out: dict[str, list[list[float]]] = {}
-    for one in sorted(runs, key=lambda run: int(run["seed"])):
-        values = [*one["map"], *one["precision"], one["hierarchical"]]
-        out.setdefault(one["variant"], []).append(values)
-    return {name: np.array(values) for name, values in out.items()}
+    """Figures of each variant and length by seed, shape (7,)."""
+    found: Found = {}
+    for one in runs:
+        values = np.array([*one["map"], *one["precision"], one["hierarchical"]])
+        found.setdefault((one["variant"], one["bits"]), {})[one["seed"]] = values
+    return found
+
+
+def differences(found: Found, effect: Effect, bits: int) -> Floats:
+    """MAP with a part of a recipe less that without, shape (seeds, 3), for the seeds of both."""
+    with_it, without = (found.get((name, bits), {}) for name in (effect.one, effect.other))
+    shared = sorted(with_it.keys() & without.keys())
+    rows = [(with_it[seed] - without[seed])[: len(LEVEL_NAMES)] for seed in shared]
+    return np.array(rows).reshape(len(rows), len(LEVEL_NAMES))
 
 
 def write_levels_page(out: Path) -> Path:
-    """Write ``levels.md`` and a plot for each set with published runs; returns its path."""
-    sections, findings, made = {}, [], [_MADE]
+    """Write ``levels.md`` and its plot from the published runs; returns its path."""
+    sections, texts, made = {}, [], [_MADE]
+    sets: dict[str, Found] = {}
     for record in published_sets(RUNS, out):
         runs = list(RunLog(runs_file(record.folder, RUNS, out), FIELDS).runs.values())
-        found = summarize(runs)
-        plot = out / f"levels-{record.folder}.svg"
-        plot_gains(found, plot)
-        sections[record.name] = "\n\n".join(
-            [
-                f"{record.n_database:,} images of {record.n_classes} classes are searched, and "
-                f"{record.n_query:,} others are queries.",
-                _table(found),
-                f"![mAP@{TOP} less that of the default, by level]({plot.name})",
-            ]
+        found = sets[record.name] = summarize(runs)
+        sections[record.name] = (
+            f"{record.n_database:,} images of {record.n_classes} fine classes are searched, and "
+            f"{record.n_query:,} others are queries.\n\n{_tables(found)}"
         )
-        findings.append(_sentences(record, found))
+        texts.append(_sentences(record, found))
         machines = shared_facts(runs, ("machine", *COMMITS))
         made.append(
             f"{record.folder} was measured on "
             + "; ".join(f"{machine}{at_commit(one)}" for machine, *one in machines)
             + "."
         )
-    title = "Levels of a hierarchy"
-    return write_page(out / "levels.md", title, "\n\n".join(findings), sections, made)
+    plot = out / "levels.svg"
+    plot_effects(sets, plot)
+    picture = (
+        f"mAP@{TOP} of codes of {SHOWN_BITS} bits with a part of a recipe, less that without it; "
+        f"thin lines are the standard deviation.\n\n![what each part is worth]({plot.name})"
+    )
+    page = {"What hierarchy and geometry are worth": picture, **sections}
+    summary = " ".join([_summary(sets.values()), *texts])
+    return write_page(out / "levels.md", "Levels of a hierarchy", summary, page, made)
 
 
-def _sentences(record: SetRecord, found: Found) -> str:
-    """What geometry and prototypes are worth at each level of one set."""
-    texts = []
-    for what, one, other in _PAIRS:
-        if one in found and other in found:
-            gains = _differences(found[one], found[other])[:, : len(LEVEL_NAMES)]
-            shown = [_signed(float(mean)) for mean in gains.mean(0)]
-            spreads = [format_number(float(s)) for s in np.nan_to_num(spread_of(gains))]
-            texts.append(f"{what}: {listed(shown)} (± {listed(spreads)})")
-    levels = listed([f"by {name}" for name in LEVEL_NAMES])
-    base = [format_number(float(v)) for v in found[BASE].mean(0)[: len(LEVEL_NAMES)]]
+def _summary(sets: Iterable[Found]) -> str:
+    """The range of what each part of the default recipe adds, over sets and levels."""
+    found, texts = list(sets), []
+    for part in dict.fromkeys(effect.part for effect in EFFECTS):
+        own = [e for e in EFFECTS if (e.recipe, e.part, e.is_own) == (RECIPES[0], part, True)]
+        rows = [differences(one, effect, SHOWN_BITS) for one in found for effect in own]
+        means = [values.mean(0) for values in rows if len(values)]
+        if means:
+            low, high = (_signed(float(f(means))) for f in (np.min, np.max))
+            texts.append(f"{part} {low}" + (f" to {high}" if low != high else ""))
     return (
-        f"On {record.name}, the default recipe has an mAP@{TOP} of {listed(base)} {levels}. "
-        f"Differences at these levels: {'; '.join(texts)}."
+        f"Over the levels and sets of this page, parts of the default recipe add to its mAP@{TOP} "
+        f"at {SHOWN_BITS} bits: {'; '.join(texts)}."
     )
 
 
-def _differences(values: Floats, base: Floats) -> Floats:
-    """Differences of two variants (seeds, figures), for the seeds of both."""
-    both = min(len(values), len(base))
-    return np.asarray(values[:both] - base[:both])
+def _sentences(record: SetRecord, found: Found) -> str:
+    """What hierarchy and geometry are worth at each level of one set, for each recipe."""
+    texts = []
+    for recipe in RECIPES:
+        own = found.get((name_of(recipe, GEOMETRIES[0], OWN_HIERARCHY[recipe]), SHOWN_BITS))
+        if own is None:
+            continue
+        base = np.mean(list(own.values()), 0)[: len(LEVEL_NAMES)]
+        added = [
+            f"{effect.part} adds {_listed_gains(rows)}"
+            for effect in EFFECTS
+            if effect.recipe == recipe and effect.is_own
+            if len(rows := differences(found, effect, SHOWN_BITS))
+        ]
+        shown = listed([format_number(float(value)) for value in base])
+        texts.append("; ".join([f"`{recipe}` has an mAP@{TOP} of {shown}", *added]))
+    levels = listed([f"by {name}" for name in LEVEL_NAMES])
+    return f"On {record.name}, {levels}: {'. '.join(texts)}."
+
+
+def _listed_gains(rows: Floats) -> str:
+    """Means and standard deviations of differences (seeds, levels), as in ``+.002 ± .001``."""
+    texts = []
+    for mean, spread in zip(rows.mean(0), spread_of(rows), strict=True):
+        end = "" if np.isnan(spread) else f" ± {format_number(float(spread))}"
+        texts.append(_signed(float(mean)) + end)
+    return listed(texts)
 
 
 def _signed(value: float) -> str:
     """A difference with its sign, as in ``+.012``."""
-    return ("-" if value < 0 else "+") + format_number(abs(value))
+    text = format_number(abs(value))
+    return text if text == ".000" else ("-" if value < 0 else "+") + text
 
 
-def _table(found: Found) -> str:
+def _tables(found: Found) -> str:
+    """A table for each length of codes."""
+    lengths = sorted({bits for _, bits in found if bits})
+    return "\n\n".join(f"**{bits} bits**\n\n{_table(found, bits)}" for bits in lengths)
+
+
+def _table(found: Found, bits: int) -> str:
     """A row for each variant; the best codes of each column are bold."""
-    names = [v for v in VARIANTS if v.name in found]
+    rows = [
+        (variant, np.array(list(seeds.values())))
+        for variant in VARIANTS
+        if (seeds := found.get((variant.name, 0 if variant.is_exact else bits)))
+    ]
     figures = [f"mAP@{TOP}, {level}" for level in LEVEL_NAMES]
     figures += [f"precision@10, {level}" for level in LEVEL_NAMES] + ["hierarchical precision@10"]
-    best = np.max([found[v.name].mean(0) for v in names if not v.is_exact], axis=0)
+    best = np.max([values.mean(0) for variant, values in rows if not variant.is_exact], axis=0)
     lines = [["", *figures, "seeds"]]
-    for variant in names:
-        values = found[variant.name]
-        row = [
-            format_mean(float(m), float(s), bold=bool(m >= b) and not variant.is_exact)
-            for m, s, b in zip(values.mean(0), spread_of(values), best, strict=True)
+    for variant, values in rows:
+        cells = [
+            format_mean(float(mean), float(spread), bool(mean >= most) and not variant.is_exact)
+            for mean, spread, most in zip(values.mean(0), spread_of(values), best, strict=True)
         ]
-        lines.append([variant.name, *row, str(len(values))])
+        lines.append([variant.name, *cells, "" if variant.is_exact else str(len(values))])
     return markdown_table(lines)
 
 
-def plot_gains(found: Found, file: Path) -> None:
-    """Plot mAP of each variant of hyperpq less that of the default: a bar for each level."""
-    shown = [v for v in VARIANTS if v.name in found and not v.baseline and v.name != BASE]
-    figure, [axis] = new_figure(height=0.6 + 0.36 * max(len(shown), 1))
+def plot_effects(sets: Mapping[str, Found], file: Path) -> None:
+    """Plot what each part adds to mAP: a panel for each set, a bar for each level."""
+    shown = {
+        name: [e for e in EFFECTS if len(differences(found, e, SHOWN_BITS))]
+        for name, found in sets.items()
+    }
+    most = max((len(effects) for effects in shown.values()), default=1)
+    figure, axes = new_figure(max(len(sets), 1), 0.8 + 0.34 * (most + len(RECIPES)))
     height = 0.8 / len(LEVEL_NAMES)
-    for i, level in enumerate(LEVEL_NAMES):
-        gains = [_differences(found[v.name], found[BASE])[:, i] for v in shown]
-        axis.barh(
-            [at - 0.4 + height * (i + 0.5) for at in range(len(shown))],
-            [gain.mean() for gain in gains],
-            height,
-            xerr=[np.nan_to_num(spread_of(gain)) for gain in gains],
-            error_kw={"linewidth": 0.7},
-            color=SHADES[i],
-            label=level,
-        )
-    names = [v.name.replace(", 100", ",\n100") for v in shown]
-    axis.set_yticks(range(len(shown)), names, fontsize=9.5, linespacing=0.9)
-    axis.tick_params(axis="y", length=0)
-    axis.set_ylim(len(shown) - 0.4, -0.6)
-    axis.axvline(0, color="#333", linewidth=0.8)
-    axis.set_xlabel(f"mAP@{TOP} less that of the default")
-    axis.locator_params(axis="x", nbins=4)
-    axis.grid(axis="y", visible=False)
-    axis.grid(axis="x", color="#ddd")
-    axis.spines["left"].set_visible(False)
-    add_legend(figure, [axis])
+    for axis, (name, found) in zip(axes, sets.items(), strict=True):
+        # A row for each effect, below a row with the name of its recipe.
+        rows: list[Effect | str] = []
+        for recipe in RECIPES:
+            own = [effect for effect in shown[name] if effect.recipe == recipe]
+            rows += [recipe, *own] if own else []
+        bars = [(at, row) for at, row in enumerate(rows) if isinstance(row, Effect)]
+        for i, level in enumerate(LEVEL_NAMES):
+            gains = [differences(found, effect, SHOWN_BITS)[:, i] for _, effect in bars]
+            axis.barh(
+                [at - 0.4 + height * (i + 0.5) for at, _ in bars],
+                [gain.mean() for gain in gains],
+                height,
+                xerr=[np.nan_to_num(spread_of(gain)) for gain in gains],
+                error_kw={"linewidth": 0.7},
+                color=SHADES[i],
+                label=level,
+            )
+        names = [r if isinstance(r, str) else f"{r.part}, {r.rest}" for r in rows]
+        axis.set_yticks(range(len(rows)), names, fontsize=9.5)
+        for row, text in zip(rows, axis.get_yticklabels(), strict=True):
+            text.set_fontweight("bold" if isinstance(row, str) else "normal")
+        axis.set_title(name, loc="left", fontsize="medium")
+        axis.tick_params(axis="y", length=0)
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+        axis.axvline(0, color="#333", linewidth=0.8)
+        axis.locator_params(axis="x", nbins=5)
+        axis.grid(axis="y", visible=False)
+        axis.grid(axis="x", color="#ddd")
+        axis.spines["left"].set_visible(False)
+    axes[-1].set_xlabel(f"mAP@{TOP} that is added")
+    add_legend(figure, axes)
     save(figure, file)
