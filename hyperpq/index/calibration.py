@@ -66,7 +66,7 @@ class Calibration:
         Number of rows in the sample.
     refined : float or None
         Median refined distance between two rows, see `Refinement`, which takes the place of
-        ``random`` for refined distances; None if the index keeps no features.
+        ``random`` for refined distances; None if the rows cannot be ranked again.
     """
 
     random: float
@@ -138,18 +138,6 @@ class Calibration:
         out[np.isposinf(distances)] = np.nan
         return out
 
-    def distance(
-        self, similarity: float, d_self: ArrayLike, kinship: ArrayLike = 1.0
-    ) -> NDArray[np.float64]:
-        """The distance of codes at which each query, shape (nq,), has a similarity of up to 99.
-
-        It is -inf for a query whose similarities are all smaller.
-        """
-        own = np.asarray(d_self, np.float64)
-        share = similarity / EXACT / np.maximum(np.asarray(kinship, np.float64), 1e-12)
-        span = np.maximum(self.random - own, 0)
-        return np.where(share <= 1, self.random - share * span, -np.inf)
-
 
 class Scale(NamedTuple):
     """A calibration, and the features (n, d) of its sample, of unit length, if there are any."""
@@ -174,7 +162,7 @@ class Scale(NamedTuple):
         Parameters
         ----------
         D, refined : ndarray, shape (n, n), float64
-            Distances of their codes from each row; refined ones if the rows keep features.
+            Distances of their codes from each row; refined ones if there are any.
         features : ndarray, shape (n, d), float32, or None
             Their features.
         """
@@ -185,14 +173,15 @@ class Scale(NamedTuple):
         own, random = float(np.median(D.diagonal())), float(np.median(D[pairs]))
         if not random - own > 1e-6 * abs(random):
             return None
-        if features is None or refined is None:
-            return cls(Calibration(random, None, None, n), None)
+        of_refined = None if refined is None else float(np.median(refined[pairs]))
+        if features is None:
+            return cls(Calibration(random, None, None, n, of_refined), None)
         unit = _unit(features)
         between = 1 - unit @ unit.T
         unlike = float(np.median(between[pairs]))
         np.fill_diagonal(between, np.inf)
         like = float(np.quantile(_to_nearest(between), _LIKE_SHARE))
-        return cls(Calibration(random, like, unlike, n, float(np.median(refined[pairs]))), unit)
+        return cls(Calibration(random, like, unlike, n, of_refined), unit)
 
     def kinship(
         self,
@@ -261,7 +250,8 @@ class Sampled(NamedTuple):
             for m in range(codec.M):
                 D += tables[:, m].take(codes[:, m], axis=1)
         if features is None:
-            return cls(Scale.of_distances(D, None, None), None)
+            by_codes = D + codec.corrections(packed) if codec.has_corrections else None
+            return cls(Scale.of_distances(D, None, by_codes), None)
         space = codec.feature_space()
         between = space.pairs(features)
         factor = _factor(D, between) if space.metric == "cosine" else None
@@ -303,16 +293,25 @@ def _is(known: ref[Segment], segment: Segment) -> bool:
     return known() is segment
 
 
+def first_rows(total: int) -> int:
+    """Number of the rows that the sample of an index is drawn from, the first that are stored.
+
+    It is a power of 2 ** (1 / 4), so that it seldom changes, unless all rows are the sample.
+    """
+    return total if total <= _SAMPLE else int(2 ** (math.floor(math.log2(total) * _STEPS) / _STEPS))
+
+
+def sample_ids(rows: RowView) -> NDArray[np.int64]:
+    """Ids of the sample of an index, ascending within a segment."""
+    total, first = rows.ntotal, first_rows(rows.ntotal)
+    if total <= _SAMPLE:
+        return rows.ids_at(np.arange(total))
+    return rows.ids_at(np.sort(np.random.default_rng(0).choice(first, _SAMPLE, replace=False)))
+
+
 def _sample(rows: RowView) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
     """Codes (n, code_size) and kept features (n, d) of a sample of the rows."""
-    total = rows.ntotal
-    if total > _SAMPLE:
-        # The rows that it is drawn from are as many as a power of 2 ** (1 / _STEPS).
-        most = int(2 ** (math.floor(math.log2(total) * _STEPS) / _STEPS))
-        positions = np.sort(np.random.default_rng(0).choice(most, _SAMPLE, replace=False))
-    else:
-        positions = np.arange(total)
-    ids = rows.ids_at(positions)
+    ids = sample_ids(rows)
     return rows.codes_of(ids), None if rows.feature_codec is None else rows.features_of(ids)
 
 

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from hyperpq import scan
 from hyperpq.codec.feature_products import Pairs
 from hyperpq.codes import CodeSegment
 from hyperpq.errors import InvalidInputError
-from hyperpq.index.calibration import Sampled
+from hyperpq.index.calibration import Sampled, first_rows, sample_ids
 from hyperpq.utils.devices import default_threads
 from hyperpq.utils.validation import as_count
 
@@ -24,12 +26,19 @@ if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_space import FeatureSpace
     from hyperpq.index.view import RowView
+    from hyperpq.store import Segment
 
 Refine = int | Literal["auto"] | None
-"""How many of the best codes are ranked again: ``"auto"`` for `AUTO`, None or 0 for none."""
+"""How many of the best codes are ranked again: ``"auto"`` to measure it, None or 0 for none."""
 
-AUTO = 200
-"""Candidates of a query unless a number is given."""
+LADDER = (50, 100, 200, 400)
+"""Numbers of candidates that ``"auto"`` chooses from, see `candidates`."""
+BY_CODES = 400
+"""Candidates of ``"auto"`` that are ranked again without features: each costs a look at its code."""
+
+# It is measured with every eighth row of a sample, which are 64, by the first results of each. With
+# this share of them equal, quality is that of more candidates: `refine.md` has what was measured.
+_SAMPLE_STEP, _FIRST, _SHARE = 8, 10, 0.95
 
 # Pairs of a query and a candidate that are in memory at once.
 _PAIRS = 1 << 15
@@ -39,6 +48,9 @@ _LARGEST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float64).m
 @dataclass(frozen=True, eq=False)
 class Refinement:
     """Ranks the best codes of each query again, by the kept features of these rows alone.
+
+    Without kept features, codes of the objective ``fidelity`` are ranked again by what their whole
+    code says and no sum of table entries can, see `Codec.corrections`.
 
     The refined distance of a row is that of its code plus ``factor`` times the squared chord of its
     features to the query, see `FeatureSpace`. For plain codebooks it is the exact distance, as in
@@ -50,8 +62,10 @@ class Refinement:
     ----------
     rows : RowView
         The rows.
-    space : FeatureSpace
-        How their features are compared.
+    codec : Codec
+        Their codec.
+    space : FeatureSpace or None
+        How their features are compared; None if they keep none.
     factor : float or None
         Weight of the distance of features; None where it replaces the distance of the code.
     count : int
@@ -59,7 +73,8 @@ class Refinement:
     """
 
     rows: RowView
-    space: FeatureSpace
+    codec: Codec
+    space: FeatureSpace | None
     factor: float | None
     count: int
 
@@ -73,16 +88,19 @@ class Refinement:
             If it is no number of candidates, or the rows keep no features.
         """
         count = as_refine(refine)
-        if not count:
+        if count == 0:
             return None
         if rows.feature_codec is None:
+            if codec.has_corrections:
+                return cls(rows, codec, None, None, BY_CODES if count is None else count)
             raise InvalidInputError(
                 f"refine is {refine!r}, but the index keeps no features to rank by; expected an "
                 "index that does; make it with HiHPQIndex(d, features='int8') or hyperpq build, or "
                 "leave refine out."
             )
-        space = codec.feature_space()
-        return cls(rows, space, Sampled.of(rows, codec).factor, count)
+        if count is None:
+            count = candidates(rows, codec)
+        return cls(rows, codec, codec.feature_space(), Sampled.of(rows, codec).factor, count)
 
     def search(
         self,
@@ -162,15 +180,17 @@ class Refinement:
         return refined, order
 
     def distances(
-        self, query: NDArray[np.float32], D: NDArray[np.float32], ids: NDArray[np.int64]
+        self, queries: NDArray[np.float32], D: NDArray[np.float32], ids: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        """Refined distances (n,) of rows with some ids, whose codes are at the distances D (n,)."""
-        return _as_float32(self._distances(query[None], D[None], ids[None], None)[0])
+        """Refined distances (nq, n) of rows with some ids, whose codes are at the distances D."""
+        return _as_float32(self._distances(queries, D, ids, None))
 
     def to_self(
         self, queries: NDArray[np.float32], d_self: NDArray[np.float32]
     ) -> NDArray[np.float64]:
         """Refined distance (nq,) of each query to itself, whose code is at the distance d_self."""
+        if self.space is None:
+            return d_self + self.codec.corrections(self.codec.encode(queries))
         if self.factor is not None:
             return d_self.astype(np.float64)
         return np.concatenate([self.space.distances(x, x[None]) for x in queries])
@@ -183,6 +203,11 @@ class Refinement:
         threads: int | None,
     ) -> NDArray[np.float64]:
         """Refined distances (nq, n) of rows at the distances D (nq, n); of any value without id."""
+        if self.space is None:
+            known, which = np.unique(ids[ids >= 0], return_inverse=True)
+            wide = D.astype(np.float64)
+            wide[ids >= 0] += self.codec.corrections(self.rows.codes_of(known))[which]
+            return wide
         asked = np.flatnonzero(ids.ravel() >= 0)
         # Rows are read in the order in which they are stored, one of several queries once.
         labels = ids.ravel()[asked]
@@ -203,8 +228,8 @@ class Refinement:
         return between if self.factor is None else D + self.factor * between
 
 
-def as_refine(refine: object) -> int:
-    """Number of candidates that ``refine`` of a search stands for; 0 for no refinement.
+def as_refine(refine: object) -> int | None:
+    """Number of candidates that ``refine`` of a search stands for; 0 for none, None for ``"auto"``.
 
     Raises
     ------
@@ -219,8 +244,72 @@ def as_refine(refine: object) -> int:
                 f"refine is {refine!r}; expected 'auto', or how many of the best codes are ranked "
                 "again, such as 200."
             )
-        return AUTO
+        return None
     return as_count(refine, "refine", 0)
+
+
+def candidates(rows: RowView, codec: Codec) -> int:
+    """How many candidates change the first ten results of an index that keeps features.
+
+    Rows of the index are queries. The number is the smallest of `LADDER` with which 95 % of the ten
+    results that follow each of them are those with the largest number. The rows that are searched
+    are those that the sample of a calibration is drawn from, see `calibration.first_rows`, so that
+    the number seldom changes when rows are added. It depends on these rows alone.
+    """
+    first = first_rows(rows.ntotal)
+    if first <= LADDER[0] + 1:
+        return LADDER[0]
+    searched, before = [], 0
+    for segment in rows.segments:
+        if before < first:
+            searched.append(segment)
+        before += segment.n_live
+    known = _MEASURED.setdefault(codec, deque(maxlen=_MAX_KNOWN))
+    for segments, number, count in list(known):
+        # A segment never changes.
+        if number == first and [one() for one in segments] == searched:
+            return count
+    count = _measured(rows, codec, first)
+    known.append((list(map(ref, searched)), first, count))
+    return count
+
+
+def _measured(rows: RowView, codec: Codec, first: int) -> int:
+    """`candidates` of the first rows."""
+    ids = sample_ids(rows)[::_SAMPLE_STEP]
+    queries = rows.features_of(ids)
+    with np.errstate(invalid="ignore"):
+        tables = codec.tables(queries)
+    # Kept features may be too large for a query.
+    finite = np.isfinite(tables).all((1, 2))
+    if not finite.any():
+        return LADDER[0]
+    ids, queries, tables = ids[finite], queries[finite], tables[finite]
+    largest = min(LADDER[-1], first - 1)
+    found = scan.search_segments(tables, rows.first_code_segments(first), largest + 1)
+    # A query is not one of its results, also where many rows have its code.
+    others = found[1] != ids[:, None]
+    others &= others.cumsum(1) <= largest
+    D, I = (array[others].reshape(len(ids), largest) for array in found)  # noqa: E741
+    factor = Sampled.of(rows, codec).factor
+    near = Refinement(rows, codec, codec.feature_space(), factor, largest).distances(queries, D, I)
+    final = _first_ids(near, I)
+    for count in LADDER:
+        kept = _first_ids(near[:, :count], I[:, :count])
+        if (final[:, :, None] == kept[:, None]).any(2).mean() >= _SHARE:
+            return count
+    return LADDER[-1]
+
+
+def _first_ids(D: NDArray[np.float32], I: NDArray[np.int64]) -> NDArray[np.int64]:  # noqa: E741
+    """Ids (nq, 10) of the first results of each query, by (D, I)."""
+    return np.take_along_axis(I, np.lexsort((I, D))[:, :_FIRST], 1)
+
+
+# What was measured with a codec: segments, how many of their rows, and the number of candidates.
+_Measured: TypeAlias = deque[tuple[list["ref[Segment]"], int, int]]
+_MEASURED: WeakKeyDictionary[Codec, _Measured] = WeakKeyDictionary()
+_MAX_KNOWN = 8
 
 
 def _as_float32(D: NDArray[np.float64]) -> NDArray[np.float32]:

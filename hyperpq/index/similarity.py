@@ -100,7 +100,7 @@ def search_similar(
                 first = copies.of(by_code[1][q], by_code[0][q], codec.quantizer.K)[:width]
                 at = np.full(len(first), d_self[q])
                 if refinement is not None:
-                    at = refinement.distances(x[q], at, first)
+                    at = refinement.distances(x[q : q + 1], at[None], first[None])[0]
                 hits.put_first(q, first, at)
         D[batch, :width], I[batch, :width], S[batch, :width] = hits.D, hits.I, hits.S
     return D, I, S

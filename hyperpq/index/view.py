@@ -217,6 +217,21 @@ class RowView:
                 out.append(CodeSegment(segment.tiled, segment.ids, row_bits(mask)))
         return out
 
+    def first_code_segments(self, n: int) -> list[CodeSegment]:
+        """The first n rows, in the order in which they are stored, as the scan reads them."""
+        out = []
+        for segment in self._store.segments:
+            if segment.n_live <= n:
+                out.append(CodeSegment(segment.tiled, segment.ids, segment.live_bits))
+            elif n > 0:
+                mask = np.zeros(segment.n, bool)
+                mask[live_at(segment, np.arange(n))] = True
+                out.append(CodeSegment(segment.tiled, segment.ids, row_bits(mask)))
+            n -= segment.n_live
+            if n <= 0:
+                break
+        return out
+
     def codes_of(self, ids: ArrayLike) -> NDArray[np.uint8]:
         """Codes (n, code_size) of the rows with some ids, in their order.
 

@@ -70,21 +70,6 @@ def test_the_scale_falls_with_the_distance(random, has_features, D, d_self, kins
         np.testing.assert_array_equal(S == 100, is_own)
 
 
-@given(
-    similarity=st.integers(1, 99),
-    d_self=st.floats(0, 3),
-    kinship=st.sampled_from([1, 0.9, 0.5, 0.01]),
-)
-def test_a_similarity_is_reached_at_its_distance(similarity, d_self, kinship):
-    scale = Calibration(4.0, 0.1, 0.9, 100)
-    [distance] = scale.distance(similarity, [d_self], [kinship])
-    if similarity > 100 * kinship + 1e-9:
-        assert distance == -np.inf
-    else:
-        [[found]] = scale.similarity([[distance]], [d_self], [kinship])
-        assert abs(found - similarity) <= 0.051
-
-
 def test_the_scale_is_steady(make, tmp_path):
     x = make_x(900, seed=5)
     index = make(x=x[:700])

@@ -12,6 +12,9 @@ from index_tools import D_IN, brute_force, make_x
 
 from hyperpq import HiHPQIndex, IDSelectorBatch, SearchParameters
 from hyperpq.errors import InvalidInputError
+from hyperpq.index import calibration
+from hyperpq.index import refine as refinement
+from hyperpq.index.refine import LADDER, candidates
 
 X, QUERIES = make_x(300), make_x(12, seed=1)
 CODECS = ["l1", "nibbles", "fidelity", "l2", "ip"]
@@ -69,7 +72,7 @@ def factor_of(index):
 def check_refined(index, queries, k, refine, ids=None, *, factor=None):
     """Compare a refined search with one in float64; return its results."""
     ids = index.ids if ids is None else np.asarray(ids)
-    count = 200 if refine == "auto" else refine
+    count = candidates(*index._trained()) if refine == "auto" else refine
     n = len(ids)
     only = None if np.array_equal(ids, index.ids) else SearchParameters(IDSelectorBatch(ids))
     D, I = index.search(queries, k, params=only, refine=refine)  # noqa: E741
@@ -152,7 +155,7 @@ def test_results_are_written_to_given_arrays(make):
     found = index.search(QUERIES, 5, refine="auto", D=D, I=I)
     assert found[0] is D
     assert found[1] is I
-    np.testing.assert_array_equal(I, index.search(QUERIES, 5, refine=200)[1])
+    np.testing.assert_array_equal(I, index.search(QUERIES, 5, refine=50)[1])
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -342,6 +345,99 @@ def test_an_index_without_features_says_how_to_get_them(make, refine):
         index.search(QUERIES, 3, refine=refine)
     with pytest.raises(InvalidInputError, match=r"keeps no features"):
         index.search_similar(QUERIES, 3, refine=refine)
+
+
+def drawn(n, seed=0, d=D_IN):
+    """Rows whose order by code and by features differ much, the fewer features the less."""
+    return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
+
+
+STEEP = (10, 11, 12, 14, 17, 22, 30, 60)
+"""Numbers of candidates among which those of small indexes differ."""
+
+
+def measured(index, ladder=STEEP, share=0.95):
+    """`candidates` by searches of the index for its own rows, in one loop."""
+    ids = index.ids if index.ntotal <= 512 else calibration.sample_ids(index._rows())
+    queries = ids[::8]
+    kept = index.features_of(queries)
+    largest = min(ladder[-1], index.ntotal - 1)
+
+    def first(count):
+        near, order = index.search(kept, largest + 1)
+        factor = calibration.Sampled.of(*index._trained()).factor
+        tops = []
+        for q, (D, I, own) in enumerate(zip(near, order, queries, strict=True)):  # noqa: E741
+            D, I = D[own != I][:count], I[own != I][:count]  # noqa: E741
+            exact = compared(index, kept[q], index.features_of(I))
+            wide = exact if factor is None else D + factor * exact
+            tops.append(set(I[np.lexsort((I, wide.astype(np.float32)))[:10]].tolist()))
+        return tops
+
+    final = first(largest)
+    for count in ladder:
+        shared = [len(a & b) / len(b) for a, b in zip(first(count), final, strict=True)]
+        if np.mean(shared) >= share:
+            return count
+    return ladder[-1]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_number_of_candidates_is_measured(make, codec, monkeypatch):
+    assert candidates(*make(codec, x=drawn(500))._trained()) == measured(
+        make(codec, x=drawn(500)), LADDER
+    )
+    monkeypatch.setattr(refinement, "LADDER", STEEP)
+    found = []
+    for x in (drawn(500), np.repeat(drawn(120), 4, 0), X):
+        index = make(codec, x=x)
+        found.append(candidates(*index._trained()))
+        assert found[-1] == measured(index)
+        for one, other in zip(
+            index.search(QUERIES, 12, refine="auto"),
+            index.search(QUERIES, 12, refine=found[-1]),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, other)
+    assert max(found) > STEEP[0]
+
+
+def test_the_number_of_candidates_depends_on_the_rows_alone(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(refinement, "LADDER", STEEP)
+    counted = []
+    original = refinement._measured
+    monkeypatch.setattr(
+        refinement, "_measured", lambda *args: counted.append(args) or original(*args)
+    )
+    rows = drawn(900)
+    index = make(x=rows[:700], stored=True)
+    index.add(rows[700:])
+    want = candidates(*index._trained())
+    # Known as long as the rows are.
+    again = [candidates(*index._trained()), candidates(*index.view()._trained())]
+    assert again == [want] * 2
+    assert STEEP[0] < want < STEEP[-1]
+    assert len(counted) == 1
+    # 861 rows are the first ones of 900 and of 1,000.
+    index.add(drawn(100, seed=1))
+    assert candidates(*index._trained()) == want
+    others = [make(x=rows), make(x=np.concatenate([rows, drawn(3, seed=2)]))]
+    others[1].remove_ids([900, 901, 902])
+    others.append(HiHPQIndex.load(tmp_path / "index", device="cpu"))
+    for other in others:
+        assert candidates(*other._trained()) == want
+    index.remove_ids(np.arange(0, 800))
+    assert candidates(*index._trained()) == measured(index)
+    index.compact()
+    assert candidates(*index._trained()) == measured(index)
+
+
+def test_equal_rows_and_large_values_have_a_number_of_candidates(make):
+    assert candidates(*make(x=np.repeat(X[:1], 700, 0))._trained()) == LADDER[0]
+    index = make("l2", "float32", np.full((80, D_IN), 3e38, np.float32))
+    assert candidates(*index._trained()) == LADDER[0]
+    for n in (0, 1, 51, 52):
+        assert candidates(*make(x=drawn(n))._trained()) == LADDER[0]
 
 
 @settings(max_examples=40, deadline=None)
