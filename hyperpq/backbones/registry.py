@@ -8,10 +8,13 @@ from functools import partial
 from typing import Any
 
 from hyperpq.backbones.base import Backbone
+from hyperpq.backbones.combined import CombinedBackbone
 from hyperpq.backbones.efficientnet_lite import LITE_MODELS, lite_installed, load_lite
 from hyperpq.errors import BackboneError, InvalidInputError
 from hyperpq.utils.devices import limit_torch_threads, resolve_device
 
+# All embedded networks together.
+_COMBINED = "lite-all"
 _FAMILIES = {
     "timm": ("timm:NAME", "a model of timm (DINOv2, ViT, ConvNeXt...)", "timm"),
     "open_clip": ("open_clip:MODEL/PRETRAINED", "the image side of an OpenCLIP model", "open_clip"),
@@ -29,6 +32,8 @@ def available_backbones() -> list[tuple[str, str, bool]]:
         The name, or the form of the names; a description; and whether it is installed.
     """
     embedded = [(n, model.description, lite_installed(n)) for n, model in LITE_MODELS.items()]
+    together = "all three of them side by side, slower and better"
+    embedded.append((_COMBINED, together, all(installed for _, _, installed in embedded)))
     families = [
         (form, what, importlib.util.find_spec(module) is not None)
         for form, what, module in _FAMILIES.values()
@@ -44,8 +49,8 @@ def load_backbone(
     Parameters
     ----------
     name : str
-        ``lite0``, ``lite1``, ``lite2``, ``timm:NAME``, ``open_clip:MODEL/PRETRAINED``,
-        ``onnx:FILE`` or ``torchscript:FILE``.
+        ``lite0``, ``lite1``, ``lite2``, ``lite-all`` (these three side by side), ``timm:NAME``,
+        ``open_clip:MODEL/PRETRAINED``, ``onnx:FILE`` or ``torchscript:FILE``.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     threads : int, optional
@@ -84,6 +89,9 @@ def _reload(name: str, device: str, threads: int | None, identity: dict[str, Any
 def _load(name: str, device: str, threads: int | None) -> Backbone:
     if name in LITE_MODELS:
         return load_lite(name, resolve_device(device), threads)
+    if name == _COMBINED:
+        where = resolve_device(device)
+        return CombinedBackbone(name, [load_lite(part, where, threads) for part in LITE_MODELS])
     kind, _, rest = name.partition(":")
     if kind not in _FAMILIES or not rest:
         raise _unknown(name)
@@ -112,7 +120,8 @@ def _load(name: str, device: str, threads: int | None) -> Backbone:
 
 
 def _unknown(name: str) -> BackboneError:
-    forms = [*LITE_MODELS, *(form for form, _, _ in _FAMILIES.values())]
-    close = difflib.get_close_matches(name.partition(":")[0], [*LITE_MODELS, *_FAMILIES], n=1)
+    embedded = [*LITE_MODELS, _COMBINED]
+    forms = [*embedded, *(form for form, _, _ in _FAMILIES.values())]
+    close = difflib.get_close_matches(name.partition(":")[0], [*embedded, *_FAMILIES], n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return BackboneError(f"backbone is {name!r}; expected one of {', '.join(forms)}{hint}")

@@ -18,12 +18,14 @@ import torch
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from hyperpq.backbones import BATCH_SIZE, available_backbones, base, load_backbone
 from hyperpq.backbones import efficientnet_lite as lite
+from hyperpq.backbones.combined import CombinedBackbone
 from hyperpq.backbones.onnx_writer import _varint
 from hyperpq.backbones.torch_modules import TorchBackbone, hash_parameters
-from hyperpq.datasets.preprocessing import Preprocessing
+from hyperpq.datasets.preprocessing import Preprocessing, to_pixels
 from hyperpq.errors import BackboneError, InvalidInputError, MissingDependencyError
 from hyperpq.utils.imports import import_onnxruntime
 
@@ -117,6 +119,47 @@ def test_threads_do_not_change_the_precision_of_each_other():
         torch.set_float32_matmul_precision(before)
         torch.backends.cudnn.allow_tf32 = True
     assert set(module.seen) == {("highest", False)}
+
+
+def test_the_networks_together_give_the_features_of_each(lite0):
+    together = load_backbone("lite-all", device="cpu", threads=2)
+    assert (together.d, together.preprocessing.size, together.device) == (3 * 1280, 260, "cpu")
+    x = images(3, 260)
+    parts = [lite0, *(load_backbone(name, device="cpu", threads=2) for name in ("lite1", "lite2"))]
+    seen = [
+        np.stack([to_pixels(Image.fromarray(one), part.preprocessing) for one in x])
+        for part in parts
+    ]
+    assert [pixels.shape[1] for pixels in seen] == [224, 240, 260]
+    assert np.array_equal(seen[2], x)
+    expected = [part(pixels) for part, pixels in zip(parts, seen, strict=True)]
+    assert np.array_equal(together(x), np.concatenate(expected, axis=1))
+    assert np.array_equal(together(x[1:2]), together(x)[1:2])
+    again = pickle.loads(pickle.dumps(together))
+    again.check_matches(json.loads(json.dumps(together.identity())))
+    assert np.array_equal(again(x), together(x))
+    with pytest.raises(BackboneError, match="backbone is 'lite0'; expected 'lite-all'"):
+        lite0.check_matches(together.identity())
+
+
+def test_a_combination_is_another_one_with_other_weights_or_in_another_order():
+    def network(name, weights_hash, size):
+        return TorchBackbone(
+            name,
+            Tiny(),
+            preprocessing=Preprocessing(size),
+            weights_hash=weights_hash,
+            device="cpu",
+            mean=base.IMAGENET_MEAN,
+            std=base.IMAGENET_STD,
+        )
+
+    small, large = network("a", "0" * 32, 32), network("b", "1" * 32, 64)
+    recorded = CombinedBackbone("all", [small, large]).identity()
+    CombinedBackbone("all", [small, large]).check_matches(recorded)
+    for parts in ([small, network("b", "2" * 32, 64)], [large, small]):
+        with pytest.raises(BackboneError, match="backbone 'all' has the weights"):
+            CombinedBackbone("all", parts).check_matches(recorded)
 
 
 @pytest.mark.gpu
@@ -267,6 +310,7 @@ def test_registry():
         "lite0",
         "lite1",
         "lite2",
+        "lite-all",
         "timm:NAME",
         "open_clip:MODEL/PRETRAINED",
         "onnx:FILE",
@@ -275,6 +319,7 @@ def test_registry():
     assert names["lite0"] and names["onnx:FILE"] and names["torchscript:FILE"]
     for bad, said in (
         ("lite9", "did you mean 'lite"),
+        ("lite_all", "did you mean 'lite-all'"),
         ("resnet", "expected one of lite0, lite1"),
         ("tim:vit", "did you mean 'timm'"),
         ("onnx:", "backbone is 'onnx:'; expected"),

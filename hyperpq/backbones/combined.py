@@ -1,0 +1,57 @@
+"""`CombinedBackbone`: several networks whose features stand side by side.
+
+Networks that were trained apart make different mistakes, so that their features together say more
+than those of any of them. An image is decoded and resized once, for the network with the largest
+input; the others see the same pixels made smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import xxhash
+from PIL import Image
+
+from hyperpq.backbones.base import Backbone
+from hyperpq.datasets.preprocessing import Preprocessing, to_pixels
+
+
+class CombinedBackbone(Backbone):
+    """Networks that encode the same pixels, one after the other.
+
+    Parameters
+    ----------
+    name : str
+        As given to `load_backbone`.
+    parts : sequence of Backbone
+        The networks, in the order of their features. They are on one device, see the whole of an
+        image (``resize="squash"``) and have the same normalization; only their sizes may differ.
+    """
+
+    def __init__(self, name: str, parts: Sequence[Backbone]) -> None:
+        self._parts = tuple(parts)
+        largest = max(parts, key=lambda part: part.preprocessing.size)
+        digest = xxhash.xxh3_128()
+        for part in parts:
+            digest.update(f"{part.name} {part.weights_hash}\n".encode())
+        super().__init__(
+            name,
+            sum(part.d for part in parts),
+            largest.preprocessing,
+            digest.hexdigest(),
+            largest.device,
+            mean=largest.mean,
+            std=largest.std,
+        )
+
+    def _features(self, pixels: np.ndarray) -> np.ndarray:
+        features = [part(_resized(pixels, part.preprocessing)) for part in self._parts]
+        return np.concatenate(features, axis=1)
+
+
+def _resized(pixels: np.ndarray, prep: Preprocessing) -> np.ndarray:
+    """Squares (n, S, S, 3) as a network with another size sees them."""
+    if pixels.shape[1] == prep.size:
+        return pixels
+    return np.stack([to_pixels(Image.fromarray(square), prep) for square in pixels])
