@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +43,11 @@ TOP = 100
 LEVEL_NAMES = ("fine class", "coarse class", "kind")
 # The code length of the sentences and of the plot.
 SHOWN_BITS = 32
+# The parts of a recipe in the sentences.
+_NAMES = {
+    "hierarchy": "hierarchical prototypes add",
+    "hyperbolic space": "hyperbolic instead of flat space adds",
+}
 _MADE = (
     f"{origin('levels', 'levels-of-a-hierarchy')} A result is relevant if it is of the query's "
     "fine class (a kind of apple; a species), of its coarse class (apples; a family), or of its "
@@ -95,7 +100,7 @@ def _effects() -> Iterator[Effect]:
             yield Effect(recipe, "hierarchy", rest, one, other, geometry == hyperbolic)
         for hierarchy in HIERARCHIES:
             one, other = name_of(recipe, hyperbolic, hierarchy), name_of(recipe, flat, hierarchy)
-            rest = f"with {hierarchy}"
+            rest = "with hierarchy" if hierarchy == with_it else "without hierarchy"
             yield Effect(recipe, "hyperbolic space", rest, one, other, hierarchy == own)
 
 
@@ -130,7 +135,7 @@ def write_levels_page(out: Path) -> Path:
             f"{record.n_database:,} images of {record.n_classes} fine classes are searched, and "
             f"{record.n_query:,} others are queries.\n\n{_tables(found)}"
         )
-        texts.append(_sentences(record, found))
+        texts.append(_sentence(record, found))
         machines = shared_facts(runs, ("machine", *COMMITS))
         made.append(
             f"{record.folder} was measured on "
@@ -139,58 +144,57 @@ def write_levels_page(out: Path) -> Path:
         )
     plot = out / "levels.svg"
     plot_effects(sets, plot)
-    picture = (
-        f"mAP@{TOP} of codes of {SHOWN_BITS} bits with a part of a recipe, less that without it; "
-        f"thin lines are the standard deviation.\n\n![what each part is worth]({plot.name})"
+    effects = (
+        f"mAP@{TOP} of codes of {SHOWN_BITS} bits with a part of a recipe, less that without it:"
+        f"\n\n{_effects_table(sets)}\n\n![what each part adds, by level]({plot.name})"
     )
-    page = {"What hierarchy and geometry are worth": picture, **sections}
-    summary = " ".join([_summary(sets.values()), *texts])
-    return write_page(out / "levels.md", "Levels of a hierarchy", summary, page, made)
+    page = {"What hierarchy and geometry are worth": effects, **sections}
+    title, found_there = "Levels of a hierarchy", "\n\n".join(filter(None, texts))
+    return write_page(out / "levels.md", title, found_there, page, made)
 
 
-def _summary(sets: Iterable[Found]) -> str:
-    """The range of what each part of the default recipe adds, over sets and levels."""
-    found, texts = list(sets), []
-    for part in dict.fromkeys(effect.part for effect in EFFECTS):
-        own = [e for e in EFFECTS if (e.recipe, e.part, e.is_own) == (RECIPES[0], part, True)]
-        rows = [differences(one, effect, SHOWN_BITS) for one in found for effect in own]
-        means = [values.mean(0) for values in rows if len(values)]
-        if means:
-            low, high = (_signed(float(f(means))) for f in (np.min, np.max))
-            texts.append(f"{part} {low}" + (f" to {high}" if low != high else ""))
-    return (
-        f"Over the levels and sets of this page, parts of the default recipe add to its mAP@{TOP} "
-        f"at {SHOWN_BITS} bits: {'; '.join(texts)}."
-    )
-
-
-def _sentences(record: SetRecord, found: Found) -> str:
-    """What hierarchy and geometry are worth at each level of one set, for each recipe."""
-    texts = []
-    for recipe in RECIPES:
-        own = found.get((name_of(recipe, GEOMETRIES[0], OWN_HIERARCHY[recipe]), SHOWN_BITS))
-        if own is None:
-            continue
-        base = np.mean(list(own.values()), 0)[: len(LEVEL_NAMES)]
-        added = [
-            f"{effect.part} adds {_listed_gains(rows)}"
-            for effect in EFFECTS
-            if effect.recipe == recipe and effect.is_own
-            if len(rows := differences(found, effect, SHOWN_BITS))
-        ]
-        shown = listed([format_number(float(value)) for value in base])
-        texts.append("; ".join([f"`{recipe}` has an mAP@{TOP} of {shown}", *added]))
+def _sentence(record: SetRecord, found: Found) -> str:
+    """What hierarchy and geometry are worth to the default at each level of one set."""
+    own = found.get((name_of(RECIPES[0], GEOMETRIES[0], HIERARCHIES[0]), SHOWN_BITS), {})
+    if not own:
+        return ""
+    base = np.mean(list(own.values()), 0)[: len(LEVEL_NAMES)]
+    shown = listed([format_number(float(value)) for value in base])
+    added = [
+        f"{_NAMES[effect.part]} {listed(gains)}"
+        for effect in EFFECTS
+        if effect.recipe == RECIPES[0] and effect.is_own
+        if (gains := _gains(differences(found, effect, SHOWN_BITS)))
+    ]
     levels = listed([f"by {name}" for name in LEVEL_NAMES])
-    return f"On {record.name}, {levels}: {'. '.join(texts)}."
+    end = f"; to these, {'; '.join(added)}" if added else ""
+    return (
+        f"On {record.name}, default codes of {SHOWN_BITS} bits have an mAP@{TOP} of {shown} "
+        f"{levels}{end}."
+    )
 
 
-def _listed_gains(rows: Floats) -> str:
+def _effects_table(sets: Mapping[str, Found]) -> str:
+    """A row for each set and part, a column for each level."""
+    lines = [["set", "recipe", "what is added", *LEVEL_NAMES, "seeds"]]
+    for name, found in sets.items():
+        for effect in EFFECTS:
+            rows = differences(found, effect, SHOWN_BITS)
+            if gains := _gains(rows):
+                what = f"{effect.part}, {effect.rest}"
+                lines.append([name, effect.recipe, what, *gains, str(len(rows))])
+    return markdown_table(lines)
+
+
+def _gains(rows: Floats) -> list[str]:
     """Means and standard deviations of differences (seeds, levels), as in ``+.002 ± .001``."""
+    if not len(rows):
+        return []
     texts = []
     for mean, spread in zip(rows.mean(0), spread_of(rows), strict=True):
         end = "" if np.isnan(spread) else f" ± {format_number(float(spread))}"
         texts.append(_signed(float(mean)) + end)
-    return listed(texts)
+    return texts
 
 
 def _signed(value: float) -> str:
@@ -264,6 +268,9 @@ def plot_effects(sets: Mapping[str, Found], file: Path) -> None:
         axis.grid(axis="y", visible=False)
         axis.grid(axis="x", color="#ddd")
         axis.spines["left"].set_visible(False)
+    limits = np.array([axis.get_xlim() for axis in axes])
+    for axis in axes:
+        axis.set_xlim(limits[:, 0].min(), limits[:, 1].max())
     axes[-1].set_xlabel(f"mAP@{TOP} that is added")
     add_legend(figure, axes)
     save(figure, file)
