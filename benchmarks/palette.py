@@ -46,6 +46,7 @@ STYLES: dict[str, Style] = {
     "hyperpq balanced": Style("#8e1220", "x"),
     "hyperpq balanced, refined": Style("#8e1220", "x", "--"),
     "hyperpq fidelity": Style("#ee8a8f", "+"),
+    "hyperpq fidelity, corrected": Style("#ee8a8f", "+", "--"),
     "hyperpq paper": Style("#e69f00", "s"),
     # Exact search.
     "exact raw": Style(REFERENCE, "", ":"),
@@ -63,6 +64,9 @@ STYLES: dict[str, Style] = {
     "rabitq": Style("#8c564b", "h"),
     "tangent_pq": Style("#c49c94", "p"),
     "tangent_opq": Style("#a98274", "H"),
+    # Of the ScaNN library, in the page of recall.
+    "scann": Style("#2c3f8f", "X"),
+    "scann_dot": Style("#6f86d6", "*"),
     # Baselines that learn.
     "cibhash": Style("#17becf", "1"),
     "bihalf": Style("#bcbd22", "2"),
