@@ -53,10 +53,10 @@ def level_sizes(labels: TreeLabels) -> tuple[int, ...]:
 def hierarchical_precision(labels: TreeLabels, found: Labels, k: int) -> float:
     """Mean over the queries of the similarity of the first k results, over the most there can be.
 
-    The similarity of two images is the share of levels at which they are of one class (Barz and
-    Denzler, "Hierarchy-based image embeddings for semantic image retrieval", WACV 2019, eq. 4,
-    where the classes of a level are equally far from the root). So a result of another kind of
-    apple counts more than one of another fruit.
+    The similarity of two images is the share of levels at which they are of one class, so a result
+    of another kind of apple counts more than one of another fruit (hierarchical precision, Deng,
+    Berg and Li, CVPR 2011; Barz and Denzler, "Hierarchy-based image embeddings for semantic image
+    retrieval", WACV 2019, whose similarity this is where all leaves are equally deep).
 
     Parameters
     ----------
