@@ -48,7 +48,7 @@ def command(
     there is no index, a new one is trained on up to 25,000 of the vectors first.
     """
     if if_new and again:
-        raise click.UsageError("--if-new and --again exclude each other; choose one.")
+        raise options.both_given("--if-new", "--again")
     from hyperpq.io.import_vectors import import_vectors
     from hyperpq.io.vector_files import is_vector_file
 

@@ -196,7 +196,7 @@ def _patterns(
     if not context.meta.get(_NO_EXCLUDE):
         return patterns
     if patterns:
-        raise click.UsageError("--exclude and --no-exclude exclude each other; choose one.")
+        raise both_given("--exclude", "--no-exclude")
     return []
 
 
@@ -299,8 +299,13 @@ def refuse(what: str, instead: str, **options: Any) -> None:
         raise click.UsageError(f"{' and '.join(names)} {verb} for {instead}; {what} were given.")
 
 
+def both_given(one: str, other: str) -> click.UsageError:
+    """The error for two options of which only one can be given."""
+    return click.UsageError(f"{one} and {other} exclude each other; choose one.")
+
+
 def format_of(style: str | None, as_json: bool) -> str | None:
     """The format that `--format` and `--json` choose together; None if neither is given."""
     if as_json and style not in (None, "json"):
-        raise click.UsageError(f"--json and --format {style} exclude each other; choose one.")
+        raise both_given("--json", f"--format {style}")
     return "json" if as_json else style

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.io.named_arrays import listed, not_vectors, only_one
 
 if TYPE_CHECKING:
     import h5py
@@ -86,7 +87,7 @@ def _chosen(file: h5py.File, path: Path, dataset: str | None) -> h5py.Dataset:
         wanted = dataset.strip("/")
         if wanted not in names:
             raise InvalidInputError(
-                f"{path} has no dataset {dataset!r}; it has {_listed(names)}, and links are not "
+                f"{path} has no dataset {dataset!r}; it has {listed(names)}, and links are not "
                 "followed."
             )
         return _checked(file, path, wanted)
@@ -96,17 +97,7 @@ def _chosen(file: h5py.File, path: Path, dataset: str | None) -> h5py.Dataset:
             f"{path} has no dataset of two dimensions that is stored in it; expected an array "
             "(n, d) of numbers."
         )
-    if len(flat) > 1:
-        raise InvalidInputError(
-            f"{path} has {len(flat)} datasets of two dimensions ({_listed(flat)}); choose one with "
-            "dataset=NAME (--dataset NAME)."
-        )
-    return _checked(file, path, flat[0])
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:10])) or "none"
-    return f"{shown}, ..." if len(names) > 10 else shown
+    return _checked(file, path, only_one(path, flat, "datasets of two dimensions"))
 
 
 def _dimensions(data: h5py.Dataset) -> int:
@@ -133,10 +124,8 @@ def _problem(data: h5py.Dataset, size: int) -> str | None:
     layout = creation.get_layout()
     if layout == h5d.VIRTUAL or creation.get_external_count():
         return "is stored in other files; expected its values in this file"
-    if data.shape is None or len(data.shape) != 2:
-        return f"has shape {data.shape}; expected two dimensions, (n, d)"
-    if data.dtype.kind not in "fiub":
-        return f"has dtype {data.dtype}; expected numbers (any float or integer dtype)"
+    if problem := not_vectors(data.shape, data.dtype):
+        return problem
     n, d = data.shape
     length, stored = n * d * data.dtype.itemsize, data.id.get_storage_size()
     short = f"has shape {data.shape}, but the file contains only some of its values"

@@ -18,6 +18,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.io.named_arrays import listed, not_vectors, only_one
 
 _SUFFIX = ".npy"
 
@@ -91,32 +92,23 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 def _chosen(archive: zipfile.ZipFile, path: Path, dataset: str | None) -> str:
     """Name in the archive of the array that is asked for, or of the only one that fits."""
-    names = [name for name in archive.namelist() if name.endswith(_SUFFIX)]
+    files = [name for name in archive.namelist() if name.endswith(_SUFFIX)]
+    names = [name.removesuffix(_SUFFIX) for name in files]
     if dataset is not None:
-        if dataset + _SUFFIX not in names:
-            raise InvalidInputError(f"{path} has no array {dataset!r}; it has {_listed(names)}.")
+        if dataset not in names:
+            raise InvalidInputError(f"{path} has no array {dataset!r}; it has {listed(names)}.")
         return dataset + _SUFFIX
     flat = []
     for name in names:
-        with archive.open(name) as file:
+        with archive.open(name + _SUFFIX) as file:
             if len(_read_header(file).shape) == 2:
                 flat.append(name)
     if not flat:
         raise InvalidInputError(
-            f"{path} has no array of two dimensions; it has {_listed(names)}; expected an array "
+            f"{path} has no array of two dimensions; it has {listed(names)}; expected an array "
             "(n, d) of numbers."
         )
-    if len(flat) > 1:
-        raise InvalidInputError(
-            f"{path} has {len(flat)} arrays of two dimensions ({_listed(flat)}); choose one with "
-            "dataset=NAME (--dataset NAME)."
-        )
-    return flat[0]
-
-
-def _listed(names: list[str]) -> str:
-    shown = ", ".join(repr(name.removesuffix(_SUFFIX)) for name in names[:10]) or "none"
-    return f"{shown}, ..." if len(names) > 10 else shown
+    return only_one(path, flat, "arrays of two dimensions") + _SUFFIX
 
 
 def _read_header(file: IO[bytes]) -> _Header:
@@ -129,12 +121,8 @@ def _read_header(file: IO[bytes]) -> _Header:
 def _checked(archive: zipfile.ZipFile, path: Path, name: str, file: IO[bytes]) -> _Header:
     header = _read_header(file)
     shown = f"{path}: array {name.removesuffix(_SUFFIX)!r}"
-    if len(header.shape) != 2:
-        raise InvalidInputError(f"{shown} has shape {header.shape}; expected two dimensions.")
-    if header.dtype.kind not in "fiub":
-        raise InvalidInputError(
-            f"{shown} has dtype {header.dtype}; expected numbers (any float or integer dtype)."
-        )
+    if problem := not_vectors(header.shape, header.dtype):
+        raise InvalidInputError(f"{shown} {problem}.")
     # A header could promise more values than the archive has.
     promised = header.shape[0] * header.shape[1] * header.dtype.itemsize
     stored = archive.getinfo(name).file_size - file.tell()

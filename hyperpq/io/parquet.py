@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.io.named_arrays import listed, only_one
 from hyperpq.utils.imports import need
 
 if TYPE_CHECKING:
@@ -98,17 +99,11 @@ def _chosen(path: Path, schema: pyarrow.Schema, column: str | None) -> Sequence[
     if column is not None:
         if column not in lists:
             raise InvalidInputError(
-                f"{path} has no column {column!r} of lists of numbers; it has "
-                f"{', '.join(map(repr, lists)) or 'none'}."
+                f"{path} has no column {column!r} of lists of numbers; it has {listed(lists)}."
             )
         return [column]
-    if len(lists) > 1:
-        raise InvalidInputError(
-            f"{path} has several columns of lists of numbers ({', '.join(map(repr, lists))}); "
-            "choose one with dataset=NAME (--dataset NAME)."
-        )
     if lists:
-        return lists
+        return [only_one(path, lists, "columns of lists of numbers")]
     others = [f"{field.name!r} ({field.type})" for field in schema if not _is_number(field.type)]
     if others or not len(schema):
         raise InvalidInputError(

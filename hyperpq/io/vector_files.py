@@ -188,11 +188,15 @@ def _check_file(path: Path) -> None:
         if stat.S_ISREG(mode):
             path.open("rb").close()
     except OSError as error:
-        raise InvalidInputError(
-            f"{path} cannot be read ({error.strerror or error}); give an existing file."
-        ) from error
+        raise _unreadable(path, error) from error
     if not stat.S_ISREG(mode):
         raise InvalidInputError(f"{path} is not a regular file; give a file of vectors.")
+
+
+def _unreadable(path: Path, error: OSError) -> InvalidInputError:
+    return InvalidInputError(
+        f"{path} cannot be read ({error.strerror or error}); give an existing file."
+    )
 
 
 def load_array(path: Path, ndim: int, shape: str) -> NDArray[Any]:
@@ -215,9 +219,7 @@ def load_array(path: Path, ndim: int, shape: str) -> NDArray[Any]:
     try:
         array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise InvalidInputError(
-            f"{path} cannot be read ({error.strerror or error}); give an existing file."
-        ) from error
+        raise _unreadable(path, error) from error
     except (ValueError, EOFError) as error:
         what = "is not a complete .npy file of numbers" if path.stat().st_size else "is empty"
         raise InvalidInputError(

@@ -130,7 +130,10 @@ def test_results_know_their_format_by_the_ending(run, tmp_path):
             ("x.npy", "--workers", "2", "-0"),
             "--null and --workers are for images; files of vectors were given.",
         ),
-        (("x.npy", "--format", "paths"), "the format paths is for images; files of vectors were"),
+        (
+            ("x.npy", "--format", "paths"),
+            "the format paths is for images; hyperpq-index has vectors",
+        ),
         (("a.jpg", "--format", "npz"), "the format npz is for files of vectors; images were given"),
         (("a.jpg", "--dataset", "a"), "--dataset is for files of vectors; images were given."),
     ],

@@ -307,7 +307,7 @@ WRONG = {
     ),
     "two.parquet": (
         table(a=[[1.0]], b=[[1.0]]),
-        "has several columns of lists of numbers ('a', 'b'); choose one with dataset=NAME "
+        "has 2 columns of lists of numbers ('a', 'b'); choose one with dataset=NAME "
         "(--dataset NAME).",
     ),
     "ragged.parquet": (
