@@ -24,8 +24,8 @@ SIZE, CANDIDATES = 8, 200
 KEPT: Literal["int8"] = "int8"
 # Recipes whose codes are refined.
 RECIPES = ("default", "fidelity")
-# A codeword for each dimension: its 256 scalars are trained on so many rows.
-SCALAR_TRAIN = 5000
+# Where each dimension has 256 codewords, they are trained on so many rows, in so many steps.
+SCALAR_TRAIN, SCALAR_STEPS = 2000, 10
 
 Search = Callable[[Floats, int], Ids]
 
@@ -81,7 +81,7 @@ class Refinable:
             refined = faiss.IndexRefine(codes, kept)
             self.methods[name] = SIZE + kept.sa_code_size(), _refined_search(refined)
         long = faiss.IndexPQ(d, d, 8)
-        long.pq.cp.min_points_per_centroid = 1
+        long.pq.cp.min_points_per_centroid, long.pq.cp.niter = 1, SCALAR_STEPS
         long.train(train[:SCALAR_TRAIN])
         long.add(x)
         self.methods[LONG_PQ] = d, lambda query, k: long.search(query, k)[1]
