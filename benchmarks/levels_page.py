@@ -44,9 +44,9 @@ LEVEL_NAMES = ("fine class", "coarse class", "kind")
 # The code length of the sentences and of the plot.
 SHOWN_BITS = 32
 # The parts of a recipe in the sentences.
-_NAMES = {
-    "hierarchy": "hierarchical prototypes add",
-    "hyperbolic space": "hyperbolic instead of flat space adds",
+_PARTS = {
+    "hierarchy": "hierarchical prototypes",
+    "hyperbolic space": "hyperbolic instead of flat space",
 }
 _MADE = (
     f"{origin('levels', 'levels-of-a-hierarchy')} A result is relevant if it is of the query's "
@@ -149,8 +149,26 @@ def write_levels_page(out: Path) -> Path:
         f"\n\n{_effects_table(sets)}\n\n![what each part adds, by level]({plot.name})"
     )
     page = {"What hierarchy and geometry are worth": effects, **sections}
-    title, found_there = "Levels of a hierarchy", "\n\n".join(filter(None, texts))
-    return write_page(out / "levels.md", title, found_there, page, made)
+    findings = " ".join(filter(None, [_verdict(list(sets.values())), *texts]))
+    return write_page(out / "levels.md", "Levels of a hierarchy", findings, page, made)
+
+
+def _verdict(sets: Sequence[Found]) -> str:
+    """The largest change by each part of the default recipe, over sets and levels."""
+    most = []
+    for part in _PARTS:
+        own = [e for e in EFFECTS if (e.recipe, e.part, e.is_own) == (RECIPES[0], part, True)]
+        rows = [differences(found, effect, SHOWN_BITS) for found in sets for effect in own]
+        means = [abs(values.mean(0)).max() for values in rows if len(values)]
+        if not means:
+            return ""
+        # "No more than" stays true of what is rounded.
+        most.append(format_number(np.ceil(1000 * max(means) - 1e-6) / 1000))
+    prototypes, space = _PARTS.values()
+    return (
+        f"At no level do {prototypes} change the mAP@{TOP} of the default recipe by more than "
+        f"{most[0]}, nor {space} by more than {most[1]}, at {SHOWN_BITS} bits."
+    )
 
 
 def _sentence(record: SetRecord, found: Found) -> str:
@@ -161,13 +179,13 @@ def _sentence(record: SetRecord, found: Found) -> str:
     base = np.mean(list(own.values()), 0)[: len(LEVEL_NAMES)]
     shown = listed([format_number(float(value)) for value in base])
     added = [
-        f"{_NAMES[effect.part]} {listed(gains)}"
+        f"{_PARTS[effect.part]}: {listed(gains)}"
         for effect in EFFECTS
         if effect.recipe == RECIPES[0] and effect.is_own
         if (gains := _gains(differences(found, effect, SHOWN_BITS)))
     ]
     levels = listed([f"by {name}" for name in LEVEL_NAMES])
-    end = f"; to these, {'; '.join(added)}" if added else ""
+    end = f"; added by {'; '.join(added)}" if added else ""
     return (
         f"On {record.name}, default codes of {SHOWN_BITS} bits have an mAP@{TOP} of {shown} "
         f"{levels}{end}."
