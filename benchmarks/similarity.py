@@ -27,6 +27,7 @@ from hyperpq import HiHPQIndex, ImageIndex
 from hyperpq.datasets.decode import open_image
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.extract import ReadOptions, extract_features
+from hyperpq.index.refine import Refine
 
 EDGES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99)
 """Where the steps of the similarity begin; copies have 100."""
@@ -79,6 +80,7 @@ def measure(
     queries: Floats,
     altered: Mapping[str, Floats],
     labels: NDArray[np.int64],
+    refine: Refine = "auto",
 ) -> Steps:
     """Count by steps of the similarity.
 
@@ -94,20 +96,26 @@ def measure(
         Features of their altered copies.
     labels : ndarray, shape (n,)
         Class of each image.
+    refine : int or "auto", optional
+        See `HiHPQIndex.search`; as for queries by images unless given.
     """
     n, classes = len(labels), int(labels.max()) + 1
     found, same = np.zeros((2, len(EDGES), classes))
     copies = np.zeros(len(EDGES))
     for start in range(0, len(rows), _BATCH):
         some = rows[start : start + _BATCH]
-        _, I, S = index.search_similar(queries[start : start + _BATCH], n)  # noqa: E741
+        _, I, S = index.search_similar(  # noqa: E741
+            queries[start : start + _BATCH], n, refine=refine
+        )
         step, others = _steps(S), some[:, None] != I
         for own, ids, steps, other in zip(labels[some], I, step, others, strict=True):
             found[:, own] += np.bincount(steps[other], minlength=len(EDGES))
             right = other & (labels[ids] == own)
             same[:, own] += np.bincount(steps[right], minlength=len(EDGES))
         for features in altered.values():
-            _, I, S = index.search_similar(features[start : start + _BATCH], n)  # noqa: E741
+            _, I, S = index.search_similar(  # noqa: E741
+                features[start : start + _BATCH], n, refine=refine
+            )
             copies += np.bincount(_steps(S[some[:, None] == I]), minlength=len(EDGES))
     with np.errstate(invalid="ignore"):
         by_class = np.where(found >= 200, same / found, np.nan)

@@ -66,8 +66,8 @@ _FORMATS = sorted({*formats.WRITERS, *query_vectors.FORMATS})
 @click.option(
     "--refine/--no-refine",
     default=None,
-    help="Rank the 200 best codes again by the features that the index keeps. [default: --refine "
-    "for images, if the index keeps features]",
+    help="Rank the best codes again by the features that the index keeps. [default: --refine for "
+    "images, if the index keeps features]",
 )
 @options.null_option
 @click.option("--exclude-self", is_flag=True, help="Exclude the query image itself.")
@@ -106,6 +106,8 @@ def command(
     style = options.format_of(style, as_json)
     conditions.check_quoted(where, inputs)
     wanted = query_vectors.Wanted(k, index_path, where, refine, threads, device, quiet)
+    if refine:
+        _need_features(index_path)
     if query_vectors.are_vectors(inputs):
         options.refuse("files of vectors", "images", **for_images, workers=workers or None)
         query_vectors.run([Path(name) for name in inputs], wanted, dataset, style, out)
@@ -155,7 +157,7 @@ def _query(
                 where=wanted.where,
                 exclude_self=exclude_self,
                 **limits,
-                **_refinement(wanted.refine),
+                refine=0 if wanted.refine is False else "auto",
                 threads=wanted.threads,
                 workers=workers,
                 progress=progress,
@@ -176,11 +178,19 @@ def _query(
         raise click.exceptions.Exit(1)
 
 
-def _refinement(refine: bool | None) -> dict[str, Any]:
-    """The argument of the library for `--refine`; none if it is not used."""
-    from hyperpq.index.refine import AUTO
+def _need_features(index_path: Path) -> None:
+    """Raise `InvalidInputError` if an index has nothing to rank its best codes by."""
+    from hyperpq.errors import InvalidInputError
+    from hyperpq.index.directory import codec_of, kept_features
+    from hyperpq.store import IndexStore
 
-    return {} if refine is None else {"refine": AUTO if refine else 0}
+    store = IndexStore.open(index_path)
+    if kept_features(store) is None and not codec_of(store).has_corrections:
+        raise InvalidInputError(
+            f"{index_path} keeps no features, which --refine ranks by; expected an index of images "
+            "that was built with --features, such as --features int8; leave --refine out to rank "
+            "by codes."
+        )
 
 
 def _explain(

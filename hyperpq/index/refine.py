@@ -34,7 +34,7 @@ Refine = int | Literal["auto"] | None
 LADDER = (50, 100, 200, 400)
 """Numbers of candidates that ``"auto"`` chooses from, see `candidates`."""
 BY_CODES = 400
-"""Candidates of ``"auto"`` that are ranked again without features: each costs a look at its code."""
+"""Candidates of ``"auto"`` that are ranked again by their codes, where no features are kept."""
 
 # It is measured with every eighth row of a sample, which are 64, by the first results of each. With
 # this share of them equal, quality is that of more candidates: `refine.md` has what was measured.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +20,21 @@ from hyperpq.progress import ProgressLike
 from hyperpq.utils.validation import as_array, as_count, as_number, as_queries
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from hyperpq.codec.base import Codec
+
+
+class SearchOptions(TypedDict, total=False):
+    """The parameters of `IndexSearcher.search` after the first two."""
+
+    params: SearchParameters | None
+    where: str | Where | None
+    refine: Refine
+    threads: int | None
+    D: NDArray[np.float32] | None
+    I: NDArray[np.int64] | None  # noqa: E741
+    progress: ProgressLike
 
 
 class IndexSearcher(ABC):
@@ -78,9 +92,10 @@ class IndexSearcher(ABC):
             Which rows are searched by their attributes, such as ``"width >= 512"``.
         refine : int or "auto", optional
             How many of the best codes are ranked again, by the distance of the code plus that of
-            the kept features times a factor that the index gives, see `Refinement`; ``"auto"`` for
-            200. Rows after them keep the order of their codes, so that the results for one k are
-            the first of those for a larger one. Plain codebooks rank by the exact distance alone.
+            the kept features times a factor that the index gives, see `Refinement`. ``"auto"`` is
+            50, 100, 200 or 400, which a measurement on rows of the index decides. Rows after them
+            keep the order of their codes, so that the results for one k are the first of those for
+            a larger one. Plain codebooks rank by the exact distance alone.
         threads : int, optional
             Number of threads; by default one for each core that the process may use, up to
             ``OMP_NUM_THREADS`` where that is set. It does not change the result.
@@ -225,16 +240,10 @@ class IndexSearcher(ABC):
         x: ArrayLike,
         k: int,
         *,
-        params: SearchParameters | None = None,
-        where: str | Where | None = None,
-        refine: Refine = None,
-        threads: int | None = None,
-        D: NDArray[np.float32] | None = None,
-        I: NDArray[np.int64] | None = None,  # noqa: E741
         R: NDArray[np.float32] | None = None,
-        progress: ProgressLike = None,
+        **options: Unpack[SearchOptions],
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
-        """`search`, with what `reconstruct` returns for each result.
+        """`search`, with its parameters, and what `reconstruct` returns for each result.
 
         Returns
         -------
@@ -244,17 +253,7 @@ class IndexSearcher(ABC):
             Tangent vectors; NaN where there is no result.
         """
         view = self.view()
-        D, I = view.search(  # noqa: E741
-            x,
-            k,
-            params=params,
-            where=where,
-            refine=refine,
-            threads=threads,
-            D=D,
-            I=I,
-            progress=progress,
-        )
+        D, I = view.search(x, k, **options)  # noqa: E741
         (rows, codec), ids = view._trained(), np.unique(I[I >= 0])
         vectors = codec.decode(rows.codes_of(ids))
         return D, I, with_values(I, ids, vectors, R, "R", np.nan)
@@ -264,16 +263,10 @@ class IndexSearcher(ABC):
         x: ArrayLike,
         k: int,
         *,
-        params: SearchParameters | None = None,
-        where: str | Where | None = None,
-        refine: Refine = None,
-        threads: int | None = None,
-        D: NDArray[np.float32] | None = None,
-        I: NDArray[np.int64] | None = None,  # noqa: E741
         codes: NDArray[np.uint8] | None = None,
-        progress: ProgressLike = None,
+        **options: Unpack[SearchOptions],
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.uint8]]:
-        """`search`, with the code of each result.
+        """`search`, with its parameters, and the code of each result.
 
         Returns
         -------
@@ -283,17 +276,7 @@ class IndexSearcher(ABC):
             Codes; 255 in every byte where there is no result.
         """
         view = self.view()
-        D, I = view.search(  # noqa: E741
-            x,
-            k,
-            params=params,
-            where=where,
-            refine=refine,
-            threads=threads,
-            D=D,
-            I=I,
-            progress=progress,
-        )
+        D, I = view.search(x, k, **options)  # noqa: E741
         ids = np.unique(I[I >= 0])
         return D, I, with_values(I, ids, view._rows().codes_of(ids), codes, "codes", 255)
 

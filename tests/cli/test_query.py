@@ -116,6 +116,25 @@ def test_refinement_can_be_left_out(hyperpq, place, photos, reference):
     check_json(done.stdout.decode(), plain)
 
 
+def test_refinement_needs_features(hyperpq, place, photos, tmp_path):
+    """The message has the words of the command line, for images and for vectors."""
+    index = ImageIndex.open(place / "hyperpq-index", device="cpu").index
+    kept = index.features_of(index.ids)
+    without = HiHPQIndex.from_codec(index.codec, device="cpu")
+    without.add(kept)
+    without.save(tmp_path / "without")
+    np.save(tmp_path / "x.npy", kept[:2])
+    for name in (photos[0], tmp_path / "x.npy"):
+        options = ("--index", tmp_path / "without", "--refine")
+        done = query(hyperpq, place, name, *options, code=2)
+        (line,) = done.stderr.decode().splitlines()
+        assert "without keeps no features, which --refine ranks by" in line
+        assert "--features int8" in line
+    with_them = ("-k", "5", "--json", "--refine")
+    done = query(hyperpq, place, photos[0], *with_them)
+    assert done.stdout == query(hyperpq, place, photos[0], *with_them[:-1]).stdout
+
+
 def test_every_way_to_name_queries(hyperpq, place, photos, tmp_path):
     """Images, a folder, a list and stdin in one call are answered in their order."""
     listed = tmp_path / "list.txt"
