@@ -97,14 +97,9 @@ def command(
         [*images, *folders], None if is_anew else index_path, quiet=quiet
     )
     from hyperpq.images.build import build_index, working_directory
-    from hyperpq.images.build.options import without_effect
+    from hyperpq.images.build.options import check_codec_alone
 
-    if chosen["codec"] is not None and (unused := without_effect(chosen)):
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in unused)
-        raise click.UsageError(
-            f"--codec is given, so nothing is trained and {names} would have no effect; leave out "
-            f"{names} or --codec."
-        )
+    check_codec_alone(options.given(**chosen), options.shown)
     try:
         with output.progress(quiet) as progress:
             index, report = build_index(

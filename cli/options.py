@@ -292,9 +292,14 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if is_given(name, value)}
 
 
+def shown(name: str) -> str:
+    """An option as it is typed, by the name of its argument."""
+    return f"--{name.replace('_', '-')}"
+
+
 def refuse(what: str, instead: str, **options: Any) -> None:
     """Refuse options that have no effect on what is given: ``what``, and not ``instead``."""
-    if names := [f"--{name.replace('_', '-')}" for name in given(**options)]:
+    if names := list(map(shown, given(**options))):
         verb = "is" if len(names) == 1 else "are"
         raise click.UsageError(f"{' and '.join(names)} {verb} for {instead}; {what} were given.")
 

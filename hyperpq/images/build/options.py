@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
@@ -170,19 +170,20 @@ class BuildOptions:
         return cls(**{"features": "none"} | known | {"codec": None})
 
 
-def check_codec_alone(options: BuildChoices) -> None:
-    """Raise `InvalidInputError` if a codec is given together with options of the training."""
-    if options.get("codec") is not None and (given := without_effect(options)):
-        names = " and ".join(given)
+def check_codec_alone(
+    options: Mapping[str, object], shown: Callable[[str], str] = lambda name: name
+) -> None:
+    """Raise `InvalidInputError` if a codec is given together with options of the training.
+
+    ``shown`` says how the error writes the name of an option.
+    """
+    given = [shown(name) for name in _TRAINING_OPTIONS if options.get(name) is not None]
+    if options.get("codec") is not None and given:
+        names, codec = " and ".join(given), shown("codec")
         raise InvalidInputError(
-            f"codec is given, so nothing is trained and {names} would have no effect; leave out "
-            f"{names}, or train a codec by leaving out codec."
+            f"{codec} is given, so nothing is trained and {names} would have no effect; leave out "
+            f"{names}, or train a codec by leaving out {codec}."
         )
-
-
-def without_effect(options: Mapping[str, object]) -> list[str]:
-    """Names of the options of a training among those given, which a codec does without."""
-    return [name for name in _TRAINING_OPTIONS if options.get(name) is not None]
 
 
 def _as_patterns(value: object) -> tuple[str, ...]:

@@ -168,15 +168,15 @@ def build_index(
                 with progress.phase("load", None, ""):
                     backbone = load_backbone(chosen.backbone, device=device)
             build = stages.Build(
-                roots,
-                place.path,
-                state,
-                chosen,
-                backbone,
-                device,
-                workers,
-                progress,
-                allow_empty,
+                roots=roots,
+                place=place.path,
+                state=state,
+                options=chosen,
+                network=backbone,
+                device=device,
+                workers=workers,
+                progress=progress,
+                allow_empty=allow_empty,
             )
             report = _run(build)
         except (BackboneError, DatasetError, InvalidInputError, MissingDependencyError):
@@ -204,7 +204,12 @@ def _run(build: stages.Build) -> BuildReport:
     with build.progress.phase("save", None, ""):
         _publish(build, images, skipped)
     return BuildReport(
-        count, count, 0, skipped, dict(build.progress.seconds), other=dict(plan.other)
+        images=count,
+        added=count,
+        removed=0,
+        skipped=skipped,
+        seconds=dict(build.progress.seconds),
+        other=dict(plan.other),
     )
 
 

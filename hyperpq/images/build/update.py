@@ -173,16 +173,16 @@ def _apply(images: ImageIndex, plan: UpdatePlan, workers: int, progress: Progres
         index, request.relearn, train_size=options.train_size, seed=options.seed, progress=progress
     )
     return BuildReport(
-        len(images),
-        update.added,
-        update.removed,
-        update.skipped,
-        dict(progress.seconds),
-        update.kept,
-        dict(listing.other),
-        update.moved,
-        places,
-        relearned,
+        images=len(images),
+        added=update.added,
+        removed=update.removed,
+        skipped=update.skipped,
+        seconds=dict(progress.seconds),
+        kept=update.kept,
+        other=dict(listing.other),
+        moved=update.moved,
+        places=places,
+        relearned=relearned,
     )
 
 
