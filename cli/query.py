@@ -207,7 +207,7 @@ def _explain(
     if not len(index):
         output.note(f"nothing was found: {index.index.path} has no images.")
     elif limits:
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in limits)
+        names = " and ".join(map(options.shown, limits))
         fits = "has a file now" if list(limits) == ["existing"] else f"is within {names}"
         output.note(f"nothing was found: no image{other} {fits}.")
     elif where is not None:
