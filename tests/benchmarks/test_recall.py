@@ -353,10 +353,10 @@ def test_the_page(tmp_path):
     )
     assert "default codes .110" in start
     assert (
-        "Of 6 figures of recall@1, @10 and @100, they lead in 4 and are behind in recall@1 of "
-        "cosine neighbours among 400 rows with 8 bytes (.200, with `refine=200` .220; `rq` .300) "
-        "and recall@1 of cosine neighbours among 10,000 rows with 8 bytes (.200, with "
-        "`refine=200` .220; `rq` .250)." in start
+        'Of 6 figures of recall@1, @10 and @100, codes of `objective="fidelity"` lead in 4 and are '
+        "behind in recall@1 of cosine neighbours among 400 rows with 8 bytes (.200, with "
+        "`refine=200` .220; `rq` .300) and recall@1 of cosine neighbours among 10,000 rows with 8 "
+        "bytes (.200, with `refine=200` .220; `rq` .250)." in start
     )
     assert "fidelity codes have a recall@10 of .700 with 76 bytes a row" in start
     # The best of as many bytes is bold, and a method that lacks the largest size comes last.
@@ -367,6 +367,7 @@ def test_the_page(tmp_path):
     assert "| IndexPQ of as many bytes | 64 | .500 | .800 | .500 | 30 |" in lines
     assert "rises, from 20 among 400 rows to 30 among 10,000." in text
     assert "| 200, made alone | 0.500 | 0.600 | 0.700 | 21.0 | .250 |" in lines
+    assert "a recall@1 of .25 has a standard error of .079." in text
     assert text.count("2026-01-01, a machine, 1 thread, faiss 1, commit abc") == 1
     assert ElementTree.parse(tmp_path / "recall.svg").getroot().tag.endswith("svg")
 
@@ -374,5 +375,5 @@ def test_the_page(tmp_path):
 def test_findings_without_a_loss(tmp_path):
     runs = [curve("hyperpq fidelity", (0.2, 0.4, 0.6), 400), curve("rq", (0.1, 0.2, 0.3), 400)]
     assert findings(published(tmp_path, runs))[-1] == (
-        "Of 3 figures of recall@1, @10 and @100, they lead in 3."
+        'Of 3 figures of recall@1, @10 and @100, codes of `objective="fidelity"` lead in 3.'
     )
