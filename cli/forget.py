@@ -20,7 +20,7 @@ from hyperpq.cli import index_kind, options, output
 @options.index_option
 @options.quiet_option
 def command(paths: tuple[Path, ...], missing: bool, index_path: Path, quiet: bool) -> None:
-    """Remove images from an index and no longer update their folders.
+    """Remove images from an index and forget their folders.
 
     PATH is a folder or an image, which need not exist any more. No file but those of the index is
     touched. Images of a part of a folder that the index records are added again by the next update,

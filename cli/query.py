@@ -105,6 +105,7 @@ def command(
     """
     style = options.format_of(style, as_json)
     conditions.check_quoted(where, inputs)
+    _check_no_number(inputs, refine)
     wanted = query_vectors.Wanted(k, index_path, where, refine, threads, device, quiet)
     if refine:
         _need_features(index_path)
@@ -117,6 +118,16 @@ def command(
     if style not in formats.WRITERS:
         raise click.UsageError(f"the format {style} is for files of vectors; images were given.")
     _query(inputs, wanted, style, out, workers=workers, **for_images)
+
+
+def _check_no_number(inputs: Sequence[str], refine: bool | None) -> None:
+    """Refuse a number after --refine, as in Python, which would be the name of an image."""
+    number = next((name for name in inputs if name.isdecimal()), None)
+    if refine is not None and number is not None and not os.path.lexists(number):
+        raise click.UsageError(
+            f"{number} is no image, and --refine takes no number; expected --refine or "
+            "--no-refine alone."
+        )
 
 
 def _query(

@@ -136,6 +136,10 @@ def test_results_know_their_format_by_the_ending(run, tmp_path):
         ),
         (("a.jpg", "--format", "npz"), "the format npz is for files of vectors; images were given"),
         (("a.jpg", "--dataset", "a"), "--dataset is for files of vectors; images were given."),
+        (
+            ("a.jpg", "--refine", "0"),
+            "0 is no image, and --refine takes no number; expected --refine or --no-refine alone.",
+        ),
     ],
 )
 def test_what_does_not_go_together(run, args, said):
