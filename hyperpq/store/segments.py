@@ -49,13 +49,16 @@ def find_ids(
 ) -> Iterator[tuple[int, NDArray[np.int64], Segment]]:
     """Where rows with these ids lie; see `Store.find`."""
     # A binary search for ascending ids stays where the last one ended, mostly in the cache.
-    order = np.argsort(ids)
-    ascending = ids[order]
+    is_ascending = bool((ids[1:] >= ids[:-1]).all())
+    order = None if is_ascending else np.argsort(ids)
+    ascending = ids if order is None else ids[order]
     for position, segment in enumerate(segments):
         found = segment.find(ascending)
         if (found >= 0).any():
-            rows = np.empty_like(found)
-            rows[order] = found
+            rows = found
+            if order is not None:
+                rows = np.empty_like(found)
+                rows[order] = found
             yield position, rows, segment
 
 
