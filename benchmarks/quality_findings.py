@@ -13,6 +13,8 @@ from benchmarks.quality_rows import DEPTHS, OURS, TITLES, Row, best_of
 
 # Lengths in bits of the sentences and of the summary.
 LENGTHS = (16, 32, 64)
+# Seeds of a figure unless the sentence says otherwise.
+SEEDS = 3
 _BALANCED, _FIDELITY = "hyperpq balanced", "hyperpq fidelity"
 _SUMMARY = (OURS, OURS + REFINED, _BALANCED, _BALANCED + REFINED)
 
@@ -38,6 +40,10 @@ class Compared(NamedTuple):
         """A mean of one method; None if it was not measured."""
         found = [row for row in self.rows if (row.name, row.bits) == (name, bits)]
         return best_of(found, measure)
+
+    def seeds(self, name: str, bits: int) -> int:
+        """Number of runs of a method that was measured."""
+        return next(row.seeds for row in self.rows if (row.name, row.bits) == (name, bits))
 
     def best(self, bits: int, measure: str) -> float | None:
         """The largest mean of the baselines at a length."""
@@ -174,8 +180,11 @@ def _of_objectives(compared: Sequence[Compared]) -> str:
         {name: _figures(shown, name, bits, measure) for name in (OURS, *names)}
         for measure in ("recall10", "map1000")
     )
+    least = min(one.seeds(name, bits) for one in shown for name in names)
+    few = f" ({least} seed{'s' * (least > 1)} or more)" if least < SEEDS else ""
     return (
-        f"On {listed([one.record.name for one in shown])}, {bits} bits of the objective balanced "
+        f"On {listed([one.record.name for one in shown])}, {bits} bits of the objective "
+        f"balanced{few} "
         f"have a recall@10 of {recall[_BALANCED]} at an mAP@1000 of {long[_BALANCED]} (default "
         f"recipe {long[OURS]}), and those of the objective fidelity a recall@10 of "
         f"{recall[_FIDELITY]} at an mAP@1000 of {long[_FIDELITY]}."

@@ -59,7 +59,8 @@ _READING = (
     "raw and power-normalized features. Refined: the index also keeps the features as int8, and "
     f"these rank the {CANDIDATES} best codes of a query again ([Refinement](../method/refine.md)). "
     "In the tables below, the best codes of each column are bold, and so are the best refined "
-    "ones; baselines are [named here](../../benchmarks/README.md#quality-of-codes)."
+    "ones, and the last column has the number of seeds; baselines are "
+    "[named here](../../benchmarks/README.md#quality-of-codes)."
 )
 # The published figures of HiHPQ on CIFAR-10 II, mAP@1000 by bits.
 PUBLISHED = {16: 0.633, 32: 0.652, 64: 0.665}
