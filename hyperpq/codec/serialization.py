@@ -8,6 +8,7 @@ code.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -35,9 +36,9 @@ AnyCodec: TypeAlias = HiHPQCodec | AdditiveCodec | BalancedCodec | PQCodec
 
 WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
 _FORMAT = "hyperpq-codec"
-# Version of the files of learned codecs, of those with the key ``kind``, and of additive codecs that
-# have not the metric cosine. Flat codebooks changed less often, and readers name the version of what
-# they don't know.
+# Version of the files of learned codecs, of those with the key ``kind``, and of additive codecs
+# with another metric than cosine. Flat codebooks changed less often, and readers name the version
+# of what they don't know.
 _VERSION = 3
 _VERSIONS_OF_KINDS = {"pq": 2, BALANCED: 3}
 _VERSION_OF_LENGTHS = 4
@@ -427,6 +428,15 @@ def _check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor], part:
             )
 
 
+def _check_scale(scale: float, part: str) -> None:
+    """Refuse a scale that is no power of two, or whose square is no float32."""
+    if math.frexp(scale)[0] != 0.5 or not 2**-63 <= scale <= 2**63:
+        raise CorruptIndexError(
+            f"{part}scale in {WEIGHTS_FILE} is {scale:g}; expected a power of two from 2^-63 to "
+            "2^63."
+        )
+
+
 def _load(codec: Codec, state: Mapping[str, Tensor], part: str = "") -> None:
     """Give a codec its weights once they are checked; ``part`` begins their names in the file."""
     if isinstance(codec, BalancedCodec):
@@ -453,6 +463,8 @@ def _load(codec: Codec, state: Mapping[str, Tensor], part: str = "") -> None:
         raise CorruptIndexError(
             f"{part}quantizer.stress in {WEIGHTS_FILE} is negative; expected 0 or more."
         )
+    if isinstance(codec, AdditiveCodec) and codec.metric != "cosine":
+        _check_scale(float(state["scale"]), part)
     if "rotation" in state:
         try:
             check_orthonormal(state["rotation"].numpy())

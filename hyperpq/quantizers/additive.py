@@ -16,6 +16,10 @@ from hyperpq.utils.validation import as_choice
 # Factor of N in the distance: queries lie further out than the sums of codewords do. Chosen on rows
 # that the codebooks weren't learned from (docs/method.md).
 DISCOUNT = 0.9
+# Share of |z|^2 in place of N where distances are corrected. With half of it, recall@10 of rows that
+# did not train rises by another .002 to .005 and recall@100 falls by .003; for rows that did train,
+# whose N has learned more, recall@100 falls by .008 (docs/method/fidelity.md).
+SHARE = 0.4
 # Partial codes kept after each codebook.
 BEAM = 16
 # Rows whose candidates are in memory at once.
@@ -158,10 +162,11 @@ class AdditiveQuantizer(nn.Module):
 
     @torch.no_grad()
     def corrections(self, codes: Tensor) -> Tensor:
-        """What makes the distances of codes more exact, by half the error of their N.
+        """What makes the distances of codes more exact, as their N has an error.
 
-        N stands for |z|^2, which is not a sum over codebooks, and half of what y lacks of the
-        vector. The mean of both has half the error of N. It needs no query, but the whole code.
+        N stands for |z|^2, which is not a sum over codebooks, and for half of the squared length
+        that y lacks. |z|^2 in place of a share of N takes this share of the error away. It needs no
+        query, but the whole code.
 
         Parameters
         ----------
@@ -171,7 +176,7 @@ class AdditiveQuantizer(nn.Module):
         Returns
         -------
         Tensor, shape (n,), float64
-            ``DISCOUNT * (|z|^2 - N) / 2``, and 0 with the metric ``ip``; to be added to the
+            ``DISCOUNT * SHARE * (|z|^2 - N)``, and 0 with the metric ``ip``; to be added to the
             distances of `tables`.
         """
         if self.metric == "ip":
@@ -181,7 +186,7 @@ class AdditiveQuantizer(nn.Module):
         # One after another: the sum has the same bits everywhere.
         for m in range(self.M):
             total += books[m, codes[:, m].long()]
-        return DISCOUNT / 2 * (squared_lengths(total[:, :-1]) - total[:, -1])
+        return DISCOUNT * SHARE * (squared_lengths(total[:, :-1]) - total[:, -1])
 
     def code_points(self, codes: Tensor) -> Tensor:
         """Points of codes: (n, M) integers -> the decoded vectors, float64."""

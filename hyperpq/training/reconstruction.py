@@ -229,7 +229,7 @@ def fit_head(x: Tensor, components: int, *, is_centered: bool) -> FidelityHead:
 
 
 def _axes(x: Tensor, center: Tensor, components: int) -> Tensor:
-    """Up to so many leading directions (d, D - 1) of vectors (n, d) about a center (d,), float64."""
+    """Up to so many leading directions (d, D - 1) of vectors (n, d) about a center (d,)."""
     d = x.shape[1]
     second = torch.zeros(d, d, dtype=torch.float64)
     for block in x.split(BATCH_ROWS):
