@@ -33,7 +33,7 @@ Refine = int | Literal["auto"] | None
 
 LADDER = (50, 100, 200, 400)
 """Numbers of candidates that ``"auto"`` chooses from, see `candidates`."""
-BY_CODES = 400
+BY_CODES = 200
 """Candidates of ``"auto"`` that are ranked again by their codes, where no features are kept."""
 
 # It is measured with every eighth row of a sample, which are 64, by the first results of each. With
