@@ -1,19 +1,17 @@
 """Codecs as files: weights in safetensors, settings in JSON beside them, all checked on loading.
 
-The file format (docs/reference/format.md) has names of its own, which released versions wrote and
-read. They occur in this module alone: `Codec.settings` and `Codec.recipe` have the names of the
-code.
+The names of the file format are in `codec.stored_names`, and `codec.stored_weights` checks the
+weights.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hyperpq.codec.additive import AdditiveCodec
 from hyperpq.codec.balanced import BALANCED, BalancedCodec
@@ -22,19 +20,28 @@ from hyperpq.codec.config import (
     INNER,
     AdditiveConfig,
     CodecConfig,
-    Normalization,
     PQConfig,
     stored_metric,
 )
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.codec.pq import PQCodec, check_orthonormal
-from hyperpq.errors import CorruptIndexError, FormatVersionError, InvalidInputError
-from hyperpq.geometry.registry import CURVATURE_RANGE, GEOMETRIES
+from hyperpq.codec.pq import PQCodec
+from hyperpq.codec.stored_names import (
+    STORED_NAMES,
+    YOUNGER,
+    loaded_normalization,
+    loaded_recipe,
+    renamed,
+)
+from hyperpq.codec.stored_names import stored_recipe as stored_recipe
+from hyperpq.codec.stored_weights import MAX_QUOTED, PARTS, load_weights
+from hyperpq.codec.stored_weights import WEIGHTS_FILE as WEIGHTS_FILE
+from hyperpq.errors import CorruptIndexError, FormatVersionError
+from hyperpq.geometry.registry import GEOMETRIES
 from hyperpq.quantizers.flat_metrics import FIDELITY_METRICS, FidelityMetric
 
 AnyCodec: TypeAlias = HiHPQCodec | AdditiveCodec | BalancedCodec | PQCodec
 
-WEIGHTS_FILE, SETTINGS_FILE = "codec.safetensors", "codec.json"
+SETTINGS_FILE = "codec.json"
 _FORMAT = "hyperpq-codec"
 # Version of the files of learned codecs, of those with the key ``kind``, and of additive codecs
 # with another metric than cosine. Flat codebooks changed less often, and readers name the version
@@ -46,30 +53,7 @@ _VERSION_OF_LENGTHS = 4
 _ADDITIVE_METRICS: dict[str, FidelityMetric] = {
     INNER if metric == "cosine" else metric: metric for metric in FIDELITY_METRICS
 }
-# Characters of a file that a message quotes at most.
-_MAX_QUOTED = 300
 
-STORED_NAMES = {
-    "metric": "score",
-    "normalization": "conditioning",
-    "smoothing_weight": "average_weight",
-    "smoothing_neighbours": "average_neighbours",
-}
-"""Settings whose names in codec.json are other ones."""
-STORED_RECIPE_NAMES = {
-    "normalization": "conditioning",
-    "smoothing_weight": "average_weight",
-    "smoothing_neighbours": "average_neighbours",
-    "holdout_check": "guard",
-    "image_weight": "picture_weight",
-    "positive_weight": "partner_weight",
-    "walk_steps": "walk",
-    "augmentation": "views",
-}
-"""Fields of a recipe whose names in codec.json are other ones."""
-_STORED_NORMALIZATIONS: dict[Normalization, str] = {"power": "root", "unit": "unit", "none": "none"}
-# Fields that are younger than the format: they are written only if they have another value.
-_YOUNGER = {"geometry": "lorentz", "straight_through": False, "rotation": 0, "balance": 0.25}
 # What the files of additive codecs have beside their settings; product codes have a use for it.
 _ADDITIVE_CONSTANTS = {
     "head": "linear",
@@ -81,7 +65,6 @@ _ADDITIVE_CONSTANTS = {
     "distil_epochs": 0,
 }
 _ADDITIVE_LEARNED = {"M": 1, "centroids": 0, "max_norm": 1.5}
-_PARTS = ("semantic", "fidelity")  # of a balanced codec
 
 
 def to_files(codec: Codec) -> dict[str, bytes]:
@@ -143,7 +126,7 @@ def from_files(files: Mapping[str, bytes]) -> AnyCodec:
         raise CorruptIndexError(
             f"{WEIGHTS_FILE} is not a safetensors file: {_reason(error)}."
         ) from error
-    _load(codec, state)
+    load_weights(codec, state)
     return codec.eval()
 
 
@@ -154,7 +137,7 @@ def stored_settings(codec: Codec) -> dict[str, Any]:
     """
     if isinstance(codec, BalancedCodec):
         settings = codec.settings()
-        parts = {name: stored_settings(getattr(codec, name)) for name in _PARTS}
+        parts = {name: stored_settings(getattr(codec, name)) for name in PARTS}
         for part in parts.values():
             # The recipe of the whole.
             del part["recipe"]
@@ -163,27 +146,12 @@ def stored_settings(codec: Codec) -> dict[str, Any]:
         return {"kind": BALANCED, **sizes, "score": codec.metric, **parts, **recipe}
     settings = codec.settings()
     recipe = {"recipe": stored_recipe(settings.pop("recipe"))} if "recipe" in settings else {}
-    stored = _renamed(settings, STORED_NAMES) | {"score": stored_metric(codec.metric)} | recipe
+    stored = renamed(settings, STORED_NAMES) | {"score": stored_metric(codec.metric)} | recipe
     if isinstance(codec, PQCodec):
         return {"kind": "pq", **stored}
     if isinstance(codec, AdditiveCodec):
         return {**stored, **_ADDITIVE_CONSTANTS, "learned": stored["learned"] | _ADDITIVE_LEARNED}
     return stored
-
-
-def stored_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a recipe by the names of codec.json."""
-    return _renamed(recipe, STORED_RECIPE_NAMES)
-
-
-def loaded_recipe(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a recipe from codec.json by their names in the code; others stay as they are."""
-    names = {old: new for new, old in STORED_RECIPE_NAMES.items()}
-    recipe = {names.get(name, name): value for name, value in stored.items()}
-    for new, old in _STORED_NORMALIZATIONS.items():
-        if stored.get("conditioning") == old:
-            recipe["normalization"] = new
-    return recipe
 
 
 def difference(one: Codec, other: Codec) -> str | None:
@@ -199,30 +167,9 @@ def difference(one: Codec, other: Codec) -> str | None:
 def _compared(codec: Codec) -> dict[str, Any]:
     """Settings of a codec, and of the parts of a balanced one by names such as ``semantic D``."""
     settings = codec.settings()
-    for name in _PARTS if isinstance(codec, BalancedCodec) else ():
+    for name in PARTS if isinstance(codec, BalancedCodec) else ():
         settings |= {f"{name} {key}": value for key, value in settings.pop(name).items()}
     return settings
-
-
-def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Settings by their stored names, without younger ones that have their first value."""
-    stored = {
-        names.get(name, name): value
-        for name, value in values.items()
-        if name not in _YOUNGER or value != _YOUNGER[name]
-    }
-    for new, old in _STORED_NORMALIZATIONS.items():
-        if values.get("normalization") == new:
-            stored["conditioning"] = old
-    return stored
-
-
-def _normalization(stored: Mapping[str, Any]) -> Normalization:
-    for new, old in _STORED_NORMALIZATIONS.items():
-        if stored["conditioning"] == old:
-            return new
-    expected = ", ".join(_STORED_NORMALIZATIONS.values())
-    raise ValueError(f"conditioning is {stored['conditioning']!r}; expected one of {expected}")
 
 
 def _version(stored: Mapping[str, Any]) -> int:
@@ -269,8 +216,8 @@ def _from_settings(files: Mapping[str, bytes]) -> AnyCodec:
 def _reason(error: Exception) -> str:
     """What is wrong with a file, as a short clause."""
     if isinstance(error, KeyError):
-        return f"{str(error)[:_MAX_QUOTED]} is missing"
-    return str(error)[:_MAX_QUOTED].rstrip(".")
+        return f"{str(error)[:MAX_QUOTED]} is missing"
+    return str(error)[:MAX_QUOTED].rstrip(".")
 
 
 def _sizes(table: Mapping[str, Any], *names: str, low: int = 1) -> list[int]:
@@ -310,14 +257,14 @@ def _empty_additive(stored: Mapping[str, Any], length: int) -> AdditiveCodec:
         raise ValueError(f"{wrong[0]} is {stored[wrong[0]]!r} with the metric {stored['score']!r}")
     _check_max_norm(learned["max_norm"])
     metric = _ADDITIVE_METRICS[stored["score"]]
-    codec = AdditiveCodec(AdditiveConfig(d, M, nbits, D, _normalization(stored), metric))
+    codec = AdditiveCodec(AdditiveConfig(d, M, nbits, D, loaded_normalization(stored), metric))
     codec.sample = nn.Buffer(torch.zeros(sample, F, dtype=torch.float16))
     return codec
 
 
 def _geometry(stored: Mapping[str, Any]) -> Any:
     """Name of the geometry; newer versions may have more of them."""
-    name = stored.get("geometry", _YOUNGER["geometry"])
+    name = stored.get("geometry", YOUNGER["geometry"])
     if isinstance(name, str) and name not in GEOMETRIES:
         raise FormatVersionError(
             f"{SETTINGS_FILE} has the geometry {ascii(name)[:60]}; this hyperpq knows "
@@ -346,7 +293,7 @@ def _empty_hihpq(stored: Mapping[str, Any], length: int) -> HiHPQCodec:
         metric=stored["score"],
         beta=stored["beta"],
         max_norm=stored["max_norm"],
-        normalization=_normalization(stored),
+        normalization=loaded_normalization(stored),
         head=stored["head"],
         hidden=hidden,
         dropout=stored["dropout"],
@@ -391,86 +338,3 @@ def _check_max_norm(value: Any) -> float:
     if not 0 < max_norm < float("inf"):
         raise ValueError(f"the learned max_norm is {value}; expected a positive number")
     return max_norm
-
-
-def _load_balanced(codec: BalancedCodec, state: Mapping[str, Tensor]) -> None:
-    """Give a balanced codec its weights once they are checked."""
-    own = dict(state)
-    for name in _PARTS:
-        start = f"{name}."
-        of_part = {key.removeprefix(start): own.pop(key) for key in state if key.startswith(start)}
-        _load(getattr(codec, name), of_part, start)
-    _check_weights(own, {"factor": codec.factor})
-    if not own["factor"] >= 0:
-        raise CorruptIndexError(f"factor in {WEIGHTS_FILE} is negative; expected 0 or more.")
-    codec.factor.copy_(own["factor"])
-    codec.is_trained = True
-
-
-def _check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor], part: str = "") -> None:
-    """Refuse weights whose names, shapes or types are not those of a codec, or are not finite."""
-    if set(state) != set(own):
-        raise CorruptIndexError(
-            f"{WEIGHTS_FILE} holds {str(sorted(part + name for name in state))[:_MAX_QUOTED]}; "
-            f"expected {sorted(part + name for name in own)}."
-        )
-    for name, value in state.items():
-        want = own[name]
-        if value.shape != want.shape or value.dtype != want.dtype:
-            raise CorruptIndexError(
-                f"{part}{name} in {WEIGHTS_FILE} is {value.dtype} {tuple(value.shape)}; "
-                f"expected {want.dtype} {tuple(want.shape)}."
-            )
-        if not torch.isfinite(value).all():
-            raise CorruptIndexError(
-                f"{part}{name} in {WEIGHTS_FILE} has NaN or infinite values; expected finite "
-                "numbers."
-            )
-
-
-def _check_scale(scale: float, part: str) -> None:
-    """Refuse a scale that is no power of two, or whose square is no float32."""
-    if math.frexp(scale)[0] != 0.5 or not 2**-63 <= scale <= 2**63:
-        raise CorruptIndexError(
-            f"{part}scale in {WEIGHTS_FILE} is {scale:g}; expected a power of two from 2^-63 to "
-            "2^63."
-        )
-
-
-def _load(codec: Codec, state: Mapping[str, Tensor], part: str = "") -> None:
-    """Give a codec its weights once they are checked; ``part`` begins their names in the file."""
-    if isinstance(codec, BalancedCodec):
-        _load_balanced(codec, state)
-        return
-    if isinstance(codec, HiHPQCodec) and "order" in state:
-        # Only codecs with reordered coordinates have it.
-        codec.order = nn.Buffer(torch.zeros(codec.sample.shape[1], dtype=torch.int64))
-    _check_weights(state, codec.state_dict(), part)
-    low, high = CURVATURE_RANGE
-    for name in {"quantizer.log_c", "learned_log_c"} & set(state):
-        c = state[name].exp()
-        if not ((c > low * 0.99) & (c < high * 1.01)).all():
-            raise CorruptIndexError(
-                f"{part}{name} in {WEIGHTS_FILE} has curvatures of {float(c.min()):g} to "
-                f"{float(c.max()):g}; expected {low} to {high}."
-            )
-    if "order" in state and state["order"].sort().values.tolist() != [*range(len(state["order"]))]:
-        raise CorruptIndexError(
-            f"{part}order in {WEIGHTS_FILE} is not an order of {len(state['order'])} coordinates; "
-            "expected each of them once."
-        )
-    if "quantizer.stress" in state and not state["quantizer.stress"] >= 0:
-        raise CorruptIndexError(
-            f"{part}quantizer.stress in {WEIGHTS_FILE} is negative; expected 0 or more."
-        )
-    if isinstance(codec, AdditiveCodec) and codec.metric != "cosine":
-        _check_scale(float(state["scale"]), part)
-    if "rotation" in state:
-        try:
-            check_orthonormal(state["rotation"].numpy())
-        except InvalidInputError as error:
-            raise CorruptIndexError(f"{WEIGHTS_FILE}: {error}") from error
-    codec.load_state_dict(dict(state))
-    if isinstance(codec, HiHPQCodec):
-        codec.set_centroids(codec.centroids)
-    codec.is_trained = True
