@@ -12,6 +12,7 @@ from benchmarks import (
     ablation_page,
     growth,
     growth_page,
+    levels_page,
     quality_page,
     robustness,
     scan_page,
@@ -25,6 +26,7 @@ RESULTS = Path(__file__).parents[2] / "docs/results"
 WRITERS = {
     "ablation": lambda out: ablation_page.write_ablation_page(out, VARIANTS),
     "growth": lambda out: growth_page.write_growth_page(out, [c.name for c in growth.CURVES]),
+    "levels": levels_page.write_levels_page,
     "quality": quality_page.write_quality_page,
     "robustness": robustness.write_robustness_page,
     "scan": scan_page.write_scan_page,
@@ -41,6 +43,7 @@ def test_a_page_is_a_function_of_the_runs_beside_it(name, tmp_path, monkeypatch)
     # Drawings differ between versions of matplotlib.
     monkeypatch.setattr(quality_page, "plot_quality", lambda *_: None)
     monkeypatch.setattr(ablation_page, "plot_differences", lambda *_: None)
+    monkeypatch.setattr(levels_page, "plot_effects", lambda *_: None)
     monkeypatch.setattr(trees_page, "plot_gains", lambda *_: None)
     monkeypatch.setattr(scan_page, "plot", lambda *_: None)
     monkeypatch.setattr(growth_page, "plot_curves", lambda _, file: file)
