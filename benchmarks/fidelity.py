@@ -52,8 +52,8 @@ def measure(
     )
     index.train(vectors.train, seed=seed)
     index.add(vectors.database)
-    for name, refine in ((OURS, None), (REFINED, "auto")):
-        yield name, index.search(vectors.query, K, refine=refine)[1]
+    yield OURS, index.search(vectors.query, K)[1]
+    yield REFINED, index.search(vectors.query, K, refine="auto")[1]
 
 
 def main() -> None:
