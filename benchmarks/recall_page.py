@@ -174,7 +174,8 @@ def _by_rank(runs: Runs) -> str:
 
 def findings(curves: Runs) -> list[str]:
     """What is ahead and what is behind, in sentences."""
-    out, ahead, behind = [], 0, []
+    out, behind = [], []
+    total = plain = corrected = 0
     for metric, size in cases_of(curves):
         some = _of(curves, metric, size)
         for n in sorted({key.n for key in some}):
@@ -183,27 +184,25 @@ def findings(curves: Runs) -> list[str]:
                 best = best_baseline(some, n, rank)
                 if ours is None or best is None:
                     continue
-                if ours > best[1]:
-                    ahead += 1
-                else:
-                    corrected = mean_of(some, CORRECTED_CODES, n, "recall", rank)
-                    also = (
-                        ""
-                        if corrected is None
-                        else f", with `refine={CANDIDATES}` {format_number(corrected)}"
-                    )
+                again = mean_of(some, CORRECTED_CODES, n, "recall", rank) or ours
+                total, plain = total + 1, plain + (ours > best[1])
+                corrected += again > best[1]
+                if max(ours, again) <= best[1]:
                     behind.append(
                         f"recall@{rank} of {METRICS[metric]} neighbours among {n:,} rows with "
-                        f"{size} bytes ({format_number(ours)}{also}; `{best[0]}` "
+                        f"{size} bytes ({format_number(max(ours, again))}, `{best[0]}` "
                         f"{format_number(best[1])})"
                     )
         if size == 8:
             out += _case_findings(some, metric)
-    if ahead or behind:
-        total = ahead + len(behind)
-        text = f"Of {total} figures of recall@1, @10 and @100, "
-        text += f'codes of `objective="fidelity"` lead in {ahead}'
-        out.append(f"{text} and are behind in {listed(behind)}." if behind else f"{text}.")
+    if total:
+        text = (
+            f"Of {total} figures of recall@1, @10 and @100, these codes lead in {plain}, and in "
+            f"{corrected} with `refine={CANDIDATES}`"
+        )
+        out.append(
+            f"{text}. Either way they are behind in {listed(behind)}." if behind else f"{text}."
+        )
     return out
 
 
