@@ -289,6 +289,24 @@ def test_refinement_is_measured_once(bench, monkeypatch):
     assert run["stored"] == 8
 
 
+def test_the_command(cache, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recall, "CASES", (Case("cosine", 8, (200, 400)), Case("l2", 8, (200,))))
+    monkeypatch.setattr(recall, "METHODS", {"pq": Exact})
+    monkeypatch.setattr(Exact, "trained", 0)
+    command = ["--dataset", "folder:groups", "--features", str(cache), "--out", str(tmp_path)]
+    command += ["--only", "curves", "--metrics", "cosine"]
+    recall.main(command)
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "recall.md")
+    assert "| pq | **1.000** |" in (tmp_path / "recall.md").read_text("utf-8")
+    # Another cache takes up what is published.
+    (cache / "groups-lite0" / recall.RUNS).unlink()
+    recall.main([*command, "--published"])
+    assert Exact.trained == 1
+    assert capsys.readouterr().out.startswith("took up 2 published runs; 0 are not")
+    with pytest.raises(SystemExit, match="no curves of cosine with 4 bytes"):
+        recall.main([*command, "--bytes", "4"])
+
+
 FACTS = {
     "real": 400,
     "train": 300,
