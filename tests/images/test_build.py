@@ -481,8 +481,8 @@ def test_a_codec_of_another_network_is_refused(tmp_path):
 def test_fidelity_builds_with_a_metric_of_its_own(tmp_path):
     folder = fill(tmp_path / "a", 40)
     index, _ = build(folder, tmp_path / "i", bits=16, objective="fidelity")
-    assert index.index.metric == "inner"
-    assert ImageIndex.open(tmp_path / "i", backbone=Grid()).index.metric == "inner"
+    assert index.index.metric == "cosine"
+    assert ImageIndex.open(tmp_path / "i", backbone=Grid()).index.metric == "cosine"
     found = index.query([folder / "003.png"], 1)
     assert os.fsdecode(found[0].results[0].path).endswith("003.png")
 
