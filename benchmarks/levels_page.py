@@ -137,7 +137,7 @@ def write_levels_page(out: Path) -> Path:
             f"{record.n_database:,} images of {record.n_classes} fine classes are searched, and "
             f"{record.n_query:,} others are queries.\n\n{_tables(found)}"
         )
-        texts.append(_sentence(record, found))
+        texts += [_sentence(record, recipe, found) for recipe in RECIPES]
         machines = shared_facts(runs, ("machine", *COMMITS))
         made.append(
             f"{record.folder} was measured on "
@@ -147,8 +147,8 @@ def write_levels_page(out: Path) -> Path:
     plot = out / "levels.svg"
     plot_effects(sets, plot)
     effects = (
-        f"mAP@{TOP} of codes of {SHOWN_BITS} bits with a part of a recipe, less that without it:"
-        f"\n\n{_effects_table(sets)}\n\n![what each part adds, by level]({plot.name})"
+        f"mAP@{TOP} of codes of {SHOWN_BITS} bits with a part of a recipe, less that without it "
+        f"(the panels of the plot have scales of their own):\n\n{_effects_table(sets)}\n\n![what each part adds, by level]({plot.name})"
     )
     page = {"What hierarchy and geometry are worth": effects, **sections}
     findings = " ".join(filter(None, [_verdict(list(sets.values())), *texts]))
@@ -173,9 +173,10 @@ def _verdict(sets: Sequence[Found]) -> str:
     )
 
 
-def _sentence(record: SetRecord, found: Found) -> str:
-    """What hierarchy and geometry are worth to the default at each level of one set."""
-    own = found.get((name_of(RECIPES[0], GEOMETRIES[0], HIERARCHIES[0]), SHOWN_BITS), {})
+def _sentence(record: SetRecord, recipe: str, found: Found) -> str:
+    """What hierarchy and geometry are worth to a recipe at each level of one set."""
+    name = name_of(recipe, GEOMETRIES[0], OWN_HIERARCHY[recipe])
+    own = found.get((name, SHOWN_BITS), {})
     if not own:
         return ""
     base = np.mean(list(own.values()), 0)[: len(LEVEL_NAMES)]
@@ -183,14 +184,15 @@ def _sentence(record: SetRecord, found: Found) -> str:
     added = [
         f"{_PARTS[effect.part]}: {listed(gains)}"
         for effect in EFFECTS
-        if effect.recipe == RECIPES[0] and effect.is_own
+        if effect.recipe == recipe and effect.is_own
         if (gains := _gains(differences(found, effect, SHOWN_BITS)))
     ]
     levels = listed([f"by {name}" for name in LEVEL_NAMES])
     end = f"; added by {'; '.join(added)}" if added else ""
+    seeds = f"{len(own)} seeds" if len(own) > 1 else "one seed"
     return (
-        f"On {record.name}, default codes of {SHOWN_BITS} bits have an mAP@{TOP} of {shown} "
-        f"{levels}{end}."
+        f"On {record.name}, codes of {SHOWN_BITS} bits of the recipe `{recipe}` have an mAP@{TOP} "
+        f"of {shown} {levels} ({seeds}){end}."
     )
 
 
@@ -250,25 +252,28 @@ def _table(found: Found, bits: int) -> str:
 
 
 def plot_effects(sets: Mapping[str, Found], file: Path) -> None:
-    """Plot what each part adds to mAP: a panel for each set, a bar for each level."""
+    """Plot what each part adds to mAP: a panel for a set and a recipe, a bar for each level."""
     shown = {
-        name: [e for e in EFFECTS if len(differences(found, e, SHOWN_BITS))]
+        (name, recipe): effects
         for name, found in sets.items()
+        for recipe in RECIPES
+        if (
+            effects := [
+                effect
+                for effect in EFFECTS
+                if effect.recipe == recipe and len(differences(found, effect, SHOWN_BITS))
+            ]
+        )
     }
-    most = max((len(effects) for effects in shown.values()), default=1)
-    figure, axes = new_figure(max(len(sets), 1), 0.8 + 0.34 * (most + len(RECIPES)))
+    most = max(map(len, shown.values()), default=1)
+    figure, axes = new_figure(max(len(shown), 1), 0.7 + 0.36 * most)
     height = 0.8 / len(LEVEL_NAMES)
-    for axis, (name, found) in zip(axes, sets.items(), strict=True):
-        # A row for each effect, below a row with the name of its recipe.
-        rows: list[Effect | str] = []
-        for recipe in RECIPES:
-            own = [effect for effect in shown[name] if effect.recipe == recipe]
-            rows += [recipe, *own] if own else []
-        bars = [(at, row) for at, row in enumerate(rows) if isinstance(row, Effect)]
+    for axis, ((name, recipe), effects) in zip(axes, shown.items(), strict=False):
+        found = sets[name]
         for i, level in enumerate(LEVEL_NAMES):
-            gains = [differences(found, effect, SHOWN_BITS)[:, i] for _, effect in bars]
+            gains = [differences(found, effect, SHOWN_BITS)[:, i] for effect in effects]
             axis.barh(
-                [at - 0.4 + height * (i + 0.5) for at, _ in bars],
+                [at - 0.4 + height * (i + 0.5) for at in range(len(effects))],
                 [gain.mean() for gain in gains],
                 height,
                 xerr=[np.nan_to_num(spread_of(gain)) for gain in gains],
@@ -276,21 +281,16 @@ def plot_effects(sets: Mapping[str, Found], file: Path) -> None:
                 color=SHADES[i],
                 label=level,
             )
-        names = [r if isinstance(r, str) else f"{r.part}, {r.rest}" for r in rows]
-        axis.set_yticks(range(len(rows)), names, fontsize=9.5)
-        for row, text in zip(rows, axis.get_yticklabels(), strict=True):
-            text.set_fontweight("bold" if isinstance(row, str) else "normal")
-        axis.set_title(name, loc="left", fontsize="medium")
+        names = [f"{effect.part}, {effect.rest}" for effect in effects]
+        axis.set_yticks(range(len(effects)), names, fontsize=9.5)
+        axis.set_title(f"{name}, recipe {recipe}", loc="left", fontsize="medium")
         axis.tick_params(axis="y", length=0)
-        axis.set_ylim(len(rows) - 0.4, -0.6)
+        axis.set_ylim(len(effects) - 0.4, -0.6)
         axis.axvline(0, color="#333", linewidth=0.8)
         axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="y", visible=False)
         axis.grid(axis="x", color="#ddd")
         axis.spines["left"].set_visible(False)
-    limits = np.array([axis.get_xlim() for axis in axes])
-    for axis in axes:
-        axis.set_xlim(limits[:, 0].min(), limits[:, 1].max())
     axes[-1].set_xlabel(f"mAP@{TOP} that is added")
     add_legend(figure, axes)
     save(figure, file)

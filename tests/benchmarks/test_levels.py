@@ -162,8 +162,9 @@ def test_the_page_says_what_each_part_adds(tmp_path):
     assert page.startswith(
         "# Levels of a hierarchy\n\nAt no level do hierarchical prototypes change the mAP@100 of "
         "the default recipe by more than .015, nor hyperbolic instead of flat space by more than "
-        ".020, at 32 bits. On Shop, default codes of 32 bits have an mAP@100 of .713, .780 and "
-        ".847 by fine class, by coarse class and by kind; added by hierarchical prototypes: "
+        ".020, at 32 bits. On Shop, codes of 32 bits of the recipe `default` have an mAP@100 of "
+        ".713, .780 and .847 by fine class, by coarse class and by kind (3 seeds); added by "
+        "hierarchical prototypes: "
         f"{lost}; hyperbolic instead of flat space: {gained}.\n\n## What"
     )
     assert "| Shop | default | hierarchy, in flat space | -.015 ± .007 |" in page
