@@ -148,7 +148,8 @@ def write_levels_page(out: Path) -> Path:
     plot_effects(sets, plot)
     effects = (
         f"mAP@{TOP} of codes of {SHOWN_BITS} bits with a part of a recipe, less that without it "
-        f"(the panels of the plot have scales of their own):\n\n{_effects_table(sets)}\n\n![what each part adds, by level]({plot.name})"
+        f"(the panels of the plot have scales of their own):\n\n{_effects_table(sets)}\n\n"
+        f"![what each part adds, by level]({plot.name})"
     )
     page = {"What hierarchy and geometry are worth": effects, **sections}
     findings = " ".join(filter(None, [_verdict(list(sets.values())), *texts]))
