@@ -315,7 +315,10 @@ def test_copies_answer_alike():
             HiHPQTransformer(output="code"),
             "output is 'code'; expected 'embedding', 'decoded' or 'codes'.",
         ),
-        (HiHPQTransformer(metric="l2"), "metric is 'l2'; expected 'l1', *"),
+        (
+            HiHPQTransformer(metric="l2"),
+            "metric is 'l2' with the objective 'semantic'; expected 'l1', *",
+        ),
         (HiHPQTransformer(M=0), "M is 0; expected an integer of at least 1."),
         (HiHPQNeighborsTransformer(0), "n_neighbors is 0; expected an integer of at least 1."),
         (

@@ -14,8 +14,9 @@ from sklearn.base import (
 )
 from sklearn.utils import check_random_state
 
-from hyperpq.codec.config import INNER, LEARNED_METRICS
+from hyperpq.codec.config import INNER, LEARNED_METRICS, check_metric
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.quantizers.flat_metrics import FLAT_METRICS
 from hyperpq.utils.validation import as_choice
 
 try:
@@ -55,6 +56,8 @@ class Learner(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     def _learn(self, rows: NDArray[np.float32]) -> HiHPQIndex:
         """A trained and empty index for rows like these (n, d)."""
         as_choice(self.metric, "metric", (*LEARNED_METRICS, INNER))
+        if self.metric in FLAT_METRICS:  # An index would have plain codebooks.
+            check_metric(self.metric, self.objective)
         index = HiHPQIndex(
             rows.shape[1],
             self.M,

@@ -524,7 +524,7 @@ LIBRARY = {
     "build-workers": (lambda i, p, t: built(p, t, workers=-1), "workers is -1; expected *"),
     "build-metric": (
         lambda i, p, t: built(p, t, metric="l2"),
-        "metric is 'l2'; expected 'l1', 'geodesic', 'chord' or 'inner'.",
+        "metric is 'l2' with the objective 'semantic'; expected 'l1', 'geodesic' or 'chord'; *",
     ),
     "build-recipe": (lambda i, p, t: built(p, t, recipe="best"), "recipe is 'best'; expected *"),
     "build-backbone": (

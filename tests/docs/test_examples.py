@@ -35,6 +35,7 @@ REASONS = {
     "needs CIFAR-10",
     "needs a GPU",
     "needs a file of your own",
+    "takes minutes",
     "tests/store runs it",
 }
 BLOCK = re.compile(

@@ -8,7 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
-from hyperpq.codec.config import INNER, LEARNED_METRICS, balanced_parts, stored_metric
+from hyperpq.codec.config import (
+    INNER,
+    LEARNED_METRICS,
+    balanced_parts,
+    check_metric,
+    stored_metric,
+)
 from hyperpq.codec.feature_codec import KEPT, KeptFeatures
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.metadata import MAX_MEGAPIXELS
@@ -137,6 +143,7 @@ class BuildOptions:
         if self.metric is not None:
             named = "cosine" if self.metric == INNER else self.metric
             object.__setattr__(self, "metric", as_choice(named, "metric", LEARNED_METRICS))
+            check_metric(named, self.objective)
         get_recipe(self.recipe, self.bits, objective=self.objective)
         if self.objective == "balanced":
             balanced_parts(subquantizers(self.bits))
