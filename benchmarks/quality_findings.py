@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.pages import format_number, listed, markdown_table
 from benchmarks.published import SetRecord
-from benchmarks.quality_recipes import CANDIDATES, REFINED
+from benchmarks.quality_recipes import REFINED
 from benchmarks.quality_rows import DEPTHS, OURS, TITLES, Row, best_of
 
 # Lengths in bits of the sentences and of the summary.
@@ -162,7 +162,7 @@ def _of_refined(compared: Sequence[Compared]) -> str:
         )
     sets = listed([one.record.name for one in shown])
     return (
-        f"If kept features rank the best {CANDIDATES} of these codes again, {bits} bits on {sets} "
+        f"If kept features rank the best of these codes again, {bits} bits on {sets} "
         f"have {listed(parts)}."
     )
 

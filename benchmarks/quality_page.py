@@ -25,7 +25,7 @@ from benchmarks.published import (
     shared_facts,
 )
 from benchmarks.quality_findings import LENGTHS, findings, summary
-from benchmarks.quality_recipes import CANDIDATES, REFINED
+from benchmarks.quality_recipes import REFINED
 from benchmarks.quality_rows import (
     DEPTHS,
     OURS,
@@ -57,7 +57,8 @@ _READING = (
     "Each cell of this table has the figures at {lengths} bits; those of the best baseline are the "
     "largest of all baselines, one by one, and those of exact search the larger of the two inputs, "
     "raw and power-normalized features. Refined: the index also keeps the features as int8, and "
-    f"these rank the {CANDIDATES} best codes of a query again ([Refinement](../method/refine.md)). "
+    "these rank the best codes of a query again, 50 to 400 of them, as the index chooses "
+    "([Refinement](../method/refine.md)). "
     "In the tables below, the best codes of each column are bold, and so are the best refined "
     "ones, and the last column has the number of seeds; baselines are "
     "[named here](../../benchmarks/README.md#quality-of-codes)."

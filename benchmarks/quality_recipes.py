@@ -25,8 +25,9 @@ SHORTEST = {"balanced": 16}
 # A recipe whose codes are searched with refinement is a variant of its own, from the same training.
 REFINED = ", refined"
 REFINED_RECIPES = ("default", "balanced")
-# Candidates of a query, and how the index keeps the features that rank them again.
-CANDIDATES = 200
+# Candidates of a query, as an index of images chooses them by default, and how the index keeps the
+# features that rank them again.
+CANDIDATES: Final = "auto"
 KEPT: Final = "int8"
 REFINED_CODE = (*HYPERPQ_CODE, "hyperpq/index/refine.py", "hyperpq/index/calibration.py")
 
@@ -116,7 +117,7 @@ class CodeSearch:
         return scan.search(self.codec.tables(query), self.codes, k)[1]
 
     def find_refined(self, query: Floats, k: int) -> Ids:
-        """The same, the first `CANDIDATES` of them ranked again by kept features."""
+        """The same, the best of them ranked again by kept features."""
         index = HiHPQIndex.from_codec(self.codec, features=KEPT, device="cpu")
         index.add(self._database)
         found: Ids = index.search(query, k, refine=CANDIDATES)[1]
