@@ -34,7 +34,7 @@ from benchmarks.options import (
 )
 from benchmarks.pages import import_pyplot
 from benchmarks.provenance import HYPERPQ_CODE, DataDigests, Digests, current_commit, recipe_fields
-from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
+from benchmarks.published import check_set, describe_set, publish, runs_file, take_up_published
 from benchmarks.runlog import Run, RunLog
 from benchmarks.tasks import run_tasks
 from hyperpq import scan
@@ -97,8 +97,8 @@ class Ablation:
         features.views("mild")
         self.log = RunLog(features.folder / RUNS, FIELDS)
         self.digests = DataDigests(features)
-        self.published = RunLog(runs_file(features.folder.name, RUNS, out), FIELDS).runs.values()
-        lengths = set(bits).union(*(map(int, run["map"]) for run in self.published))
+        published = RunLog(runs_file(features.folder.name, RUNS, out), FIELDS).runs.values()
+        lengths = set(bits).union(*(map(int, run["map"]) for run in published))
         self.bits = sorted(lengths)
 
     def identity(self, variant: Variant, seed: int) -> Digests:
@@ -174,8 +174,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_set(record, args.out)
         bench = Ablation(features, args.out, args.bits)
         if args.published:
-            taken, left = take_up(bench.log, bench.published, bench.is_current)
-            print(f"took up {taken} published runs; {left} others are not as they would be now")
+            take_up_published(bench.log, record.folder, args.out, bench.is_current)
         bench.run(args.seeds, args.jobs, args.only)
         publish(record, bench.log, args.out, bench.is_current)
         print(write_ablation_page(args.out, VARIANTS))

@@ -58,7 +58,7 @@ from benchmarks.provenance import (
     current_commit,
     recipe_fields,
 )
-from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
+from benchmarks.published import check_set, describe_set, publish, take_up_published
 from benchmarks.runlog import Run, RunLog
 from benchmarks.tasks import run_tasks
 from hyperpq import scan
@@ -255,9 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_set(record, args.out)
         bench = LevelBench(features)
         if args.published:
-            published = RunLog(runs_file(record.folder, RUNS, args.out), FIELDS).runs.values()
-            taken, left = take_up(bench.log, published, bench.is_current)
-            print(f"took up {taken} published runs; {left} others are not as they would be now")
+            take_up_published(bench.log, record.folder, args.out, bench.is_current)
         bench.run(args.seeds, args.bits, args.only, args.jobs)
         publish(record, bench.log, args.out, bench.is_current)
         print(write_levels_page(args.out))

@@ -180,6 +180,15 @@ def take_up(
     return taken, left
 
 
+def take_up_published(
+    log: RunLog, folder: str, out: Path, is_current: Callable[[Run], bool]
+) -> None:
+    """`take_up` the published runs of a set, and say how many were taken up."""
+    published = RunLog(runs_file(folder, log.file.name, out), log.fields).runs.values()
+    taken, left = take_up(log, published, is_current)
+    print(f"took up {taken} published runs; {left} others are not as they would be now")
+
+
 def shared_facts(runs: Iterable[Run], fields: tuple[str, ...]) -> list[tuple[Any, ...]]:
     """The different values of some fields, in the order of the runs."""
     return list(dict.fromkeys(tuple(run.get(field) for field in fields) for run in runs))

@@ -19,7 +19,7 @@ from hyperpq.training.presets import get_recipe
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
 
-# How many of the best codes are corrected.
+# How many of the best codes are ranked again, by what their codes say or by kept features.
 CANDIDATES = 200
 CORRECTED = ", corrected"
 

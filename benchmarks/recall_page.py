@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.pages import format_number, listed, markdown_table, origin, write_page
 from benchmarks.palette import add_legend, draw_line, new_figure, save
 from benchmarks.published import at_commit
+from benchmarks.recall_ours import CANDIDATES, CORRECTED
 from benchmarks.runlog import Run, RunLog
 
 PUBLISHED = Path("runs/recall.jsonl")
@@ -19,9 +20,8 @@ CURVES, ROWS, REFINE = "curves", "rows", "refine"
 REFINE_FLAT, LONG_PQ = "IndexRefineFlat", "IndexPQ of as many bytes"
 # The only method of the part ROWS.
 DISTANCES = "distances"
-EXACT_CODES, CORRECTED_CODES = "hyperpq fidelity", "hyperpq fidelity, corrected"
-# Candidates of a refined search.
-CANDIDATES = 200
+EXACT_CODES = "hyperpq fidelity"
+CORRECTED_CODES = EXACT_CODES + CORRECTED
 OURS = "hyperpq"
 # Methods whose codes are made for images that belong together.
 OTHER_AIM = ("hyperpq balanced", "hyperpq default")
@@ -276,10 +276,10 @@ def _refinement(refined: Runs) -> str:
         lines.append([key.method, f"{run['stored']:,}", *recall, f"{run['ms'] / base:.2g}"])
     first = next(iter(refined))
     return (
-        f"{first.n:,} real rows, cosine neighbours. Refinement ranks 200 candidates again. hyperpq "
-        "adds the distance of the code and that of the kept features (int8); for default codes "
-        "these are power-normalized, so the ranking it comes near to is not that of the cosine of "
-        "the features as they are. `IndexRefineFlat` keeps float32 features and ranks by them "
+        f"{first.n:,} real rows, cosine neighbours. Refinement ranks {CANDIDATES} candidates "
+        "again. hyperpq adds the distance of the code and that of the kept features (int8); for "
+        "default codes these are power-normalized, so the ranking it comes near to is not that of "
+        "the cosine of the features as they are. `IndexRefineFlat` keeps float32 features and ranks by them "
         "alone. Times are medians of single queries for ten results, methods in turn, as multiples "
         f"of that of `IndexPQ` with {first.bytes} bytes; other processes ran beside "
         f"them.\n\n{markdown_table(lines)}"

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from benchmarks.baselines import Floats, Ids
-from benchmarks.recall_ours import train_ours
+from benchmarks.recall_ours import CANDIDATES, train_ours
 from benchmarks.recall_page import LONG_PQ, REFINE_FLAT
 from benchmarks.recall_sets import Rows, as_compared
 from hyperpq import HiHPQIndex
 from hyperpq.codec.feature_codec import FeatureCodec
 from hyperpq.quantizers.kmeans import import_faiss
 
-SIZE, CANDIDATES = 8, 200
+SIZE = 8
 KEPT: Literal["int8"] = "int8"
 # Recipes whose codes are refined.
 RECIPES = ("default", "fidelity")

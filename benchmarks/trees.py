@@ -30,7 +30,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.options import add_cache_options, add_published_option, add_seed_options
 from benchmarks.pages import import_pyplot
 from benchmarks.provenance import HYPERPQ_CODE, DataDigests, Digests, current_commit, recipe_fields
-from benchmarks.published import check_set, describe_set, publish, runs_file, take_up
+from benchmarks.published import check_set, describe_set, publish, take_up_published
 from benchmarks.runlog import Run, RunLog
 from benchmarks.tasks import run_tasks
 from benchmarks.trees_page import DIMENSIONS, FIELDS, RUNS, SPACES, TOP, Space, write_trees_page
@@ -191,9 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_set(record, args.out)
         bench = TreeBench(features)
         if args.published:
-            published = RunLog(runs_file(record.folder, RUNS, args.out), FIELDS).runs.values()
-            taken, left = take_up(bench.log, published, bench.is_current)
-            print(f"took up {taken} published runs; {left} others are not as they would be now")
+            take_up_published(bench.log, record.folder, args.out, bench.is_current)
         bench.run(args.seeds, args.jobs)
         publish(record, bench.log, args.out, bench.is_current)
         print(write_trees_page(args.out))

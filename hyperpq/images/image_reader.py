@@ -165,8 +165,8 @@ class ImageReader:
             Whether to leave out images whose files are gone or on a disk that is not mounted.
         refine : int or "auto", optional
             How many of the best codes are ranked again by the kept features, see
-            `HiHPQIndex.search`; 0 or None for none. ``"auto"`` stands for 200, or for none in an
-            index that keeps no features.
+            `HiHPQIndex.search`; 0 or None for none. ``"auto"`` is a number that the index
+            measures, or none in an index that keeps no features.
         threads : int, optional
             Number of threads of the search; all cores by default.
         workers : int
