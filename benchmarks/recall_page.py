@@ -280,9 +280,9 @@ def _refinement(refined: Runs) -> str:
         "again. hyperpq adds the distance of the code and that of the kept features (int8); for "
         "default codes these are power-normalized, so the ranking it comes near to is not that of "
         "the cosine of the features as they are. `IndexRefineFlat` keeps float32 features and "
-        "ranks by them alone. Times are medians of single queries for ten results, methods in turn, as multiples "
-        f"of that of `IndexPQ` with {first.bytes} bytes; other processes ran beside "
-        f"them.\n\n{markdown_table(lines)}"
+        "ranks by them alone. Times are medians of single queries for ten results, methods in "
+        f"turn, as multiples of that of `IndexPQ` with {first.bytes} bytes; other processes ran "
+        f"beside them.\n\n{markdown_table(lines)}"
     )
 
 
