@@ -277,11 +277,11 @@ def _refinement(refined: Runs) -> str:
     first = next(iter(refined))
     return (
         f"{first.n:,} real rows, cosine neighbours. Refinement ranks {CANDIDATES} candidates "
-        "again. hyperpq adds the distance of the code and that of the kept features (int8); for "
-        "default codes these are power-normalized, so the ranking it comes near to is not that of "
-        "the cosine of the features as they are. `IndexRefineFlat` keeps float32 features and "
-        "ranks by them alone. Times are medians of single queries for ten results, methods in "
-        f"turn, as multiples of that of `IndexPQ` with {first.bytes} bytes; other processes ran "
+        "again. hyperpq keeps features as int8. Fidelity codes are ranked by the cosine of these "
+        "alone. For default codes the distance of the code and that of the power-normalized "
+        "features are added up, so the ranking it comes near to is not that of the cosine of the "
+        "features as they are. `IndexRefineFlat` keeps float32 features. Times are medians of "
+        f"single queries for ten results, methods in turn, as multiples of that of `IndexPQ` with {first.bytes} bytes; other processes ran "
         f"beside them.\n\n{markdown_table(lines)}"
     )
 

@@ -68,6 +68,11 @@ class AdditiveCodec(HeadCodec):
         length = squared_lengths(f * self.scale.to(f.dtype))
         return torch.cat([v[:, :-1], length[:, None]], 1).clamp(-_LARGEST, _LARGEST)
 
+    @property
+    @override
+    def approximates_features(self) -> bool:
+        return True
+
     @override
     def feature_space(self) -> FeatureSpace:
         if self.config.metric == "cosine":

@@ -131,6 +131,15 @@ class Codec(nn.Module, ABC):
         self.check_trained()
         return np.zeros(len(as_codes(codes, self.code_size)))
 
+    @property
+    def approximates_features(self) -> bool:
+        """Whether distances of codes stand for distances of the features.
+
+        If so, these replace them where a search is refined; otherwise both are added up, as the
+        codes know what the features do not.
+        """
+        return False
+
     @abstractmethod
     def feature_space(self) -> FeatureSpace:
         """How features themselves are compared where a search is refined by them."""

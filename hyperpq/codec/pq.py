@@ -182,6 +182,11 @@ class PQCodec(Codec):
     def vectors(self, x: Tensor) -> Tensor:
         return self._rotated(x).unflatten(1, (self.quantizer.M, self.quantizer.D))
 
+    @property
+    @override
+    def approximates_features(self) -> bool:
+        return True
+
     @override
     def feature_space(self) -> FeatureSpace:
         return FeatureSpace(self.config.metric)

@@ -227,7 +227,7 @@ class Sampled(NamedTuple):
     factor : float or None
         Weight of distances of features beside those of codes, see `Refinement`. With it their
         deviation within a query, in the mean, is 0.3 of that of codes. None without kept features,
-        and for plain codebooks, where the exact distance replaces that of the code.
+        and where the exact distance replaces that of the code, `Codec.approximates_features`.
     """
 
     scale: Scale | None
@@ -252,9 +252,8 @@ class Sampled(NamedTuple):
         if features is None:
             by_codes = D + codec.corrections(packed) if codec.has_corrections else None
             return cls(Scale.of_distances(D, None, by_codes), None)
-        space = codec.feature_space()
-        between = space.pairs(features)
-        factor = _factor(D, between) if space.metric == "cosine" else None
+        between = codec.feature_space().pairs(features)
+        factor = None if codec.approximates_features else _factor(D, between)
         refined = between if factor is None else D + factor * between
         return cls(Scale.of_distances(D, features, refined), factor)
 

@@ -53,10 +53,12 @@ class Refinement:
     code says and no sum of table entries can, see `Codec.corrections`.
 
     The refined distance of a row is that of its code plus ``factor`` times the squared chord of its
-    features to the query, see `FeatureSpace`. For plain codebooks it is the exact distance, as in
-    ``faiss.IndexRefineFlat``. Rows after the candidates keep the order of their codes. Their
-    distance is that of their code plus the largest difference that refinement made to a candidate
-    of the query. So the results for a k are the first of those for any larger one.
+    features to the query, see `FeatureSpace`. For plain codebooks and the objective ``fidelity`` it
+    is the distance of the features alone, as in ``faiss.IndexRefineFlat``.
+
+    Rows after the candidates keep the order of their codes. Their distance is that of their code
+    plus the largest difference that refinement made to a candidate of the query. So the results for
+    a k are the first of those for any larger one.
 
     Attributes
     ----------

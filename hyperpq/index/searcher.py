@@ -92,10 +92,11 @@ class IndexSearcher(ABC):
             Which rows are searched by their attributes, such as ``"width >= 512"``.
         refine : int or "auto", optional
             How many of the best codes are ranked again, by the distance of the code plus that of
-            the kept features times a factor that the index gives, see `Refinement`. ``"auto"`` is
-            50, 100, 200 or 400, which a measurement on rows of the index decides. Rows after them
-            keep the order of their codes, so that the results for one k are the first of those for
-            a larger one. Plain codebooks rank by the exact distance alone.
+            the kept features times a factor that the index gives, see `Refinement`. Codes of the
+            objective ``fidelity`` and plain codebooks are ranked by the distance of the features
+            alone. ``"auto"`` is 50, 100, 200 or 400, which a measurement on rows of the index
+            decides. Rows after them keep the order of their codes, so that the results for one k
+            are the first of those for a larger one.
         threads : int, optional
             Number of threads; by default one for each core that the process may use, up to
             ``OMP_NUM_THREADS`` where that is set. It does not change the result.

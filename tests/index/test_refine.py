@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -56,7 +57,7 @@ def compared(index, query, kept):
 
 def factor_of(index):
     """The weight of features in an index of at most 512 rows, or None."""
-    if index.codec.metric in ("l2", "ip"):
+    if index.codec.approximates_features:
         return None
     kept = index.features_of(index.ids)
     n = len(kept)
@@ -226,8 +227,8 @@ def test_queries_and_rows_of_length_zero(make, codec, kind):
     D, I = check_refined(index, queries, 20, 300)  # noqa: E741
     assert np.isfinite(D).all()
     if codec == "fidelity":
-        # All rows are as unlike a query without a direction.
-        np.testing.assert_array_equal(I[0], index.search(queries[:1], 20)[1][0])
+        # All rows are as unlike a query without a direction, so their ids decide.
+        np.testing.assert_array_equal(I[0], np.arange(20))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -240,6 +241,17 @@ def test_the_length_of_a_query_does_not_matter_where_features_are_directions(mak
         np.testing.assert_array_equal(one, other)
 
 
+def test_refined_fidelity_codes_are_ranked_as_by_faiss_in_the_features(make):
+    index = make("fidelity", "float32")
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (X, QUERIES)]
+    flat = faiss.IndexFlatL2(D_IN)
+    flat.add(unit[0])
+    want = flat.search(unit[1], 10)
+    D, I = index.search(QUERIES, 10, refine=300)  # noqa: E741
+    np.testing.assert_array_equal(I, want[1])
+    np.testing.assert_allclose(D, want[0], rtol=1e-4)
+
+
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 19])
 def test_few_rows(make, codec, n):
@@ -248,7 +260,7 @@ def test_few_rows(make, codec, n):
         check_refined(index, QUERIES, 5, "auto")
         return
     # There is nothing that deviates.
-    factor = None if codec in ("l2", "ip") else 1.0
+    factor = None if index.codec.approximates_features else 1.0
     D, I = index.search(QUERIES, 5, refine="auto")  # noqa: E741
     near, order = index.search(QUERIES, 5)
     assert ((I >= 0).sum(1) == n).all()
@@ -456,7 +468,7 @@ def test_random_indexes(trained, data):
         if len(part):
             index.add_with_ids(x[part], ids[part])
     index.remove_ids(rng.choice(ids, min(n - 3, draw(st.integers(0, 9))), replace=False))
-    if codec not in ("l2", "ip"):
+    if not index.codec.approximates_features:
         spread = factor_of(index)
         if not np.isfinite(spread) or spread < 1e-6:
             return
