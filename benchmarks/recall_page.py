@@ -281,8 +281,8 @@ def _refinement(refined: Runs) -> str:
         "alone. For default codes the distance of the code and that of the power-normalized "
         "features are added up, so the ranking it comes near to is not that of the cosine of the "
         "features as they are. `IndexRefineFlat` keeps float32 features. Times are medians of "
-        f"single queries for ten results, methods in turn, as multiples of that of `IndexPQ` with {first.bytes} bytes; other processes ran "
-        f"beside them.\n\n{markdown_table(lines)}"
+        "single queries for ten results, methods in turn, as multiples of that of `IndexPQ` with "
+        f"{first.bytes} bytes; other processes ran beside them.\n\n{markdown_table(lines)}"
     )
 
 
