@@ -90,17 +90,26 @@ def _ndjson(batches: Batches, null: bool) -> Iterator[str]:
 
 
 def _csv(batches: Batches, null: bool) -> Iterator[str]:
-    yield _line("query", "rank", "distance", "similarity", "id", "path")
-    for found in (found for batch in batches for found in batch):
-        query = found.query if isinstance(found.query, int) else name(found.query)
-        for r in found.results:
-            # An empty field where there is none.
-            yield _line(query, r.rank, r.distance, r.similarity, r.id, name(r.path_bytes))
+    yield _lines([("query", "rank", "distance", "similarity", "id", "path")])
+    for batch in batches:
+        # An empty field where there is none.
+        yield _lines(
+            (
+                found.query if isinstance(found.query, int) else name(found.query),
+                r.rank,
+                r.distance,
+                r.similarity,
+                r.id,
+                name(r.path_bytes),
+            )
+            for found in batch
+            for r in found.results
+        )
 
 
-def _line(*fields: object) -> str:
+def _lines(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(fields)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
