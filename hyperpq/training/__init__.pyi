@@ -1,3 +1,9 @@
+from .finetune_images import ArrayImages as ArrayImages
+from .finetune_images import TrainingImages as TrainingImages
+from .finetune_settings import FinetuneSettings as FinetuneSettings
+from .finetuning import FinetuneResult as FinetuneResult
+from .finetuning import estimate_seconds as estimate_seconds
+from .finetuning import finetune as finetune
 from .presets import get_recipe as get_recipe
 from .recipe import Recipe as Recipe
 from .train import train_codec as train_codec

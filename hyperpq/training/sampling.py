@@ -113,9 +113,15 @@ class BatchSampler:
         return out
 
     def _targets(self, sources: Tensor) -> Tensor:
-        positive = positive_targets(len(sources))
         if self._graph is None or not self._has_affinities:
-            return positive
-        shared = self._graph.affinities(sources) * (1 - self._positive_weight)
-        # The positive has what the affinities leave: all, where they are 0.
-        return shared + positive * (1 - shared.sum(1, keepdim=True))
+            return positive_targets(len(sources))
+        return soft_targets(self._graph.affinities(sources), self._positive_weight)
+
+
+def soft_targets(affinities: Tensor, positive_weight: float) -> Tensor:
+    """Targets (2 B, 2 B) of affinities whose rows sum to 1 or are 0, and of the positives.
+
+    The positive has what the affinities leave: all, where they are 0.
+    """
+    shared = affinities * (1 - positive_weight)
+    return shared + positive_targets(len(shared)) * (1 - shared.sum(1, keepdim=True))
