@@ -6,7 +6,8 @@ id, and a range search returns those below the radius. So the answers for parts 
 by `merge_results`, are the answer for all of them. Every kernel returns what the plain
 `scan.reference` returns. The kernels in ``scan/native`` are used where the package was compiled,
 with the fastest instruction set (*level*) of the processor; the environment variable
-``HYPERPQ_SCAN_LEVEL`` selects another one.
+``HYPERPQ_SCAN_LEVEL`` selects another one. `scan.cuda` scans on GPUs, and `scan.scanner` says what
+an index scans with.
 
 Public functions: `search`, `range_search`, `search_segments`, `range_search_segments`, `prepare`,
 `merge_results`, `merge_range_results`, `compiled` and `levels`.
@@ -23,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import MAX_CODES, CodeSegment, TiledCodes, code_size, row_bits
+from hyperpq.codes import CodeSegment, TiledCodes, row_bits
 from hyperpq.errors import InvalidInputError
 from hyperpq.scan import reference
+from hyperpq.scan.arguments import checked_radius, checked_tables
 from hyperpq.scan.merge import merge_range_results, merge_results
 from hyperpq.utils.devices import default_threads
 from hyperpq.utils.validation import as_count
@@ -137,7 +139,7 @@ def search_segments(
     threads: int | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """`search` over the rows of several segments, whose ids are distinct over all of them."""
-    tables = _checked_tables(tables, segments)
+    tables = checked_tables(tables, segments)
     k, threads = as_count(k, "k"), _checked_threads(threads)
     level = _level()
     if level == "numpy":
@@ -178,11 +180,8 @@ def range_search_segments(
     threads: int | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """`range_search` over the rows of several segments."""
-    tables = _checked_tables(tables, segments)
-    with np.errstate(over="ignore"):  # Above all of float32, it is above all distances.
-        radius = float(np.float32(float(radius)))
-    if np.isnan(radius):
-        raise InvalidInputError("radius is NaN; expected a number.")
+    tables = checked_tables(tables, segments)
+    radius = checked_radius(radius)
     threads, level = _checked_threads(threads), _level()
     if level == "numpy":
         return reference.range_search_segments(tables, segments, radius)
@@ -262,26 +261,6 @@ def _segment(codes: Any, ids: Any, mask: Any) -> CodeSegment:
                 f"uint64 ({-(-n // 64)},)."
             )
     return CodeSegment(tiled, labels, bits)
-
-
-def _checked_tables(tables: Any, segments: Sequence[CodeSegment]) -> NDArray[np.float32]:
-    array = np.ascontiguousarray(tables)
-    fits = array.ndim == 3 and array.shape[2] in (16, 256) and 1 <= array.shape[1] <= MAX_CODES
-    if not fits or array.dtype != np.float32:
-        raise InvalidInputError(
-            f"tables are {array.dtype} {array.shape}; expected float32 (nq, M, K), M up to "
-            f"{MAX_CODES}, K 256 or 16."
-        )
-    if not np.isfinite(array).all():
-        raise InvalidInputError("tables hold NaN or infinity; expected finite distances.")
-    size = code_size(array.shape[1], 8 if array.shape[2] == 256 else 4)
-    for segment in segments:
-        if segment.codes.code_size != size:
-            raise InvalidInputError(
-                f"codes have {segment.codes.code_size} bytes a row; expected {size} for tables of "
-                f"shape {array.shape}."
-            )
-    return array
 
 
 def _arrays(segments: Sequence[CodeSegment]) -> list[tuple[Any, ...]]:

@@ -1,0 +1,54 @@
+"""Checks of what a scan is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.codes import MAX_CODES, CodeSegment, code_size
+from hyperpq.errors import InvalidInputError
+
+
+def checked_tables(tables: Any, segments: Sequence[CodeSegment]) -> NDArray[np.float32]:
+    """Return distance tables, C-contiguous, that fit the segments.
+
+    Raises
+    ------
+    InvalidInputError
+        If a shape, dtype or value is not as `scan.search` describes it.
+    """
+    array = np.ascontiguousarray(tables)
+    fits = array.ndim == 3 and array.shape[2] in (16, 256) and 1 <= array.shape[1] <= MAX_CODES
+    if not fits or array.dtype != np.float32:
+        raise InvalidInputError(
+            f"tables are {array.dtype} {array.shape}; expected float32 (nq, M, K), M up to "
+            f"{MAX_CODES}, K 256 or 16."
+        )
+    if not np.isfinite(array).all():
+        raise InvalidInputError("tables hold NaN or infinity; expected finite distances.")
+    size = code_size(array.shape[1], 8 if array.shape[2] == 256 else 4)
+    for segment in segments:
+        if segment.codes.code_size != size:
+            raise InvalidInputError(
+                f"codes have {segment.codes.code_size} bytes a row; expected {size} for tables of "
+                f"shape {array.shape}."
+            )
+    return array
+
+
+def checked_radius(radius: float) -> float:
+    """Return a radius rounded to float32.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is NaN.
+    """
+    with np.errstate(over="ignore"):  # Above all of float32, it is above all distances.
+        rounded = float(np.float32(float(radius)))
+    if np.isnan(rounded):
+        raise InvalidInputError("radius is NaN; expected a number.")
+    return rounded
