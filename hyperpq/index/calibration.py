@@ -13,7 +13,6 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq import scan
 from hyperpq.codes import unpack
 from hyperpq.utils.files import checksum
 
@@ -207,7 +206,8 @@ class Scale(NamedTuple):
         if len(others):
             if nearest is None:
                 every = rows.code_segments()
-                ids = scan.search_segments(tables[others], every, 1, threads=threads)[1][:, 0]
+                found = rows.scanner.search_segments(tables[others], every, 1, threads=threads)
+                ids = found[1][:, 0]
             else:
                 ids = nearest[others]
             products = (unit[others] * _unit(rows.features_of(ids))).sum(1)

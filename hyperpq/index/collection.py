@@ -262,7 +262,7 @@ class Collection(RowChanges):
         store = MemoryStore()
         store.commit(append=rows.batches(features=True), next_id=rows.next_id)
         out._shown = Shown(store, rows.codec, rows.code_size, rows.training)
-        out._device = self._device
+        out._device, out.scanner = self._device, self.scanner
         out.metadata = settled(self.metadata, self.path, None)
         return out
 

@@ -150,7 +150,8 @@ class HiHPQIndex(TrainableIndex):
         self._objective = self._as_objective(objective)
         self.device = resolve_device(device)
         kept = feature_codec(features, self.d)
-        self.collection = Collection(code_size(self._M, self._nbits), features=kept)
+        size = code_size(self._M, self._nbits)
+        self.collection = Collection(size, features=kept, device=self.device)
 
     def _as_objective(self, objective: str | None) -> str:
         from hyperpq.codec.config import balanced_parts, check_metric

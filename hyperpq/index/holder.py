@@ -22,6 +22,7 @@ from hyperpq.index.directory import (
     kept_features,
 )
 from hyperpq.index.view import RowView
+from hyperpq.scan.scanner import Scanner, scanner_for
 from hyperpq.store import IndexStore, MemoryStore, Store
 from hyperpq.store.snapshot_reader import another_index
 from hyperpq.utils.forks import ForkSafeLock
@@ -73,12 +74,14 @@ class SnapshotHolder:
     features : FeatureCodec, optional
         How rows in memory keep their features; a directory says it itself.
     device : str
-        Torch device of codecs that are read from the directory.
+        Torch device of codecs that are read from the directory, and where codes are scanned.
 
     Attributes
     ----------
     feature_codec : FeatureCodec or None
         How the rows keep their features; None if they keep none.
+    scanner : Scanner
+        What scans the codes; `scanner_for` the device at first.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class SnapshotHolder:
         self._shown = Shown(kept, codec, code_size)
         self.feature_codec = kept_features(kept) if isinstance(kept, IndexStore) else features
         self._device = device
+        self.scanner: Scanner = scanner_for(device)
         self._metadata: dict[str, Any] = {}
         self._changing = ForkSafeLock()
         # The thread that stays on its snapshot. A child that another thread forks has none.
@@ -129,6 +133,7 @@ class SnapshotHolder:
         type(self).__init__(other, shown.code_size, features=self.feature_codec)
         other._shown = replace(shown, store=copy.copy(shown.store))
         other._metadata, other._device = self._metadata, self._device
+        other.scanner = self.scanner
         return other
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -145,6 +150,7 @@ class SnapshotHolder:
             shown.codec,
             self.feature_codec,
             shown.training,
+            scanner=self.scanner,
         )
 
     @property

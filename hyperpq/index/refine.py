@@ -14,7 +14,6 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq import scan
 from hyperpq.codec.feature_products import Pairs
 from hyperpq.codes import CodeSegment
 from hyperpq.errors import InvalidInputError
@@ -112,7 +111,7 @@ class Refinement:
         width: int,
         threads: int | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """`scan.search_segments` with ``width`` results, of which the first are ranked again.
+        """`Scanner.search_segments` with ``width`` results, of which the first are ranked again.
 
         Parameters
         ----------
@@ -133,7 +132,7 @@ class Refinement:
             Refined distances and ids.
         """
         n = sum(segment.codes.n for segment in segments)
-        found = scan.search_segments(
+        found = self.rows.scanner.search_segments(
             tables, segments, max(width, min(self.count, n)), threads=threads
         )
         D, I = self.ranked(queries, *found, threads)  # noqa: E741
@@ -288,7 +287,8 @@ def _measured(rows: RowView, codec: Codec, first: int) -> int:
         return LADDER[0]
     ids, queries, tables = ids[finite], queries[finite], tables[finite]
     largest = min(LADDER[-1], first - 1)
-    found = scan.search_segments(tables, rows.first_code_segments(first), largest + 1)
+    searched = rows.first_code_segments(first)
+    found = rows.scanner.search_segments(tables, searched, largest + 1)
     # A query is not one of its results, also where many rows have its code.
     others = found[1] != ids[:, None]
     others &= others.cumsum(1) <= largest

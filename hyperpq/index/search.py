@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq import scan
 from hyperpq.errors import InvalidInputError
 from hyperpq.progress import ProgressLike, as_progress
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.codes import CodeSegment
     from hyperpq.index.refine import Refinement
+    from hyperpq.scan.scanner import Scanner
 
 # Queries whose distance tables are in memory at once.
 _QUERY_BATCH = 256
@@ -30,6 +30,7 @@ def search(
     k: int,
     threads: int | None = None,
     *,
+    scanner: Scanner,
     refinement: Refinement | None = None,
     out: tuple[NDArray[np.float32] | None, NDArray[np.int64] | None] = (None, None),
     progress: ProgressLike = None,
@@ -48,6 +49,8 @@ def search(
         Number of results for each query.
     threads : int, optional
         Number of threads of the scan, one for each core by default.
+    scanner : Scanner
+        What scans the codes.
     refinement : Refinement, optional
         What ranks the best codes again.
     out : (ndarray or None, ndarray or None)
@@ -75,7 +78,7 @@ def search(
     for rows in query_batches(len(queries), "search", progress):
         tables = finite_tables(codec, queries[rows])
         found = (
-            scan.search_segments(tables, segments, filled, threads=threads)
+            scanner.search_segments(tables, segments, filled, threads=threads)
             if refinement is None
             else refinement.search(queries[rows], tables, segments, filled, threads)
         )
@@ -90,6 +93,7 @@ def range_search(
     radius: float,
     threads: int | None = None,
     *,
+    scanner: Scanner,
     progress: ProgressLike = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Find all rows at a distance below ``radius``; parameters as in `search`.
@@ -103,7 +107,7 @@ def range_search(
     D, I = [np.empty(0, np.float32)], [np.empty(0, np.int64)]  # noqa: E741
     for rows in query_batches(len(queries), "search", progress):
         tables = finite_tables(codec, queries[rows])
-        found = scan.range_search_segments(tables, segments, radius, threads=threads)
+        found = scanner.range_search_segments(tables, segments, radius, threads=threads)
         lims.append(found[0][1:] + lims[-1][-1])
         D.append(found[1])
         I.append(found[2])

@@ -126,6 +126,7 @@ class IndexSearcher(ABC):
             queries,
             k,
             threads,
+            scanner=rows.scanner,
             refinement=refinement,
             out=(D, I),
             progress=progress,
@@ -234,7 +235,9 @@ class IndexSearcher(ABC):
         (rows, codec), queries = self._trained(), as_queries(x, self.d)
         radius = as_number(radius, "radius")
         segments = rows.code_segments(params, where)
-        return range_search(codec, segments, queries, radius, threads, progress=progress)
+        return range_search(
+            codec, segments, queries, radius, threads, scanner=rows.scanner, progress=progress
+        )
 
     def search_and_reconstruct(
         self,

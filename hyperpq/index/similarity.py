@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq import scan
 from hyperpq.codes import CodeSegment, unpack
 from hyperpq.index.calibration import EXACT, Scale
 from hyperpq.index.search import finite_tables, output, query_batches, result_width
@@ -84,7 +83,7 @@ def search_similar(
         x = queries[batch]
         kept = _as_kept(x, kept_by)
         tables, own = finite_tables(codec, x), _codes(codec, kept)
-        by_code = scan.search_segments(tables, segments, scanned, threads=threads)
+        by_code = rows.scanner.search_segments(tables, segments, scanned, threads=threads)
         d_self = _distances_to(tables, own)
         near, ids = by_code if refinement is None else refinement.ranked(x, *by_code, threads)
         similar = np.full((len(x), width), np.nan)
@@ -208,7 +207,8 @@ class _Copies:
         # Distances are numbers of codes that differ.
         table = np.ones((1, len(self.code), K), np.float32)
         table[0, np.arange(len(self.code)), self.code] = 0
-        return scan.range_search_segments(table, self.segments, 0.5, threads=self.threads)[2]
+        scanner = self.rows.scanner
+        return scanner.range_search_segments(table, self.segments, 0.5, threads=self.threads)[2]
 
 
 def _as_kept(x: NDArray[np.float32], kept_by: FeatureCodec | None) -> NDArray[np.float32]:

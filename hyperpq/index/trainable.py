@@ -67,7 +67,8 @@ class TrainableIndex(VectorIndex):
         where = resolve_device(device)
         codec = codec.to(where).eval()
         kept = feature_codec(features, codec.d)
-        return cls._around(Collection(codec.code_size, codec=codec, features=kept), codec, where)
+        rows = Collection(codec.code_size, codec=codec, features=kept, device=where)
+        return cls._around(rows, codec, where)
 
     @classmethod
     def _in_directory(cls, codec: Codec, store: IndexStore, *, device: str) -> Self:
@@ -353,6 +354,7 @@ class TrainableIndex(VectorIndex):
             new = recoded(batches, trained(other.codec), read_by, keep=kept, total=view.ntotal)
             other.collection.put(new, view.next_id)
         other.metadata = settled(self.metadata, self.path, None)
+        other.scanner = self.scanner
         return other
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from hyperpq.codec.base import Codec
     from hyperpq.index.stats import IndexStats
+    from hyperpq.scan.scanner import Scanner
 
 
 class VectorIndex(OpensLater, IndexReader):
@@ -84,6 +85,20 @@ class VectorIndex(OpensLater, IndexReader):
             )
         size = code_size(self._M, self._nbits) if codec is None else codec.code_size
         self.collection.set_codec(codec, size)
+
+    @property
+    def scanner(self) -> Scanner:
+        """What scans the codes: a `CudaScanner` if ``device`` is a GPU, else a `CpuScanner`.
+
+        Another one can be assigned, such as ``CudaScanner(["cuda:0", "cuda:1"])`` for the memory of
+        two GPUs, or ``CpuScanner()`` for an index that only encodes on a GPU. All scanners have the
+        same results. A copy of the index has the same one; a file or directory does not keep it.
+        """
+        return self.collection.scanner
+
+    @scanner.setter
+    def scanner(self, scanner: Scanner) -> None:
+        self.collection.scanner = scanner
 
     @property
     def is_trained(self) -> bool:

@@ -23,6 +23,7 @@ from hyperpq.index.directory import (
 )
 from hyperpq.index.path_map import PathMap
 from hyperpq.index.stats import column_bytes
+from hyperpq.scan.scanner import CpuScanner, Scanner
 from hyperpq.store import Categories, Column, IndexStore, Rows, Segment, Store, live_batches
 from hyperpq.store.columns import concatenate
 from hyperpq.store.paths import Paths
@@ -52,6 +53,8 @@ class RowView:
         Bytes of one code.
     feature_codec : FeatureCodec or None
         How the rows keep their features; None if they keep none.
+    scanner : Scanner
+        What scans their codes, a `CpuScanner` unless given.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class RowView:
         codec: Codec | None = None,
         feature_codec: FeatureCodec | None = None,
         training: TrainingRecord | None = None,
+        scanner: Scanner | None = None,
     ) -> None:
         self.code_size, self.feature_codec = code_size, feature_codec
+        self.scanner: Scanner = CpuScanner() if scanner is None else scanner
         self._store, self._codec, self._training = store, codec, training
 
     def __getstate__(self) -> dict[str, Any]:
