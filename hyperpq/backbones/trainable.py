@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from hyperpq.backbones.base import first_line
 from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.errors import BackboneError, InvalidInputError
 
@@ -169,24 +168,6 @@ class TrainableNetwork(nn.Module):
             tuned.check_belongs(self.name, self.base_hash)
             state = tuned.apply(state)
         self.module.load_state_dict(state)
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore weights that `state` gave, such as those of a checkpoint."""
-        try:
-            self.module.load_state_dict({**self._before, **state})
-        except RuntimeError as error:
-            raise BackboneError(
-                f"the weights do not fit backbone {self.name!r} ({first_line(error)}); expected "
-                "those of the same network."
-            ) from error
-
-    def state(self) -> dict[str, Tensor]:
-        """Copies on the CPU of all tensors that may change."""
-        return {
-            key: value.detach().cpu().clone()
-            for key, value in self.module.state_dict().items()
-            if key.startswith(self.prefix)
-        }
 
 
 class CombinedModule(nn.Module):

@@ -77,6 +77,15 @@ def network_features(
     return np.ascontiguousarray(torch.cat(found).numpy(), np.float32)
 
 
+def plain_squares(size: int) -> Callable[[Tensor, NDArray[np.int64]], Tensor]:
+    """For `network_features`: whole images, without the mean with mirrored ones."""
+
+    def make(pixels: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        return resize_squares(pixels, size)
+
+    return make
+
+
 def rooted(x: NDArray[np.float32], of: NDArray[np.float32]) -> NDArray[np.float32]:
     """Unit vectors of features: signed roots, minus the mean root of the features ``of``."""
     mean = (np.sign(of) * np.sqrt(np.abs(of))).mean(0, dtype=np.float64).astype(np.float32)

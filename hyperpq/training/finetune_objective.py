@@ -21,8 +21,11 @@ _SOFTENED = 0.01
 class Objective(Protocol):
     """A loss of the features of a batch, with parameters of its own."""
 
-    def groups(self) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser, with ``lr`` as the highest rate of each."""
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Optimisers of these parameters; ``lr`` of a group is the highest rate."""
+
+    def after_step(self) -> None:
+        """Bring parameters back into their range."""
 
     def begin_epoch(self, epoch: int, features: Callable[[], NDArray[np.float32]]) -> None:
         """Prepare an epoch; ``features`` computes those of the images that are learned from."""
@@ -67,13 +70,17 @@ class CosineObjective(nn.Module):
     def _root(self, x: Tensor) -> Tensor:
         return x.sign() * ((x.abs() + self._soft).sqrt() - self._soft**0.5)
 
-    def groups(self) -> list[dict[str, Any]]:
-        """The linear map, and its bias without decay."""
-        rate, decay = self._settings.head_learning_rate, self._settings.weight_decay
-        return [
-            {"params": [self.weight], "lr": rate, "weight_decay": decay},
-            {"params": [self.bias], "lr": rate, "weight_decay": 0.0},
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """That of the linear map, and of its bias without decay."""
+        decay = self._settings.weight_decay
+        groups: list[dict[str, Any]] = [
+            {"params": [self.weight], "weight_decay": decay},
+            {"params": [self.bias], "weight_decay": 0.0},
         ]
+        return [torch.optim.AdamW(groups, lr=self._settings.head_learning_rate, fused=True)]
+
+    def after_step(self) -> None:
+        """Nothing has a range."""
 
     def begin_epoch(self, epoch: int, features: Callable[[], NDArray[np.float32]]) -> None:
         """Nothing changes from epoch to epoch."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -207,7 +208,7 @@ class RoundTrainer:
         settings, network = self._settings, self.network
         seed = settings.seed * _STRIDE + plan.number
         views = DeviceViews(settings.views, self.resolution, seed)
-        optimizer = self._optimizer(objective)
+        optimizers = self._optimizers(objective)
         average = {name: p.detach().clone() for name, p in self._chosen} if settings.ema else {}
         total = plan.epochs * sampler.steps_of_epoch
         if plan.seconds is not None:
@@ -226,7 +227,7 @@ class RoundTrainer:
                         objective.begin_epoch(step // sampler.steps_of_epoch, self._features)
                     network.train_chosen(batch_statistics=settings.batch_norm != "frozen")
                     share = _rate(step, total, settings.warmup_steps)
-                    losses.append(self._step(pairs, views, objective, optimizer, share))
+                    losses.append(self._step(pairs, views, objective, optimizers, share))
                     self._follow(average)
                     facts = {}
                     if step % _REPORT_STEPS == 0 or step + 1 == last:
@@ -261,12 +262,12 @@ class RoundTrainer:
     def time_step(self, pairs: Pairs, objective: Objective) -> float:
         """Seconds of a step, by two after a first one; only statistics of the network change."""
         settings, seconds = self._settings, []
-        optimizer = self._optimizer(objective)
+        optimizers = self._optimizers(objective)
         views = DeviceViews(settings.views, self.resolution, settings.seed)
         self.network.train_chosen(batch_statistics=settings.batch_norm != "frozen")
         for _ in range(3):
             begun = time.perf_counter()
-            self._step(pairs, views, objective, optimizer, 0.0)
+            self._step(pairs, views, objective, optimizers, 0.0)
             self._wait()
             seconds.append(time.perf_counter() - begun)
         self.network.eval()
@@ -277,7 +278,7 @@ class RoundTrainer:
         pairs: Pairs,
         views: DeviceViews,
         objective: Objective,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         share: float,
     ) -> Tensor:
         """One step at a share of the highest rates; the loss, on the device."""
@@ -291,29 +292,31 @@ class RoundTrainer:
         with precision(device):
             features = self.network(torch.cat([one, other]))
         loss = objective.loss(features, pairs.sources, targets)
-        for group in optimizer.param_groups:
-            group["lr"] = group["highest"] * share
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["highest"] * share
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+        objective.after_step()
         return loss.detach()
 
-    def _optimizer(self, objective: Objective) -> torch.optim.Optimizer:
+    def _optimizers(self, objective: Objective) -> list[torch.optim.Optimizer]:
         settings = self._settings
-        decayed = [p for _, p in self._chosen if p.ndim >= 2]
-        free = [p for _, p in self._chosen if p.ndim < 2]
-        groups = [
+        groups: list[dict[str, Any]] = [
             {
-                "params": decayed,
-                "lr": settings.learning_rate,
+                "params": [p for _, p in self._chosen if p.ndim >= 2],
                 "weight_decay": settings.weight_decay,
             },
-            {"params": free, "lr": settings.learning_rate, "weight_decay": 0.0},
-            *objective.groups(),
+            {"params": [p for _, p in self._chosen if p.ndim < 2], "weight_decay": 0.0},
         ]
-        for group in groups:
-            group["highest"] = group["lr"]
-        return torch.optim.AdamW(groups, fused=True)
+        own = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        optimizers = [own, *objective.optimizers()]
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["highest"] = group["lr"]
+        return optimizers
 
     def _follow(self, average: dict[str, Tensor]) -> None:
         """Move the average of the weights a step towards them."""

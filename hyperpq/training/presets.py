@@ -104,6 +104,20 @@ def paper(bits: int, dataset: str = "cifar10-ii") -> Recipe:
     return Recipe().replace(**_PAPER, **published._asdict())
 
 
+def paper_finetuned(bits: int, dataset: str = "cifar10-ii") -> Recipe:
+    """The published recipe for training end to end with the image network.
+
+    The losses, the quantizer and its optimiser are those of `paper`. `finetune_codec` learns with
+    them; on features alone the recipe is that of `paper`.
+
+    Parameters
+    ----------
+    bits, dataset
+        See `paper`.
+    """
+    return paper(bits, dataset).replace(name="paper-finetuned")
+
+
 def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
     """A preset for a code length, or a recipe as it is, with some fields changed.
 
