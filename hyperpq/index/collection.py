@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from typing_extensions import Self
 
-from hyperpq.errors import InvalidInputError
-from hyperpq.index.directory import codec_settings, write_directory
+from hyperpq.errors import InvalidInputError, SnapshotChangedError
+from hyperpq.index.directory import (
+    codec_of,
+    codec_settings,
+    index_files,
+    kept_tuned,
+    write_directory,
+)
 from hyperpq.index.encoded import recoded
 from hyperpq.index.holder import Shown
 from hyperpq.index.metadata import as_metadata, read_only
@@ -27,8 +33,33 @@ from hyperpq.utils.files import os_errors
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
+    from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.codec.base import Codec
     from hyperpq.index.training_record import TrainingRecord
+
+
+class NewVectors(Protocol):
+    """Vectors that take the place of those of an index, see `Collection.replace_vectors`.
+
+    Attributes
+    ----------
+    codec : Codec
+        Their codec.
+    training : TrainingRecord or None
+        What it was learned from.
+    tuned : TunedWeights or None
+        What fine-tuning changed in their network.
+    """
+
+    codec: Codec
+    training: TrainingRecord | None
+    tuned: TunedWeights | None
+
+    def metadata(self, former: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The metadata of the index, given those that it has."""
+
+    def rows(self, former: RowView) -> Iterator[Rows]:
+        """All rows of the index as they are stored, with their new codes and kept features."""
 
 
 class Collection(RowChanges):
@@ -180,7 +211,12 @@ class Collection(RowChanges):
             self._store.commit(append=batches, next_id=next_id)
 
     def recode(
-        self, codec: Codec, training: TrainingRecord, *, progress: ProgressLike = None
+        self,
+        codec: Codec,
+        training: TrainingRecord,
+        *,
+        tuned: TunedWeights | None = None,
+        progress: ProgressLike = None,
     ) -> None:
         """Give all rows the codes of their kept features by another codec, in one commit.
 
@@ -193,6 +229,8 @@ class Collection(RowChanges):
             The codec from then on.
         training : TrainingRecord
             What it was learned from.
+        tuned : TunedWeights, optional
+            The network of the features that it was learned from, as `RowView.tuned`.
         progress : Progress or bool, optional
             Where to report the rows that are encoded.
 
@@ -200,6 +238,8 @@ class Collection(RowChanges):
         ------
         InvalidInputError
             If the rows keep no features, or the call is inside `exclusive` or `on_this_snapshot`.
+        SnapshotChangedError
+            If the features are of another network by now; nothing was changed.
         StoreError
             If the system refuses; the codec and the rows are those of before.
         """
@@ -223,14 +263,23 @@ class Collection(RowChanges):
                 rows = live_batches(self._store.segments)
                 new = recoded(rows, codec, kept, keep=kept, progress=shown, total=total)
                 memory.commit(append=new, next_id=self.next_id)
-                self._shown = Shown(memory, codec, codec.code_size, training)
+                self._shown = replace(
+                    self._shown,
+                    store=memory,
+                    codec=codec,
+                    code_size=codec.code_size,
+                    training=training,
+                )
                 return
-            from hyperpq.codec.serialization import to_files
-
             # Another object, so that the new rows are not shown before their codec is.
             newest = copy.copy(directory)
             with newest.hold_lock():
                 self._refresh(newest)
+                if tuned != kept_tuned(newest):
+                    raise SnapshotChangedError(
+                        f"{newest.path}: its network was fine-tuned while its codec was learned "
+                        "again; expected features of one network; try again."
+                    )
                 newest.commit(
                     append=recoding.rows(newest.segments),
                     drop=range(len(newest.segments)),
@@ -239,8 +288,49 @@ class Collection(RowChanges):
                         **codec_settings(codec),
                         "training": training.to_json(),
                     },
-                    files=to_files(codec),
+                    files=index_files(codec, tuned),
                 )
+                self._shown = Shown(newest, codec, codec.code_size)
+
+    def replace_vectors(self, new: NewVectors) -> None:
+        """Give all rows other vectors, those of another network, with their codec, in one commit.
+
+        Ids, attributes, paths and `next_id` stay, and so does how features are kept.
+
+        Parameters
+        ----------
+        new : NewVectors
+            The vectors and their codec.
+
+        Raises
+        ------
+        InvalidInputError
+            If the rows are in memory.
+        StoreError
+            If the system refuses; the index is as it was.
+        """
+        with self._writing():
+            directory = self._directory
+            if directory is None:
+                raise InvalidInputError(
+                    "the index is in memory; expected one in a directory; save it."
+                )
+            newest = copy.copy(directory)
+            with newest.hold_lock():
+                self._refresh(newest)
+                settings = {**newest.settings, **codec_settings(new.codec)}
+                settings["metadata"] = as_metadata(new.metadata(settings.get("metadata", {})))
+                settings.pop("training", None)
+                if new.training is not None:
+                    settings["training"] = new.training.to_json()
+                view = RowView(self.code_size, newest, self.codec, self.feature_codec)
+                newest.commit(
+                    append=new.rows(view),
+                    drop=range(len(newest.segments)),
+                    settings=settings,
+                    files=index_files(new.codec, new.tuned),
+                )
+                codec = codec_of(newest).to(self._device).eval()
                 self._shown = Shown(newest, codec, codec.code_size)
 
     def reset(self) -> None:
@@ -261,7 +351,7 @@ class Collection(RowChanges):
         type(self).__init__(out, rows.code_size, features=self.feature_codec)
         store = MemoryStore()
         store.commit(append=rows.batches(features=True), next_id=rows.next_id)
-        out._shown = Shown(store, rows.codec, rows.code_size, rows.training)
+        out._shown = Shown(store, rows.codec, rows.code_size, rows.training, rows.tuned)
         out._device, out.scanner = self._device, self.scanner
         out.metadata = settled(self.metadata, self.path, None)
         return out
@@ -285,7 +375,6 @@ class Collection(RowChanges):
         NotTrainedError
             If there is no codec to save.
         """
-        from hyperpq.codec.serialization import to_files
         from hyperpq.index.searcher import trained
 
         target = Path(os.path.abspath(path))
@@ -301,11 +390,12 @@ class Collection(RowChanges):
                 settings["features"] = rows.feature_codec.kind
                 if rows.training is not None:
                     settings["training"] = rows.training.to_json()
+            files = index_files(codec, rows.tuned)
             store = write_directory(
-                target, rows, settings=settings, files=to_files(codec), overwrite=overwrite
+                target, rows, settings=settings, files=files, overwrite=overwrite
             )
             if move:
-                self._shown = replace(self._shown, store=store, training=None)
+                self._shown = replace(self._shown, store=store, training=None, tuned=None)
 
     def read_report(self, name: str) -> bytes | None:
         """Content of a file that `write_report` wrote; None if there is none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperpq.codes import code_size
-from hyperpq.errors import CorruptIndexError, InvalidInputError
+from hyperpq.errors import BackboneError, CorruptIndexError, InvalidInputError
 from hyperpq.store import (
     IndexStore,
     check_replaceable,
@@ -19,11 +19,13 @@ from hyperpq.store import (
     replace_directory,
 )
 from hyperpq.store.lock import writer_lock
+from hyperpq.store.manifest import NETWORK_FILE
 from hyperpq.store.place import SAVING
 from hyperpq.utils.files import make_folder
 from hyperpq.utils.validation import as_choice, as_number
 
 if TYPE_CHECKING:
+    from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
     from hyperpq.index.training_record import TrainingRecord
@@ -105,7 +107,7 @@ def write_directory(
     settings : dict
         JSON values for the manifest, see `codec_settings`.
     files : mapping of str to bytes
-        The files of the codec.
+        The files of the codec and of the network, see `index_files`.
     overwrite : bool
         Whether to replace an index that is at ``path``, once the new one is complete.
 
@@ -181,7 +183,8 @@ def codec_of(store: IndexStore) -> Codec:
     # After the opening, so that a missing index is reported without loading torch.
     from hyperpq.codec.serialization import from_files
 
-    codec = from_files({name: store.read_file(name) for name in store.file_names})
+    names = [name for name in store.file_names if name != NETWORK_FILE]
+    codec = from_files({name: store.read_file(name) for name in names})
     settings, own = store.settings, codec_settings(codec)
     if any(settings.get(name) != value for name, value in own.items()):
         raise CorruptIndexError(
@@ -204,6 +207,33 @@ def codec_of(store: IndexStore) -> Codec:
         )
     kept_training(store)
     return codec
+
+
+def kept_tuned(store: IndexStore) -> TunedWeights | None:
+    """What fine-tuning changed in the network of a directory; None if nothing.
+
+    Raises
+    ------
+    CorruptIndexError
+        If the file is altered, or holds something else.
+    """
+    if NETWORK_FILE not in store.manifest.files:
+        return None
+    from hyperpq.backbones.tuned import TunedWeights
+
+    where = store.path / store.manifest.stored_name(NETWORK_FILE)
+    try:
+        return TunedWeights.from_bytes(store.read_file(NETWORK_FILE), str(where))
+    except BackboneError as error:
+        raise CorruptIndexError(str(error)) from error
+
+
+def index_files(codec: Codec, tuned: TunedWeights | None) -> dict[str, bytes]:
+    """The files of a directory beside its rows: those of the codec, and that of a tuned network."""
+    from hyperpq.codec.serialization import to_files
+
+    files = to_files(codec)
+    return files if tuned is None else files | {NETWORK_FILE: tuned.to_bytes()}
 
 
 def kept_features(store: IndexStore) -> FeatureCodec | None:

@@ -28,6 +28,7 @@ from hyperpq.store.snapshot_reader import another_index
 from hyperpq.utils.forks import ForkSafeLock
 
 if TYPE_CHECKING:
+    from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
     from hyperpq.index.training_record import TrainingRecord
@@ -52,12 +53,15 @@ class Shown:
         Bytes of one code.
     training : TrainingRecord or None
         What the codec of an index in memory was learned from.
+    tuned : TunedWeights or None
+        What fine-tuning changed in the network of an index in memory.
     """
 
     store: Store
     codec: Codec | None
     code_size: int
     training: TrainingRecord | None = None
+    tuned: TunedWeights | None = None
 
 
 class SnapshotHolder:
@@ -151,6 +155,8 @@ class SnapshotHolder:
             self.feature_codec,
             shown.training,
             scanner=self.scanner,
+            tuned=shown.tuned,
+            metadata=self._metadata,
         )
 
     @property
@@ -189,7 +195,23 @@ class SnapshotHolder:
                     "in memory, as codes of another codec mean nothing; call retrain() of an index "
                     "that keeps features, or make a new index."
                 )
-            self._shown = Shown(self._store, codec, code_size, training)
+            self._shown = replace(self._shown, codec=codec, code_size=code_size, training=training)
+
+    def set_tuned(self, tuned: TunedWeights | None) -> None:
+        """Say what fine-tuning changed in the network of the vectors of an index in memory.
+
+        Raises
+        ------
+        InvalidInputError
+            If the rows are in a directory.
+        """
+        with self._changing:
+            if self.path:
+                raise InvalidInputError(
+                    f"{self.path} has rows of its network; expected an index in memory, as "
+                    "features of another network mean nothing; call finetune() of an ImageIndex."
+                )
+            self._shown = replace(self._shown, tuned=tuned)
 
     @property
     def path(self) -> Path | None:

@@ -302,7 +302,7 @@ class TrainableIndex(VectorIndex):
             x = sample_of(view, size, plan.seed)
         learned = plan.learn(x, TrainingRun(progress=shown))
         record = record_of(learned, x, plan.seed, shown)
-        self.collection.recode(learned, record, progress=shown)
+        self.collection.recode(learned, record, tuned=view.tuned, progress=shown)
 
     def with_bits(
         self,
@@ -349,6 +349,7 @@ class TrainableIndex(VectorIndex):
         other = self.from_codec(
             shorter, device=self.device, features="none" if kept is None else kept.kind
         )
+        other.collection.set_tuned(view.tuned)
         if read_by is not None:
             batches = view.batches(features=True)
             new = recoded(batches, trained(other.codec), read_by, keep=kept, total=view.ntotal)

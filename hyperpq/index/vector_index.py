@@ -397,6 +397,13 @@ class VectorIndex(OpensLater, IndexReader):
                 raise InvalidInputError(
                     f"other cannot be merged: {why}; expected the same codec in both; train once."
                 )
+            # Rows of one codec have features of one network, whether or not it is recorded.
+            if why and rows.tuned != self.collection.view().tuned:
+                raise InvalidInputError(
+                    "other cannot be merged: its features are of a network with other fine-tuned "
+                    "weights; expected those of this index; build other with the codec of this "
+                    "index (hyperpq build --codec), which takes its network, too."
+                )
             self.collection.merge(rows, add_id, codec=codec, encode_anew=bool(why))
 
         self._with_codec(merge)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from hyperpq.index.directory import (
     kept_code_size,
     kept_features,
     kept_training,
+    kept_tuned,
 )
 from hyperpq.index.path_map import PathMap
 from hyperpq.index.stats import column_bytes
@@ -31,6 +32,7 @@ from hyperpq.store.segments import live_at
 from hyperpq.utils.validation import as_ids
 
 if TYPE_CHECKING:
+    from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
     from hyperpq.index.training_record import TrainingRecord
@@ -65,10 +67,14 @@ class RowView:
         feature_codec: FeatureCodec | None = None,
         training: TrainingRecord | None = None,
         scanner: Scanner | None = None,
+        *,
+        tuned: TunedWeights | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.code_size, self.feature_codec = code_size, feature_codec
         self.scanner: Scanner = CpuScanner() if scanner is None else scanner
         self._store, self._codec, self._training = store, codec, training
+        self._tuned, self._metadata = tuned, metadata or {}
 
     def __getstate__(self) -> dict[str, Any]:
         store = self._store
@@ -99,6 +105,27 @@ class RowView:
         if isinstance(self._store, IndexStore):
             return kept_training(self._store)
         return self._training
+
+    @property
+    def tuned(self) -> TunedWeights | None:
+        """What fine-tuning changed in the network of the vectors; None if nothing.
+
+        In a directory it is read from its file in each call.
+        """
+        if isinstance(self._store, IndexStore):
+            return kept_tuned(self._store)
+        return self._tuned
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """JSON values of the caller, see `Collection.metadata`; not to be changed.
+
+        It is the same object for all views of one snapshot.
+        """
+        if isinstance(self._store, IndexStore):
+            stored: Mapping[str, Any] = self._store.manifest.settings.get("metadata", {})
+            return stored
+        return self._metadata
 
     def __len__(self) -> int:
         return self.ntotal

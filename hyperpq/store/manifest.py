@@ -30,8 +30,10 @@ MANIFEST_NAME = "manifest.json"
 SHARDS_FOLDER, TOMBSTONES_FOLDER = "shards", "dead"
 FOLDERS = (SHARDS_FOLDER, TOMBSTONES_FOLDER)
 FORMAT = "hyperpq-index"
-VERSIONS = (3, 4)
+VERSIONS = (3, 4, 5)
 """Versions that are read and written; see `Manifest.version`."""
+NETWORK_FILE = "network.safetensors"
+"""Name in `Manifest.files` of what fine-tuning changed in the network of an index of images."""
 MAX_FORMER = 64
 """How many former codecs a manifest remembers."""
 MAX_INT = 2**63 - 1
@@ -228,7 +230,13 @@ class Manifest:
 
     @property
     def version(self) -> int:
-        """Version of the format: 4 if rows have features or the codec was replaced, 3 otherwise."""
+        """Version of the format, the lowest whose readers understand everything that is there.
+
+        5 if the index has a network of its own, 4 if rows have features or the codec was replaced,
+        3 otherwise.
+        """
+        if NETWORK_FILE in self.files:
+            return 5
         return 4 if self.former or any(shard.feature_size for shard in self.shards) else 3
 
     def to_bytes(self) -> bytes:

@@ -167,7 +167,7 @@ def _manifest(content: Any, data: bytes) -> Manifest:
         )
         raise FormatVersionError(
             f"the index has format version {version}; hyperpq {__version__} reads versions "
-            f"{' and '.join(map(str, VERSIONS))}; {advice}."
+            f"{min(VERSIONS)} to {max(VERSIONS)}; {advice}."
         )
     keys = "format version generation settings next_id next_shard files shards checksum"
     keys += " former" if version > 3 else ""

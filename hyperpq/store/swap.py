@@ -15,6 +15,7 @@ from hyperpq.store.manifest_parser import read_manifest
 from hyperpq.store.place import (
     BUILDING,
     DISCARDED,
+    FINETUNED,
     SAVING,
     Place,
     find_place,
@@ -31,7 +32,7 @@ _NOT_RENAMED = frozenset((errno.EBUSY, errno.EXDEV, errno.EPERM, errno.EACCES))
 
 _PUBLISHED = ".published-hyperpq"
 # Folders in an index that were renamed so in order to be removed.
-_DONE = (DISCARDED, BUILDING + _PUBLISHED)
+_DONE = (DISCARDED, BUILDING + _PUBLISHED, FINETUNED)
 
 
 def replace_directory(

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from hyperpq import HiHPQIndex
+from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.codec.feature_codec import FeatureCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.codec.serialization import to_files
 from hyperpq.codes import unpack
 from hyperpq.store import IndexStore, Rows, live_batches, verify_directory
-from hyperpq.store.manifest import VERSIONS
+from hyperpq.store.manifest import NETWORK_FILE, VERSIONS
 
 DATA = Path(__file__).parents[1] / "data"
 FORMATS = sorted(DATA.glob("format-*"))
@@ -42,7 +43,8 @@ def vectors() -> tuple[np.ndarray, np.ndarray]:
 def make_format(version: int, path: Path) -> None:
     """Write the index that is kept for a format: ``make_format(4, DATA / "format-4")``.
 
-    In version 4 it keeps features, and its codec was replaced once.
+    In version 4 it keeps features, and its codec was replaced once. In version 5 it has tuned
+    weights of its network, too.
     """
     words, x = vectors()
     codec = PQCodec.from_codebooks(words)
@@ -54,20 +56,30 @@ def make_format(version: int, path: Path) -> None:
     some = {name: values[:5] for name, values in ATTRIBUTES.items()}
     index.add(x[:5], IDS[:5], attributes=some)
     if version > 3:
-        replace_codec(path, codec)
+        replace_codec(path, codec, {NETWORK_FILE: network().to_bytes()} if version > 4 else {})
         index = HiHPQIndex.load(path, device="cpu")
     index.add(x[5:], IDS[5:], attributes={n: values[5:] for n, values in ATTRIBUTES.items()})
     index.remove_ids(REMOVED)
 
 
-def replace_codec(path: Path, codec: PQCodec) -> None:
+def network() -> TunedWeights:
+    """Tuned weights of a network that does not exist."""
+    changes = {
+        "stem.weight": np.linspace(-1, 1, 12).astype(np.float16).reshape(3, 4),
+        "stem.bias": np.array([0.25, -0.5, 3], np.float32),
+    }
+    return TunedWeights("none", "0123456789abcdef" * 2, changes)
+
+
+def replace_codec(path: Path, codec: PQCodec, others: dict[str, bytes]) -> None:
     store = IndexStore.open(path)
     kept = FeatureCodec("int8", codec.d)
     recoded = [
         Rows(codec.encode(kept.decode(r.features)), r.ids, r.attributes, r.path_strings, r.features)
         for r in live_batches(store.segments)
     ]
-    store.commit(append=recoded, drop=range(len(store.segments)), files=to_files(codec))
+    files = to_files(codec) | others
+    store.commit(append=recoded, drop=range(len(store.segments)), files=files)
 
 
 def test_every_format_is_kept():
@@ -93,6 +105,12 @@ def test_what_was_written_is_read(path, tmp_path):
         wanted = x[[IDS.index(id) for id in batch.ids]]
         assert (np.abs(values - wanted) <= scale / 2).all()
         np.testing.assert_array_equal(index.features_of(batch.ids), values)
+    tuned = index.view().rows.tuned
+    assert tuned == (network() if path.name == "format-5" else None)
+    if tuned is not None:
+        assert tuned.changes.keys() == network().changes.keys()
+        for name, change in tuned.changes.items():
+            np.testing.assert_array_equal(change, network().changes[name], strict=True)
     found = index.attributes_of(ids)
     for name, values in ATTRIBUTES.items():
         want = [values[i] for i in kept] if name == "kind" else values[kept]
@@ -105,7 +123,8 @@ def test_what_was_written_is_read(path, tmp_path):
     # It can be written to.
     index.add(x[:1], [99], attributes={n: values[:1] for n, values in ATTRIBUTES.items()})
     index.compact()
-    assert HiHPQIndex.load(tmp_path / "index", device="cpu", verify=True).ntotal == 6
+    again = HiHPQIndex.load(tmp_path / "index", device="cpu", verify=True)
+    assert (again.ntotal, again.view().rows.tuned) == (6, tuned)
     assert unpack(index.encode(x), 2, 8).shape == (7, 2)
 
 
