@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.finetune_page import finetune_texts
 from benchmarks.pages import listed, markdown_table, origin, write_page
 from benchmarks.published import COMMITS, at_commit, shared_facts
 from benchmarks.runlog import Run, RunLog
@@ -135,7 +136,16 @@ def _scan_table(runs: list[Run]) -> str:
     return markdown_table(lines)
 
 
-SECTIONS: dict[str, Callable[[Path], Section | None]] = {"Search": scan_section}
+def finetune_section(out: Path) -> Section | None:
+    """Fine-tuning; None if nothing is published."""
+    texts = finetune_texts(out)
+    return Section(*texts) if texts is not None else None
+
+
+SECTIONS: dict[str, Callable[[Path], Section | None]] = {
+    "Search": scan_section,
+    "Fine-tuning": finetune_section,
+}
 """Sections by their headings; each has its runs in ``runs`` beside the page."""
 
 

@@ -6,7 +6,7 @@ one card (docs/method/finetune.md has the figures); *CPU* means measured on smal
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from hyperpq.datasets.augment import AUGMENTATIONS, Augmentation
@@ -118,6 +118,21 @@ class FinetuneSettings(CheckedSettings):
     def views(self) -> Augmentation:
         """The augmentation that ``augmentation`` names."""
         return TUNING if self.augmentation == "tuning" else AUGMENTATIONS[self.augmentation]
+
+    def replace(self, **changes: object) -> FinetuneSettings:
+        """Copy with some fields changed.
+
+        Raises
+        ------
+        InvalidInputError
+            A field is unknown, or its value isn't valid.
+        """
+        known = [one.name for one in fields(self)]
+        if unknown := sorted(set(changes) - set(known)):
+            raise InvalidInputError(
+                f"fine-tuning has no {', '.join(unknown)}; its fields are {', '.join(known)}."
+            )
+        return replace(self, **changes)  # type: ignore[arg-type]
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON types."""

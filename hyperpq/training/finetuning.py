@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from hyperpq.training.split import MIN_CHECKED_IMAGES, MIN_TRAINING_IMAGES, hold
 log = logging.getLogger(__name__)
 
 # Images of the steps that are timed for an estimate.
-_ESTIMATE_IMAGES = 32
+_ESTIMATE_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def finetune(
     checkpoint: Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
+    on_round: Callable[[RoundRecord, TunedWeights], None] | None = None,
 ) -> FinetuneResult:
     """Fine-tune a network on images without labels.
 
@@ -108,7 +109,9 @@ def finetune(
         Whether to go on after the last round in ``checkpoint``, if it exists. With a number of
         epochs the result is then that of an undisturbed run, bit for bit on a CPU.
     progress : Progress, optional
-        Told about phases ``features``, ``fine-tune`` and ``check``.
+        Told about phases ``features``, ``graph``, ``fine-tune`` and ``check``.
+    on_round : callable, optional
+        Told about each round and its weights as soon as it has ended.
 
     Returns
     -------
@@ -144,6 +147,8 @@ def finetune(
         state = reached
         if checkpoint is not None:
             save_state(checkpoint, fingerprint, state)
+        if on_round is not None and state.last is not None:
+            on_round(state.records[-1], state.last)
     if state.kept_round == 0:
         log.warning(
             "fine-tuning is left out, as no round clearly improved the agreement of images that it "
@@ -267,7 +272,7 @@ def estimate_seconds(
     Returns
     -------
     float
-        Seconds. The estimate takes some seconds itself: three steps of at most 32 images.
+        Seconds. The estimate takes some seconds itself: three steps of at most eight images.
     """
     settings, count = settings or FinetuneSettings(), len(images)
     network = backbone.trainable(device or backbone.device)
