@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import abc
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 import numpy as np
 import xxhash
@@ -13,12 +14,22 @@ import xxhash
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError
 
+if TYPE_CHECKING:
+    import torch
+
+    from hyperpq.backbones.trainable import TrainableNetwork
+    from hyperpq.backbones.tuned import TunedWeights
+
 BATCH_SIZE = 32
-"""Images that a network encodes at once.
+"""Images that a network encodes at once on a CPU.
 
 EfficientNet-Lite0 on 2 cores has the same rate from 8 to 64 within the noise; 32 keeps the
-activations small and is enough to keep a GPU busy.
+activations small.
 """
+
+Precision = Literal["float32", "bfloat16", "float16"]
+"""Type of numbers that a network multiplies and convolves in."""
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -52,7 +63,28 @@ class Backbone(abc.ABC):
     reload : callable, optional
         Loads the network again where a pickle of it is read; set by `load_backbone`. Without it a
         backbone is pickled like any object.
+    tuned : TunedWeights, optional
+        What fine-tuning changed; ``weights_hash`` is then that of the weights with the change.
+    base_hash : str
+        ``weights_hash`` without the change.
+    open_network : callable, optional
+        Makes the PyTorch module, without the change, that takes normalized images (n, 3, S, S).
+        None if the network cannot be fine-tuned.
+    trainable_prefix : str
+        Begin of the names of the tensors of that module that fine-tuning may change.
+    precision : {"float32", "bfloat16", "float16"}
+        Type of numbers of the network on a GPU. An index records it. On a CPU every network
+        computes in float32; see `load_backbone` for what that changes.
+    batch_size : int
+        Images that the network encodes at once.
+    batches_in_flight : int
+        Batches that it may be given with `begin` before features of the first are taken; 0 if it
+        computes while it is called.
     """
+
+    precision: Precision = "float32"
+    batch_size = BATCH_SIZE
+    batches_in_flight = 0
 
     def __init__(
         self,
@@ -71,6 +103,10 @@ class Backbone(abc.ABC):
         self.weights_hash = weights_hash
         self.device = device
         self.reload: Callable[[], Backbone] | None = None
+        self.tuned: TunedWeights | None = None
+        self.base_hash = weights_hash
+        self.open_network: Callable[[], torch.nn.Module] | None = None
+        self.trainable_prefix = ""
         self.mean = None if mean is None else tuple(float(v) for v in mean)
         self.std = None if std is None else tuple(float(v) for v in std)
 
@@ -84,7 +120,7 @@ class Backbone(abc.ABC):
         return f"{type(self).__name__}({self.name!r}, d={self.d}, device={self.device!r})"
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """Encode images, at most `BATCH_SIZE` at once.
+        """Encode images, at most `batch_size` at once.
 
         Parameters
         ----------
@@ -103,6 +139,33 @@ class Backbone(abc.ABC):
         BackboneError
             If the network fails or returns a value that is not finite.
         """
+        pixels = self._checked(pixels)
+        features = np.empty((len(pixels), self.d), dtype=np.float32)
+        step, waiting = self.batch_size, deque[tuple[int, PendingFeatures]]()
+        for start in range(0, len(pixels), step):
+            waiting.append((start, self.begin(pixels[start : start + step])))
+            while len(waiting) > self.batches_in_flight or (
+                waiting and start + step >= len(pixels)
+            ):
+                place, pending = waiting.popleft()
+                features[place : place + step] = pending.features()
+        return features
+
+    def begin(self, pixels: np.ndarray) -> PendingFeatures:
+        """Give images to the network, which may still be busy with them when this returns.
+
+        Parameters and errors are those of a call; errors of the network may come later. The pixels
+        may be changed as soon as this returns.
+        """
+        pixels = self._checked(pixels)
+        step = self.batch_size
+        return PendingFeatures(
+            self.name,
+            [self._begin(pixels[start : start + step]) for start in range(0, len(pixels), step)],
+            (len(pixels), self.d),
+        )
+
+    def _checked(self, pixels: np.ndarray) -> np.ndarray:
         pixels = np.asarray(pixels)
         expected = (self.preprocessing.size, self.preprocessing.size, 3)
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != expected:
@@ -110,23 +173,44 @@ class Backbone(abc.ABC):
                 f"pixels have shape {pixels.shape} and dtype {pixels.dtype}; expected shape (n, "
                 f"{', '.join(map(str, expected))}) and dtype uint8 for backbone {self.name!r}."
             )
-        features = np.empty((len(pixels), self.d), dtype=np.float32)
-        for start in range(0, len(pixels), BATCH_SIZE):
-            features[start : start + BATCH_SIZE] = self._features(
-                pixels[start : start + BATCH_SIZE]
-            )
-        bad = int((~np.isfinite(features)).any(axis=1).sum())
-        if bad:
-            raise BackboneError(
-                f"backbone {self.name!r} returned values that are not finite for {bad} of "
-                f"{len(pixels)} images; check its weights and its normalization, or choose another "
-                "backbone."
-            )
-        return features
+        return pixels
+
+    def take_tuned(self, tuned: TunedWeights | None) -> None:
+        """Record that the network already has changed weights; for loaders."""
+        if tuned is not None:
+            tuned.check_belongs(self.name, self.base_hash)
+            self.tuned, self.weights_hash = tuned, tuned.weights_hash
+
+    def trainable(self, device: str = "cpu") -> TrainableNetwork:
+        """The network as a PyTorch module in float32, for fine-tuning.
+
+        Parameters
+        ----------
+        device : str
+            ``cpu`` or ``cuda:N``.
+
+        Returns
+        -------
+        TrainableNetwork
+            A copy of its own: training it leaves this backbone as it is.
+
+        Raises
+        ------
+        BackboneError
+            If the backbone is an ONNX or a TorchScript file.
+        """
+        from hyperpq.backbones.trainable import TrainableNetwork
+
+        return TrainableNetwork(self, device)
 
     @abc.abstractmethod
     def _features(self, pixels: np.ndarray) -> np.ndarray:
-        """Features (n, d) of 1 to `BATCH_SIZE` images that have been checked."""
+        """Features (n, d) of 1 to `batch_size` images that have been checked."""
+
+    def _begin(self, pixels: np.ndarray) -> Callable[[], np.ndarray]:
+        """The same as a call that waits for the features, where the network can work alone."""
+        features = self._features(pixels)
+        return lambda: features
 
     def identity(self) -> dict[str, Any]:
         """What an index records of the network that made its features, as JSON types."""
@@ -139,7 +223,7 @@ class Backbone(abc.ABC):
                 "mean": None if self.mean is None else list(self.mean),
                 "std": None if self.std is None else list(self.std),
             },
-            "dtype": "float32",
+            "dtype": self.precision,
         }
 
     def check_matches(self, recorded: Mapping[str, object]) -> None:
@@ -176,6 +260,38 @@ class Backbone(abc.ABC):
                     f"{recorded.get(key)}, as recorded in the index; install or name the backbone "
                     "that the index was built with, or build a new index."
                 )
+
+
+class PendingFeatures:
+    """Features that a network may still be computing."""
+
+    def __init__(
+        self, name: str, parts: Sequence[Callable[[], np.ndarray]], shape: tuple[int, int]
+    ) -> None:
+        self._name, self._parts, self._shape = name, parts, shape
+
+    def features(self) -> np.ndarray:
+        """The features (n, d), float32; waits for them.
+
+        Raises
+        ------
+        BackboneError
+            If the network failed or returned a value that is not finite.
+        """
+        features = np.empty(self._shape, np.float32)
+        start = 0
+        for part in self._parts:
+            values = part()
+            features[start : start + len(values)] = values
+            start += len(values)
+        bad = int((~np.isfinite(features)).any(axis=1).sum())
+        if bad:
+            raise BackboneError(
+                f"backbone {self._name!r} returned values that are not finite for {bad} of "
+                f"{len(features)} images; check its weights and its normalization, or choose "
+                "another backbone."
+            )
+        return features
 
 
 def check_normalization(where: str, mean: Any, std: Any) -> tuple[list[float], list[float]]:

@@ -7,7 +7,7 @@ input; the others see the same pixels made smaller.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,6 +53,9 @@ class CombinedBackbone(Backbone):
             mean=largest.mean,
             std=largest.std,
         )
+        self.precision = largest.precision
+        self.batch_size = min(part.batch_size for part in parts)
+        self.batches_in_flight = min(part.batches_in_flight for part in parts)
         if all(part.open_network is not None for part in parts):
             self.open_network = self._open_network
         self.take_tuned(tuned)
@@ -67,8 +70,11 @@ class CombinedBackbone(Backbone):
         return CombinedModule(parts)
 
     def _features(self, pixels: np.ndarray) -> np.ndarray:
-        features = [part(_resized(pixels, part.preprocessing)) for part in self._parts]
-        return np.concatenate(features, axis=1)
+        return self._begin(pixels)()
+
+    def _begin(self, pixels: np.ndarray) -> Callable[[], np.ndarray]:
+        begun = [part.begin(_resized(pixels, part.preprocessing)) for part in self._parts]
+        return lambda: np.concatenate([pending.features() for pending in begun], axis=1)
 
 
 def _resized(pixels: np.ndarray, prep: Preprocessing) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from hyperpq.backbones.base import Backbone, first_line, hash_files
+from hyperpq.backbones.base import Backbone, Precision, first_line, hash_files
 from hyperpq.backbones.onnx_runtime import OnnxBackbone
 from hyperpq.backbones.onnx_session import ForkSafeSession, open_session
 from hyperpq.backbones.onnx_writer import GraphWriter
@@ -74,7 +74,11 @@ LITE_MODELS = {
 
 
 def load_lite(
-    name: str, device: str, threads: int | None, tuned: TunedWeights | None = None
+    name: str,
+    device: str,
+    threads: int | None,
+    tuned: TunedWeights | None = None,
+    precision: Precision = "float32",
 ) -> Backbone:
     """Load an embedded network.
 
@@ -88,6 +92,8 @@ def load_lite(
         Threads on the CPU; None for all cores.
     tuned : TunedWeights, optional
         What fine-tuning changed.
+    precision : {"float32", "bfloat16", "float16"}
+        See `load_backbone`.
 
     Returns
     -------
@@ -118,6 +124,7 @@ def load_lite(
             device=device,
             mean=[_MEAN] * 3,
             std=[_STD] * 3,
+            precision=precision,
         )
     else:
 
@@ -133,6 +140,7 @@ def load_lite(
             mean=[_MEAN] * 3,
             std=[_STD] * 3,
         )
+    backbone.precision = precision
     backbone.open_network = lambda: _feature_map(_network(name, weights))
     backbone.take_tuned(tuned)
     return backbone

@@ -7,11 +7,18 @@ import importlib.util
 from functools import partial
 from typing import Any
 
-from hyperpq.backbones.base import Backbone
+from hyperpq.backbones.base import PRECISIONS, Backbone, Precision
 from hyperpq.backbones.combined import CombinedBackbone
-from hyperpq.backbones.efficientnet_lite import LITE_MODELS, lite_installed, load_lite
+from hyperpq.backbones.efficientnet_lite import (
+    LITE_MODELS,
+    lite_hash,
+    lite_installed,
+    load_lite,
+)
+from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.errors import BackboneError, InvalidInputError
 from hyperpq.utils.devices import limit_torch_threads, resolve_device
+from hyperpq.utils.validation import as_choice
 
 # All embedded networks together.
 _COMBINED = "lite-all"
@@ -42,7 +49,12 @@ def available_backbones() -> list[tuple[str, str, bool]]:
 
 
 def load_backbone(
-    name: str = "lite0", *, device: str = "auto", threads: int | None = None
+    name: str = "lite0",
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    tuned: TunedWeights | None = None,
+    precision: Precision = "float32",
 ) -> Backbone:
     """Load an image encoder.
 
@@ -56,45 +68,83 @@ def load_backbone(
     threads : int, optional
         Threads on the CPU; by default all cores. For PyTorch networks the number applies to the
         whole process.
+    tuned : TunedWeights, optional
+        What fine-tuning changed in this network. Features of the tuned network and of the network
+        as it came cannot be compared, and have different ``weights_hash``.
+    precision : {"float32", "bfloat16", "float16"}
+        What the network multiplies and convolves in on a GPU. The shorter types are faster there,
+        and an index records which one its features were made with. On a CPU the network computes
+        in float32 all the same: PLACEHOLDER_TOLERANCE
 
     Returns
     -------
     Backbone
-        Call it with pixels to encode images. A pickle of it has its name, and the network is loaded
-        where the pickle is read.
+        Call it with pixels to encode images. A pickle of it has its name and the tuned weights, and
+        the network is loaded where the pickle is read.
 
     Raises
     ------
     InvalidInputError
-        If there is no such device or ``threads`` is not a positive integer.
+        If there is no such device or precision, or ``threads`` is not a positive integer.
     MissingDependencyError
         If an optional package is needed; the message has the command that installs it.
     BackboneError
-        If there is no such backbone or it cannot be loaded.
+        If there is no such backbone or it cannot be loaded, or if the tuned weights belong to
+        another one.
     """
     if threads is not None and (type(threads) is not int or threads < 1):
         raise InvalidInputError(f"threads is {threads!r}; expected a positive integer.")
-    backbone = _load(name, device, threads)
-    backbone.reload = partial(_reload, name, backbone.device, threads, backbone.identity())
+    as_choice(precision, "precision", PRECISIONS)
+    backbone = _load(name, device, threads, tuned, precision)
+    backbone.reload = partial(_reload, name, backbone.device, threads, tuned, backbone.identity())
     return backbone
 
 
-def _reload(name: str, device: str, threads: int | None, identity: dict[str, Any]) -> Backbone:
+def _reload(
+    name: str,
+    device: str,
+    threads: int | None,
+    tuned: TunedWeights | None,
+    identity: dict[str, Any],
+) -> Backbone:
     """Load the same network again, in the process that reads a pickle of it."""
-    backbone = load_backbone(name, device=device, threads=threads)
+    backbone = load_backbone(
+        name, device=device, threads=threads, tuned=tuned, precision=identity["dtype"]
+    )
     backbone.check_matches(identity)
     return backbone
 
 
-def _load(name: str, device: str, threads: int | None) -> Backbone:
+def _load(
+    name: str,
+    device: str,
+    threads: int | None,
+    tuned: TunedWeights | None,
+    precision: Precision,
+) -> Backbone:
     if name in LITE_MODELS:
-        return load_lite(name, resolve_device(device), threads)
+        return load_lite(name, resolve_device(device), threads, tuned, precision)
     if name == _COMBINED:
         where = resolve_device(device)
-        return CombinedBackbone(name, [load_lite(part, where, threads) for part in LITE_MODELS])
+        parts = [
+            load_lite(part, where, threads, tuned and tuned.part(part, lite_hash(part)), precision)
+            for part in LITE_MODELS
+        ]
+        return CombinedBackbone(name, parts, tuned)
     kind, _, rest = name.partition(":")
     if kind not in _FAMILIES or not rest:
         raise _unknown(name)
+    if tuned is not None and kind not in ("timm", "open_clip"):
+        raise BackboneError(
+            f"backbone {name!r} cannot take tuned weights, as its file holds a finished program; "
+            "expected an embedded network, timm:NAME or open_clip:MODEL/PRETRAINED."
+        )
+    if precision != "float32" and kind not in ("timm", "open_clip"):
+        raise BackboneError(
+            f"precision is {precision!r}, but the file of backbone {name!r} says what it computes "
+            "in; expected 'float32', or an embedded network, timm:NAME or "
+            "open_clip:MODEL/PRETRAINED."
+        )
     if kind == "onnx":
         from hyperpq.backbones.onnx_runtime import load_onnx
         from hyperpq.backbones.onnx_session import onnx_on_gpu
@@ -103,12 +153,13 @@ def _load(name: str, device: str, threads: int | None) -> Backbone:
         return load_onnx(name, rest, resolve_device("cpu" if on_cpu else device), threads)
     from hyperpq.backbones import torch_modules
 
-    loaders = {
-        "timm": torch_modules.load_timm,
-        "open_clip": torch_modules.load_open_clip,
-        "torchscript": torch_modules.load_torchscript,
-    }
-    backbone = loaders[kind](name, rest, resolve_device(device))
+    where = resolve_device(device)
+    if kind == "torchscript":
+        backbone = torch_modules.load_torchscript(name, rest, where)
+    elif kind == "timm":
+        backbone = torch_modules.load_timm(name, rest, where, tuned, precision)
+    else:
+        backbone = torch_modules.load_open_clip(name, rest, where, tuned, precision)
     # PyTorch has one number of threads per process.
     if threads is None:
         limit_torch_threads()

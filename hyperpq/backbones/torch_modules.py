@@ -3,6 +3,9 @@
 The embedded networks run here too on a GPU. The features of an image may depend in the last bits on
 the batch that it is in, because PyTorch chooses its kernels by batch size; the same batch gives the
 same bits.
+
+On a GPU a batch is copied to pinned memory and from there to the device while the network still
+encodes the one before it, and convolutions have the layout that tensor cores take (channels last).
 """
 
 from __future__ import annotations
@@ -18,8 +21,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from hyperpq.backbones.base import Backbone, check_normalization, first_line
+from hyperpq.backbones.base import (
+    BATCH_SIZE,
+    Backbone,
+    Precision,
+    check_normalization,
+    first_line,
+)
 from hyperpq.backbones.onnx_runtime import hash_model_files, read_sidecar
+from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
 from hyperpq.utils.forks import ForkSafeLock
@@ -29,14 +39,29 @@ if TYPE_CHECKING:
     import torch
 
 _log = logging.getLogger(__name__)
+
+# Images of 224 pixels in a batch on a GPU, with this much memory and with less; larger images are
+# fewer. A batch of 256 takes some 3 GB in EfficientNet-Lite0 and float32.
+_GPU_BATCH, _SMALL_GPU_BATCH, _SMALL_GPU = 256, 64, 12 << 30
+_GPU_SIDE = 224
+
 _PRECISION = ForkSafeLock()
 
 
 class TorchBackbone(Backbone):
-    """A PyTorch module that takes (n, 3, S, S) float32 images, run in full precision.
+    """A PyTorch module that takes (n, 3, S, S) float32 images.
 
     The input is normalized here. The output of the module is (n, d), or (n, d, h, w), which is
     averaged over h and w; d is determined by a trial run.
+
+    Parameters
+    ----------
+    precision : {"float32", "bfloat16", "float16"}
+        What the identity of the network records.
+    computes_in : {"float32", "bfloat16", "float16"}, optional
+        What it multiplies and convolves in; unless given, ``precision`` on a GPU and float32 on a
+        CPU. In float32 neither TF32 nor another short form is used. Of the shorter types PyTorch's
+        autocast decides which operations keep float32; features are float32.
     """
 
     def __init__(
@@ -49,39 +74,114 @@ class TorchBackbone(Backbone):
         device: str,
         mean: Sequence[float],
         std: Sequence[float],
+        precision: Precision = "float32",
+        computes_in: Precision | None = None,
     ) -> None:
         import torch
 
         _one_thread_after_fork()
         super().__init__(name, 0, preprocessing, weights_hash, device, mean=mean, std=std)
+        self.precision = precision
+        on_gpu = torch.device(device).type == "cuda"
+        computes_in = computes_in or (precision if on_gpu else "float32")
+        self._half = None if computes_in == "float32" else getattr(torch, computes_in)
         self._module = module.eval().to(device)
+        if on_gpu:
+            self._module.to(memory_format=torch.channels_last)
+            memory = torch.cuda.get_device_properties(device).total_memory
+            self.batch_size = gpu_batch_size(preprocessing.size, memory)
+            self.batches_in_flight = 1
         self._mean = torch.tensor(self.mean, device=device).reshape(1, 3, 1, 1)
         self._std = torch.tensor(self.std, device=device).reshape(1, 3, 1, 1)
         size = preprocessing.size
         self.d = int(self._features(np.zeros((1, size, size, 3), np.uint8)).shape[1])
 
     def _features(self, pixels: np.ndarray) -> np.ndarray:
+        return self._begin(pixels)()
+
+    def _begin(self, pixels: np.ndarray) -> Callable[[], np.ndarray]:
         import torch
 
         try:
-            with _full_precision(), torch.inference_mode():
-                x = torch.tensor(pixels, device=self.device).permute(0, 3, 1, 2).float()
+            with _full_precision(), torch.inference_mode(), self._autocast():
+                x = _to_device(pixels, self.device).permute(0, 3, 1, 2).float()
                 out = self._module((x / 255 - self._mean) / self._std)
                 if isinstance(out, torch.Tensor) and out.ndim == 4:
-                    out = out.mean(dim=(2, 3))
+                    out = out.float().mean(dim=(2, 3))
                 if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(x):
                     found = tuple(out.shape) if isinstance(out, torch.Tensor) else type(out)
                     raise BackboneError(
                         f"backbone {self.name!r} returned {found}; expected a tensor of shape "
                         f"({len(x)}, d) or ({len(x)}, d, h, w); choose one with pooled output."
                     )
-                return np.asarray(out.float().cpu().numpy())
-        except RuntimeError as error:  # also out of memory
-            raise BackboneError(
-                f"backbone {self.name!r} failed on {len(pixels)} images of "
-                f"{self.preprocessing.size} pixels on {self.device} ({first_line(error)}); "
-                "use device 'cpu' or another backbone."
-            ) from error
+                collect = _from_device(out.float())
+        except RuntimeError as error:
+            raise self._failed(len(pixels), error) from error
+
+        def features() -> np.ndarray:
+            try:
+                return collect()
+            except RuntimeError as error:
+                raise self._failed(len(pixels), error) from error
+
+        return features
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        import torch
+
+        if self._half is None:
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self.device).type, dtype=self._half)
+
+    def _failed(self, n: int, error: RuntimeError) -> BackboneError:  # also out of memory
+        return BackboneError(
+            f"backbone {self.name!r} failed on {n} images of "
+            f"{self.preprocessing.size} pixels on {self.device} ({first_line(error)}); "
+            "use device 'cpu' or another backbone."
+        )
+
+
+def gpu_batch_size(side: int, memory: int) -> int:
+    """Images in a batch on a GPU with this many bytes of memory: a multiple of 32.
+
+    The number depends on nothing else, so that the same images have the same features on the same
+    kind of GPU.
+    """
+    most = _GPU_BATCH if memory >= _SMALL_GPU else _SMALL_GPU_BATCH
+    fitting = int(most * min(1.0, (_GPU_SIDE / side) ** 2))
+    return max(BATCH_SIZE, fitting // BATCH_SIZE * BATCH_SIZE)
+
+
+def _to_device(pixels: np.ndarray, device: str) -> torch.Tensor:
+    """A copy on a device; a GPU may still be copying when this returns."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return torch.tensor(pixels, device=device)
+    pinned = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+    # PyTorch keeps the pinned memory until the copy is done.
+    pinned.numpy()[...] = pixels
+    return pinned.to(device, non_blocking=True)
+
+
+def _from_device(features: torch.Tensor) -> Callable[[], np.ndarray]:
+    """Begin to copy features from their device; the result waits for them."""
+    import torch
+
+    if features.device.type != "cuda":
+        here = np.asarray(features.cpu().numpy())
+        return lambda: here
+    pinned = torch.empty(features.shape, dtype=torch.float32, pin_memory=True)
+    with torch.cuda.device(features.device):
+        pinned.copy_(features, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+
+    def wait() -> np.ndarray:
+        done.synchronize()
+        return np.asarray(pinned.numpy())
+
+    return wait
 
 
 @contextlib.contextmanager
@@ -114,8 +214,16 @@ def _one_thread_after_fork() -> None:
         os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
-def load_timm(name: str, model: str, device: str) -> Backbone:
+def load_timm(
+    name: str,
+    model: str,
+    device: str,
+    tuned: TunedWeights | None = None,
+    precision: Precision = "float32",
+) -> Backbone:
     """Load ``timm:NAME`` with its published weights, preprocessing and pooled features.
+
+    ``tuned`` is what fine-tuning changed.
 
     Only names in the list of timm are accepted, as other weights on a hub may not be safe to load.
 
@@ -130,7 +238,11 @@ def load_timm(name: str, model: str, device: str) -> Backbone:
     known = timm.list_models(pretrained=True)
     if model not in known and model not in {tagged.partition(".")[0] for tagged in known}:
         raise _unknown(name, "timm", model, known, "timm.list_models(pretrained=True)")
-    network = _fetch(name, lambda: timm.create_model(model, pretrained=True, num_classes=0))
+
+    def create() -> torch.nn.Module:
+        return _fetch(name, lambda: timm.create_model(model, pretrained=True, num_classes=0))
+
+    network = create()
     config = timm.data.resolve_model_data_config(network)
     channels, height, width = config["input_size"]
     if channels != 3 or height != width:
@@ -141,8 +253,9 @@ def load_timm(name: str, model: str, device: str) -> Backbone:
     crop = config["crop_mode"] != "squash"
     return _published(
         name,
+        create,
         network,
-        network.state_dict(),
+        "",
         Preprocessing(
             size=int(height),
             resize="crop" if crop else "squash",
@@ -151,11 +264,21 @@ def load_timm(name: str, model: str, device: str) -> Backbone:
         ),
         config,
         device,
+        tuned,
+        precision,
     )
 
 
-def load_open_clip(name: str, model: str, device: str) -> Backbone:
+def load_open_clip(
+    name: str,
+    model: str,
+    device: str,
+    tuned: TunedWeights | None = None,
+    precision: Precision = "float32",
+) -> Backbone:
     """Load ``open_clip:MODEL/PRETRAINED``: the image encoder, with embeddings not normalized.
+
+    ``tuned`` is what fine-tuning changed in the image encoder.
 
     Only pairs in the list of OpenCLIP are accepted, as for timm.
 
@@ -171,7 +294,13 @@ def load_open_clip(name: str, model: str, device: str) -> Backbone:
     if model not in known:
         raise _unknown(name, "open_clip", model, known, "open_clip.list_pretrained()")
     architecture, _, tag = model.partition("/")
-    network = _fetch(name, lambda: open_clip.create_model(architecture, pretrained=tag))
+
+    def create() -> torch.nn.Module:
+        clip = _fetch(name, lambda: open_clip.create_model(architecture, pretrained=tag))
+        clip.forward = clip.encode_image
+        return clip
+
+    network = create()
     config = open_clip.get_model_preprocess_cfg(network)
     size = config["size"]
     height, width = (size, size) if isinstance(size, int) else size
@@ -181,12 +310,11 @@ def load_open_clip(name: str, model: str, device: str) -> Backbone:
             f"backbone {name!r} takes {height} x {width} pixels, resized by {mode!r}; expected a "
             "square, resized by 'shortest' or 'squash'; choose another model."
         )
-    weights = network.visual.state_dict()
-    network.forward = network.encode_image
     return _published(
         name,
+        create,
         network,
-        weights,
+        "visual.",
         Preprocessing(
             size=int(height),
             resize="crop" if mode == "shortest" else "squash",
@@ -194,6 +322,8 @@ def load_open_clip(name: str, model: str, device: str) -> Backbone:
         ),
         config,
         device,
+        tuned,
+        precision,
     )
 
 
@@ -244,23 +374,39 @@ def hash_parameters(state: Mapping[str, Any]) -> str:
 
 def _published(
     name: str,
+    create: Callable[[], torch.nn.Module],
     network: torch.nn.Module,
-    weights: Mapping[str, torch.Tensor],
+    prefix: str,
     preprocessing: Preprocessing,
     config: Mapping[str, Any],
     device: str,
+    tuned: TunedWeights | None,
+    precision: Precision,
 ) -> Backbone:
-    """A published network, normalized by the ``mean`` and ``std`` of its configuration."""
+    """A published network, normalized by the ``mean`` and ``std`` of its configuration.
+
+    Its features depend on the tensors whose names begin with the prefix.
+    """
     mean, std = check_normalization(f"backbone {name!r}", config["mean"], config["std"])
-    return TorchBackbone(
+    state = network.state_dict()
+    weights = {key.removeprefix(prefix): v for key, v in state.items() if key.startswith(prefix)}
+    weights_hash = hash_parameters(weights)
+    if tuned is not None:
+        tuned.check_belongs(name, weights_hash)
+        network.load_state_dict(tuned.apply(state))
+    backbone = TorchBackbone(
         name,
         network,
         preprocessing=preprocessing,
-        weights_hash=hash_parameters(weights),
+        weights_hash=weights_hash,
         device=device,
         mean=mean,
         std=std,
+        precision=precision,
     )
+    backbone.open_network, backbone.trainable_prefix = create, prefix
+    backbone.take_tuned(tuned)
+    return backbone
 
 
 def _import(module: str, extra: str) -> Any:

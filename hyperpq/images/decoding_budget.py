@@ -1,4 +1,4 @@
-"""How much memory all threads that decode images may take together."""
+"""How much memory all threads and processes that decode images may take together."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hyperpq.utils.devices import usable_cores
 
 # 1 GiB is an image of 256 megapixels, and 64 MiB one of 16 megapixels in each thread.
 _LEAST, _PER_CORE = 1 << 30, 64 << 20
-# Bytes of an image after which freed memory is returned to the system, which takes time.
-_LARGE = 128 << 20
+LARGE = 128 << 20
+"""Bytes of an image after which freed memory is returned to the system, which takes time."""
 
 
 class DecodingBudget:
@@ -98,13 +98,13 @@ class Claim:
 
     def _release(self) -> None:
         size, self._size = self._size, 0
-        if size >= _LARGE:
-            _return_freed_memory()
+        if size >= LARGE:
+            return_freed_memory()
         if size:
             self._budget._give_back(size)
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """Return memory that was freed to the system.
 
     glibc keeps it for the thread that had it: three threads that decoded an image of 756 MB one

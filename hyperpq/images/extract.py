@@ -1,16 +1,14 @@
-"""From image files to features: threads decode images while the network encodes others.
+"""From image files to features: images are decoded while the network encodes others.
 
-Decoding is a few batches ahead of the network, so that the network does not wait while a core is
+Threads or processes decode a few batches ahead of the network, so that the network does not wait while a core is
 free. Batches are consecutive parts of the list of files, so that the same list gives the same
-features bit for bit with any number of threads.
+features bit for bit with any number of threads or processes.
 """
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,26 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.backbones.base import BATCH_SIZE
-from hyperpq.errors import ImageError, ImageUnavailableError
-from hyperpq.images.decoding_budget import DecodingBudget
+from hyperpq.images.decoders import DecodedBatch, Workers, WorkersLike, make_decoder
+from hyperpq.images.decoding import Decoding, Failure, ReadImage
 from hyperpq.images.metadata import MAX_MEGAPIXELS
-from hyperpq.images.sources import EncodedImage, Source, path_of
-from hyperpq.utils.devices import default_threads
-from hyperpq.utils.forks import ForkSafeLock
-from hyperpq.utils.validation import as_count
+from hyperpq.images.sources import Source
 
 if TYPE_CHECKING:
-    from hyperpq.backbones.base import Backbone
+    from hyperpq.backbones.base import Backbone, PendingFeatures
     from hyperpq.datasets.augment import Augmentation
     from hyperpq.progress import Phase
 
 # Batches that are decoded while the network encodes another.
 _BATCHES_AHEAD = 3
-
-# Of all decoding threads of this process. Made here, as threads that need it first at the same
-# time would make several.
-_BUDGET = DecodingBudget()
-_READING = ForkSafeLock()
 
 
 @dataclass(frozen=True)
@@ -46,8 +36,8 @@ class ReadOptions:
 
     Attributes
     ----------
-    workers : int
-        Number of decoding threads; 0 means one per core.
+    workers : int or str
+        How images are decoded, see `WorkersLike`.
     max_megapixels : float
         Larger images are skipped before they are decoded.
     augmentation : Augmentation, optional
@@ -60,7 +50,7 @@ class ReadOptions:
         Whether to hash the content of the files, too.
     """
 
-    workers: int = 0
+    workers: WorkersLike = 0
     max_megapixels: float = MAX_MEGAPIXELS
     augmentation: Augmentation | None = None
     n_views: int = 0
@@ -68,7 +58,7 @@ class ReadOptions:
     hashes: bool = False
 
     def __post_init__(self) -> None:
-        as_count(self.workers, "workers", 0)
+        Workers.of(self.workers)
 
 
 @dataclass
@@ -123,60 +113,51 @@ class Features:
         )
 
 
-class _Image(NamedTuple):
-    """Width, height and hash of an image that has been read."""
+class _Part(NamedTuple):
+    """Consecutive images of a group, at most as many as a batch has."""
 
-    width: int
-    height: int
-    hash: int
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Why an image cannot be read, without the error itself, whose frames would keep the image."""
-
-    reason: str
-    is_unavailable: bool
+    group: int
+    start: int
+    sources: Sequence[Source]
+    is_last: bool
 
 
-def _read(
-    source: Source, pixels: NDArray[np.uint8], backbone: Backbone, options: ReadOptions
-) -> _Image | _Failure:
-    """Fill ``pixels`` (1 + V, S, S, 3) with an image and its views; or say why this fails."""
-    from hyperpq.datasets.augment import make_view, view_rng
-    from hyperpq.datasets.content_hash import content_hash
-    from hyperpq.datasets.decode import full_size, open_image, upright_rgb
-    from hyperpq.datasets.preprocessing import to_pixels
+def stream_groups(
+    groups: Iterable[Sequence[Source]],
+    backbone: Backbone,
+    options: ReadOptions,
+    n_files: int,
+    phase: Phase | None = None,
+) -> Iterator[Features]:
+    """Encode groups of images one after the other; the next is decoded before one is done.
 
-    prep = backbone.preprocessing
-    with _BUDGET.claim() as reserve:
-        try:
-            if isinstance(source, bytes | EncodedImage):
-                image = open_image(
-                    source if isinstance(source, bytes) else source.read(),
-                    max_megapixels=options.max_megapixels,
-                    shrink_to=prep.decode_side,
-                    reserve=reserve,
-                )
-            else:
-                # Pillow may still have to read it, and the same image may be there twice.
-                with _READING:
-                    image = upright_rgb(
-                        source,
-                        max_megapixels=options.max_megapixels,
-                        shrink_to=prep.decode_side,
-                    )
-        except ImageError as error:
-            return _Failure(str(error), isinstance(error, ImageUnavailableError))
-        to_pixels(image, prep, out=pixels[0])
-        if options.augmentation is not None:
-            # Views depend on the name of the file only, so that a folder can move.
-            key = os.path.basename(path_of(source))
-            for view in range(options.n_views):
-                rng = view_rng(options.seed, key, view)
-                pixels[1 + view] = make_view(image, options.augmentation, prep.size, rng)
-        value = content_hash(source) if options.hashes and isinstance(source, bytes) else 0
-        return _Image(*full_size(image), value)
+    Parameters
+    ----------
+    groups : iterable of sequences of bytes, EncodedImage or PIL.Image.Image
+        Paths of image files, contents of such files, and images that Pillow has opened or made. A
+        group is asked for when decoding reaches it.
+    backbone : Backbone
+        The network.
+    options : ReadOptions
+        How to read and augment the images.
+    n_files : int
+        About how many images there are in all.
+    phase : Phase, optional
+        Where to report the number of images that are done.
+
+    Yields
+    ------
+    Features
+        Of one group; ``rows`` and ``skipped`` are positions in it.
+    """
+    batches: list[Features] = []
+    for part, features in _stream(groups, backbone, options, n_files):
+        batches.append(features)
+        if phase is not None:
+            phase.advance(len(part.sources))
+        if part.is_last:
+            yield Features.concatenate(batches)
+            batches = []
 
 
 def stream_features(
@@ -186,64 +167,130 @@ def stream_features(
 
     Parameters
     ----------
-    sources : sequence of bytes, EncodedImage or PIL.Image.Image
-        Paths of image files, contents of such files, and images that Pillow has opened or made.
-    backbone : Backbone
-        The network.
-    options : ReadOptions
-        How to read and augment the images.
+    sources, backbone, options
+        See `stream_groups`.
 
     Yields
     ------
     Features
-        Of up to `BATCH_SIZE` files; ``rows`` and ``skipped`` are positions in the whole list.
+        Of the files of a batch; ``rows`` and ``skipped`` are positions in the whole list.
     """
-    side = backbone.preprocessing.size
-    passes = 1 + (options.n_views if options.augmentation is not None else 0)
-    workers = options.workers or default_threads()
-    waiting: deque[tuple[int, NDArray[np.uint8], list[Future[_Image | _Failure]]]]
-    waiting = deque()
-    starts = iter(range(0, len(sources), BATCH_SIZE))
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    for part, features in _stream([sources], backbone, options, len(sources)):
+        if part.sources:
+            yield features
+
+
+def _stream(
+    groups: Iterable[Sequence[Source]], backbone: Backbone, options: ReadOptions, n_files: int
+) -> Iterator[tuple[_Part, Features]]:
+    """The batches of each group with their features; an empty group has one empty batch."""
+    decoding = Decoding(
+        backbone.preprocessing,
+        options.max_megapixels,
+        options.augmentation,
+        options.n_views,
+        options.seed,
+        options.hashes,
+    )
+    passes = decoding.passes
+    # With views, a large batch of a GPU has fewer images, so that no more pixels are in memory.
+    size = max(min(BATCH_SIZE, backbone.batch_size), backbone.batch_size // passes)
+    workers = Workers.of(options.workers)
+    decoder = make_decoder(
+        workers,
+        decoding,
+        batch_size=size,
+        ahead=_BATCHES_AHEAD,
+        processes=workers.uses_processes(n_files, backbone.device),
+    )
+    parts = _parts(groups, size)
+    decoded: deque[tuple[_Part, DecodedBatch]] = deque()
+    encoded: deque[_Encoded] = deque()
 
     def submit() -> None:
-        start = next(starts, None)
-        if start is not None:
-            batch = sources[start : start + BATCH_SIZE]
-            pixels = np.empty((passes, len(batch), side, side, 3), np.uint8)
-            futures = [
-                pool.submit(_read, source, pixels[:, i], backbone, options)
-                for i, source in enumerate(batch)
-            ]
-            waiting.append((start, pixels, futures))
+        part = next(parts, None)
+        if part is not None:
+            decoded.append((part, decoder.submit(part.sources)))
 
     try:
         for _ in range(_BATCHES_AHEAD):
             submit()
-        while waiting:
-            start, pixels, futures = waiting.popleft()
-            outcomes = [future.result() for future in futures]
+        while decoded:
+            part, batch = decoded.popleft()
+            pixels, outcomes = batch.result()
             submit()
-            images = {i: image for i, image in enumerate(outcomes) if isinstance(image, _Image)}
-            failures = [(start + i, f) for i, f in enumerate(outcomes) if isinstance(f, _Failure)]
-            good = list(images)
-            if len(good) < len(outcomes):
-                pixels = pixels[:, good]
-            features = np.empty((passes, len(good), backbone.d), np.float32)
-            if good:
-                for p in range(passes):
-                    features[p] = backbone(pixels[p])
-            yield Features(
-                np.array([start + i for i in good], np.int64),
-                features[0],
-                features[1:],
-                np.array([image[:2] for image in images.values()], np.int32).reshape(-1, 2),
-                np.array([image.hash for image in images.values()], np.int64),
-                [(row, failure.reason) for row, failure in failures],
-                {row for row, failure in failures if failure.is_unavailable},
-            )
+            encoded.append(_Encoded.begin(part, pixels, outcomes, backbone))
+            batch.release()
+            if len(encoded) > backbone.batches_in_flight:
+                yield encoded.popleft().result()
+        while encoded:
+            yield encoded.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        decoder.close()
+
+
+def _parts(groups: Iterable[Sequence[Source]], size: int) -> Iterator[_Part]:
+    for number, group in enumerate(groups):
+        for start in range(0, max(1, len(group)), size):
+            last = start + size >= len(group)
+            yield _Part(number, start, group[start : start + size], last)
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A batch that the network encodes."""
+
+    part: _Part
+    outcomes: list[ReadImage | Failure]
+    passes: int
+    d: int
+    pending: list[PendingFeatures]
+
+    @classmethod
+    def begin(
+        cls,
+        part: _Part,
+        pixels: NDArray[np.uint8],
+        outcomes: list[ReadImage | Failure],
+        backbone: Backbone,
+    ) -> _Encoded:
+        """Give the pixels of a batch to the network, which may still be busy when this returns."""
+        good = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, ReadImage)]
+        if len(good) < len(outcomes):
+            pixels = pixels[:, good]
+        passes, n = pixels.shape[:2]
+        pending = []
+        if n:
+            # On a CPU each pass is a batch of its own; a GPU takes several at once.
+            step = max(1, backbone.batch_size // n) if backbone.batch_size > BATCH_SIZE else 1
+            for p in range(0, passes, step):
+                group = pixels[p : p + step]
+                pending.append(backbone.begin(group.reshape(-1, *group.shape[2:])))
+        return cls(part, outcomes, passes, backbone.d, pending)
+
+    def result(self) -> tuple[_Part, Features]:
+        """The batch and its features, once the network has them."""
+        start = self.part.start
+        images = [i for i, outcome in enumerate(self.outcomes) if isinstance(outcome, ReadImage)]
+        read = [outcome for outcome in self.outcomes if isinstance(outcome, ReadImage)]
+        failures = [
+            (start + i, outcome)
+            for i, outcome in enumerate(self.outcomes)
+            if isinstance(outcome, Failure)
+        ]
+        features = np.empty((self.passes, len(images), self.d), np.float32)
+        if images:
+            parts = [pending.features() for pending in self.pending]
+            features[...] = np.concatenate(parts).reshape(features.shape)
+        return self.part, Features(
+            np.array([start + i for i in images], np.int64),
+            features[0],
+            features[1:],
+            np.array([image[:2] for image in read], np.int32).reshape(-1, 2),
+            np.array([image.hash for image in read], np.int64),
+            [(row, failure.reason) for row, failure in failures],
+            {row for row, failure in failures if failure.is_unavailable},
+        )
 
 
 def extract_features(
@@ -266,9 +313,5 @@ def extract_features(
     Features
         Of all files.
     """
-    batches = []
-    for batch in stream_features(sources, backbone, options):
-        batches.append(batch)
-        if phase is not None:
-            phase.advance(len(batch.rows) + len(batch.skipped))
-    return Features.concatenate(batches) if batches else Features.empty(backbone.d, options.n_views)
+    (features,) = stream_groups([sources], backbone, options, len(sources), phase)
+    return features

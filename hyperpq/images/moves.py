@@ -12,9 +12,9 @@ import numpy as np
 from hyperpq.datasets.content_hash import content_hash
 from hyperpq.datasets.listing import ImageFile
 from hyperpq.images.changes import Changes, Entry, is_gone, state_of
+from hyperpq.images.decoders import Workers, WorkersLike
 from hyperpq.index.view import RowView
 from hyperpq.progress import Progress
-from hyperpq.utils.devices import default_threads
 
 HASH = "content_hash"
 """Attribute of the images of an index: `content_hash` of their files."""
@@ -26,7 +26,7 @@ def find_moves(
     listed: Mapping[bytes, ImageFile],
     rows: RowView,
     unmounted: Collection[bytes],
-    workers: int,
+    workers: WorkersLike,
     progress: Progress,
 ) -> dict[bytes, int]:
     """Listed files that are images of the index by another path or with another time.
@@ -126,12 +126,12 @@ def _paired(files: Sequence[bytes], images: Sequence[Entry]) -> dict[bytes, int]
     return pairs
 
 
-def _hashes(paths: Sequence[bytes], workers: int, progress: Progress) -> dict[bytes, int]:
+def _hashes(paths: Sequence[bytes], workers: WorkersLike, progress: Progress) -> dict[bytes, int]:
     """`content_hash` of files, read in threads."""
     found = {}
     with (
         progress.phase("check", len(paths)) as phase,
-        ThreadPoolExecutor(workers or default_threads(), thread_name_prefix="check") as pool,
+        ThreadPoolExecutor(Workers.of(workers).count, thread_name_prefix="check") as pool,
     ):
         for path, value in zip(paths, pool.map(content_hash, paths), strict=True):
             found[path] = value

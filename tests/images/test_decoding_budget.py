@@ -145,7 +145,7 @@ import resource, sys
 import numpy as np
 from hyperpq.backbones.base import Backbone
 from hyperpq.datasets.preprocessing import Preprocessing
-from hyperpq.images import extract
+from hyperpq.images import decoders, extract
 from hyperpq.images.decoding_budget import DecodingBudget
 import hyperpq.datasets.augment, hyperpq.datasets.decode
 
@@ -160,7 +160,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
 
 budget = DecodingBudget(int(sys.argv[2]) << 20)
-extract._BUDGET = budget
+decoders.BUDGET = budget
 before = peak()
 out = extract.extract_features([sys.argv[1].encode()] * 4, Means(), extract.ReadOptions(4))
 assert len(out.rows) == 4, out.skipped

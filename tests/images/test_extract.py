@@ -16,7 +16,12 @@ from hyperpq.datasets.augment import MILD, PAPER, make_view, view_rng
 from hyperpq.datasets.decode import open_image
 from hyperpq.datasets.preprocessing import Preprocessing, to_pixels
 from hyperpq.errors import BackboneError
-from hyperpq.images.extract import ReadOptions, extract_features, stream_features
+from hyperpq.images.extract import (
+    ReadOptions,
+    extract_features,
+    stream_features,
+    stream_groups,
+)
 
 SIDE = 24
 
@@ -108,14 +113,65 @@ def test_unreadable_files_are_named_and_the_rest_is_as_if_they_were_not_there(wi
     np.testing.assert_array_equal(out.views, clean.views)
 
 
-@pytest.mark.parametrize("workers", [1, 2, 7])
-def test_number_of_threads_does_not_change_a_bit(with_bad, workers):
+@pytest.mark.parametrize("workers", [1, 2, 7, "threads:3", "processes:1", "processes:3"])
+def test_threads_processes_and_their_number_do_not_change_a_bit(with_bad, workers):
     files, _ = with_bad
-    want = extract_features(files, Grid(), ReadOptions(0, 200, MILD, 2, 3))
-    out = extract_features(files, Grid(), ReadOptions(workers, 200, MILD, 2, 3))
-    for name in ("rows", "plain", "views"):
+    want = extract_features(files, Grid(), ReadOptions(0, 200, MILD, 2, 3, hashes=True))
+    out = extract_features(files, Grid(), ReadOptions(workers, 200, MILD, 2, 3, hashes=True))
+    for name in ("rows", "plain", "views", "sizes", "hashes"):
         np.testing.assert_array_equal(getattr(out, name), getattr(want, name))
     assert out.skipped == want.skipped
+    assert out.unavailable == want.unavailable == {75}
+
+
+@pytest.mark.parametrize("workers", [2, "processes:1"])
+def test_groups_are_those_of_calls_of_their_own(with_bad, workers):
+    files, _ = with_bad
+    groups = [files[:40], [], files[40:41], files[41:]]
+    asked = []
+
+    def lazily():
+        for group in groups:
+            asked.append(len(group))
+            yield group
+
+    options = ReadOptions(2, 200, MILD, 1, 0)
+    stream = stream_groups(lazily(), Grid(), ReadOptions(workers, 200, MILD, 1, 0), len(files))
+    for number, (group, out) in enumerate(zip(groups, stream, strict=True)):
+        # The last is begun before the second is done.
+        assert len(asked) == (4 if number else len(asked))
+        want = extract_features(group, Grid(), options)
+        for name in ("rows", "plain", "views", "sizes"):
+            np.testing.assert_array_equal(getattr(out, name), getattr(want, name))
+        assert out.skipped == want.skipped
+
+
+class Late(Grid):
+    """Has up to three batches in work, as a network on a GPU."""
+
+    batch_size, batches_in_flight = 48, 3
+
+    def _begin(self, pixels):
+        features = self._features(pixels.copy())
+        return lambda: features
+
+
+@pytest.mark.parametrize("workers", ["threads", "processes:2"])
+def test_a_network_may_be_late(with_bad, workers):
+    """The pixels of a batch are gone before its features are taken."""
+    files, _ = with_bad
+    want = extract_features(files, Grid(), ReadOptions(0, 200, MILD, 2, 3))
+    out = extract_features(files, network := Late(), ReadOptions(workers, 200, MILD, 2, 3))
+    np.testing.assert_array_equal(out.plain, want.plain)
+    np.testing.assert_array_equal(out.views, want.views)
+    assert out.skipped == want.skipped
+    assert max(network.batches) <= 48
+
+
+@pytest.mark.parametrize("n", [0, 1, 100])
+def test_a_late_network_answers_a_call(n):
+    pixels = np.random.default_rng(0).integers(0, 256, (n, SIDE, SIDE, 3), np.uint8)
+    np.testing.assert_array_equal(Late()(pixels), Grid()(pixels))
 
 
 def test_stream_counts_through_the_list_in_batches(with_bad):

@@ -14,6 +14,7 @@ from hyperpq.images.build.lost_roots import left_out_roots
 from hyperpq.images.build.options import BuildChoices, BuildReport
 from hyperpq.images.build.update_plan import UpdatePlan, UpdateRequest
 from hyperpq.images.changes import entries
+from hyperpq.images.decoders import WorkersLike
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.listing import PathLike
 from hyperpq.images.relearning import Relearn, relearn_if_needed
@@ -45,7 +46,7 @@ def update_index(
     relearn: Relearn = "auto",
     backbone: Backbone | str | None = None,
     device: str = "auto",
-    workers: int = 0,
+    workers: WorkersLike = 0,
     progress: ProgressLike = None,
     **options: Unpack[BuildChoices],
 ) -> tuple[ImageIndex, BuildReport]:
@@ -117,7 +118,7 @@ def update_images(
     remove_missing: bool = True,
     allow_empty: bool = False,
     relearn: Relearn = "auto",
-    workers: int = 0,
+    workers: WorkersLike = 0,
     progress: ProgressLike = None,
     **options: Unpack[BuildChoices],
 ) -> BuildReport:
@@ -131,7 +132,9 @@ def update_images(
     return _apply(images, plan, workers, progress)
 
 
-def _apply(images: ImageIndex, plan: UpdatePlan, workers: int, progress: Progress) -> BuildReport:
+def _apply(
+    images: ImageIndex, plan: UpdatePlan, workers: WorkersLike, progress: Progress
+) -> BuildReport:
     """Make an update whose roots have been listed."""
     images.max_megapixels = plan.options.max_megapixels
     index, request = images.index, plan.request
