@@ -27,7 +27,7 @@ def command(
     backbone: str | None,
     relearn: bool | None,
     device: str,
-    workers: int,
+    workers: int | str,
     exclude: tuple[str, ...],
     include_hidden: bool,
     quiet: bool,

@@ -54,6 +54,13 @@ from hyperpq.cli import index_kind, options, output
     help="How the index keeps the features of its images, with which it can learn again when it "
     "has grown: 1,284 bytes an image as int8. [default: int8]",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="What the network computes in on a GPU; the index records it. On a CPU a network computes "
+    "in float32. [default: float32]",
+)
+@options.finetune_option
 @options.relearn_option
 @options.device_option
 @options.workers_option
@@ -74,7 +81,7 @@ def command(
     index_path: Path,
     relearn: bool | None,
     device: str,
-    workers: int,
+    workers: int | str,
     resume: bool,
     overwrite: bool,
     allow_empty: bool,
@@ -98,8 +105,11 @@ def command(
     )
     from hyperpq.images.build import build_index, working_directory
     from hyperpq.images.build.options import check_codec_alone
+    from hyperpq.training.finetune_settings import FinetuneSettings
 
     check_codec_alone(options.given(**chosen), options.shown)
+    if chosen["finetune"] is options.WITHOUT_LIMIT:
+        chosen["finetune"] = FinetuneSettings()
     try:
         with output.progress(quiet) as progress:
             index, report = build_index(
@@ -129,6 +139,7 @@ def command(
             if is_new
             else output.changes(report, index, index_path)
         ),
+        *([("fine-tuned", report.finetuned)] if report.finetuned else []),
         ("code", f"{codes.M * codes.nbits} bits, {codes.code_size} bytes per image"),
         ("seconds", output.seconds(report.seconds)),
         ("index", index_path),

@@ -37,7 +37,7 @@ def command(
     null: bool,
     backbone: str | None,
     device: str,
-    workers: int,
+    workers: int | str,
     quiet: bool,
 ) -> None:
     """Write the codes of images or vectors to a file.

@@ -69,11 +69,61 @@ class Whole(click.IntRange):
     name = "integer"
 
 
+class _WorkersType(click.ParamType):
+    """How images are decoded, as `hyperpq.images.decoders.Workers` reads it."""
+
+    name = "workers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        if isinstance(value, str):
+            from hyperpq.images.decoders import Workers
+
+            Workers.of(value)
+            return int(value) if value.isdecimal() else value
+        return int(value)
+
+
 def _paths(incomplete: str, kind: str) -> list[CompletionItem]:
     """The answer that makes a shell complete names of files (``file``) or folders (``dir``)."""
     from click.shell_completion import CompletionItem
 
     return [CompletionItem(incomplete, type=kind)]
+
+
+class _MinutesType(click.ParamType):
+    """A number of minutes above 0."""
+
+    name = "minutes"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            minutes = float(value)
+        except ValueError:
+            minutes = 0.0
+        if not 0 < minutes < float("inf"):
+            option = "the option" if param is None else param.opts[0]
+            self.fail(
+                f"{option} is {value!r}; expected minutes above 0, such as {option}=5.", param, ctx
+            )
+        return minutes
+
+
+MINUTES = _MinutesType()
+WITHOUT_LIMIT = float("nan")
+"""What `finetune_option` is without minutes."""
+
+
+class _OptionalMinutesType(_MinutesType):
+    """Minutes, or nothing."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        return WITHOUT_LIMIT if value is WITHOUT_LIMIT else super().convert(value, param, ctx)
 
 
 PATH = _PathType()
@@ -154,12 +204,24 @@ backbone_option = click.option(
     help="Image encoder to load instead of the name that the index records. It must be the same "
     "network, for instance a file that has moved.",
 )
+finetune_option = click.option(
+    "--finetune",
+    is_flag=False,
+    flag_value=WITHOUT_LIMIT,
+    type=_OptionalMinutesType(),
+    metavar="[MINUTES]",
+    help="Fine-tune the network on the training images first, which takes minutes on a GPU; "
+    "MINUTES limits the time. On a CPU the command says beforehand how long it will take.",
+)
 workers_option = click.option(
     "--workers",
-    type=Whole(min=0),
+    type=_WorkersType(),
+    metavar="N|KIND[:N]",
     default=0,
     show_default="one per core",
-    help="Number of threads that decode images.",
+    help="Number of workers that decode images, or their kind: threads or processes, such as "
+    "processes:8. By default processes read many files for a network on a GPU, and threads "
+    "everything else.",
 )
 threads_option = click.option(
     "--threads",
@@ -279,17 +341,22 @@ def training_options(command: F) -> F:
     return command
 
 
+def is_given(name: str) -> bool:
+    """Whether the user has given an option, by the name of its argument."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
+
+
 def given(**options: Any) -> dict[str, Any]:
     """The options that the user has given."""
-    context = click.get_current_context()
 
-    def is_given(name: str, value: object) -> bool:
+    def is_used(name: str, value: object) -> bool:
         # By identity: 0 is a value, though it equals False.
         if value is False:
-            return context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            return is_given(name)
         return value is not None and value != ()
 
-    return {name: value for name, value in options.items() if is_given(name, value)}
+    return {name: value for name, value in options.items() if is_used(name, value)}
 
 
 def shown(name: str) -> str:

@@ -89,7 +89,7 @@ def command(
     dataset: str | None,
     threads: int | None,
     device: str,
-    workers: int,
+    workers: int | str,
     quiet: bool,
     **for_images: Any,
 ) -> None:
@@ -139,7 +139,7 @@ def _query(
     null: bool,
     exclude_self: bool,
     backbone: str | None,
-    workers: int,
+    workers: int | str,
     **limits: Any,
 ) -> None:
     """Answer queries by images."""

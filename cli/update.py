@@ -21,7 +21,7 @@ def command(
     relearn: bool | None,
     backbone: str | None,
     device: str,
-    workers: int,
+    workers: int | str,
     quiet: bool,
 ) -> None:
     """Bring an index up to date with all its folders.

@@ -88,7 +88,7 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
     IndexNotFoundError, CorruptIndexError, FormatVersionError
         If the index cannot be opened.
     """
-    from hyperpq.images.metadata import ImageMetadata
+    from hyperpq.images.metadata import ImageMetadata, describe_finetuning
     from hyperpq.images.relearning import describe_training
     from hyperpq.images.roots import recorded_roots
     from hyperpq.index.hihpq_index import HiHPQIndex
@@ -127,6 +127,10 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
         preprocessing = images.backbone.get("preprocessing", {})
         out["backbone"] = images.backbone["name"]
         out["weights"] = images.backbone.get("weights_hash")
+        tuned = index.view().rows.tuned
+        if tuned is not None:
+            how = "" if images.finetuned is None else f"{describe_finetuning(images.finetuned)}; "
+            out["fine-tuned"] = f"{how}{tuned.nbytes:,} bytes"
         out["preprocessing"] = " ".join(f"{key}={value}" for key, value in preprocessing.items())
     return out
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,16 @@ from hyperpq.datasets.listing import ImageFile
 from hyperpq.errors import InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images.changes import entries, state_of
-from hyperpq.images.extract import Features, ReadOptions, extract_features
+from hyperpq.images.decoders import WorkersLike
+from hyperpq.images.extract import Features, ReadOptions, stream_groups
 from hyperpq.images.relearning import warn_of_growth
 from hyperpq.images.sources import EncodedImage, Source
 from hyperpq.images.updater import SEGMENT_SIZE, Updater, has_hashes
-from hyperpq.progress import Phase, ProgressLike, as_progress
+from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store.columns import TIME
 
 if TYPE_CHECKING:
+    from hyperpq.backbones.base import Backbone
     from hyperpq.images.image_index import ImageIndex
 
 # Names that are looked up one by one, which takes 20 ms each in 10 million rows; more of them are
@@ -44,6 +47,14 @@ class Added:
 
     ids: NDArray[np.int64]
     skipped: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Images that are read: their rows, and what the files of all rows were before."""
+
+    rows: list[int]
+    files: dict[int, ImageFile]
 
 
 class Additions:
@@ -73,38 +84,52 @@ class Additions:
         self._images, self._index, self._sources = images, images.index, sources
         self._names = _as_names(sources, names)
 
-    def add(self, workers: int = 0, progress: ProgressLike = None) -> Added:
+    def add(self, workers: WorkersLike = 0, progress: ProgressLike = None) -> Added:
         """Read, encode and add the images."""
         self._index.collection.check_writable()
         before = len(self._images)
         added = Added(np.full(len(self._sources), -1, np.int64))
         options = ReadOptions(workers, self._images.max_megapixels, hashes=has_hashes(self._images))
         with as_progress(progress).phase("encode", len(self._sources)) as phase:
-            for start in range(0, len(self._sources), SEGMENT_SIZE):
-                rows = range(start, min(start + SEGMENT_SIZE, len(self._sources)))
-                self._add_batch(rows, added, options, phase)
+            network = self._images.backbone
+            waiting: deque[_Batch] = deque()
+
+            def groups() -> Iterator[list[Source]]:
+                for start in range(0, len(self._sources), SEGMENT_SIZE):
+                    rows = range(start, min(start + SEGMENT_SIZE, len(self._sources)))
+                    batch = self._batch(rows, added)
+                    phase.advance(len(rows) - len(batch.rows))
+                    waiting.append(batch)
+                    yield [self._sources[row] for row in batch.rows]
+
+            for features in stream_groups(groups(), network, options, len(self._sources), phase):
+                self._add_batch(waiting.popleft(), features, added, network)
         warn_of_growth(self._index, before)
         return added
 
-    def _add_batch(
-        self, rows: Sequence[int], added: Added, options: ReadOptions, phase: Phase
-    ) -> None:
+    def _batch(self, rows: Sequence[int], added: Added) -> _Batch:
+        """Which images are to be read, with what their files are before that."""
         files = {row: self._file(row) for row in rows}
-        known = self._known(rows)
-        for row, (id, state) in known.items():
+        for row, (id, state) in self._known(rows).items():
             if isinstance(self._sources[row], bytes) and state_of(files[row]) == state:
                 added.ids[row] = id
-        new = [row for row in rows if added.ids[row] < 0]
-        phase.advance(len(rows) - len(new))
-        sources = [self._sources[row] for row in new]
-        features = extract_features(sources, self._images.backbone, options, phase)
+        return _Batch([row for row in rows if added.ids[row] < 0], files)
+
+    def _add_batch(
+        self, batch: _Batch, features: Features, added: Added, network: Backbone
+    ) -> None:
+        new = batch.rows
         added.skipped.update({new[row]: reason for row, reason in features.skipped})
         readable = [new[row] for row in features.rows]
         if readable:
-            added.ids[readable] = self._store(readable, features, files)
+            added.ids[readable] = self._store(readable, features, batch.files, network)
 
     def _store(
-        self, rows: Sequence[int], features: Features, files: dict[int, ImageFile]
+        self,
+        rows: Sequence[int],
+        features: Features,
+        files: dict[int, ImageFile],
+        network: Backbone,
     ) -> NDArray[np.int64]:
         """Add images that have been read in one commit; their ids."""
         encoded = self._index.encoded(features.plain)
@@ -113,6 +138,7 @@ class Additions:
             files[row] if isinstance(self._sources[row], bytes) else self._file(row) for row in rows
         ]
         with self._index.collection.exclusive():
+            self._images.check_backbone(network)
             old = [id for id, _ in self._known(rows).values()]
             first = self._index.next_id
             Updater(self._images).add_encoded(

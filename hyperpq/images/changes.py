@@ -16,6 +16,7 @@ from hyperpq.store.columns import TIME
 
 if TYPE_CHECKING:
     from hyperpq.index import collection as index_collection
+    from hyperpq.index.view import RowView
     from hyperpq.progress import Phase
 
 Entry: TypeAlias = tuple[bytes, tuple[int, int], int]
@@ -42,7 +43,12 @@ def entries(collection: index_collection.Collection, phase: Phase | None = None)
     CorruptIndexError
         If the rows have no such columns.
     """
-    for rows in collection.view().batches(_BATCH):
+    return entries_of(collection.view(), collection.path, phase)
+
+
+def entries_of(view: RowView, path: object, phase: Phase | None = None) -> Iterator[Entry]:
+    """`entries` of the rows of one snapshot; ``path`` of the index is for errors."""
+    for rows in view.batches(_BATCH):
         paths, sizes, times = rows.paths, rows.attribute("size"), rows.attribute("mtime")
         if (
             paths is None
@@ -52,12 +58,12 @@ def entries(collection: index_collection.Collection, phase: Phase | None = None)
             or times.dtype != TIME
         ):
             raise CorruptIndexError(
-                f"{collection.path} has no path, no whole number size or no time mtime for "
+                f"{path} has no path, no whole number size or no time mtime for "
                 "each image; it was not written by hyperpq, so do not trust its source."
             )
         columns = sizes.tolist(), times.view(np.int64).tolist(), rows.ids.tolist()
-        for path, size, time, id in zip(paths, *columns, strict=True):
-            yield path, (size, time), id
+        for name, size, time, id in zip(paths, *columns, strict=True):
+            yield name, (size, time), id
         if phase is not None:
             phase.advance(rows.n)
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from hyperpq.errors import InvalidInputError
 from hyperpq.filters.where import Where
 from hyperpq.images.additions import Added, Additions
+from hyperpq.images.decoders import WorkersLike
 from hyperpq.images.forget import ForgetReport, forget_paths, forget_where
 from hyperpq.images.image_reader import ImageReader
 from hyperpq.images.listing import PathLike
@@ -18,7 +19,9 @@ from hyperpq.progress import ProgressLike
 
 if TYPE_CHECKING:
     from hyperpq.images.build.options import BuildReport
+    from hyperpq.images.finetuning import FinetuneReport
     from hyperpq.images.relearning import Relearn
+    from hyperpq.training.finetune_settings import FinetuneSettings
 
 
 class ImageIndex(ImageReader):
@@ -55,7 +58,7 @@ class ImageIndex(ImageReader):
         remove_missing: bool = True,
         allow_empty: bool = False,
         relearn: Relearn = "auto",
-        workers: int = 0,
+        workers: WorkersLike = 0,
         progress: ProgressLike = None,
     ) -> BuildReport:
         """Bring the index up to date with folders: add, replace and remove images.
@@ -70,8 +73,10 @@ class ImageIndex(ImageReader):
             Whether a folder may have no images any more, or be gone, see `update_index`.
         relearn : {"auto", "never", "now"}
             Whether the codec is learned again, see `update_index`.
-        workers : int
-            Number of decoding threads; 0 means one per core.
+        workers : int or str
+            Number of workers that decode images, 0 for one per core; or ``"threads"``,
+            ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
+            for a network on a GPU, and threads everything else.
         progress : Progress or bool, optional
             Where to report progress; True draws bars on stderr.
 
@@ -101,7 +106,7 @@ class ImageIndex(ImageReader):
         images: ImageLike | Iterable[ImageLike],
         names: str | Sequence[str | None] | None = None,
         *,
-        workers: int = 0,
+        workers: WorkersLike = 0,
         progress: ProgressLike = None,
     ) -> Added:
         """Encode images and add them, without listing a folder.
@@ -115,8 +120,10 @@ class ImageIndex(ImageReader):
             path has that as its name by default; all others need one. A name that is no absolute
             path stands for an image without a file, which no update removes. No name begins with
             ``:/``.
-        workers : int
-            Number of decoding threads; 0 means one per core.
+        workers : int or str
+            Number of workers that decode images, 0 for one per core; or ``"threads"``,
+            ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
+            for a network on a GPU, and threads everything else.
         progress : Progress or bool, optional
             Where to report progress; True draws bars on stderr.
 
@@ -256,3 +263,53 @@ class ImageIndex(ImageReader):
             See `HiHPQIndex.retrain`; nothing was changed.
         """
         self.index.retrain(seed=seed, progress=progress, **changes)
+
+    def finetune(
+        self,
+        settings: FinetuneSettings | float | None = None,
+        *,
+        train_size: int | None = None,
+        workers: WorkersLike = 0,
+        resume: bool = False,
+        restart: bool = False,
+        progress: ProgressLike = None,
+    ) -> FinetuneReport:
+        """Fine-tune the network on the images of the index, and encode these again, in one commit.
+
+        No label is needed. The index is then searched, and images are added, by the tuned network.
+        Queries that run meanwhile are answered by the former one, and ids stay.
+
+        Parameters
+        ----------
+        settings : FinetuneSettings or float, optional
+            Settings, or only a number of minutes. Without a limit it takes minutes on a GPU, and
+            hours or days on a CPU.
+        train_size : int, optional
+            Largest number of images to learn from; as the index was built by default.
+        workers : int or str
+            How images are decoded, see `build_index`.
+        resume, restart : bool
+            Whether to continue a call that was interrupted, or to start again.
+        progress : Progress or bool, optional
+            Where to report progress; True draws bars on stderr.
+
+        Returns
+        -------
+        FinetuneReport
+
+        Raises
+        ------
+        InvalidInputError, BackboneError, DatasetError, TrainingError, StoreError
+            See `finetune_index`; nothing was changed.
+        """
+        from hyperpq.images.finetuning import finetune_images
+
+        return finetune_images(
+            self,
+            settings,
+            train_size=train_size,
+            workers=workers,
+            resume=resume,
+            restart=restart,
+            progress=progress,
+        )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.errors import BackboneError
+from hyperpq.backbones.base import recorded_precision
+from hyperpq.errors import BackboneError, SnapshotChangedError
 from hyperpq.filters.where import Where
 from hyperpq.images.changes import entries
+from hyperpq.images.decoders import WorkersLike
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.metadata import ImageMetadata, no_images
 from hyperpq.images.nearest import Excluded, SameFile, Search, Wanted
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from hyperpq.backbones.base import Backbone
+    from hyperpq.backbones.tuned import TunedWeights
+    from hyperpq.index.reader import IndexView
 
 
 class ImageReader:
@@ -37,12 +41,12 @@ class ImageReader:
         if metadata is None:
             raise no_images(index.path)
         self.index = index
-        self.backbone_identity: dict[str, Any] = metadata.backbone
         self.max_megapixels = metadata.max_megapixels
         self._backbone = self._given_backbone = backbone
         self._loading = ForkSafeLock()
+        self._known_identity: tuple[Mapping[str, Any], dict[str, Any]] = {}, metadata.backbone
         if backbone is not None:
-            backbone.check_matches(self.backbone_identity)
+            backbone.check_matches(metadata.backbone)
 
     @classmethod
     def open(
@@ -77,7 +81,10 @@ class ImageReader:
         if isinstance(backbone, str):
             from hyperpq.backbones import load_backbone
 
-            backbone = load_backbone(backbone, device=device)
+            tuned = index.view().rows.tuned
+            metadata = ImageMetadata.from_index(index.metadata)
+            precision = recorded_precision({} if metadata is None else metadata.backbone)
+            backbone = load_backbone(backbone, device=device, tuned=tuned, precision=precision)
         return cls(index, backbone)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,27 +104,71 @@ class ImageReader:
         return self.index.ntotal
 
     @property
+    def backbone_identity(self) -> dict[str, Any]:
+        """Network, weights and preprocessing that the features come from."""
+        return self._identity_of(self.index.view())
+
+    @property
     def backbone(self) -> Backbone:
-        """The network; it is loaded when first needed and checked against the recorded one."""
+        """The network; it is loaded when first needed and checked against the recorded one.
+
+        If the index has fine-tuned it, these are the tuned weights of the snapshot that is shown.
+        """
+        return self._backbone_of(self.index.view())
+
+    def _identity_of(self, view: IndexView) -> dict[str, Any]:
+        stored = view.rows.metadata
+        known, identity = self._known_identity
+        # The object is that of the snapshot, and there may be thousands of folders to check in it.
+        if stored is not known:
+            metadata = ImageMetadata.from_index(stored)
+            if metadata is None:
+                raise no_images(self.index.path)
+            identity = metadata.backbone
+            self._known_identity = stored, identity
+        return identity
+
+    def _backbone_of(self, view: IndexView) -> Backbone:
+        """The network of one snapshot; another process may have fine-tuned it since."""
+        recorded = self._identity_of(view)
         # Threads that need it first at the same time would load it several times.
         with self._loading:
-            if self._backbone is None:
-                self._backbone = self._load_backbone()
-            return self._backbone
+            loaded = self._backbone
+            if loaded is None or loaded.weights_hash != recorded.get("weights_hash"):
+                loaded = self._load_backbone(recorded, view.rows.tuned)
+                self._backbone = loaded
+            return loaded
 
-    def _load_backbone(self) -> Backbone:
+    def _load_backbone(self, recorded: Mapping[str, Any], tuned: TunedWeights | None) -> Backbone:
         from hyperpq.backbones import load_backbone
 
-        name = self.backbone_identity["name"]
-        if name.startswith("torchscript:"):
+        given = self._given_backbone
+        name = recorded["name"] if given is None else given.name
+        if name.startswith("torchscript:") and given is None:
             # A TorchScript file is a program, and an index may come from a stranger.
             raise BackboneError(
                 f"{self.index.path} was built with {name!r}, a file that can run code; "
                 "if you trust it, name it yourself: --backbone torchscript:FILE."
             )
-        loaded = load_backbone(name, device=self.index.device)
-        loaded.check_matches(self.backbone_identity)
+        loaded = load_backbone(
+            name, device=self.index.device, tuned=tuned, precision=recorded_precision(recorded)
+        )
+        loaded.check_matches(recorded)
         return loaded
+
+    def check_backbone(self, backbone: Backbone) -> None:
+        """Check that features of a network can be added to the rows that are shown now.
+
+        Raises
+        ------
+        SnapshotChangedError
+            If the network of the index was fine-tuned since it was asked for.
+        """
+        if backbone.weights_hash != self.backbone_identity.get("weights_hash"):
+            raise SnapshotChangedError(
+                f"{self.index.path}: its network was fine-tuned while images were encoded; "
+                "expected features of one network; repeat the command, which encodes them again."
+            )
 
     def query(
         self,
@@ -133,7 +184,7 @@ class ImageReader:
         existing: bool = False,
         refine: Refine = "auto",
         threads: int | None = None,
-        workers: int = 0,
+        workers: WorkersLike = 0,
         progress: ProgressLike = None,
     ) -> Answers:
         """Find the images nearest to each query.
@@ -169,8 +220,10 @@ class ImageReader:
             measures, or none in an index that keeps no features.
         threads : int, optional
             Number of threads of the search; all cores by default.
-        workers : int
-            Number of decoding threads; 0 means one per core.
+        workers : int or str
+            Number of workers that decode images, 0 for one per core; or ``"threads"``,
+            ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
+            for a network on a GPU, and threads everything else.
         progress : Progress or bool, optional
             Where to report progress; True draws bars on stderr.
 
@@ -189,10 +242,11 @@ class ImageReader:
         wanted = Wanted(k, max_distance, min_similarity, existing, refine)
         condition = Where(where) if isinstance(where, str) else where
 
-        def read(sources: list[Source]) -> Features:
-            return self._features(sources, "query", workers, progress)
-
         rows = self.index.view()
+
+        def read(sources: list[Source]) -> Features:
+            return self._features(sources, rows, "query", workers, progress)
+
         queries = Queries.of(rows, read, images=images, like=like, vectors=vectors)
         excluded: list[Excluded | None] = [None] * len(queries.rows)
         if exclude_self:
@@ -208,14 +262,14 @@ class ImageReader:
         self,
         images: ImageLike | Iterable[ImageLike],
         *,
-        workers: int = 0,
+        workers: WorkersLike = 0,
         progress: ProgressLike = None,
     ) -> Encoded:
         """Encode images without adding them; parameters as in `query`."""
-        sources = as_sources(images)
-        features = self._features(sources, "encode", workers, progress)
+        sources, rows = as_sources(images), self.index.view()
+        features = self._features(sources, rows, "encode", workers, progress)
         return Encoded(
-            self.index.encode(features.plain),
+            rows.encode(features.plain),
             features.rows,
             [os.fsdecode(path_of(sources[row])) for row in features.rows],
             dict(features.skipped),
@@ -238,8 +292,13 @@ class ImageReader:
         return self.index.refresh()
 
     def _features(
-        self, sources: list[Source], phase_name: str, workers: int, progress: ProgressLike
+        self,
+        sources: list[Source],
+        view: IndexView,
+        phase_name: str,
+        workers: WorkersLike,
+        progress: ProgressLike,
     ) -> Features:
         options = ReadOptions(workers, self.max_megapixels)
         with as_progress(progress).phase(phase_name, len(sources)) as phase:
-            return extract_features(sources, self.backbone, options, phase)
+            return extract_features(sources, self._backbone_of(view), options, phase)

@@ -26,11 +26,15 @@ class ImageMetadata:
         Larger images are skipped.
     options : dict
         The options of the build, see `BuildOptions.to_stored`.
+    finetuned : dict, optional
+        What was measured when the network was fine-tuned, see `FinetuneResult.to_dict`; None for a
+        network as it came.
     """
 
     backbone: dict[str, Any]
     max_megapixels: float = MAX_MEGAPIXELS
     options: dict[str, Any] = field(default_factory=dict)
+    finetuned: dict[str, Any] | None = None
 
     @classmethod
     def from_index(cls, metadata: Mapping[str, Any]) -> ImageMetadata | None:
@@ -47,11 +51,13 @@ class ImageMetadata:
         fields = stored if isinstance(stored, Mapping) else {}
         backbone, options = fields.get("backbone"), fields.get("options", {})
         limit = fields.get("max_megapixels", MAX_MEGAPIXELS)
+        finetuned = fields.get("finetuned")
         if (
             not isinstance(backbone, dict)
             or not isinstance(backbone.get("name"), str)
             or not isinstance(backbone.get("preprocessing", {}), dict)
             or not isinstance(options, dict)
+            or not (finetuned is None or _is_record(finetuned))
             or type(limit) not in (int, float)
             or not 0 < limit <= float_info.max
         ):
@@ -60,11 +66,31 @@ class ImageMetadata:
                 "backbone, max_megapixels and options, as hyperpq build writes them."
             )
         parse_roots(metadata)
-        return cls(backbone, float(limit), options)
+        return cls(backbone, float(limit), options, finetuned)
 
     def to_index(self) -> dict[str, Any]:
         """Metadata of an index, from which `from_index` reads this."""
-        return {KEY: asdict(self)}
+        stored = asdict(self)
+        if self.finetuned is None:
+            del stored["finetuned"]
+        return {KEY: stored}
+
+
+def _is_record(value: object) -> bool:
+    """Whether a value is what `FinetuneResult.to_dict` returns, as far as it is read."""
+    if not isinstance(value, dict) or not isinstance(value.get("rounds"), list):
+        return False
+    return all(type(value.get(name)) is int for name in ("kept", "images"))
+
+
+def describe_finetuning(record: Mapping[str, Any]) -> str:
+    """What fine-tuning has brought, for people, from `ImageMetadata.finetuned`."""
+    images, rounds = record["images"], len(record["rounds"]) - 1
+    on = "1 image" if images == 1 else f"{images:,} images"
+    if not record["kept"]:
+        return f"on {on}, but no round was better, so the network is as it was"
+    of = "1 round" if rounds == 1 else f"{rounds} rounds"
+    return f"on {on} in {of}, of which number {record['kept']} is kept"
 
 
 def no_images(path: object) -> InvalidInputError:

@@ -18,7 +18,8 @@ from hyperpq.images.changes import (
     folder_names,
     stored_time,
 )
-from hyperpq.images.extract import Features, ReadOptions, extract_features
+from hyperpq.images.decoders import WorkersLike
+from hyperpq.images.extract import Features, ReadOptions, stream_groups
 from hyperpq.images.listing import PathLike
 from hyperpq.images.moves import HASH, find_moves
 from hyperpq.images.results import UpdateReport
@@ -57,7 +58,7 @@ class Updater:
         remove_below: Sequence[PathLike] = (),
         unknown: Collection[bytes] = (),
         skipped: dict[bytes, str] | None = None,
-        workers: int = 0,
+        workers: WorkersLike = 0,
         progress: ProgressLike = None,
     ) -> UpdateReport:
         """Bring the index in line with a listing: add new and changed images, remove missing ones.
@@ -76,8 +77,10 @@ class Updater:
             below them are kept.
         skipped : dict, optional
             Paths that the listing skipped, with the reasons, for ``skipped.csv``.
-        workers : int
-            Number of decoding threads; 0 means one per core.
+        workers : int or str
+            Number of workers that decode images, 0 for one per core; or ``"threads"``,
+            ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
+            for a network on a GPU, and threads everything else.
         progress : Progress or bool, optional
             Where to report progress.
 
@@ -114,12 +117,14 @@ class Updater:
             # The network is loaded before the first image is waited for.
             with progress.phase("load", None, ""):
                 network = self._images.backbone
+        batches = [new[start : start + SEGMENT_SIZE] for start in range(0, len(new), SEGMENT_SIZE)]
         with progress.phase("encode", len(new)) as phase:
-            for start in range(0, len(new), SEGMENT_SIZE):
-                batch = new[start : start + SEGMENT_SIZE]
-                features = extract_features([file.path for file in batch], network, options, phase)
+            groups = ([file.path for file in batch] for batch in batches)
+            stream = stream_groups(groups, network, options, len(new), phase) if new else ()
+            for batch, features in zip(batches, stream, strict=True):
                 encoded = self._index.encoded(features.plain)
                 with difference.newest() as changes:
+                    self._images.check_backbone(network)
                     self._add_batch(batch, features, encoded, changes, report)
         skipped_files.update_report(self._index.collection, report.skipped, listed.keys(), folders)
         return report

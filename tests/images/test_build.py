@@ -618,9 +618,9 @@ def test_no_work_is_outside_of_a_phase(tmp_path, monkeypatch):
     slow = {
         "hyperpq.images.build.pipeline": ["load_backbone", "_publish"],
         "hyperpq.images.build.listing": ["scan_roots"],
-        "hyperpq.images.build.stages": ["new_index", "extract_features"],
+        "hyperpq.images.build.stages": ["new_index", "stream_groups"],
         "hyperpq.images.build.update": ["relearn_if_needed"],
-        "hyperpq.images.updater": ["compare", "extract_features"],
+        "hyperpq.images.updater": ["compare", "stream_groups"],
         "hyperpq.training.train": ["initialize_codec", "training_graph", "_holdout_check"],
         "hyperpq.training.loop": ["make_optimizers", "TrainingLoop._run_epoch"],
     }

@@ -19,17 +19,16 @@ def meanwhile(monkeypatch):
     """Run a function once, after the images of a batch have been read."""
 
     def during(work, batch=1):
-        real, calls = updater.extract_features, []
+        real = updater.stream_groups
 
-        def extract(*arguments, **options):
-            features = real(*arguments, **options)
-            calls.append(None)
-            if len(calls) == batch:
-                monkeypatch.setattr(updater, "extract_features", real)
-                work()
-            return features
+        def stream(*arguments):
+            for number, features in enumerate(real(*arguments), 1):
+                if number == batch:
+                    monkeypatch.setattr(updater, "stream_groups", real)
+                    work()
+                yield features
 
-        monkeypatch.setattr(updater, "extract_features", extract)
+        monkeypatch.setattr(updater, "stream_groups", stream)
 
     return during
 

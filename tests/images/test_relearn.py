@@ -38,10 +38,11 @@ def place(grown, tmp_path):
 
 @pytest.fixture
 def nothing_is_decoded(monkeypatch):
-    def extract(sources, *_):
-        assert not sources
+    def stream(groups, *_):
+        assert not any(groups)
+        return iter(())
 
-    monkeypatch.setattr(updater, "extract_features", extract)
+    monkeypatch.setattr(updater, "stream_groups", stream)
 
 
 def test_an_update_learns_again_from_the_kept_features(grown, place, nothing_is_decoded):

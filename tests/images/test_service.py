@@ -276,7 +276,7 @@ def test_threads_load_the_network_once(opened, monkeypatch):
     index, _ = opened
     loaded = []
 
-    def load(name, device):
+    def load(name, **_):
         loaded.append(name)
         threading.Event().wait(0.05)  # other threads come here, too, if they may
         return Grid()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
 
+from hyperpq.backbones.base import PRECISIONS, Precision
 from hyperpq.codec.config import (
     INNER,
     LEARNED_METRICS,
@@ -18,6 +19,7 @@ from hyperpq.codec.config import (
 from hyperpq.codec.feature_codec import KEPT, KeptFeatures
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.metadata import MAX_MEGAPIXELS
+from hyperpq.training.finetune_settings import FinetuneSettings
 from hyperpq.training.presets import get_recipe
 from hyperpq.utils.validation import as_choice, as_count, as_number
 
@@ -26,11 +28,11 @@ _STORED_NAMES = {"metric": "score"}
 FIXED_OPTIONS = frozenset(
     (
         *("bits", "recipe", "objective", "metric", "seed", "train_size", "view_size", "epochs"),
-        "features",
+        *("features", "finetune", "precision"),
     )
 )
 """Options that an index has for life, as its codec was trained with them."""
-_TRAINING_OPTIONS = ("recipe", "objective", "epochs", "train_size", "view_size")
+_TRAINING_OPTIONS = ("recipe", "objective", "epochs", "train_size", "view_size", "finetune")
 
 
 def subquantizers(bits: int) -> int:
@@ -62,6 +64,8 @@ class BuildChoices(TypedDict, total=False):
     include_hidden: bool
     exclude: Sequence[str]
     features: KeptFeatures
+    finetune: FinetuneSettings | float | None
+    precision: Precision
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,12 @@ class BuildOptions:
         How the index keeps the features of its images, see `FeatureCodec`. With features it can
         learn its codec again when it has grown. They take 1,284 bytes an image as int8 and 2,560
         as float16 with the network ``lite0``.
+    finetune : FinetuneSettings, float or None
+        Settings by which the network is fine-tuned on the training images before anything is
+        encoded, or only a number of minutes. The index then has tuned weights of its own. None, the
+        default, leaves the network as it is.
+    precision : {"float32", "bfloat16", "float16"}
+        What the network computes in on a GPU, see `load_backbone`.
     """
 
     # The order of the fields is that of the stored options.
@@ -118,6 +128,8 @@ class BuildOptions:
     include_hidden: bool = False
     exclude: Sequence[str] = ()
     features: KeptFeatures = "int8"
+    finetune: FinetuneSettings | float | None = None
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         subquantizers(self.bits)
@@ -140,6 +152,7 @@ class BuildOptions:
             )
         object.__setattr__(self, "exclude", _as_patterns(self.exclude))
         as_choice(self.features, "features", KEPT)
+        as_choice(self.precision, "precision", PRECISIONS)
         if self.metric is not None:
             named = "cosine" if self.metric == INNER else self.metric
             object.__setattr__(self, "metric", as_choice(named, "metric", LEARNED_METRICS))
@@ -147,6 +160,7 @@ class BuildOptions:
         get_recipe(self.recipe, self.bits, objective=self.objective)
         if self.objective == "balanced":
             balanced_parts(subquantizers(self.bits))
+        object.__setattr__(self, "finetune", as_finetune(self.finetune))
         if self.codec is not None:
             object.__setattr__(self, "codec", os.path.abspath(self.codec))
 
@@ -154,6 +168,11 @@ class BuildOptions:
         """Fields as JSON types, by the names that they have in an index."""
         stored = {"metric": stored_metric(self.metric), "exclude": list(self.exclude)}
         out = asdict(self) | stored
+        if self.finetune is None:
+            # As versions that cannot fine-tune have written it, and read it.
+            del out["finetune"]
+        if self.precision == "float32":
+            del out["precision"]
         return {_STORED_NAMES.get(name, name): value for name, value in out.items()}
 
     @classmethod
@@ -175,6 +194,32 @@ class BuildOptions:
             )
         # The path of another index is never stored, and earlier versions kept no features.
         return cls(**{"features": "none"} | known | {"codec": None})
+
+
+def as_finetune(value: object) -> FinetuneSettings | None:
+    """Settings of fine-tuning from these, from a number of minutes, or as `to_stored` wrote them.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none of these.
+    """
+    if value is None or isinstance(value, FinetuneSettings):
+        return value
+    if isinstance(value, Mapping):
+        unknown = value.keys() - FinetuneSettings.__dataclass_fields__.keys()
+        if unknown:
+            raise InvalidInputError(
+                f"the stored settings of fine-tuning have {min(map(repr, unknown))}; expected "
+                "those of FinetuneSettings, so a later version may have written them."
+            )
+        return FinetuneSettings(**value)
+    minutes = as_number(value, "finetune")
+    if not 0 < minutes < math.inf:
+        raise InvalidInputError(
+            f"finetune is {minutes:g} minutes; expected more than 0, or FinetuneSettings."
+        )
+    return FinetuneSettings(minutes=minutes)
 
 
 def check_codec_alone(
@@ -235,6 +280,8 @@ class BuildReport:
         Former and present path of each folder that has moved; its images are not counted.
     relearned : str, optional
         Why the codec was learned again, as a sentence; None if it was not.
+    finetuned : str, optional
+        What fine-tuning the network has brought; None if it was not asked for.
     """
 
     images: int
@@ -247,6 +294,7 @@ class BuildReport:
     moved: int = 0
     places: dict[bytes, bytes] = field(default_factory=dict)
     relearned: str | None = None
+    finetuned: str | None = None
 
 
 def other_files(other: Mapping[str, int], most: int = 5) -> str:

@@ -26,6 +26,11 @@ from hyperpq.errors import (
 )
 from hyperpq.images import skipped as skipped_files
 from hyperpq.images.build import stages
+from hyperpq.images.build.finetune_stage import (
+    FinetuneFiles,
+    check_tunable,
+    finetune_network,
+)
 from hyperpq.images.build.options import (
     BuildChoices,
     BuildOptions,
@@ -34,9 +39,12 @@ from hyperpq.images.build.options import (
 )
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.build.update import update_index
+from hyperpq.images.decoders import WorkersLike
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.listing import PathLike, as_roots
+from hyperpq.images.metadata import describe_finetuning
 from hyperpq.images.relearning import MODES, Relearn
+from hyperpq.index.directory import kept_tuned
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store import (
     IndexStore,
@@ -61,7 +69,7 @@ def build_index(
     *,
     backbone: Backbone | str | None = None,
     device: str = "auto",
-    workers: int = 0,
+    workers: WorkersLike = 0,
     resume: bool = False,
     overwrite: bool = False,
     allow_empty: bool = False,
@@ -85,8 +93,10 @@ def build_index(
         The network, or its name; ``lite0`` for a new index by default.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:n``.
-    workers : int
-        Number of decoding threads; 0 means one per core.
+    workers : int or str
+        Number of workers that decode images, 0 for one per core; or ``"threads"``,
+        ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
+        for a network on a GPU, and threads everything else.
     resume : bool
         Whether to continue an interrupted build; if there is none, a new build starts.
     overwrite : bool
@@ -124,6 +134,8 @@ def build_index(
     if backbone is not None:
         name = backbone if isinstance(backbone, str) else backbone.name
         chosen = replace(chosen, backbone=name)
+        if not isinstance(backbone, str):
+            chosen = replace(chosen, precision=backbone.precision)
     # Where an index cannot be put there is nothing to wait for.
     place = find_place(path)
     state = BuildState(place.working_directory(".building"))
@@ -165,8 +177,13 @@ def build_index(
         try:
             # A network that cannot be loaded is the likeliest error, so this is the first step.
             if backbone is None or isinstance(backbone, str):
+                tuned = None if chosen.codec is None else kept_tuned(IndexStore.open(chosen.codec))
                 with progress.phase("load", None, ""):
-                    backbone = load_backbone(chosen.backbone, device=device)
+                    backbone = load_backbone(
+                        chosen.backbone, device=device, tuned=tuned, precision=chosen.precision
+                    )
+            if chosen.finetune is not None:
+                check_tunable(backbone)
             build = stages.Build(
                 roots=roots,
                 place=place.path,
@@ -178,7 +195,7 @@ def build_index(
                 progress=progress,
                 allow_empty=allow_empty,
             )
-            report = _run(build)
+            report, backbone = _run(build)
         except (BackboneError, DatasetError, InvalidInputError, MissingDependencyError):
             # There is nothing that a resumed build could use.
             if not begun:
@@ -189,11 +206,12 @@ def build_index(
     return images, report
 
 
-def _run(build: stages.Build) -> BuildReport:
-    """All stages of a build."""
+def _run(build: stages.Build) -> tuple[BuildReport, Backbone]:
+    """All stages of a build; the network is that of the index."""
     with build.progress.phase("load", None, ""):
         index = stages.new_index(build)
     plan = stages.read_or_list(build)
+    build = finetune_network(build, plan.files)
     if index.is_trained:
         sample = stages.Sample.empty(build.network.d)
     else:
@@ -201,16 +219,19 @@ def _run(build: stages.Build) -> BuildReport:
     images = stages.train_index(build, index, sample)
     skipped = plan.skipped | stages.encode_images(build, images, plan.files, sample)
     count = len(images)
+    tuned = FinetuneFiles.of(build.state).read_record()
     with build.progress.phase("save", None, ""):
         _publish(build, images, skipped)
-    return BuildReport(
+    report = BuildReport(
         images=count,
         added=count,
         removed=0,
         skipped=skipped,
         seconds=dict(build.progress.seconds),
         other=dict(plan.other),
+        finetuned=None if tuned is None else describe_finetuning(tuned),
     )
+    return report, build.network
 
 
 def _publish(build: stages.Build, images: ImageIndex, skipped: dict[bytes, str]) -> None:

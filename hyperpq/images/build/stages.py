@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 from hyperpq.datasets.augment import AUGMENTATIONS
 from hyperpq.datasets.listing import ImageFile, Listing, RootOptions
 from hyperpq.errors import DatasetError, InvalidInputError
+from hyperpq.images.build.finetune_stage import FinetuneFiles, training_rows
 from hyperpq.images.build.listing import list_for_build, no_image_found
 from hyperpq.images.build.options import BuildOptions, subquantizers
 from hyperpq.images.build.state import BuildState
-from hyperpq.images.extract import Features, ReadOptions, extract_features
+from hyperpq.images.build.writer import BackgroundWriter
+from hyperpq.images.decoders import WorkersLike
+from hyperpq.images.extract import Features, ReadOptions, stream_groups
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.metadata import ImageMetadata
 from hyperpq.images.roots import with_listed
@@ -57,8 +61,8 @@ class Build:
         The network.
     device : str
         Device of the codec.
-    workers : int
-        Number of decoding threads; 0 means one per core.
+    workers : int or str
+        How images are decoded, see `WorkersLike`.
     progress : Progress
         Where to report progress.
     allow_empty : bool
@@ -71,7 +75,7 @@ class Build:
     options: BuildOptions
     network: Backbone
     device: str
-    workers: int
+    workers: WorkersLike
     progress: Progress
     allow_empty: bool = False
 
@@ -183,7 +187,7 @@ def sample_features(build: Build, files: Sequence[ImageFile]) -> Sample:
     if n_views and not recipe.graph.graph_neighbours:
         # Without a graph, only images with views have a positive.
         size = n_viewed = max(n_viewed, 1)
-    chosen = np.random.default_rng(options.seed).permutation(len(files))[:size]
+    chosen = training_rows(options, len(files), size)
     with_views = replace(
         build.read_options,
         augmentation=AUGMENTATIONS[recipe.views.augmentation],
@@ -222,19 +226,27 @@ def _sample_batches(
     """Features of chosen images in batches, each of which is written to the working directory."""
     build.state.make_folder(folder)
     chosen, batches = np.sort(chosen), []
-    for number, start in enumerate(range(0, len(chosen), SAMPLE_BATCH_SIZE)):
-        rows = chosen[start : start + SAMPLE_BATCH_SIZE]
-        batch = build.state.read_features(folder, number)
-        if batch is None:
-            batch = extract_features([files[i].path for i in rows], build.network, options, phase)
-            build.state.write_features(folder, number, batch)
-        else:
-            phase.advance(len(rows))
-        skipped = [(int(rows[i]), reason) for i, reason in batch.skipped]
-        unavailable = {int(rows[i]) for i in batch.unavailable}
-        batches.append(
-            replace(batch, rows=rows[batch.rows], skipped=skipped, unavailable=unavailable)
-        )
+    parts = [
+        chosen[start : start + SAMPLE_BATCH_SIZE]
+        for start in range(0, len(chosen), SAMPLE_BATCH_SIZE)
+    ]
+    stored = {number: build.state.read_features(folder, number) for number in range(len(parts))}
+    missing = [number for number, batch in stored.items() if batch is None]
+    groups = ([files[i].path for i in parts[number]] for number in missing)
+    n_missing = sum(len(parts[number]) for number in missing)
+    with closing(stream_groups(groups, build.network, options, n_missing, phase)) as new:
+        for number, rows in enumerate(parts):
+            batch = stored.pop(number)
+            if batch is None:
+                batch = next(new)
+                build.state.write_features(folder, number, batch)
+            else:
+                phase.advance(len(rows))
+            skipped = [(int(rows[i]), reason) for i, reason in batch.skipped]
+            unavailable = {int(rows[i]) for i in batch.unavailable}
+            batches.append(
+                replace(batch, rows=rows[batch.rows], skipped=skipped, unavailable=unavailable)
+            )
     return batches
 
 
@@ -273,10 +285,18 @@ def train_index(build: Build, index: HiHPQIndex, sample: Sample) -> ImageIndex:
     assert index.codec is not None  # the index of a finished training
     metric = product_metric_of(index.codec) or index.metric
     options = replace(build.options, codec=None, metric=metric)
-    metadata = ImageMetadata(build.network.identity(), options.max_megapixels, options.to_stored())
+    tuned = FinetuneFiles.of(state).read_record()
+    before = ImageMetadata.from_index(index.metadata)
+    if tuned is None and before is not None:
+        # Of the index whose codec was taken, with its network.
+        tuned = before.finetuned
+    metadata = ImageMetadata(
+        build.network.identity(), options.max_megapixels, options.to_stored(), tuned
+    )
     listed = RootOptions(options.include_hidden, tuple(options.exclude))
     roots = with_listed((), dict.fromkeys(build.roots, listed), build.place)
     index.metadata = with_roots(metadata.to_index(), roots)
+    index.collection.set_tuned(build.network.tuned)
     shutil.rmtree(state.index, ignore_errors=True)
     index.save(state.index)
     return ImageIndex(index, build.network)
@@ -294,26 +314,39 @@ def encode_images(
     unreadable = dict(sample.viewed.skipped + sample.others.skipped)
     build.state.make_folder("skipped")
     skipped: dict[bytes, str] = {}
-    with build.progress.phase("encode", len(files)) as phase:
-        for number, start in enumerate(range(0, len(files), SEGMENT_SIZE)):
-            rows = range(start, min(start + SEGMENT_SIZE, len(files)))
-            # The first snapshot is without images, and each segment is one commit after it.
-            if _snapshot(images) > number + 1:
-                phase.advance(len(rows))
-                skipped |= build.state.read_skipped(number)
-                continue
-            new = [row for row in rows if row not in known and row not in unreadable]
-            paths = [files[row].path for row in new]
-            features = extract_features(paths, build.network, build.read_options, phase)
-            phase.advance(len(rows) - len(new))
-            found = {row: known[row] for row in rows if row in known}
-            found |= {new[i]: (features, j) for j, i in enumerate(features.rows)}
-            reasons = {row: unreadable[row] for row in rows if row in unreadable}
-            reasons |= {new[i]: reason for i, reason in features.skipped}
-            here = {files[row].path: reason for row, reason in reasons.items()}
-            build.state.write_skipped(number, here)
-            skipped |= here
-            _commit(images, files, found)
+    segments = [
+        range(start, min(start + SEGMENT_SIZE, len(files)))
+        for start in range(0, len(files), SEGMENT_SIZE)
+    ]
+    # The first snapshot is without images, and each segment is one commit after it.
+    n_stored = min(_snapshot(images) - 1, len(segments))
+
+    def new_in(rows: range) -> list[int]:
+        return [row for row in rows if row not in known and row not in unreadable]
+
+    def store(number: int, features: Features) -> None:
+        rows = segments[number]
+        new = new_in(rows)
+        found = {row: known[row] for row in rows if row in known}
+        found |= {new[i]: (features, j) for j, i in enumerate(features.rows)}
+        reasons = {row: unreadable[row] for row in rows if row in unreadable}
+        reasons |= {new[i]: reason for i, reason in features.skipped}
+        here = {files[row].path: reason for row, reason in reasons.items()}
+        build.state.write_skipped(number, here)
+        skipped.update(here)
+        _commit(images, files, found)
+
+    with build.progress.phase("encode", len(files)) as phase, BackgroundWriter() as writer:
+        for number in range(n_stored):
+            phase.advance(len(segments[number]))
+            skipped |= build.state.read_skipped(number)
+        groups = ([files[row].path for row in new_in(rows)] for rows in segments[n_stored:])
+        n_new = sum(len(rows) for rows in segments[n_stored:]) - len(known) - len(unreadable)
+        stream = stream_groups(groups, build.network, build.read_options, n_new, phase)
+        with closing(stream):
+            for number, features in enumerate(stream, n_stored):
+                phase.advance(len(segments[number]) - len(features.rows) - len(features.skipped))
+                writer.submit(store, number, features)
     return skipped
 
 

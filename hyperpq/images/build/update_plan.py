@@ -16,6 +16,7 @@ from hyperpq.images.build.options import (
     FIXED_OPTIONS,
     BuildChoices,
     BuildOptions,
+    as_finetune,
     check_codec_alone,
 )
 from hyperpq.images.build.state import BuildState
@@ -214,7 +215,13 @@ def _options_of(
         ) from error
     for name, value in sorted(options.items()):
         old = getattr(built, name, None)
-        if name in FIXED_OPTIONS and value != old:
+        if name == "finetune" and as_finetune(value) != old:
+            how = "without fine-tuning" if old is None else "with other settings of fine-tuning"
+            raise InvalidInputError(
+                f"finetune is given; {target} was built {how}; leave the option out, fine-tune the "
+                "index with hyperpq finetune, or build anew with --overwrite."
+            )
+        if name in FIXED_OPTIONS - {"finetune"} and value != old:
             raise InvalidInputError(
                 f"{name.replace('_', '-')} is {value}; {target} was built with "
                 f"{'that of the recipe' if old is None else old}; leave the option out, or build "
