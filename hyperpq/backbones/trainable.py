@@ -44,6 +44,9 @@ class TrainableNetwork(nn.Module):
         If the backbone has no PyTorch module.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, backbone: Backbone, device: str) -> None:
         super().__init__()
         if backbone.open_network is None or backbone.mean is None or backbone.std is None:
@@ -60,7 +63,9 @@ class TrainableNetwork(nn.Module):
             self.load_changes(backbone.tuned)
         self.register_buffer("mean", torch.tensor(backbone.mean).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(backbone.std).reshape(1, 3, 1, 1))
-        self.to(device=device, memory_format=torch.channels_last)
+        self.to(device)
+        # 1.7 times as fast as the other order on a CPU, and the order that tensor cores take.
+        self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.eval()
 
     @property

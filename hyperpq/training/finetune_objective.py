@@ -48,6 +48,8 @@ class CosineObjective(nn.Module):
         Where the loss is computed.
     """
 
+    mean: Tensor
+
     def __init__(
         self, x: NDArray[np.float32], settings: FinetuneSettings, device: torch.device
     ) -> None:
