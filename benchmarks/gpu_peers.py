@@ -51,11 +51,11 @@ def faiss_peer(
     import faiss
 
     d = sample.shape[1]
-    index = faiss.IndexIVFPQ(faiss.IndexFlatL2(d), d, lists, size, 8)
+    index: Any = faiss.IndexIVFPQ(faiss.IndexFlatL2(d), d, lists, size, 8)
     resources = None
     if sample.device.type == "cuda":
         options = faiss.GpuClonerOptions()
-        options.useFloat16LookupTables = is_float16
+        options.useFloat16 = is_float16  # of the look-up tables
         options.usePrecomputed = True
         resources = faiss.StandardGpuResources()
         index = faiss.index_cpu_to_gpu(resources, sample.device.index or 0, index, options)

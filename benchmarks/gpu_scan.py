@@ -17,6 +17,7 @@ measured again unless ``--fresh`` is given. The page ``gpu.md`` is written from 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -190,7 +191,7 @@ def searches(case: Case, held: Held, device: str) -> dict[str, Callable[[], Any]
     if held.queries is not None:
         queries = held.queries[: case.batch]
         for name, peer in held.peers.items():
-            out[name] = lambda peer=peer: peer(queries, case.k)
+            out[name] = functools.partial(peer, queries, case.k)
     return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
@@ -72,7 +72,9 @@ class DeviceMemory:
         with self._lock:
             self._held.clear()
 
-    def pieces(self, parts: Sequence[Part], limit: int | None) -> Iterator[tuple[Part, Piece]]:
+    def pieces(
+        self, parts: Sequence[Part], limit: int | None
+    ) -> Generator[tuple[Part, Piece], None, None]:
         """The rows of some parts on the device, one piece after another.
 
         Parameters

@@ -107,8 +107,9 @@ class CudaScanner:
         ``threads`` is of no effect here.
         """
         tables, radius = checked_tables(tables, segments), checked_radius(radius)
-        # The largest float32 below the radius.
-        theta = float(np.nextafter(np.float32(radius), np.float32(-np.inf)))
+        with np.errstate(over="ignore"):
+            # The largest float32 below the radius; -inf below all distances.
+            theta = float(np.nextafter(np.float32(radius), np.float32(-np.inf)))
         found = Hits(len(tables), None, theta)
         return (found if theta < -LARGEST else self._scan(tables, segments, found)).within()
 
