@@ -226,7 +226,10 @@ class Shard:
 
     def replace_deleted(self, entry: ShardEntry, deleted_rows: NDArray[np.int64]) -> Shard:
         """The same shard, mapped once, with other rows deleted."""
-        return Shard(self._path.parent.parent, entry, deleted_rows, self._bytes)
+        out = Shard(self._path.parent.parent, entry, deleted_rows, self._bytes)
+        # The same object, by which a GPU knows the codes that it holds.
+        out.__dict__["tiled"] = self.tiled
+        return out
 
     def _column(self, name: str) -> NDArray[Any]:
         return view_column(self._bytes, self.entry.columns[name])

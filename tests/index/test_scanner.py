@@ -12,7 +12,7 @@ import pytest
 from index_tools import QUERIES, X, make_x
 
 from hyperpq import HiHPQIndex, IDSelectorRange, SearchParameters, scan
-from hyperpq.scan.cuda import CudaScanner, memory_of, scanner, search
+from hyperpq.scan.cuda import CudaScanner, DeviceMemory, memory_of, scanner, search
 from hyperpq.scan.scanner import CpuScanner, scanner_for
 
 
@@ -157,6 +157,31 @@ def test_rows_that_change_are_searched_as_they_are(make):
     index.compact()
     check()
     assert memory_of("cpu").held_bytes > 0
+
+
+def test_codes_stay_on_the_device_when_rows_of_a_directory_are_deleted(make, tmp_path, monkeypatch):
+    index = make(X)
+    index.save(tmp_path / "index")
+    index.scanner = CudaScanner(["cpu"], "torch")
+    uploads = []
+    upload = DeviceMemory._upload
+    monkeypatch.setattr(
+        DeviceMemory, "_upload", lambda self, data: uploads.append(len(data)) or upload(self, data)
+    )
+    first = index.search(QUERIES, 3)[1][:, 0]
+    index.remove_ids(first)
+    assert not np.isin(index.search(QUERIES, 3)[1], first).any()
+    codes, bits = uploads
+    assert codes == 3 * 320  # once, in blocks of 64 rows
+    assert bits == 40
+    reader = HiHPQIndex.load(tmp_path / "index", device="cpu")
+    reader.scanner = index.scanner
+    reader.search(QUERIES, 3)
+    index.remove_ids(index.ids[:2])
+    reader.refresh()
+    uploads.clear()
+    reader.search(QUERIES, 3)
+    assert uploads == [40]
 
 
 def test_a_scanner_of_the_cpu_loads_neither_triton_nor_the_scan_of_gpus():
