@@ -81,7 +81,7 @@ def command(
     """
     if index is not None:
         if options.is_given("index_path"):
-            raise options.both_given("INDEX", "--index")
+            raise options.both_given("--index", "INDEX")
         index_path = index
     if resume and restart:
         raise options.both_given("--resume", "--restart")

@@ -21,6 +21,7 @@ from .images import Answers as Answers
 from .images import ImageIndex as ImageIndex
 from .images import Result as Result
 from .images import build_index as build_index
+from .images import finetune_index as finetune_index
 from .images import update_index as update_index
 from .index import HiHPQIndex as HiHPQIndex
 from .index import deserialize_index as deserialize_index
@@ -32,4 +33,5 @@ from .quantizers import LorentzProductQuantizer as LorentzProductQuantizer
 from .quantizers import ProductQuantizer as ProductQuantizer
 from .scan import merge_range_results as merge_range_results
 from .scan import merge_results as merge_results
+from .training import FinetuneSettings as FinetuneSettings
 from .training import Recipe as Recipe

@@ -3,6 +3,8 @@ from .build import BuildOptions as BuildOptions
 from .build import BuildReport as BuildReport
 from .build import build_index as build_index
 from .build import update_index as update_index
+from .finetuning import FinetuneReport as FinetuneReport
+from .finetuning import finetune_index as finetune_index
 from .forget import ForgetReport as ForgetReport
 from .image_index import ImageIndex as ImageIndex
 from .results import Answer as Answer

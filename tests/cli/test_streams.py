@@ -30,6 +30,11 @@ CASES = {
     "add": ("add vectors.npy --index index", False),
     "remove": ("remove --where id>99 --index index", False),
     "train": ("train vectors.npy --epochs 0 --index new", False),
+    "finetune": (
+        "finetune own --rounds 1 --epochs 1 --batch 4 --resolution 32 --blocks 1 --train-size 16 "
+        "--no-holdout-check",
+        False,
+    ),
     "import": ("import vectors.npy --epochs 0 --index new", False),
     "export": ("export --format csv out.csv --index index", False),
     "encode": ("encode P --index I -o codes.npy", True),

@@ -96,6 +96,64 @@ COMMANDS = {
         2,
         "exclude has '!', *; expected patterns in the syntax of .gitignore.",
     ),
+    "build-finetune-folder": (
+        "build --finetune P",
+        2,
+        "usage: invalid value for '--finetune': --finetune is '*'; expected minutes above 0, such "
+        "as --finetune=5.",
+    ),
+    "build-finetune-0": (
+        "build P --finetune 0",
+        2,
+        "usage: invalid value for '--finetune': --finetune is '0'; expected minutes above 0, such "
+        "as --finetune=5.",
+    ),
+    "build-finetune-few": (
+        "build P --finetune",
+        2,
+        "there is 1 image to fine-tune the network on; expected 160 or more; leave out "
+        "fine-tuning.",
+    ),
+    "build-finetune-codec": (
+        "build P --finetune 5 --codec I",
+        2,
+        "--codec is given, so nothing is trained and --finetune would have no effect; leave out "
+        "--finetune, or train a codec by leaving out --codec.",
+    ),
+    "build-finetune-later": (
+        "build P --finetune 5 --index I",
+        2,
+        "finetune is given; {index} was built without fine-tuning; leave the option out, fine-tune "
+        "the index with hyperpq finetune, or build anew with --overwrite.",
+    ),
+    "finetune-no-index": ("finetune gone", 1, "*gone: there is no index here*"),
+    "finetune-vectors": (
+        "finetune --index vectors",
+        2,
+        "vectors is an index of vectors, which has no network to fine-tune.",
+    ),
+    "finetune-two": (
+        "finetune vectors --index vectors",
+        2,
+        "usage: --index and INDEX exclude each other; choose one.",
+    ),
+    "finetune-minutes": (
+        "finetune vectors --minutes -1",
+        2,
+        "usage: invalid value for '--minutes': --minutes is '-1'; expected minutes above 0, such "
+        "as --minutes=5.",
+    ),
+    "finetune-resume-restart": (
+        "finetune vectors --resume --restart",
+        2,
+        "usage: --resume and --restart exclude each other; choose one.",
+    ),
+    "finetune-few": (
+        "finetune I",
+        2,
+        "there are 24 images to fine-tune the network on; expected 160 or more; leave out "
+        "fine-tuning.",
+    ),
     "build-backbone-name": (
         "build --images P --backbone lite9",
         1,

@@ -125,9 +125,10 @@ def finetune_network(build: Build, files: Sequence[ImageFile]) -> Build:
 def _check_number(n: int, settings: FinetuneSettings) -> None:
     needed = MIN_CHECKED_IMAGES if settings.holdout_check else MIN_TRAINING_IMAGES
     if n < needed:
+        there = "there is 1 image" if n == 1 else f"there are {n:,} images"
         raise InvalidInputError(
-            f"there are {n:,} images to fine-tune the network on; expected {needed} or more; leave "
-            "out fine-tuning."
+            f"{there} to fine-tune the network on; expected {needed} or more; leave out "
+            "fine-tuning."
         )
 
 
