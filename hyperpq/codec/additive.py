@@ -6,19 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
 from hyperpq.codec.config import AdditiveConfig
 from hyperpq.codec.feature_space import FeatureSpace
+from hyperpq.codec.frozen import FrozenCodec
 from hyperpq.codec.learned import HeadCodec, Product, evenly
 from hyperpq.errors import InvalidInputError
+from hyperpq.inference.additive import AdditiveCodebooks
+from hyperpq.inference.heads import EuclideanHead, Head, LinearHead
 from hyperpq.quantizers.additive import AdditiveQuantizer
 from hyperpq.quantizers.fit_additive import fit_additive
 from hyperpq.quantizers.flat_metrics import FIDELITY_METRICS
 from hyperpq.utils.exact_matmul import squared_lengths
-from hyperpq.utils.validation import as_codes
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -80,36 +81,39 @@ class AdditiveCodec(HeadCodec):
         return FeatureSpace(self.config.metric)
 
     @property
-    def _unit(self) -> np.float32:
-        """The distance of features where that of vectors is 1: a power of two."""
-        return np.float32(1 / float(self.scale) ** 2)
+    @override
+    def unit(self) -> float:
+        # The distance of features where that of vectors is 1: a power of two.
+        return 1.0 if self.config.metric == "cosine" else 1 / float(self.scale) ** 2
 
     @override
-    def tables(self, x: ArrayLike) -> NDArray[np.float32]:
-        return self._in_units(super().tables(x))
-
-    @override
-    def code_tables(self, codes: ArrayLike) -> NDArray[np.float32]:
-        return self._in_units(super().code_tables(codes))
-
-    def _in_units(self, tables: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _freeze(self) -> FrozenCodec:
+        weight = (self.weight * self.scale).detach().numpy()
+        mean, bias = self.mean.numpy(), self.bias.detach().numpy()
+        head: Head
         if self.config.metric == "cosine":
-            return tables
-        with np.errstate(over="ignore"):  # The caller finds what is too large.
-            return tables * self._unit
+            head = LinearHead(self.config.normalization, mean, weight, bias)
+        else:
+            head = EuclideanHead(mean, weight, bias, float(self.scale))
+        books = AdditiveCodebooks(
+            self.quantizer.codebooks.detach().numpy().copy(),
+            float(self.quantizer.stress),
+            metric=self.config.metric,
+        )
+        return FrozenCodec(
+            self.d,
+            head,
+            books,
+            self.feature_space(),
+            approximates_features=True,
+            has_corrections=self.has_corrections,
+            unit=self.unit,
+        )
 
     @property
     @override
     def has_corrections(self) -> bool:
         return self.config.metric != "ip"
-
-    @override
-    @torch.inference_mode()
-    def corrections(self, codes: ArrayLike) -> NDArray[np.float64]:
-        self.check_trained()
-        rows = self._unpacked(as_codes(codes, self.code_size))
-        out: NDArray[np.float64] = self.quantizer.corrections(rows).cpu().numpy()
-        return out if self.config.metric == "cosine" else out * float(self._unit)
 
     @override
     def keep_sample(self, v: Tensor) -> None:

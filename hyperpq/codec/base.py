@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +13,17 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
-from hyperpq.codes import code_size, pack, unpack
+from hyperpq.codes import code_size
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.utils.devices import limit_torch_threads
-from hyperpq.utils.validation import as_codes, as_features
+from hyperpq.utils.kept import Kept
 
 if TYPE_CHECKING:
+    from hyperpq.codec.coder import Coder
     from hyperpq.codec.config import AdditiveConfig, BalancedConfig, CodecConfig, PQConfig
     from hyperpq.codec.feature_space import FeatureSpace
+    from hyperpq.codec.frozen import FrozenCodec
     from hyperpq.quantizers.base import Quantizer
-
-# Features that are worked on at once: what they become in float64 stays in the caches. With 2,048
-# of 1,280 numbers, vectors took 1.3 to 1.8 times as long.
-_BATCH = 512
 
 # The threads of PyTorch do not survive a fork: its next parallel loop would wait for them forever.
 if hasattr(os, "register_at_fork"):
@@ -69,6 +66,7 @@ class Codec(nn.Module, ABC):
         self.is_trained = False
         self.is_learned = True
         self.recipe: dict[str, Any] = {}
+        self._frozen: Kept[FrozenCodec] = Kept()
 
     @override
     def train(self, mode: bool = True) -> Self:
@@ -128,8 +126,12 @@ class Codec(nn.Module, ABC):
         NotTrainedError, InvalidInputError
             See `decode`.
         """
-        self.check_trained()
-        return np.zeros(len(as_codes(codes, self.code_size)))
+        return self.coder().corrections(codes)
+
+    @property
+    def unit(self) -> float:
+        """What distances of the quantizer are multiplied by, to be those of the codec."""
+        return 1.0
 
     @property
     def approximates_features(self) -> bool:
@@ -182,7 +184,6 @@ class Codec(nn.Module, ABC):
         """
         return {**asdict(self.config), "metric": self.metric}
 
-    @torch.inference_mode()
     def embed(self, x: ArrayLike) -> NDArray[np.float32]:
         """Map features to vectors before quantization: a continuous representation.
 
@@ -205,14 +206,8 @@ class Codec(nn.Module, ABC):
         InvalidInputError
             See `hyperpq.utils.validation.as_features`.
         """
-        features = self._features(x)
-        out = np.empty((len(features), self.quantizer.spaces * self.quantizer.D), np.float32)
-        for rows, batch in self._batches(features):
-            v = self.quantizer.clip(self.vectors(batch).double())
-            out[rows] = v.flatten(1).float().cpu().numpy()
-        return out
+        return self.coder().embed(x)
 
-    @torch.inference_mode()
     def encode(self, x: ArrayLike) -> NDArray[np.uint8]:
         """Encode features.
 
@@ -233,14 +228,8 @@ class Codec(nn.Module, ABC):
         InvalidInputError
             See `hyperpq.utils.validation.as_features`.
         """
-        features = self._features(x)
-        out = np.empty((len(features), self.code_size), np.uint8)
-        for rows, batch in self._batches(features):
-            codes = self.quantizer.codes(self._points(batch))
-            out[rows] = pack(codes.cpu().numpy(), self.nbits)
-        return out
+        return self.coder().encode(x)
 
-    @torch.inference_mode()
     def tables(self, x: ArrayLike) -> NDArray[np.float32]:
         """Distances from queries to every codeword, the ADC tables.
 
@@ -264,13 +253,8 @@ class Codec(nn.Module, ABC):
         InvalidInputError
             See `hyperpq.utils.validation.as_features`.
         """
-        features = self._features(x)
-        out = np.empty((len(features), self.M, self.quantizer.K), np.float32)
-        for rows, batch in self._batches(features):
-            out[rows] = self.quantizer.tables(self._points(batch)).float().cpu().numpy()
-        return out
+        return self.coder().tables(x)
 
-    @torch.inference_mode()
     def code_tables(self, codes: ArrayLike) -> NDArray[np.float32]:
         """`tables` of queries that lie where codes are decoded to.
 
@@ -288,16 +272,8 @@ class Codec(nn.Module, ABC):
         NotTrainedError, InvalidInputError
             See `decode`.
         """
-        self.check_trained()
-        packed = as_codes(codes, self.code_size)
-        out = np.empty((len(packed), self.M, self.quantizer.K), np.float32)
-        for start in range(0, len(packed), _BATCH):
-            rows = slice(start, start + _BATCH)
-            points = self.quantizer.code_points(self._unpacked(packed[rows]))
-            out[rows] = self.quantizer.tables(points).float().cpu().numpy()
-        return out
+        return self.coder().code_tables(codes)
 
-    @torch.inference_mode()
     def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
         """Decode codes to the vectors of their codewords, in the space of `embed`.
 
@@ -317,10 +293,48 @@ class Codec(nn.Module, ABC):
         InvalidInputError
             The codes have another dtype or width.
         """
+        return self.coder().decode(codes)
+
+    def frozen(self) -> FrozenCodec:
+        """The codec as it is now, in NumPy: it does not change with the weights.
+
+        An index encodes and searches with it, and so does this codec on a CPU.
+
+        Raises
+        ------
+        NotTrainedError
+            The codec is not trained.
+        """
         self.check_trained()
-        v = self.quantizer.decode(self._unpacked(as_codes(codes, self.code_size)))
-        out: NDArray[np.float32] = v.flatten(1).cpu().numpy()
-        return out
+        sources = tuple(
+            tensor for name, tensor in self.state_dict().items() if not name.endswith("sample")
+        )
+        return self._frozen.get(sources, self._freeze)
+
+    def features_of_vectors(
+        self, v: NDArray[np.float32], x: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Vectors (n, spaces * D) in the space of `embed`, of the features x (n, d) if given."""
+        return v
+
+    @abstractmethod
+    def _freeze(self) -> FrozenCodec:
+        """`frozen` of the present weights."""
+
+    def coder(self) -> Coder:
+        """What encodes and compares on the device of the codec, with its present weights.
+
+        Raises
+        ------
+        NotTrainedError
+            The codec is not trained.
+        """
+        self.check_trained()
+        if self.device.type == "cpu":
+            return self.frozen()
+        from hyperpq.codec.torch_coder import TorchCoder
+
+        return TorchCoder(self)
 
     def check_trained(self) -> None:
         """Raise `NotTrainedError` unless the codec can be used."""
@@ -329,21 +343,3 @@ class Codec(nn.Module, ABC):
                 "the codec is not trained; expected one that HiHPQIndex.train(x) or PQCodec.fit(x) "
                 "made, or that HiHPQIndex.load(path) opened."
             )
-
-    def _features(self, x: ArrayLike) -> NDArray[np.float32]:
-        self.check_trained()
-        return as_features(x, self.d)
-
-    def _batches(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Tensor]]:
-        """Batches of rows, on the codec's device."""
-        for start in range(0, len(x), _BATCH):
-            rows = slice(start, min(start + _BATCH, len(x)))
-            yield rows, torch.tensor(x[rows], device=self.device)
-
-    def _unpacked(self, codes: NDArray[np.uint8]) -> Tensor:
-        """Packed codes (n, code_size) -> codes (n, M), on the codec's device."""
-        return torch.from_numpy(unpack(codes, self.M, self.nbits).copy()).to(self.device)
-
-    def _points(self, x: Tensor) -> Tensor:
-        """Features (n, d) -> points (n, spaces, D) in float64, so that no batch shows."""
-        return self.quantizer.points(self.vectors(x).double())

@@ -29,6 +29,9 @@ Rows = TypeVar("Rows", Tensor, NDArray[np.float32], NDArray[np.int64])
 # Product of rows (n, k) with a matrix of the head, which is given by its name.
 Product = Callable[[Tensor, str], Tensor]
 
+# Features that are mapped at once.
+_BATCH = 512
+
 SAMPLE_SIZE = 8192
 """Vectors that a codec keeps at most to fit codebooks of other lengths: 4 MB at 256 coordinates."""
 
@@ -244,7 +247,9 @@ class HeadCodec(LearnedCodec):
     def learned_vectors(self, features: NDArray[np.float32]) -> Tensor:
         """Features (n, d) -> vectors (n, F) on the CPU, in the coordinates of the sample."""
         rows = torch.empty(len(features), self.weight.shape[1])
-        for some, batch in self._batches(features):
+        for start in range(0, len(features), _BATCH):
+            some = slice(start, start + _BATCH)
+            batch = torch.tensor(features[some], device=self.device)
             rows[some] = self.tangent(batch).flatten(1).cpu()
         return rows
 

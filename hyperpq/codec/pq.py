@@ -11,12 +11,15 @@ from typing_extensions import override
 from hyperpq.codec.base import Codec
 from hyperpq.codec.config import PQConfig
 from hyperpq.codec.feature_space import FeatureSpace
+from hyperpq.codec.frozen import FrozenCodec
 from hyperpq.errors import InvalidInputError
+from hyperpq.inference.flat import FlatCodebooks
+from hyperpq.inference.heads import RotationHead
 from hyperpq.progress import ProgressLike
 from hyperpq.quantizers.fit_flat import fit_flat, fit_rotation, take_evenly
 from hyperpq.quantizers.flat_metrics import FlatMetric
 from hyperpq.quantizers.flat_pq import FlatProductQuantizer
-from hyperpq.utils.exact_matmul import RoundedFactor, exact_matmul
+from hyperpq.utils.exact_matmul import RoundedFactor
 from hyperpq.utils.kept import Kept
 from hyperpq.utils.validation import as_array, as_count, as_features
 
@@ -192,15 +195,31 @@ class PQCodec(Codec):
         return FeatureSpace(self.config.metric)
 
     @override
-    def embed(self, x: ArrayLike) -> NDArray[np.float32]:
-        if self.rotation is None or len(self.rotation) == self.d:
-            return self._features(x).copy()
-        # The part of the features that the rotation keeps.
-        return self._rotated_back(super().embed(x))
+    def _freeze(self) -> FrozenCodec:
+        rotation = None if self.rotation is None else self.rotation.numpy().copy()
+        books = FlatCodebooks(self.quantizer.codebooks.numpy().copy(), metric=self.config.metric)
+        return FrozenCodec(
+            self.d,
+            RotationHead(rotation),
+            books,
+            self.feature_space(),
+            approximates_features=True,
+            rotation=rotation,
+        )
 
     @override
-    def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
-        return self._rotated_back(super().decode(codes))
+    @torch.inference_mode()
+    def features_of_vectors(
+        self, v: NDArray[np.float32], x: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        if self.rotation is None:
+            return v
+        if x is not None and len(self.rotation) == self.d:
+            return x.copy()
+        back = RoundedFactor(self.rotation.double())
+        rows = torch.from_numpy(v).to(self.device).double()
+        out: NDArray[np.float32] = back.left_product(rows).float().cpu().numpy()
+        return out
 
     def _rotated(self, x: Tensor) -> Tensor:
         """Features (n, d) -> what is cut into subspaces (n, M * D); no batch shows."""
@@ -209,17 +228,6 @@ class PQCodec(Codec):
         rotation = self.rotation
         factor = self._rounded.get((rotation,), lambda: RoundedFactor(rotation.T.double()))
         return factor.left_product(x.double()).float()
-
-    @torch.inference_mode()
-    def _rotated_back(self, v: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What is cut into subspaces (n, M * D) -> features (n, d)."""
-        if self.rotation is None:
-            return v
-        out = np.empty((len(v), self.d), np.float32)
-        for rows, batch in self._batches(v):
-            back = exact_matmul(batch.double(), self.rotation.double())
-            out[rows] = back.float().cpu().numpy()
-        return out
 
 
 def _as_rotation(rotation: ArrayLike, width: int) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize
 
+from hyperpq.inference import heads as smoothing
 from hyperpq.quantizers.kmeans import kmeans
 from hyperpq.utils.exact_matmul import RoundedFactor
 from hyperpq.utils.kept import Kept
@@ -83,6 +84,13 @@ class Smoothing(nn.Module):
         self.centroids = nn.Buffer(centroids, persistent=False)
         self._directions: Kept[RoundedFactor] = Kept()
         self.directions = nn.Buffer(normalize(centroids, dim=1).T.contiguous(), persistent=False)
+
+    def frozen(self) -> smoothing.Smoothing | None:
+        """The same on a CPU, without PyTorch; None if vectors stay as they are."""
+        if not (self.neighbours and self.weight):
+            return None
+        centroids, directions = self.centroids.numpy(), self.directions.numpy()
+        return smoothing.Smoothing(centroids, directions, self.weight, self.neighbours)
 
     def forward(self, v: Tensor) -> Tensor:
         """Smooth vectors (n, F) to vectors (n, F); each row has the same bits in any batch."""

@@ -17,7 +17,7 @@ from hyperpq.codes import unpack
 from hyperpq.utils.files import checksum
 
 if TYPE_CHECKING:
-    from hyperpq.codec.base import Codec
+    from hyperpq.codec.coder import Coder
     from hyperpq.index.view import RowView
     from hyperpq.store import Segment
 
@@ -75,7 +75,7 @@ class Calibration:
     refined: float | None = None
 
     @classmethod
-    def of(cls, rows: RowView, codec: Codec) -> Calibration | None:
+    def of(cls, rows: RowView, codec: Coder) -> Calibration | None:
         """The calibration of rows, which a sample of them gives, always the same.
 
         The sample is drawn from the first rows, at least 84 % of them, so that rows that are added
@@ -145,7 +145,7 @@ class Scale(NamedTuple):
     features: NDArray[np.float64] | None
 
     @classmethod
-    def of(cls, rows: RowView, codec: Codec) -> Scale | None:
+    def of(cls, rows: RowView, codec: Coder) -> Scale | None:
         """See `Calibration.of`."""
         return Sampled.of(rows, codec).scale
 
@@ -234,13 +234,13 @@ class Sampled(NamedTuple):
     factor: float | None
 
     @classmethod
-    def of(cls, rows: RowView, codec: Codec) -> Sampled:
+    def of(cls, rows: RowView, codec: Coder) -> Sampled:
         """What the sample of rows says, always the same, see `Calibration.of`."""
         return _KNOWN.setdefault(codec, _Known()).sampled(rows, codec)
 
     @classmethod
     def of_sample(
-        cls, codec: Codec, packed: NDArray[np.uint8], features: NDArray[np.float32] | None
+        cls, codec: Coder, packed: NDArray[np.uint8], features: NDArray[np.float32] | None
     ) -> Sampled:
         """The same of a sample of rows: codes (n, code_size), and features (n, d) if kept."""
         codes, n = unpack(packed, codec.M, codec.nbits), len(packed)
@@ -268,7 +268,7 @@ class _Known:
         # have the same sample.
         self._by_sample: dict[str, Sampled] = {}
 
-    def sampled(self, rows: RowView, codec: Codec) -> Sampled:
+    def sampled(self, rows: RowView, codec: Coder) -> Sampled:
         segments, (known, sampled) = rows.segments, self._last
         if sampled is not None and len(known) == len(segments) and all(map(_is, known, segments)):
             return sampled
@@ -285,7 +285,7 @@ class _Known:
         return sampled
 
 
-_KNOWN: WeakKeyDictionary[Codec, _Known] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Coder, _Known] = WeakKeyDictionary()
 
 
 def _is(known: ref[Segment], segment: Segment) -> bool:

@@ -22,7 +22,7 @@ from hyperpq.utils.devices import default_threads
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
-    from hyperpq.codec.base import Codec
+    from hyperpq.codec.coder import Coder
     from hyperpq.codec.feature_space import FeatureSpace
     from hyperpq.index.view import RowView
     from hyperpq.store import Segment
@@ -74,13 +74,13 @@ class Refinement:
     """
 
     rows: RowView
-    codec: Codec
+    codec: Coder
     space: FeatureSpace | None
     factor: float | None
     count: int
 
     @classmethod
-    def of(cls, rows: RowView, codec: Codec, refine: Refine) -> Refinement | None:
+    def of(cls, rows: RowView, codec: Coder, refine: Refine) -> Refinement | None:
         """What ``refine`` of a search asks for; None if that is nothing.
 
         Raises
@@ -249,7 +249,7 @@ def as_refine(refine: object) -> int | None:
     return as_count(refine, "refine", 0)
 
 
-def candidates(rows: RowView, codec: Codec) -> int:
+def candidates(rows: RowView, codec: Coder) -> int:
     """How many candidates change the first ten results of an index that keeps features.
 
     Rows of the index are queries. The number is the smallest of `LADDER` with which 95 % of the ten
@@ -275,7 +275,7 @@ def candidates(rows: RowView, codec: Codec) -> int:
     return count
 
 
-def _measured(rows: RowView, codec: Codec, first: int) -> int:
+def _measured(rows: RowView, codec: Coder, first: int) -> int:
     """`candidates` of the first rows."""
     ids = sample_ids(rows)[::_SAMPLE_STEP]
     queries = rows.features_of(ids)
@@ -310,7 +310,7 @@ def _first_ids(D: NDArray[np.float32], I: NDArray[np.int64]) -> NDArray[np.int64
 
 # What was measured with a codec: segments, how many of their rows, and the number of candidates.
 _Measured: TypeAlias = deque[tuple[list["ref[Segment]"], int, int]]
-_MEASURED: WeakKeyDictionary[Codec, _Measured] = WeakKeyDictionary()
+_MEASURED: WeakKeyDictionary[Coder, _Measured] = WeakKeyDictionary()
 _MAX_KNOWN = 8
 
 

@@ -13,7 +13,7 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.progress import ProgressLike, as_progress
 
 if TYPE_CHECKING:
-    from hyperpq.codec.base import Codec
+    from hyperpq.codec.coder import Coder
     from hyperpq.codes import CodeSegment
     from hyperpq.index.refine import Refinement
     from hyperpq.scan.scanner import Scanner
@@ -24,7 +24,7 @@ N = TypeVar("N", bound=np.generic)
 
 
 def search(
-    codec: Codec,
+    codec: Coder,
     segments: Sequence[CodeSegment],
     queries: NDArray[np.float32],
     k: int,
@@ -87,7 +87,7 @@ def search(
 
 
 def range_search(
-    codec: Codec,
+    codec: Coder,
     segments: Sequence[CodeSegment],
     queries: NDArray[np.float32],
     radius: float,
@@ -119,7 +119,7 @@ def result_width(k: int, segments: Sequence[CodeSegment]) -> int:
     return min(k, max(sum(segment.codes.n for segment in segments), 1))
 
 
-def finite_tables(codec: Codec, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+def finite_tables(codec: Coder, queries: NDArray[np.float32]) -> NDArray[np.float32]:
     """`Codec.tables`, all of them finite."""
     tables = codec.tables(queries)
     finite = np.isfinite(tables).all((1, 2))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hyperpq.codec.coder import coder_of
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.filters.selectors import SearchParameters
 from hyperpq.filters.where import Where
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from hyperpq.codec.base import Codec
+    from hyperpq.codec.coder import Coder
 
 
 class SearchOptions(TypedDict, total=False):
@@ -58,10 +60,10 @@ class IndexSearcher(ABC):
     def view(self) -> IndexSearcher:
         """The index as it is now, for several calls that agree with each other."""
 
-    def _trained(self) -> tuple[RowView, Codec]:
-        """The rows as they are now, and their codec."""
+    def _trained(self) -> tuple[RowView, Coder]:
+        """The rows as they are now, and what encodes by their codec."""
         rows = self._rows()
-        return rows, trained(rows.codec)
+        return rows, coder_of(trained(rows.codec))
 
     def search(
         self,

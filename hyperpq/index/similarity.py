@@ -18,7 +18,7 @@ from hyperpq.index.search import finite_tables, output, query_batches, result_wi
 from hyperpq.progress import ProgressLike
 
 if TYPE_CHECKING:
-    from hyperpq.codec.base import Codec
+    from hyperpq.codec.coder import Coder
     from hyperpq.codec.feature_codec import FeatureCodec
     from hyperpq.index.refine import Refinement
     from hyperpq.index.view import RowView
@@ -33,7 +33,7 @@ _BATCH = 1024
 
 def search_similar(
     rows: RowView,
-    codec: Codec,
+    codec: Coder,
     segments: Sequence[CodeSegment] | None,
     queries: NDArray[np.float32],
     k: int,
@@ -96,7 +96,7 @@ def search_similar(
             largest = _largest_difference(x, kept)
             for q in range(len(x)):
                 copies = _Copies(rows, segments, own[q], d_self[q], kept[q], largest[q], threads)
-                first = copies.of(by_code[1][q], by_code[0][q], codec.quantizer.K)[:width]
+                first = copies.of(by_code[1][q], by_code[0][q], 1 << codec.nbits)[:width]
                 at = np.full(len(first), d_self[q])
                 if refinement is not None:
                     at = refinement.distances(x[q : q + 1], at[None], first[None])[0]
@@ -107,7 +107,7 @@ def search_similar(
 
 def similarity(
     rows: RowView,
-    codec: Codec,
+    codec: Coder,
     queries: NDArray[np.float32],
     D: NDArray[np.float32],
     refinement: Refinement | None = None,
@@ -216,7 +216,7 @@ def _as_kept(x: NDArray[np.float32], kept_by: FeatureCodec | None) -> NDArray[np
     return x if kept_by is None else kept_by.decode(kept_by.encode(x))
 
 
-def _codes(codec: Codec, x: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _codes(codec: Coder, x: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Codes (n, M) uint8 of features."""
     return unpack(codec.encode(x), codec.M, codec.nbits)
 

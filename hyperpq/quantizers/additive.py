@@ -9,19 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hyperpq.codes import check_sizes
+from hyperpq.quantizers.additive_constants import BEAM, DISCOUNT, SHARE
 from hyperpq.quantizers.flat_metrics import FIDELITY_METRICS, FidelityMetric
 from hyperpq.utils.exact_matmul import exact_matmul, squared_lengths
 from hyperpq.utils.validation import as_choice
 
-# Factor of N in the distance: queries lie further out than the sums of codewords do. Chosen on rows
-# that the codebooks weren't learned from (docs/method.md).
-DISCOUNT = 0.9
-# Share of |z|^2 in place of N where distances are corrected. With half of it, recall@10 of rows
-# that did not train rises by another .002 to .005 and recall@100 falls by .003; for rows that did
-# train, whose N has learned more, recall@100 falls by .008 (docs/method/fidelity.md).
-SHARE = 0.4
-# Partial codes kept after each codebook.
-BEAM = 16
 # Rows whose candidates are in memory at once.
 _BATCH_ROWS = 256
 # Candidates in one bin when the smallest ones are looked for.
@@ -155,10 +147,11 @@ class AdditiveQuantizer(nn.Module):
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Vectors of codes: (n, M) integers -> (n, 1, D), the last coordinate as N implies it."""
-        total = self.sums(codes.long())
+        total = self._exact_sums(codes)
         z, N = total[:, :-1], total[:, -1:]
         length = z.square().sum(1, keepdim=True)
-        return torch.cat([z, length if self.metric == "ip" else 2 * N - length], 1)[:, None]
+        last = length if self.metric == "ip" else 2 * N - length
+        return torch.cat([z, last], 1)[:, None].float()
 
     @torch.no_grad()
     def corrections(self, codes: Tensor) -> Tensor:
@@ -181,16 +174,20 @@ class AdditiveQuantizer(nn.Module):
         """
         if self.metric == "ip":
             return torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
-        books = self.codebooks.double()
-        total = torch.zeros(len(codes), self.D, dtype=torch.float64, device=codes.device)
-        # One after another: the sum has the same bits everywhere.
-        for m in range(self.M):
-            total += books[m, codes[:, m].long()]
+        total = self._exact_sums(codes)
         return DISCOUNT * SHARE * (squared_lengths(total[:, :-1]) - total[:, -1])
 
     def code_points(self, codes: Tensor) -> Tensor:
         """Points of codes: (n, M) integers -> the decoded vectors, float64."""
         return self.points(self.decode(codes).double())
+
+    def _exact_sums(self, codes: Tensor) -> Tensor:
+        """`sums` in float64, one codeword after another: they have the same bits everywhere."""
+        books = self.codebooks.double()
+        total = torch.zeros(len(codes), self.D, dtype=torch.float64, device=codes.device)
+        for m in range(self.M):
+            total += books[m, codes[:, m].long()]
+        return total
 
     def sums(self, codes: Tensor) -> Tensor:
         """Sums (z, N) of codewords: codes (n, M) int64 -> (n, D); differentiable."""

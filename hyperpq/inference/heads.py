@@ -1,0 +1,199 @@
+"""Heads of trained codecs: from features to the vectors that are quantized, in NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hyperpq.inference.codebooks import Float64s
+from hyperpq.inference.exact_products import RoundedMatrix, squared_lengths
+
+_LARGEST = float(np.finfo(np.float32).max)
+_SQRT_HALF = 0.5**0.5
+
+
+class Head(Protocol):
+    """Features to vectors."""
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features (n, d) -> vectors (n, spaces * D); each row has the same bits in any batch."""
+
+
+class Residual:
+    """The branch beside a linear map: ``gelu(f A + a) B``.
+
+    Parameters
+    ----------
+    up, up_bias, down : ndarray, shapes (d, hidden), (hidden,), (hidden, width), float32
+    """
+
+    def __init__(
+        self,
+        up: NDArray[np.float32],
+        up_bias: NDArray[np.float32],
+        down: NDArray[np.float32],
+    ) -> None:
+        self._up, self._bias = RoundedMatrix(up.astype(np.float64)), up_bias.astype(np.float64)
+        self._down = RoundedMatrix(down.astype(np.float64))
+
+    def __call__(self, f: Float64s) -> Float64s:
+        """Normalized features (n, d) -> what is added to the linear map (n, width)."""
+        from scipy.special import erf
+
+        inner = self._up.left_product(f) + self._bias
+        return self._down.left_product(inner * 0.5 * (1 + erf(inner * _SQRT_HALF)))
+
+
+class Smoothing:
+    """Mixes vectors with the mean of their nearest centroids, see `hyperpq.codec.smoothing`.
+
+    Parameters
+    ----------
+    centroids : ndarray, shape (m, width), float32
+        Centroids, in the coordinates of the subspaces.
+    directions : ndarray, shape (width, m), float32
+        Their directions.
+    weight : float
+        Share of the mean in the result.
+    neighbours : int
+        Number of centroids in a mean, 1 or more.
+    """
+
+    def __init__(
+        self,
+        centroids: NDArray[np.float32],
+        directions: NDArray[np.float32],
+        weight: float,
+        neighbours: int,
+    ) -> None:
+        self._centroids = centroids.astype(np.float64)
+        self._directions = RoundedMatrix(directions.astype(np.float64))
+        self._weight, self._neighbours = weight, neighbours
+
+    def __call__(self, v: Float64s) -> Float64s:
+        """Vectors (n, width) -> smoothed vectors (n, width)."""
+        similarity = self._directions.left_product(v)
+        np.negative(similarity, out=similarity)
+        nearest = np.argpartition(similarity, self._neighbours - 1, 1)[:, : self._neighbours]
+        nearest.sort(1)
+        mean = self._centroids[nearest[:, 0]]
+        for j in range(1, self._neighbours):
+            mean += self._centroids[nearest[:, j]]
+        mean /= self._neighbours
+        return (1 - self._weight) * v + self._weight * mean
+
+
+class LinearHead:
+    """A normalization, a linear map, and what a codec may have beside it.
+
+    Parameters
+    ----------
+    normalization : {"power", "unit", "none"}
+        Of features, see `CodecConfig`.
+    mean : ndarray, shape (d,), float32
+        What is subtracted from signed square roots.
+    weight, bias : ndarray, shapes (d, width) and (width,), float32
+        The map, times its scale, and what is added.
+    residual : Residual, optional
+        The branch beside it.
+    smoothing : Smoothing, optional
+        What is done to the vectors.
+    """
+
+    def __init__(
+        self,
+        normalization: str,
+        mean: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        residual: Residual | None = None,
+        smoothing: Smoothing | None = None,
+    ) -> None:
+        self._normalization, self._mean = normalization, mean.astype(np.float64)
+        self._weight, self._bias = RoundedMatrix(weight.astype(np.float64)), bias.astype(np.float64)
+        self._residual, self._smoothing = residual, smoothing
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features (n, d) -> vectors (n, width)."""
+        f = normalized(x, self._normalization, self._mean)
+        v = self._weight.left_product(f) + self._bias
+        if self._residual is not None:
+            v += self._residual(f)
+        if self._smoothing is not None:
+            v = self._smoothing(v)
+        return v.astype(np.float32)
+
+
+class EuclideanHead:
+    """The head of additive codes by the Euclidean distance or the inner product.
+
+    Parameters
+    ----------
+    mean : ndarray, shape (d,), float32
+        What is subtracted from features.
+    weight, bias : ndarray, shapes (d, D) and (D,), float32
+        The map, times its scale, and what is added; the last coordinate is replaced.
+    scale : float
+        A power of two, by which features are multiplied for their squared length.
+    """
+
+    def __init__(
+        self,
+        mean: NDArray[np.float32],
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32],
+        scale: float,
+    ) -> None:
+        self._mean, self._scale = mean.astype(np.float64), scale
+        self._weight, self._bias = RoundedMatrix(weight.astype(np.float64)), bias.astype(np.float64)
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features (n, d) -> vectors (n, D), whose last coordinate is the squared length."""
+        f = x.astype(np.float64) - self._mean
+        v = self._weight.left_product(f) + self._bias
+        v[:, -1] = squared_lengths(f * self._scale)
+        return np.clip(v, -_LARGEST, _LARGEST).astype(np.float32)
+
+
+class RotationHead:
+    """Features as they are, or times orthonormal rows.
+
+    Parameters
+    ----------
+    rotation : ndarray, shape (width, d), float32, or None
+        The rows.
+    """
+
+    def __init__(self, rotation: NDArray[np.float32] | None) -> None:
+        self._factor = None if rotation is None else RoundedMatrix(rotation.T.astype(np.float64))
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features (n, d) -> what is cut into subspaces (n, width)."""
+        if self._factor is None:
+            return x
+        return self._factor.left_product(x.astype(np.float64)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class JoinedHeads:
+    """The heads of the parts of a codec, side by side."""
+
+    parts: tuple[Head, ...]
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Features (n, d) -> vectors of all parts (n, width)."""
+        return np.concatenate([part(x) for part in self.parts], 1)
+
+
+def normalized(x: NDArray[np.float32], normalization: str, mean: Float64s) -> Float64s:
+    """Features (n, d) normalized, see `HeadCodec.normalize`; a zero vector stays zero."""
+    wide = x.astype(np.float64)
+    if normalization == "none":
+        return wide
+    if normalization == "power":
+        wide = np.copysign(np.sqrt(np.abs(wide)), wide) - mean
+    length = np.sqrt((wide * wide).sum(1, keepdims=True))
+    return wide / np.maximum(length, 1e-12)
