@@ -86,7 +86,7 @@ class Calibration:
         ----------
         rows : RowView
             The rows.
-        codec : Codec
+        codec : Coder
             Their codec.
 
         Returns

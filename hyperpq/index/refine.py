@@ -63,7 +63,7 @@ class Refinement:
     ----------
     rows : RowView
         The rows.
-    codec : Codec
+    codec : Coder
         Their codec.
     space : FeatureSpace or None
         How their features are compared; None if they keep none.

@@ -39,7 +39,7 @@ def search(
 
     Parameters
     ----------
-    codec : Codec
+    codec : Coder
         The codec that made the codes.
     segments : sequence of CodeSegment
         The rows, with ids that are distinct over all segments.

@@ -48,7 +48,7 @@ def search_similar(
     ----------
     rows : RowView
         All rows, which the calibration comes from.
-    codec : Codec
+    codec : Coder
         Their codec.
     segments : sequence of CodeSegment or None
         The rows that are searched; None for all of them.
