@@ -5,6 +5,9 @@ not measured again. ``fidelity+`` is ``search(refine="auto")`` of the same index
 features. With the metric ``cosine`` the other methods get vectors of unit length.
 
     python -m benchmarks.fidelity --dataset cifar10-ii --features FOLDER --out recall.jsonl
+
+The tables of docs/method/fidelity.md are those of ``docs/results/runs/fidelity.jsonl``, as `table`
+makes them.
 """
 
 from __future__ import annotations
@@ -12,18 +15,27 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.baselines import BASELINES, Ids, Vectors, lengths, unit
 from benchmarks.featuresets import open_set
+from benchmarks.pages import markdown_table
 from hyperpq import HiHPQIndex
 from hyperpq.evaluation import recall_at
 from hyperpq.quantizers.kmeans import import_faiss
 
 OURS, REFINED = "fidelity", "fidelity+"
+NAMES = {
+    REFINED: '`fidelity`, `refine="auto"`',
+    OURS: "`fidelity`",
+    **{name: name.upper() for name in ("pq", "opq", "rq", "prq", "lsq", "plsq")},
+    "rabitq": "RaBitQ",
+}
+"""What tables call the methods."""
 METHODS = (OURS, "pq", "opq", "rq", "prq", "lsq", "plsq", "rabitq")
 METRICS = ("cosine", "l2")
 BITS = (16, 32, 64, 128)
@@ -54,6 +66,33 @@ def measure(
     index.add(vectors.database)
     yield OURS, index.search(vectors.query, K)[1]
     yield REFINED, index.search(vectors.query, K, refine="auto")[1]
+
+
+def table(runs: Sequence[Mapping[str, Any]], dataset: str, metric: str) -> str:
+    """Recall@10 / @100 of each method and length as a table; the largest of a length are bold."""
+    found = {
+        (run["method"], run["bits"]): run
+        for run in runs
+        if (run["dataset"], run["metric"]) == (dataset, metric)
+    }
+    best = {
+        (bits, field): max(run[field] for (_, of), run in found.items() if of == bits)
+        for bits in BITS
+        for field in ("recall10", "recall100")
+    }
+
+    def cell(method: str, bits: int) -> str:
+        run = found.get((method, bits))
+        if run is None:
+            return "-"
+        parts = []
+        for field in ("recall10", "recall100"):
+            text = f"{run[field]:.3f}".lstrip("0")
+            parts.append(f"**{text}**" if run[field] == best[bits, field] else text)
+        return " / ".join(parts)
+
+    rows = [[NAMES[method], *(cell(method, bits) for bits in BITS)] for method in NAMES]
+    return markdown_table([["bits", *map(str, BITS)], *rows])
 
 
 def main() -> None:
