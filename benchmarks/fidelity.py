@@ -76,7 +76,7 @@ def table(runs: Sequence[Mapping[str, Any]], dataset: str, metric: str) -> str:
         if (run["dataset"], run["metric"]) == (dataset, metric)
     }
     best = {
-        (bits, field): max(run[field] for (_, of), run in found.items() if of == bits)
+        (bits, field): max((run[field] for (_, of), run in found.items() if of == bits), default=0)
         for bits in BITS
         for field in ("recall10", "recall100")
     }
