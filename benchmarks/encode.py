@@ -1,11 +1,12 @@
-"""Speed of feature extraction, beside the bare network.
+"""Speed of feature extraction, beside the bare network and bare decoding.
 
-    python -m benchmarks.encode --images DIR [-n 1000] [--rounds 5]
+    python -m benchmarks.encode --images DIR [-n 1000] [--rounds 5] [--device auto]
+        [--precision float32 ...] [--batch N ...] [--workers threads processes] [--simplejpeg]
 
 How much of the network's own speed does extraction from image files reach? In each round the
-network alone on pixels in memory, decoding alone, and the whole pipeline from files to features
-take turns. The script prints the images a second of each (the median of the rounds), and the ratio
-of the pipeline to the network.
+network alone on pixels in memory, decoding alone, views alone and the whole pipeline from files to
+features take turns, in threads and in processes. The script prints the images a second of each (the
+median of the rounds, with the smallest and largest), and the ratio of the pipeline to the network.
 """
 
 from __future__ import annotations
@@ -14,21 +15,29 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.machine import describe_machine
 from benchmarks.options import count
-from hyperpq.backbones import BATCH_SIZE, load_backbone
+from hyperpq.backbones import load_backbone
+from hyperpq.backbones.base import PRECISIONS
+from hyperpq.datasets.augment import MILD
 from hyperpq.datasets.decode import open_image
 from hyperpq.datasets.folder import list_images
 from hyperpq.datasets.preprocessing import to_pixels
+from hyperpq.images.decoders import Workers, make_decoder
+from hyperpq.images.decoding import Decoding
 from hyperpq.images.extract import ReadOptions, extract_features
-from hyperpq.utils.devices import default_threads
 
-NETWORK, DECODING, PIPELINE = "network alone", "decoding alone", "pipeline"
+if TYPE_CHECKING:
+    from hyperpq.backbones.base import Backbone
+
+# Batches that are decoded at a time, as in a build.
+_AHEAD = 3
+_N_VIEWS = 4
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -40,41 +49,147 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--rounds", type=count, default=5, help="number of rounds (default 5)")
     parser.add_argument("--backbone", default="lite0", help="network (default lite0)")
+    parser.add_argument("--device", default="auto", help="device of the network (default auto)")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
+    parser.add_argument("--batch", nargs="+", type=count, help="batches of the network alone")
+    parser.add_argument("--workers", nargs="+", default=["threads", "processes"])
+    parser.add_argument("--no-network", action="store_true", help="decoding alone")
+    parser.add_argument(
+        "--simplejpeg", action="store_true", help="JPEG files by simplejpeg, too (pip install it)"
+    )
     args = parser.parse_args(argv)
-    network = load_backbone(args.backbone)
     paths = [file.path for file in list_images([args.images])][: args.n]
-    preprocessing = network.preprocessing
-    side = preprocessing.size
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, side, side, 3), np.uint8)
-
-    def run_network() -> None:
-        for _ in range(0, len(paths), BATCH_SIZE):
-            network(pixels)
-
-    def decode(path: bytes) -> None:
-        to_pixels(open_image(path, shrink_to=preprocessing.decode_side), preprocessing)
-
-    def decode_all() -> None:
-        with ThreadPoolExecutor(default_threads()) as pool:
-            list(pool.map(decode, paths))
-
-    methods: dict[str, Callable[[], object]] = {
-        NETWORK: run_network,
-        DECODING: decode_all,
-        PIPELINE: lambda: extract_features(paths, network, ReadOptions()),
+    networks = {
+        precision: load_backbone(args.backbone, device=args.device, precision=precision)
+        for precision in args.precision
     }
+    methods: dict[str, Callable[[], object]] = {}
+    if not args.no_network:
+        for precision, network in networks.items():
+            for batch in args.batch or [network.batch_size]:
+                methods[f"network alone, {precision}, batches of {batch}"] = _network(
+                    network, batch, len(paths)
+                )
+    first = next(iter(networks.values()))
+    for workers in args.workers:
+        methods[f"decoding alone, {workers}"] = _decoding(paths, first, workers)
+        methods[f"decoding and {_N_VIEWS} views, {workers}"] = _decoding(
+            paths, first, workers, _N_VIEWS
+        )
+    if args.simplejpeg:
+        methods |= _decoders(paths, first)
+    if not args.no_network:
+        for precision, network in networks.items():
+            for workers in args.workers:
+                methods[f"pipeline, {precision}, {workers}"] = _pipeline(paths, network, workers)
+    rates = measure(methods, len(paths), args.rounds)
+    print(describe_machine(), f"{len(paths)} images, {args.rounds} rounds, {first.device}")
+    for name, (middle, low, high) in rates.items():
+        print(f"{name:<45} {middle:7.0f} images/s  ({low:.0f} to {high:.0f})")
+    for precision, network in networks.items():
+        alone = f"network alone, {precision}, batches of {network.batch_size}"
+        for workers in args.workers:
+            name = f"pipeline, {precision}, {workers}"
+            if alone in rates and name in rates:
+                print(f"{name} / {alone}: {rates[name][0] / rates[alone][0]:.3f}")
+
+
+def measure(
+    methods: dict[str, Callable[[], object]], n: int, rounds: int
+) -> dict[str, tuple[float, float, float]]:
+    """Median, least and largest rate of methods that each handle n images, in turn."""
     seconds: dict[str, list[float]] = {name: [] for name in methods}
-    for _ in range(args.rounds):
+    for _ in range(rounds):
         for name, method in methods.items():
             start = time.perf_counter()
             method()
             seconds[name].append(time.perf_counter() - start)
-    print(describe_machine(), f"{len(paths)} images, {args.rounds} rounds")
-    rates = {name: len(paths) / statistics.median(times) for name, times in seconds.items()}
-    for name, times in seconds.items():
-        low, high = len(paths) / max(times), len(paths) / min(times)
-        print(f"{name:<15} {rates[name]:7.0f} images/s  ({low:.0f} to {high:.0f})")
-    print(f"{PIPELINE} / {NETWORK}: {rates[PIPELINE] / rates[NETWORK]:.3f}")
+    return {
+        name: (n / statistics.median(times), n / max(times), n / min(times))
+        for name, times in seconds.items()
+    }
+
+
+def _network(network: Backbone, batch: int, n: int) -> Callable[[], object]:
+    """The network on pixels in memory, in batches of another size than its own."""
+    side = network.preprocessing.size
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), np.uint8)
+    whole = np.broadcast_to(pixels, (-(-n // batch), *pixels.shape))
+
+    def run() -> None:
+        usual, network.batch_size = network.batch_size, batch
+        try:
+            waiting = []
+            for part in whole:
+                waiting.append(network.begin(part))
+                if len(waiting) > network.batches_in_flight:
+                    waiting.pop(0).features()
+            for pending in waiting:
+                pending.features()
+        finally:
+            network.batch_size = usual
+
+    return run
+
+
+def _decoding(
+    paths: Sequence[bytes], network: Backbone, workers: str, n_views: int = 0
+) -> Callable[[], object]:
+    """The decoder of a build, without a network."""
+    decoding = Decoding(network.preprocessing, 200.0, MILD if n_views else None, n_views)
+    size = max(32, network.batch_size // decoding.passes)
+
+    def run() -> None:
+        decoder = make_decoder(
+            Workers.of(workers),
+            decoding,
+            batch_size=size,
+            ahead=_AHEAD,
+            processes=workers.startswith("processes"),
+        )
+        try:
+            waiting = []
+            for start in range(0, len(paths), size):
+                waiting.append(decoder.submit(paths[start : start + size]))
+                if len(waiting) > _AHEAD:
+                    batch = waiting.pop(0)
+                    batch.result()
+                    batch.release()
+            for batch in waiting:
+                batch.result()
+        finally:
+            decoder.close()
+
+    return run
+
+
+def _pipeline(paths: Sequence[bytes], network: Backbone, workers: str) -> Callable[[], object]:
+    return lambda: extract_features(list(paths), network, ReadOptions(workers))
+
+
+def _decoders(paths: Sequence[bytes], network: Backbone) -> dict[str, Callable[[], object]]:
+    """Each JPEG file by Pillow and by simplejpeg, one after the other in one thread."""
+    import simplejpeg
+    from PIL import Image
+
+    preprocessing = network.preprocessing
+    side = preprocessing.decode_side
+
+    def pillow() -> None:
+        for path in paths:
+            to_pixels(open_image(path, shrink_to=side), preprocessing)
+
+    def simple() -> None:
+        for path in paths:
+            with open(path, "rb") as file:
+                data = file.read()
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            # As Pillow's draft mode chooses its scale: no side becomes shorter than asked for.
+            smaller = {"min_height": side, "min_width": side} if min(height, width) > side else {}
+            array = simplejpeg.decode_jpeg(data, "RGB", **smaller)
+            to_pixels(Image.fromarray(array), preprocessing)
+
+    return {"files in one thread, Pillow": pillow, "files in one thread, simplejpeg": simple}
 
 
 if __name__ == "__main__":

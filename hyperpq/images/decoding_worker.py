@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import mmap
 import socket
+from contextlib import suppress
 from io import BufferedRWPair
 from typing import Any
 
@@ -34,7 +35,8 @@ def serve(socket_number: int, file_number: int) -> None:
     socket_number, file_number : int
         Descriptors of the socket and of the file that is mapped.
     """
-    with socket.socket(fileno=socket_number) as connection:
+    # The other process may end without having read the last answer.
+    with suppress(ConnectionError), socket.socket(fileno=socket_number) as connection:
         stream = connection.makefile("rwb")
         assert isinstance(stream, BufferedRWPair)
         _Server(stream, file_number).run()

@@ -134,11 +134,12 @@ def test_processes_end_with_their_owner(paths):
         cwd=os.path.dirname(__file__),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     workers = [int(pid) for pid in owner.stdout.readline().split()]
     assert workers
     owner.kill()
-    owner.communicate()
+    assert owner.communicate()[1] == b""
     for pid in workers:
         until = time.monotonic() + 30
         while is_running(pid):

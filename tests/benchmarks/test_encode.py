@@ -1,0 +1,64 @@
+"""The benchmark of encoding, on a few small images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import encode
+from hyperpq.backbones.base import Backbone
+from hyperpq.datasets.preprocessing import Preprocessing
+from hyperpq.images.decoding_processes import processes_possible
+
+
+class Means(Backbone):
+    def __init__(self, precision):
+        super().__init__("means", 3, Preprocessing(16), "0" * 32, "cpu", mean=None, std=None)
+        self.precision, self.seen = precision, []
+
+    def _features(self, pixels):
+        self.seen.append(len(pixels))
+        return pixels.mean((1, 2), dtype=np.float64).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i in range(5):
+        Image.new("RGB", (20, 20), (i, 0, 0)).save(tmp_path / f"{i}.jpg")
+    return tmp_path
+
+
+def test_methods_take_turns():
+    calls = []
+    methods = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    rates = encode.measure(methods, 10, 3)
+    assert calls == ["a", "b"] * 3
+    assert all(low <= middle <= high for middle, low, high in rates.values())
+
+
+@pytest.mark.skipif(not processes_possible(), reason="no decoding processes here")
+def test_every_part_is_measured(folder, monkeypatch, capsys):
+    monkeypatch.setattr(encode, "load_backbone", lambda *_, precision, **__: Means(precision))
+    encode.main(
+        [
+            *("--images", str(folder), "--rounds", "1", "--precision", "float32", "bfloat16"),
+            *("--batch", "2", "32", "--workers", "threads:1", "processes:1"),
+        ]
+    )
+    text = capsys.readouterr().out
+    for part in (
+        "network alone, bfloat16, batches of 2",
+        "decoding alone, threads:1",
+        "decoding and 4 views, processes:1",
+        "pipeline, float32, processes:1",
+        "pipeline, bfloat16, threads:1 / network alone, bfloat16, batches of 32: ",
+    ):
+        assert part in text
+
+
+def test_batches_of_another_size_leave_the_network_as_it_was():
+    network = Means("float32")
+    encode._network(network, 7, 20)()
+    assert network.seen == [7, 7, 7]
+    assert network.batch_size == 32
