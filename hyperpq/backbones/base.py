@@ -307,6 +307,11 @@ def check_normalization(where: str, mean: Any, std: Any) -> tuple[list[float], l
     return list(mean), list(std)
 
 
+def recorded_precision(identity: Mapping[str, object]) -> Precision:
+    """The precision in the `Backbone.identity` of an index; float32 if it is not known here."""
+    return next((known for known in PRECISIONS if known == identity.get("dtype")), "float32")
+
+
 def hash_files(paths: Iterable[str]) -> str:
     """xxh3_128 of the concatenated content of files, hexadecimal."""
     digest = xxhash.xxh3_128()

@@ -1,0 +1,72 @@
+"""The precision of the network as a setting of an index, and how a build decodes."""
+
+from __future__ import annotations
+
+import pytest
+from image_tools import Grid, build, fill, tree
+
+from hyperpq import ImageIndex
+from hyperpq.errors import BackboneError, InvalidInputError
+from hyperpq.images.build import BuildOptions
+from hyperpq.images.decoding_processes import processes_possible
+
+
+class Half(Grid):
+    precision = "bfloat16"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("p") / "p", 30)
+
+
+def test_an_index_records_the_precision(folder, tmp_path):
+    images, _ = build([folder], tmp_path / "index", Half(), bits=16)
+    assert images.backbone_identity["dtype"] == "bfloat16"
+    assert ImageIndex.open(tmp_path / "index", backbone=Half()).backbone.precision == "bfloat16"
+    with pytest.raises(BackboneError, match="feature type float32; expected bfloat16"):
+        ImageIndex.open(tmp_path / "index", backbone=Grid())
+
+
+def test_the_recorded_precision_is_loaded(folder, tmp_path, monkeypatch):
+    build([folder], tmp_path / "index", Half(), bits=16)
+    asked = []
+
+    def load(name, **options):
+        asked.append(options["precision"])
+        return Half()
+
+    monkeypatch.setattr("hyperpq.backbones.load_backbone", load)
+    assert len(ImageIndex.open(tmp_path / "index").query(folder / "000.png", 3)) == 1
+    ImageIndex.open(tmp_path / "index", backbone="lite0")
+    assert asked == ["bfloat16", "bfloat16"]
+
+
+def test_a_build_asks_for_the_precision(folder, tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, **options):
+        asked.append(options["precision"])
+        return Half()
+
+    monkeypatch.setattr("hyperpq.images.build.pipeline.load_backbone", load)
+    build([folder], tmp_path / "index", "lite0", bits=16, precision="bfloat16")
+    assert asked == ["bfloat16"]
+    with pytest.raises(InvalidInputError, match="precision"):
+        build([folder], tmp_path / "index", "lite0", precision="float32")
+
+
+def test_float32_is_stored_as_before():
+    assert "precision" not in BuildOptions().to_stored()
+    stored = BuildOptions(precision="float16").to_stored()
+    assert BuildOptions.from_stored(stored).precision == "float16"
+    with pytest.raises(InvalidInputError, match="precision"):
+        BuildOptions(precision="int8")
+
+
+@pytest.mark.skipif(not processes_possible(), reason="no decoding processes here")
+def test_a_build_with_processes_has_the_same_bytes(folder, tmp_path):
+    _, report = build([folder], tmp_path / "a" / "index", bits=16)
+    _, again = build([folder], tmp_path / "b" / "index", bits=16, workers="processes:2")
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert report.images == again.images == 30
