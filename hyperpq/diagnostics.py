@@ -58,6 +58,9 @@ def describe_environment() -> dict[str, Section]:
     from hyperpq.backbones import available_backbones
     from hyperpq.utils.devices import resolve_device, usable_cores
 
+    device, kernels = resolve_device("auto"), scan.levels()
+    if device != "cpu":
+        kernels[device] = f"of indexes on the GPU: {_version('triton', extra='gpu')}"
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     return {
         "hyperpq": {
@@ -69,10 +72,10 @@ def describe_environment() -> dict[str, Section]:
         },
         "machine": {
             "cores": usable_cores(),
-            "device": resolve_device("auto"),
+            "device": device,
             "C++ compiler": compiler or "none; the kernels cannot be compiled here",
         },
-        "scan kernels": dict(scan.levels()),
+        "scan kernels": dict(kernels),
         "backbones": {
             name: description if installed else f"{description} (not installed)"
             for name, description, installed in available_backbones()

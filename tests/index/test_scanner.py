@@ -12,6 +12,7 @@ import pytest
 from index_tools import QUERIES, X, make_x
 
 from hyperpq import HiHPQIndex, IDSelectorRange, SearchParameters, scan
+from hyperpq.diagnostics import describe_environment
 from hyperpq.scan.cuda import CudaScanner, DeviceMemory, memory_of, scanner, search
 from hyperpq.scan.scanner import CpuScanner, scanner_for
 
@@ -137,6 +138,14 @@ def test_the_device_of_an_index_says_what_scans(make, monkeypatch, tmp_path):
     HiHPQIndex.from_codec(index.codec, device="cpu")
     HiHPQIndex.load(tmp_path / "index", device="cpu")
     assert made == ["cpu"] * 3
+
+
+def test_info_says_what_scans_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("hyperpq.utils.devices.resolve_device", lambda name: "cuda:0")
+    kernels = describe_environment()["scan kernels"]
+    assert str(kernels["cuda:0"]).startswith("of indexes on the GPU: ")
+    monkeypatch.setattr("hyperpq.utils.devices.resolve_device", lambda name: "cpu")
+    assert describe_environment()["scan kernels"] == scan.levels()
 
 
 def test_rows_that_change_are_searched_as_they_are(make):

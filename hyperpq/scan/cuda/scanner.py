@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
@@ -146,10 +145,12 @@ class CudaScanner:
         return TritonPasses()
 
 
-@functools.cache
+_MEMORY: dict[str, DeviceMemory] = {}
+
+
 def memory_of(device: str) -> DeviceMemory:
     """What this process holds on a device, ``cpu`` or ``cuda:N``."""
-    return DeviceMemory(device)
+    return _MEMORY.setdefault(device, DeviceMemory(device))
 
 
 def _scan_parts(
