@@ -76,3 +76,13 @@ class Piece:
         if self.bits is None:
             return torch.ones_like(rows, dtype=torch.bool)
         return (self.bits[rows >> 3] >> (rows & 7).to(torch.uint8)) & 1 != 0
+
+    def active_rows(self) -> Tensor:
+        """Numbers (n_active,) int64 of the rows that are searched, ascending; there are bits."""
+        import torch
+
+        assert self.bits is not None
+        eight = torch.arange(8, device=self.bits.device)
+        rows = (self.bits.nonzero() * 8 + eight).flatten()
+        rows = rows[rows < self.n]
+        return rows[self.active(rows)]

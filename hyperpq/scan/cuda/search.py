@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,7 +66,7 @@ def search_piece(
         return
     whole = k is not None and (k > MAX_K or 8 * k > piece.n_active)
     if whole or piece.n_active <= FEW_ROWS:
-        _compute_all(piece, tables, theta, k, every, found)
+        _compute_all(passes, piece, tables, theta, k, every, found)
         return
     capacity = _CAPACITY
     if k is not None:
@@ -105,7 +105,7 @@ def _compute_survivors(
             return
         queries = queries[~fits]
         capacity = min(_power_of_two(most), _power_of_two(_PAIRS // len(queries)))
-    _compute_all(piece, tables, theta, k, queries, found)
+    _compute_all(passes, piece, tables, theta, k, queries, found)
 
 
 def sample_size(k: int, n: int) -> int:
@@ -145,20 +145,37 @@ def _kth(distances: Tensor, k: int) -> Tensor:
 
 
 def _compute_all(
-    piece: Piece, tables: Tensor, theta: Tensor, k: int | None, queries: Tensor, found: Found
+    passes: Passes,
+    piece: Piece,
+    tables: Tensor,
+    theta: Tensor,
+    k: int | None,
+    queries: Tensor,
+    found: Found,
 ) -> None:
-    """`search_piece` for some queries, by the distances of all rows in plain PyTorch."""
+    """`search_piece` for some queries, by the distances of all rows that are searched."""
     import torch
 
-    tables, theta = tables[queries], theta[queries]
-    for first, codes in piece.columns(_DENSE_PAIRS // len(queries)):
-        distances = block_distances(tables, codes)
-        rows = torch.arange(first, first + codes.shape[1], device=codes.device)
-        distances = torch.where(piece.active(rows), distances, math.inf)
+    theta = theta[queries]
+    for rows, distances in _all_distances(passes, piece, tables[queries]):
         if k is not None and len(rows) >= k:
             theta = torch.minimum(theta, _kth(distances, k))
         near = (distances <= theta[:, None]) & (distances < math.inf)
         _report(near, distances, rows.expand(distances.shape), queries, found)
+
+
+def _all_distances(passes: Passes, piece: Piece, tables: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Numbers (n,) of rows and their distances (nq, n), in blocks; +inf of rows left out."""
+    import torch
+
+    step = max(1, _DENSE_PAIRS // len(tables))
+    if 8 * piece.n_active <= piece.n:
+        for rows in piece.active_rows().split(step):
+            yield rows, passes.distances(piece, tables, rows.int().expand(len(tables), -1))
+        return
+    for first, codes in piece.columns(step):
+        rows = torch.arange(first, first + codes.shape[1], device=codes.device)
+        yield rows, torch.where(piece.active(rows), block_distances(tables, codes), math.inf)
 
 
 def _report(near: Tensor, distances: Tensor, rows: Tensor, queries: Tensor, found: Found) -> None:
