@@ -1,4 +1,4 @@
-"""Quality against the size of the database: do the codes degrade as it grows?
+"""Quality against the size of the database: whether codes degrade as it grows.
 
     python -m benchmarks.degrade --dataset cifar10-ii --features CACHE \
         [--others scenes15 ...] [--images DIR --device cuda] [--sizes 10000 100000 ...]

@@ -37,8 +37,17 @@ def import_faiss() -> Any:
     return faiss
 
 
+def on_device(index: Any, device: str) -> Any:
+    """An index of faiss on a CUDA device, if faiss can use it, and otherwise as it is."""
+    faiss = import_faiss()
+    if not (device.startswith("cuda") and hasattr(faiss, "StandardGpuResources")):
+        return index
+    number = int(device.partition(":")[2] or 0)
+    return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
+
+
 def kmeans(
-    x: NDArray[np.float32], k: int, *, seed: int, iterations: int = 25
+    x: NDArray[np.float32], k: int, *, seed: int, iterations: int = 25, device: str = "cpu"
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Lloyd's k-means with every point used.
 
@@ -52,6 +61,9 @@ def kmeans(
         Same seed, same result.
     iterations : int
         Lloyd steps.
+    device : str
+        Where points are compared with centroids, if it is a CUDA device and faiss can use it. Other
+        devices round differently, so the result of a seed is that of a kind of device.
 
     Returns
     -------
@@ -74,15 +86,12 @@ def kmeans(
         order = np.arange(k) % n
         return x[order].copy(), np.arange(n, dtype=np.int64)
     faiss = import_faiss()
-    run = faiss.Kmeans(
-        d,
-        k,
-        niter=iterations,
-        seed=seed % (2**31),
-        min_points_per_centroid=1,
-        max_points_per_centroid=-(-n // k) + 1,
-    )
-    run.train(x)
-    centroids = np.asarray(run.centroids, dtype=np.float32).reshape(k, d)
-    _, labels = run.index.search(x, 1)
+    run = faiss.Clustering(d, k)
+    run.niter, run.seed = iterations, seed % (2**31)
+    run.min_points_per_centroid, run.max_points_per_centroid = 1, -(-n // k) + 1
+    index = on_device(faiss.IndexFlatL2(d), device)
+    x = np.ascontiguousarray(x, np.float32)
+    run.train(x, index)
+    centroids = faiss.vector_to_array(run.centroids).reshape(k, d)
+    _, labels = index.search(x, 1)
     return centroids, labels[:, 0]

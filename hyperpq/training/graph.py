@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.learned import evenly
-from hyperpq.quantizers.kmeans import import_faiss
+from hyperpq.quantizers.kmeans import import_faiss, on_device
 from hyperpq.training.features import normalized_features
 from hyperpq.training.recipe import GraphSettings
 from hyperpq.training.split import TrainingSplit
@@ -272,12 +272,8 @@ def nearest_others(
 
     Exact: up to a hundred thousand rows an inverted file takes no less time.
     """
-    faiss = import_faiss()
     n = len(z)
-    index = faiss.IndexFlatIP(z.shape[1])
-    if device.startswith("cuda") and hasattr(faiss, "StandardGpuResources"):
-        number = int(device.partition(":")[2] or 0)
-        index = faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), number, index)
+    index = on_device(import_faiss().IndexFlatIP(z.shape[1]), device)
     index.add(z)
     neighbours = np.empty((n, k), np.int64)
     squared = np.empty((n, k), np.float32)

@@ -52,10 +52,11 @@ class Hierarchy:
         seed : int
             Of the micro-clusters.
         device : device
-            Where the prototypes go.
+            Where the prototypes go, and where micro-clusters are made, see `kmeans`.
         """
         flat = v.flatten(1)
-        labels = tuple(map(torch.from_numpy, cluster_levels(flat.numpy(), levels, seed=seed)))
+        clustered = cluster_levels(flat.numpy(), levels, seed=seed, device=str(device))
+        labels = tuple(map(torch.from_numpy, clustered))
         prototypes = []
         for own, level in zip(labels, levels, strict=True):
             sums = torch.zeros(level, flat.shape[1]).index_add_(0, own, flat)
@@ -142,7 +143,12 @@ def usable_levels(levels: Sequence[int], n: int) -> tuple[int, ...]:
 
 
 def cluster_levels(
-    x: NDArray[np.float32], levels: Sequence[int], *, seed: int, micro: int | None = None
+    x: NDArray[np.float32],
+    levels: Sequence[int],
+    *,
+    seed: int,
+    micro: int | None = None,
+    device: str = "cpu",
 ) -> list[NDArray[np.int64]]:
     """Nested cluster labels of features.
 
@@ -157,6 +163,8 @@ def cluster_levels(
     micro : int, optional
         Micro-clusters; the larger of 1,000 and 5 times the finest level unless given. With fewer
         features Ward runs on the features themselves.
+    device : str
+        See `kmeans`.
 
     Returns
     -------
@@ -167,7 +175,7 @@ def cluster_levels(
     if len(x) <= m:
         centers, labels = x, np.arange(len(x), dtype=np.int64)
     else:
-        centers, labels = kmeans(x, m, seed=seed, iterations=10)
+        centers, labels = kmeans(x, m, seed=seed, iterations=10, device=device)
         used, labels = np.unique(labels, return_inverse=True)
         centers = centers[used]
     sizes = np.bincount(labels, minlength=len(centers))

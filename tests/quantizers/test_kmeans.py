@@ -41,3 +41,49 @@ def test_labels_are_the_nearest_centroids_and_runs_repeat():
     means = np.stack([x[labels == k].mean(0) for k in range(12) if (labels == k).any()])
     used = centroids[np.unique(labels)]
     assert np.abs(means - used).max() < 0.5
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """faiss with the names of faiss-gpu; what is moved to which device, and stays on the CPU."""
+    faiss, moved = import_faiss(), []
+
+    def move(resources, number, index):
+        moved.append((number, type(index).__name__))
+        return index
+
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", move, raising=False)
+    return moved
+
+
+def test_points_are_compared_on_a_gpu_where_faiss_can_use_it(moved):
+    x = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    want = kmeans(x, 7, seed=3)
+    assert moved == []
+    found = kmeans(x, 7, seed=3, device="cuda:1")
+    np.testing.assert_array_equal(found[0], want[0])
+    np.testing.assert_array_equal(found[1], want[1])
+    assert moved == [(1, "IndexFlatL2")]
+
+
+def test_neighbours_are_searched_on_a_gpu_where_faiss_can_use_it(moved):
+    from hyperpq.training.graph import nearest_others
+
+    z = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
+    want = nearest_others(z, 4)
+    np.testing.assert_array_equal(nearest_others(z, 4, device="cuda")[0], want[0])
+    assert moved == [(0, "IndexFlatIP")]
+
+
+def test_the_result_of_a_seed_is_that_of_faiss_kmeans():
+    """As earlier versions called it; codecs of the same seed have the same codebooks."""
+    faiss = import_faiss()
+    x = np.random.default_rng(1).normal(size=(500, 4)).astype(np.float32)
+    run = faiss.Kmeans(
+        4, 8, niter=25, seed=5, min_points_per_centroid=1, max_points_per_centroid=64
+    )
+    run.train(x)
+    centroids, labels = kmeans(x, 8, seed=5)
+    np.testing.assert_array_equal(centroids, run.centroids)
+    np.testing.assert_array_equal(labels, run.index.search(x, 1)[1][:, 0])
