@@ -185,7 +185,7 @@ class _Rounds:
         self._features = self._all_features()
         self._check = None
         if settings.holdout_check:
-            self._check = FinetuneCheck(network, images, self._features, held_out, settings)
+            self._check = FinetuneCheck(images, held_out, network.size, settings.seed)
         self.first = RoundRecord(0, score=self._score())
         self._anchor = self._graph() if settings.anchor else None
         # What each round needs beside its steps.
@@ -249,8 +249,8 @@ class _Rounds:
     def _score(self) -> float | None:
         if self._check is None:
             return None
-        with self._progress.phase("check", None, ""):
-            return self._check.score(self._network, self._features)
+        with self._progress.phase("check", self._check.views) as phase:
+            return self._check.score(self._network, phase)
 
 
 def estimate_seconds(

@@ -226,9 +226,9 @@ def test_which_round_is_kept(whole, backbone, drawn):
         number = len(before.records)
         return before.after(RoundRecord(number, score=score), tuned, 1.0).kept_round
 
-    # The first must gain a twentieth of what is lacking; later ones must be better than it.
-    assert kept(state(0.5), 0.524) == 0
-    assert kept(state(0.5), 0.526) == 1
+    # The first must gain a fiftieth of what is lacking; later ones must be better than it.
+    assert kept(state(0.5), 0.509) == 0
+    assert kept(state(0.5), 0.511) == 1
     assert kept(state(0.5, 0.6, kept=1), 0.601) == 2
     assert kept(state(0.5, 0.6, kept=1), 0.6) == 1
     assert kept(state(0.5, 0.4), 0.53) == 2
