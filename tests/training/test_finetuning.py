@@ -20,6 +20,7 @@ from hyperpq.training import (
     finetune,
     finetuning,
 )
+from hyperpq.training.finetune_check import FinetuneCheck
 from hyperpq.training.finetune_codec import finetune_codec
 from hyperpq.training.finetune_features import (
     network_features,
@@ -464,3 +465,45 @@ def test_fine_tuning_on_a_gpu(backbone, drawn):
     result = finetune(ArrayImages(drawn[0]), backbone, QUICK, device="cuda:0")
     here = finetune(ArrayImages(drawn[0]), backbone, QUICK)
     assert result.rounds[1].loss == pytest.approx(here.rounds[1].loss, rel=0.05)
+
+
+class Colours(nn.Module):
+    """Gives the mean colour of an image, and noise that no search should depend on."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.size, self.device, self.noise = SIZE, torch.device("cpu"), noise
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x):
+        colour = x.mean((2, 3)) / 255
+        more = self.noise * torch.rand(len(x), 12, generator=self.generator)
+        return torch.cat([colour, more], 1)
+
+
+def test_the_check_prefers_what_does_not_depend_on_the_view():
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (300, 1, 1, 3))
+    x = np.clip(colours + rng.normal(0, 20, (300, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+    images, held_out = ArrayImages(x), finetuning.hold_out(300, 0)
+    check = FinetuneCheck(images, held_out, SIZE, seed=0)
+    scores = [check.score(Colours(noise), _Quiet()) for noise in (0.0, 0.3, 1.0, 1e6)]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0.4
+    # Of 299 others, 15 are found.
+    assert scores[-1] == pytest.approx(15 / 299, abs=0.04)
+    assert check.views == 2 * (30 + 300)
+
+
+def test_the_check_of_a_large_set_searches_some_of_it():
+    class Many:
+        def __len__(self):
+            return 50_000
+
+    held_out = finetuning.hold_out(50_000, 0)
+    check = FinetuneCheck(Many(), held_out, SIZE, seed=0)
+    rows = check._rows
+    assert len(held_out) == 256
+    assert 2000 <= len(rows) <= 2500
+    assert len(np.unique(rows)) == len(rows)
+    assert rows.max() > 49_000
