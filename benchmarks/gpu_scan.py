@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -169,9 +170,9 @@ def searches(case: Case, held: Held, device: str) -> dict[str, Callable[[], Any]
 
         passes = TritonPasses()
         out[OURS] = search_by(CudaScanner([device]))
-        for way in ("cache", "shared"):
-            other = TritonPasses(gather_one=way, gather_four=way)
-            out[f"{OURS}, {way}"] = search_by(Chosen([device], passes=other))
+        for way, warps in itertools.product(("cache", "shared"), (4, 8)):
+            other = TritonPasses(gather_one=way, gather_four=way, warps=warps)
+            out[f"{OURS}, {way}, {warps} warps"] = search_by(Chosen([device], passes=other))
     found = out[OURS]()
     theta = _largest(tables, held, found)
     (part,) = divide(segments, 1)[0]

@@ -88,17 +88,21 @@ def survivors_kernel(
         column = codes + tile.to(tl.int64) * (_TILE * S) + (first - tile * _TILE)
         low = tl.zeros((BLOCK,), tl.int32)
         high = tl.zeros((BLOCK,), tl.int32)
-        for s in range(S):
-            code = tl.load(column + s * stride + lane, mask=there, other=0).to(tl.int32)
+        code = tl.load(column + lane, mask=there, other=0)
+        # Loads are under way while others are used: those of all columns, or, as none passes a
+        # barrier, of the next one.
+        for s in tl.range(0, S, loop_unroll_factor=1 if SHARED else 8):
+            following = tl.load(column + (s + 1) * stride + lane, mask=there & (s + 1 < S), other=0)
             if SHARED:
-                word = tl.gather(tl.load(table + s * 256 + entry), code, 0)
+                word = tl.gather(tl.load(table + s * 256 + entry), code.to(tl.int32), 0)
             else:
-                word = tl.load(table + s * 256 + code)
+                word = tl.load(table + s * 256 + code.to(tl.int32))
             if LANES == 1:
                 low += word.to(tl.int32)
             else:
                 low += word & _EVEN
                 high += (word >> 8) & _EVEN
+            code = following
         active = r < n
         if HAS_BITS:
             byte = tl.load(bits + (r >> 3), mask=there, other=0).to(tl.int32)
