@@ -78,7 +78,7 @@ def test_a_killed_finetuning_is_resumed_and_the_index_answers(hyperpq, copy):
     info = hyperpq("info", "--index", index).stdout.decode()
     assert "on 16 images in 2 rounds, of which number 2 is kept; " in info
     answer = hyperpq("query", photo, "--index", index, "-n", "1", "--json", cwd=copy)
-    (found,) = json.loads(answer.stdout)["results"]
+    (found,) = json.loads(answer.stdout)[0]["results"]
     assert Path(found["path"]).name == photo.name
     assert found["similarity"] == 100
     # Further images are encoded by the tuned network, and damage is found.
