@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import pickle
 
@@ -267,3 +268,67 @@ def test_no_rows_and_no_queries():
 def test_a_scanner_is_its_settings():
     scanner = CudaScanner(["cpu"], "torch", 5)
     assert pickle.loads(pickle.dumps(scanner)) == scanner == CudaScanner(("cpu",), "torch", 5)
+
+
+class Stream:
+    """A stand-in of a CUDA stream: what is queued runs when an event is waited for."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def wait_stream(self, other):
+        self.log.append("wait for the work before")
+
+    def wait_event(self, event):
+        self.log.append(f"{'copies' if self is event.log.copying else 'search'} wait {event.name}")
+
+
+class Log(list):
+    copying = None
+
+
+def test_buffers_of_a_gpu_are_filled_and_used_in_turn(monkeypatch):
+    """The order of copies, waits and records, with stand-ins of CUDA's streams and events."""
+    log = Log()
+    names = iter(["copied 0", "copied 1", "released 0", "released 1"])
+    searching = Stream(log)
+
+    class Event:
+        def __init__(self):
+            self.name, self.log = next(names), log
+
+        def record(self, stream):
+            log.append(f"{self.name} by {'copies' if stream is log.copying else 'search'}")
+
+        def synchronize(self):
+            log.append(f"host waits {self.name}")
+
+    def new_stream(device):
+        log.copying = Stream(log)
+        return log.copying
+
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda n, dtype, **where: empty(n, dtype=dtype))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
+    monkeypatch.setattr(torch.cuda, "Stream", new_stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: searching)
+    buffers = copies.copies_to("cuda:0", 8)
+    data = np.arange(24, dtype=np.uint8).reshape(3, 8)
+    buffers.start(0, data[0])
+    buffers.start(1, data[1])
+    assert buffers.finish(0).tolist() == data[0].tolist()
+    buffers.release(0)
+    buffers.start(0, data[2][:5])
+    assert buffers.finish(1).tolist() == data[1].tolist()
+    assert buffers.finish(0).tolist() == data[2][:5].tolist()
+    assert log == [
+        "wait for the work before",
+        *("host waits copied 0", "copies wait released 0", "copied 0 by copies"),
+        *("host waits copied 1", "copies wait released 1", "copied 1 by copies"),
+        *("search wait copied 0", "released 0 by search"),
+        # The page-locked memory is free once its copy is done, the buffer once it was searched.
+        *("host waits copied 0", "copies wait released 0", "copied 0 by copies"),
+        *("search wait copied 1", "search wait copied 0"),
+    ]
