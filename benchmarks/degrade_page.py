@@ -127,7 +127,7 @@ def plot(runs: Runs, file: Path) -> None:
                 if (value := value_of(runs, method, n, measure)) is not None
             ]
             if not (measure == "recall10" and method == EXACT):
-                draw_line(axis, method, *zip(*points, strict=True))
+                draw_line(axis, method, [n for n, _ in points], [value for _, value in points])
         axis.set_xscale("log")
         axis.set_ylabel(MEASURES[measure].partition(" of")[0])
         axis.set_xlabel("rows of the database")

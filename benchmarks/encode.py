@@ -12,6 +12,7 @@ median of the rounds, with the smallest and largest), and the ratio of the pipel
 from __future__ import annotations
 
 import argparse
+import importlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -169,8 +170,9 @@ def _pipeline(paths: Sequence[bytes], network: Backbone, workers: str) -> Callab
 
 def _decoders(paths: Sequence[bytes], network: Backbone) -> dict[str, Callable[[], object]]:
     """Each JPEG file by Pillow and by simplejpeg, one after the other in one thread."""
-    import simplejpeg
     from PIL import Image
+
+    simplejpeg = importlib.import_module("simplejpeg")
 
     preprocessing = network.preprocessing
     side = preprocessing.decode_side

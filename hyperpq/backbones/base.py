@@ -175,6 +175,11 @@ class Backbone(abc.ABC):
             )
         return pixels
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All devices that the network is on; the first is ``device``."""
+        return (self.device,)
+
     def take_tuned(self, tuned: TunedWeights | None) -> None:
         """Record that the network already has changed weights; for loaders."""
         if tuned is not None:

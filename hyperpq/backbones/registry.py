@@ -15,9 +15,15 @@ from hyperpq.backbones.efficientnet_lite import (
     lite_installed,
     load_lite,
 )
+from hyperpq.backbones.spread import SpreadBackbone
 from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.errors import BackboneError, InvalidInputError
-from hyperpq.utils.devices import limit_torch_threads, resolve_device
+from hyperpq.utils.devices import (
+    is_one_device,
+    limit_torch_threads,
+    resolve_device,
+    resolve_devices,
+)
 from hyperpq.utils.validation import as_choice
 
 # All embedded networks together.
@@ -64,7 +70,8 @@ def load_backbone(
         ``lite0``, ``lite1``, ``lite2``, ``lite-all`` (these three side by side), ``timm:NAME``,
         ``open_clip:MODEL/PRETRAINED``, ``onnx:FILE`` or ``torchscript:FILE``.
     device : str
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; several with commas between, such as
+        ``cuda:0,cuda:1``, or ``cuda:all``, which take batches in turn.
     threads : int, optional
         Threads on the CPU; by default all cores. For PyTorch networks the number applies to the
         whole process.
@@ -98,8 +105,11 @@ def load_backbone(
     if threads is not None and (type(threads) is not int or threads < 1):
         raise InvalidInputError(f"threads is {threads!r}; expected a positive integer.")
     as_choice(precision, "precision", PRECISIONS)
-    backbone = _load(name, device, threads, tuned, precision)
-    backbone.reload = partial(_reload, name, backbone.device, threads, tuned, backbone.identity())
+    devices = [device] if is_one_device(device) else resolve_devices(device)
+    parts = [_load(name, one, threads, tuned, precision) for one in devices]
+    backbone = parts[0] if len(parts) == 1 else SpreadBackbone(parts)
+    where = ",".join(part.device for part in parts)
+    backbone.reload = partial(_reload, name, where, threads, tuned, backbone.identity())
     return backbone
 
 

@@ -87,7 +87,8 @@ class TorchBackbone(Backbone):
         self._half = None if computes_in == "float32" else getattr(torch, computes_in)
         self._module = module.eval().to(device)
         if on_gpu:
-            self._module.to(memory_format=torch.channels_last)
+            # The stubs of PyTorch do not know the argument.
+            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             memory = torch.cuda.get_device_properties(device).total_memory
             self.batch_size = gpu_batch_size(preprocessing.size, memory)
             self.batches_in_flight = 1

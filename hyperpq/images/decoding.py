@@ -68,9 +68,11 @@ class Decoding:
         strength = values["augmentation"]
         if strength is not None:
             # JSON has lists for tuples.
-            strength = Augmentation(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in strength.items()}
-            )
+            known: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in strength.items()
+            }
+            strength = Augmentation(**known)
         prep = Preprocessing.from_dict(values["preprocessing"])
         return cls(**{**values, "preprocessing": prep, "augmentation": strength})
 

@@ -1,14 +1,14 @@
 """From image files to features: images are decoded while the network encodes others.
 
-Threads or processes decode a few batches ahead of the network, so that the network does not wait while a core is
-free. Batches are consecutive parts of the list of files, so that the same list gives the same
-features bit for bit with any number of threads or processes.
+Threads or processes decode a few batches ahead of the network, so that the network does not wait
+while a core is free. Batches are consecutive parts of the list of files, so that the same list
+gives the same features bit for bit with any number of threads or processes.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -128,7 +128,7 @@ def stream_groups(
     options: ReadOptions,
     n_files: int,
     phase: Phase | None = None,
-) -> Iterator[Features]:
+) -> Generator[Features, None, None]:
     """Encode groups of images one after the other; the next is decoded before one is done.
 
     Parameters

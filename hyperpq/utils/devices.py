@@ -97,6 +97,39 @@ def resolve_device(device: str) -> str:
     )
 
 
+def resolve_devices(device: str) -> tuple[str, ...]:
+    """Return the available devices for what a user wrote, at least one.
+
+    Parameters
+    ----------
+    device : str
+        As for `resolve_device`; several of them with commas between, such as ``cuda:0,cuda:1``; or
+        ``cuda:all`` for every GPU.
+
+    Raises
+    ------
+    InvalidInputError
+        As `resolve_device` does.
+    """
+    if device == "cuda:all":
+        resolve_device("cuda")
+        import torch
+
+        return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    names = device.split(",") if isinstance(device, str) else [device]
+    return tuple(resolve_device(name) for name in names)
+
+
+def first_device(device: str) -> str:
+    """The first of several devices, for what runs on one; a single one as it was written."""
+    return device if is_one_device(device) else resolve_devices(device)[0]
+
+
+def is_one_device(device: str) -> bool:
+    """Whether a user wrote one device and not several."""
+    return not isinstance(device, str) or (device != "cuda:all" and "," not in device)
+
+
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
     """Run PyTorch on one thread, as a context or a decorator.

@@ -137,7 +137,7 @@ def test_decoding_and_onnx_runtime_follow_the_quota(cores, monkeypatch, tmp_path
     """Decoding had a thread for each core of the machine where a container allows one."""
     from hyperpq.backbones import Backbone, load_backbone
     from hyperpq.datasets.preprocessing import Preprocessing
-    from hyperpq.images import extract
+    from hyperpq.images import decoders, extract
 
     cores(64, 3)
     pools = []
@@ -146,12 +146,12 @@ def test_decoding_and_onnx_runtime_follow_the_quota(cores, monkeypatch, tmp_path
         def _features(self, pixels):
             return pixels.mean((1, 2)).astype(np.float32)
 
-    class Pool(extract.ThreadPoolExecutor):
+    class Pool(decoders.ThreadPoolExecutor):
         def __init__(self, workers, **options):
             pools.append(workers)
             super().__init__(workers, **options)
 
-    monkeypatch.setattr(extract, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(decoders, "ThreadPoolExecutor", Pool)
     network = Means("means", 3, Preprocessing(8), "0" * 32, "cpu", mean=None, std=None)
     for workers, started in ((0, 3), (7, 7)):
         options = extract.ReadOptions(workers)

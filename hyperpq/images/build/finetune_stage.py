@@ -215,5 +215,8 @@ def _tuned(network: Backbone, tuned: TunedWeights | None) -> Backbone:
     if tuned == network.tuned:
         return network
     return load_backbone(
-        network.name, device=network.device, tuned=tuned, precision=network.precision
+        network.name,
+        device=",".join(network.devices),
+        tuned=tuned,
+        precision=network.precision,
     )

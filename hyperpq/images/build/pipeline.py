@@ -54,6 +54,7 @@ from hyperpq.store import (
     replace_directory,
 )
 from hyperpq.store.lock import writer_lock
+from hyperpq.utils.devices import first_device
 from hyperpq.utils.files import make_folder
 from hyperpq.utils.validation import as_choice
 
@@ -92,7 +93,8 @@ def build_index(
     backbone : Backbone or str, optional
         The network, or its name; ``lite0`` for a new index by default.
     device : str
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:n``.
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:n``. Several with commas between, such as
+        ``cuda:0,cuda:1``, or ``cuda:all``, encode the images of a new index together.
     workers : int or str
         Number of workers that decode images, 0 for one per core; or ``"threads"``,
         ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
@@ -149,7 +151,7 @@ def build_index(
             roots,
             path,
             backbone=backbone,
-            device=device,
+            device=first_device(device),
             workers=workers,
             allow_empty=allow_empty,
             relearn=relearn,
@@ -190,7 +192,7 @@ def build_index(
                 state=state,
                 options=chosen,
                 network=backbone,
-                device=device,
+                device=first_device(device),
                 workers=workers,
                 progress=progress,
                 allow_empty=allow_empty,
@@ -202,7 +204,9 @@ def build_index(
                 state.discard()
             raise
     with progress.phase("open", None, ""):
-        images = ImageIndex.open(os.path.abspath(path), device=device, backbone=backbone)
+        images = ImageIndex.open(
+            os.path.abspath(path), device=first_device(device), backbone=backbone
+        )
     return images, report
 
 
