@@ -123,7 +123,10 @@ def train_fidelity(
     state.head.put_into(codec)
     codec.quantizer = state.quantizer
     codec.recipe = task.recipe.to_dict()
-    codec.to(task.device).keep_sample(tangent_vectors(codec, evenly(x)))
+    sample = evenly(x)
+    if metric == "cosine":
+        sample = scaled_rows(sample)
+    codec.to(task.device).keep_sample(tangent_vectors(codec, sample))
     codec.is_trained = True
     return codec.eval()
 
@@ -180,7 +183,7 @@ def fit_fidelity(
         )
     rows, components = x[:: -(-len(x) // MAX_ROWS)], max(MIN_COMPONENTS, M * nbits)
     if metric == "cosine":
-        unit = torch.from_numpy(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12))
+        unit = torch.from_numpy(unit_rows(rows))
         head = fit_unit_head(unit, components)
         v = torch.cat([b @ head.weight + head.bias for b in unit.split(BATCH_ROWS)])
     else:
@@ -195,6 +198,22 @@ def fit_fidelity(
         v, M, nbits, metric=metric, seed=seed, epochs=epochs, device=device, progress=progress
     )
     return FidelityState(head, quantizer)
+
+
+def unit_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows (n, d) of unit length; a row of zeros stays zero."""
+    scaled = scaled_rows(x)
+    length = np.linalg.norm(scaled, axis=1, keepdims=True)
+    return scaled / np.where(length > 0, length, 1)
+
+
+def scaled_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows (n, d) times powers of two, so that the largest value of each is from 0.5 to 1.
+
+    Squares of larger and of smaller values leave float32. No bit of a direction changes.
+    """
+    largest = np.abs(x).max(1, keepdims=True)
+    return np.ldexp(x, -np.frexp(largest)[1])
 
 
 def fit_unit_head(unit: Tensor, components: int) -> FidelityHead:

@@ -10,7 +10,9 @@ import torch
 from hyperpq.errors import InvalidInputError
 from hyperpq.evaluation import recall_at
 from hyperpq.training import reconstruction
-from hyperpq.training.reconstruction import FidelityState, fit_fidelity
+from hyperpq.training.recipe import Recipe
+from hyperpq.training.reconstruction import FidelityState, fit_fidelity, train_fidelity
+from hyperpq.training.task import TrainingTask
 
 
 def anisotropic(n: int, seed: int, d: int = 48) -> np.ndarray:
@@ -103,6 +105,25 @@ def test_same_seed_same_bytes(nbits):
     assert torch.equal(a.head.bias, b.head.bias)
     assert torch.equal(a.quantizer.codebooks, b.quantizer.codebooks)
     assert 1 << nbits == a.quantizer.K
+
+
+@pytest.mark.parametrize("exponent", [80, -80])
+def test_the_length_of_rows_has_no_part_in_what_is_learned(exponent):
+    x = anisotropic(600, 1)
+    x[3] = 0
+    scaled = np.ldexp(x, exponent)
+    # Rows have lengths of their own, too.
+    scaled[5:50] = np.ldexp(scaled[5:50], 30)
+    recipe = Recipe().replace(objective="fidelity", epochs=1)
+    want, found = (
+        train_fidelity(TrainingTask(rows, recipe, 3, 4, "l1", 5, "cpu")).state_dict()
+        for rows in (x, scaled)
+    )
+    assert want.keys() == found.keys()
+    for name, value in want.items():
+        assert torch.equal(found[name], value), name
+    # The rows of zeros did not take the place of all others.
+    assert len(found["sample"].unique(dim=0)) > 590
 
 
 def test_long_sets_are_sampled(monkeypatch):
