@@ -244,7 +244,11 @@ class TunedWeights:
             version, name, base = facts["format"], facts["backbone"], facts["base_hash"]
             recorded = facts["hash"]
             tensors = load(data)
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            for text in (name, base):
+                # JSON can hold what is no text.
+                str(text).encode()
+        # RecursionError: JSON nested too deep.
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise BackboneError(
                 f"{source} is not a file of tuned weights ({type(error).__name__}: "
                 f"{str(error)[:200]}); expected one that hyperpq wrote; restore it from a backup "

@@ -183,11 +183,11 @@ class Forger:
         self._put(name, edit_json(self.original[name], rng))
 
     def forge_weights_header(self, rng: random.Random) -> None:
-        name = self._other("codec.safetensors", rng)
+        name = self._other(".safetensors", rng)
         self._put(name, edit_header(self.original[name], rng))
 
     def forge_weights(self, rng: random.Random) -> None:
-        name = self._other("codec.safetensors", rng)
+        name = self._other(".safetensors", rng)
         self._put(name, edit_bytes(self.original[name], rng))
 
     def forge_shard(self, rng: random.Random) -> None:

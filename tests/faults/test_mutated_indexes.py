@@ -8,11 +8,13 @@ import signal
 from collections import Counter
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from fault_tools import CODEC, QUERIES, X, add, in_child, learned_codec, load, new_index
 from forgeries import BLIND, WITH_CHECKSUMS, Forger
 from index_operations import relearn
 
+from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.errors import HyperPQError
 from hyperpq.filters.selectors import IDSelectorRange
 
@@ -22,14 +24,22 @@ SECONDS = 60
 
 
 def make_index(path, kind: str) -> None:
-    is_plain = kind == "plain"
+    is_plain = kind != "learned"
     index = new_index(CODEC if is_plain else learned_codec(), "int8" if is_plain else "none")
+    if kind == "tuned":
+        # Version 5.
+        rng = np.random.default_rng(0)
+        changes = {
+            "stem.weight": rng.normal(size=(8, 9)).astype(np.float16),
+            "stem.bias": rng.normal(size=8).astype(np.float32),
+        }
+        index.collection.set_tuned(TunedWeights("lite0", "0" * 32, changes))
     index.save(path)
     add(index, range(70))
     add(index, range(100, 130))
     index.remove_ids([5, 6, 110])
-    if is_plain:
-        # Features, another codec, and so version 4 of the format; the others have version 3.
+    if kind == "plain":
+        # Features, another codec, and so version 4 of the format; learned ones have version 3.
         relearn(index)
         load(path).remove_ids([7, 111])
 
@@ -50,6 +60,7 @@ def use(index) -> None:
         lambda: add(index, [900]),
         lambda: index.compact(),
         lambda: index.clone(),
+        lambda: index.view().rows.tuned,
         lambda: repr(index),
         lambda: index.reset(),
     ]
@@ -64,7 +75,7 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("kind", ["plain", "learned"])
+@pytest.mark.parametrize("kind", ["plain", "learned", "tuned"])
 @pytest.mark.parametrize("count", [250, pytest.param(2000, marks=pytest.mark.slow)])
 def test_mutated_indexes(tmp_path, capsys, kind, count):
     root, report = tmp_path / "index", tmp_path / "report"
