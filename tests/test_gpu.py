@@ -8,7 +8,7 @@ import torch
 from scan_cases import KINDS, make_tables
 
 from hyperpq.codec.serialization import to_files
-from hyperpq.codes import CodeSegment, pack, row_bits
+from hyperpq.codes import CodeSegment, TiledCodes, pack, row_bits, tiled_size
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.scan import prepare, reference
 from hyperpq.scan.cuda import CudaScanner, memory_of, search
@@ -114,3 +114,22 @@ def test_an_index_on_a_gpu_searches_there(x):
     on_cpu += index.range_search(x[:70], 3.0)
     for mine, theirs in zip(on_gpu, on_cpu, strict=True):
         np.testing.assert_array_equal(mine, theirs)
+
+
+def test_codes_beyond_two_gigabytes():
+    """Offsets of bytes are 64-bit integers; the nearest rows are the last."""
+    n, size = 280_000_000, 8
+    rng = np.random.default_rng(0)
+    data = np.frombuffer(bytearray(rng.bytes(tiled_size(n, size))), np.uint8)
+    codes = TiledCodes(data, n, size)
+    tables = rng.random((5, size, 256)).astype(np.float32)
+    # The last tile has fewer rows; each query finds its nearest codewords in one of them.
+    left = n % 4096
+    tile = data[(n - left) * size :].reshape(size, -1)
+    tile[:, left - 5 : left] = tables.argmin(2).T
+    want = CpuScanner().search_segments(tables, [CodeSegment(codes)], 10)
+    assert want[1][:, 0].tolist() == list(range(n - 5, n))
+    for nq in (5, 1):
+        found = CudaScanner(["cuda"]).search_segments(tables[:nq], [CodeSegment(codes)], 10)
+        np.testing.assert_array_equal(found[0], want[0][:nq])
+        np.testing.assert_array_equal(found[1], want[1][:nq])
