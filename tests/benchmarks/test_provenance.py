@@ -182,6 +182,16 @@ def test_code_counts_and_comments_do_not(tmp_path):
     assert code_digest(("a",), tmp_path) != first
 
 
+def test_the_scan_on_gpus_is_left_out_of_the_digest(tmp_path):
+    (tmp_path / "hyperpq/scan/cuda").mkdir(parents=True)
+    (tmp_path / "hyperpq/scan/one.py").write_text("x = 1")
+    code_digest.cache_clear()
+    first = code_digest(("hyperpq/scan",), tmp_path)
+    (tmp_path / "hyperpq/scan/cuda/two.py").write_text("x = 2")
+    code_digest.cache_clear()
+    assert code_digest(("hyperpq/scan",), tmp_path) == first
+
+
 def test_some_queries_are_a_set_of_their_own(place):
     page = bench(place, "one")
     page = bench(place, "one", "--queries", "5")
