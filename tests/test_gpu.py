@@ -133,3 +133,27 @@ def test_codes_beyond_two_gigabytes():
         found = CudaScanner(["cuda"]).search_segments(tables[:nq], [CodeSegment(codes)], 10)
         np.testing.assert_array_equal(found[0], want[0][:nq])
         np.testing.assert_array_equal(found[1], want[1][:nq])
+
+
+def test_an_index_whose_network_was_tuned_on_a_gpu_answers_on_a_cpu(drawn, tmp_path):
+    from hyperpq.images import ImageIndex, build_index
+    from hyperpq.training import FinetuneSettings
+
+    settings = FinetuneSettings(
+        rounds=2, epochs=2, batch=16, resolution=64, neighbours=4, holdout_check=False
+    )
+    index, report = build_index(
+        drawn, tmp_path / "index", device="cuda", epochs=1, finetune=settings
+    )
+    assert report.finetuned is not None
+    on_cpu = ImageIndex.open(tmp_path / "index", device="cpu")
+    assert on_cpu.backbone.tuned == index.backbone.tuned
+    assert on_cpu.backbone.device == "cpu"
+    paths = on_cpu.paths()
+    answers = on_cpu.query(paths, 1)
+    assert [answer.results[0].path for answer in answers] == paths
+    # A second tuning, of the index itself, on the GPU, too.
+    assert index.finetune(settings).kept == 2
+    on_cpu.refresh()
+    assert on_cpu.backbone.tuned == index.backbone.tuned
+    assert [answer.results[0].path for answer in on_cpu.query(paths, 1)] == paths
