@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from benchmarks.baselines import Floats, Ids, unit
 from benchmarks.degrade_page import PUBLISHED, Key, write_degrade_page
-from benchmarks.featuresets import FeatureSet, open_set
+from benchmarks.featuresets import FeatureSet, open_set, set_name
 from benchmarks.machine import describe_machine
 from benchmarks.options import add_cache_options, count
 from benchmarks.provenance import current_commit
@@ -268,7 +268,7 @@ def run(
                     **measured,
                     "base": len(base),
                     "queries": len(features.query),
-                    "others": list(args.others),
+                    "others": [set_name(other, args.backbone) for other in args.others],
                     "views": args.images is not None,
                     "machine": describe_machine(),
                     "device": args.device,

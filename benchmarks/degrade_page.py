@@ -53,10 +53,10 @@ def write_degrade_page(out: Path) -> Path:
     found = []
     for name, bits in sorted({(key.set, key.bits) for key in runs}):
         some = {key: run for key, run in runs.items() if (key.set, key.bits) == (name, bits)}
-        image = f"degrade-{name}-{bits}.svg"
+        image = f"degrade-{label_of(name)}-{bits}.svg"
         plot(some, out / image)
         first = next(iter(some.values()))
-        sections[f"{name}, {bits} bits"] = "\n\n".join(
+        sections[f"{label_of(name)}, {bits} bits"] = "\n\n".join(
             [
                 f"![Quality by number of rows]({image})",
                 f"{first['base']:,} images of the set, {first['queries']:,} queries; all further "
@@ -72,6 +72,11 @@ def write_degrade_page(out: Path) -> Path:
         sections,
         made_of(runs),
     )
+
+
+def label_of(name: str) -> str:
+    """The name of a data set without the number of its queries."""
+    return name.partition("-q")[0]
 
 
 def value_of(runs: Runs, method: str, n: int, measure: str) -> float | None:
@@ -91,19 +96,32 @@ def methods_of(runs: Runs) -> list[str]:
 
 
 def finding(runs: Runs) -> str:
-    """What is left at the largest size, of the default codes and of exact search."""
+    """What is left at the largest size, of the default codes and of the others."""
     sizes, (name, *_) = sizes_of(runs), next(iter(runs))
     low, high = sizes[0], sizes[-1]
-    words = []
-    for method, label in ((OURS, "the default codes"), (EXACT, "exact search")):
+    changes = {}
+    for method in methods_of(runs):
         start, end = (value_of(runs, method, n, "map100") for n in (low, high))
-        if start is not None and end is not None:
-            share = f"{100 * (end - start) / start:+.0f} %" if start else "none of it"
-            words.append(f"{label} from {format_number(start)} to {format_number(end)} ({share})")
-    return (
-        f"With the images of {name} among {low:,} to {high:,} rows, mAP@100 goes for "
-        f"{listed(words)}."
+        if start and end is not None:
+            changes[method] = start, end, (end - start) / start
+    words = [
+        f"{method} from {format_number(start)} to {format_number(end)} ({100 * change:+.1f} %)"
+        for method, (start, end, change) in changes.items()
+    ]
+    text = (
+        f"As the database grows from {low:,} to {high:,} rows, of which {low:,} are images of "
+        f"{label_of(name)} and the others belong to no query, mAP@100 goes for {listed(words)}."
     )
+    if OURS in changes and EXACT in changes:
+        ours, exact = changes[OURS], changes[EXACT]
+        if ours[2] < exact[2] - 0.005:
+            text += (
+                " The default codes lose more than the features do, because they learned from the "
+                "images of the set alone; an index learns again when it has outgrown its codec."
+            )
+        if ours[1] > exact[1]:
+            text += " At the largest size they are better than exact search of the features."
+    return text
 
 
 def _table(runs: Runs, measure: str) -> str:

@@ -195,12 +195,14 @@ def _stream(
     passes = decoding.passes
     # With views, a large batch of a GPU has fewer images, so that no more pixels are in memory.
     size = max(min(BATCH_SIZE, backbone.batch_size), backbone.batch_size // passes)
+    # Each device takes one while others are decoded.
+    ahead = max(_BATCHES_AHEAD, len(backbone.devices) + 2)
     workers = Workers.of(options.workers)
     decoder = make_decoder(
         workers,
         decoding,
         batch_size=size,
-        ahead=_BATCHES_AHEAD,
+        ahead=ahead,
         processes=workers.uses_processes(n_files, backbone.device),
     )
     parts = _parts(groups, size)
@@ -213,7 +215,7 @@ def _stream(
             decoded.append((part, decoder.submit(part.sources)))
 
     try:
-        for _ in range(_BATCHES_AHEAD):
+        for _ in range(ahead):
             submit()
         while decoded:
             part, batch = decoded.popleft()

@@ -97,7 +97,7 @@ def measured(tmp_path, monkeypatch):
     monkeypatch.setattr(degrade, "DEPTH", 10)
     args = argparse.Namespace(
         methods=["hyperpq default"], sizes=[40, 100], bits=64, seed=0, device="cpu",
-        others=["near"], images=None, precision="float32",
+        others=["near"], backbone="lite0", images=None, precision="float32",
     )  # fmt: skip
     log = RunLog(tmp_path / "runs" / "degrade.jsonl", Key._fields)
     run(features, iter([near]), args, log)
@@ -120,8 +120,8 @@ def test_the_page(measured):
     pytest.importorskip("matplotlib")
     text = write_degrade_page(folder).read_text("utf-8")
     assert "| exact raw | 1.000 | .750 |" in text
-    assert "the default codes from 1.000 to .750 (-25 %)" in finding(read_runs(folder))
-    assert "Distractors are images and views of near." in text
+    assert "hyperpq default from 1.000 to .750 (-25.0 %)" in finding(read_runs(folder))
+    assert "Distractors are images and views of near-lite0." in text
     assert (folder / "degrade-made-64.svg").exists()
 
 
