@@ -25,6 +25,8 @@ published then.
 from __future__ import annotations
 
 import argparse
+import ast
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from benchmarks.finetune_page import FIELDS, RUNS, FinetuneKey
@@ -53,7 +56,7 @@ from hyperpq.datasets.preprocessing import Preprocessing, to_pixels
 from hyperpq.datasets.protocols import Protocol, Split, cifar10_protocol
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
-from hyperpq.progress import Progress, RichProgress
+from hyperpq.progress import LineProgress, Progress, RichProgress
 from hyperpq.training import ArrayImages, FinetuneSettings, finetune, get_recipe, train_codec
 from hyperpq.training.finetune_codec import finetune_codec
 from hyperpq.training.finetune_features import network_features, plain_squares, rooted
@@ -131,8 +134,6 @@ def _squares(split: Split, work: Path) -> NDArray[np.uint8]:
 
 
 def _digest(paths: Sequence[bytes]) -> str:
-    import xxhash
-
     return str(xxhash.xxh3_128_hexdigest(b"\n".join(paths)))
 
 
@@ -400,9 +401,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.minutes,
     )
     log, begun = RunLog(options.work / "runs.jsonl", FIELDS), time.monotonic()
+    progress = RichProgress() if sys.stderr.isatty() else LineProgress(_to_stderr)
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for which in options.which:
-            one = Measurement(wanted, which, seed, log, RichProgress())
+            one = Measurement(wanted, which, seed, log, progress)
             for name, step in one.tasks(options.steps):
                 if options.budget and time.monotonic() - begun > options.budget:
                     print(f"{which}, seed {seed}, {name}: left to the next call", flush=True)
@@ -414,9 +416,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(write_gpu_page(options.out))
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    import ast
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
+
+def _assignment(text: str) -> tuple[str, Any]:
     name, equal, value = text.partition("=")
     if not equal:
         raise SystemExit(f"--set {text}: expected FIELD=VALUE")

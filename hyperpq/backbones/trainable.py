@@ -76,8 +76,9 @@ class TrainableNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features (n, d), float32, of images (n, 3, S, S) with values from 0 to 255."""
         x = ((x / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        out = self.module(x)
-        return (out.mean(dim=(2, 3)) if out.ndim == 4 else out).float()
+        # In float32 before the mean: bfloat16 would round it to three digits.
+        out = self.module(x).float()
+        return out.mean(dim=(2, 3)) if out.ndim == 4 else out
 
     def works_at(self, size: int) -> bool:
         """Whether the network takes images of another side than its own."""
@@ -195,7 +196,7 @@ class CombinedModule(nn.Module):
                 own = interpolate(
                     x, size=(side, side), mode="bicubic", antialias=True, align_corners=False
                 )
-            out = self.get_submodule(name)(own)
+            out = self.get_submodule(name)(own).float()
             features.append(out.mean(dim=(2, 3)) if out.ndim == 4 else out)
         return torch.cat(features, 1)
 

@@ -267,7 +267,7 @@ def test_fine_tuning_helps_images_of_the_same_kind(backbone):
         nearest = np.argsort(-similarity, axis=1)[:, :20]
         found.append((labels[nearest] == labels[:, None]).mean())
     before, after = found
-    assert after > before + 0.03
+    assert after > before + 0.1
 
 
 class _Quiet:
