@@ -242,13 +242,22 @@ class Sampled(NamedTuple):
     def of_sample(
         cls, codec: Coder, packed: NDArray[np.uint8], features: NDArray[np.float32] | None
     ) -> Sampled:
-        """The same of a sample of rows: codes (n, code_size), and features (n, d) if kept."""
+        """The same of a sample of rows: codes (n, code_size), and features (n, d) if kept.
+
+        Rows whose features are too large for a query are left out.
+        """
+        if features is None:
+            tables = codec.code_tables(packed)
+        else:
+            with np.errstate(over="ignore", invalid="ignore"):
+                tables = codec.tables(features)
+            # Kept features may be too large for a query.
+            finite = np.isfinite(tables).all((1, 2))
+            tables, packed, features = tables[finite], packed[finite], features[finite]
         codes, n = unpack(packed, codec.M, codec.nbits), len(packed)
-        tables = codec.code_tables(packed) if features is None else codec.tables(features)
         D = np.zeros((n, n))
-        with np.errstate(invalid="ignore"):  # Tables of features that are too large for a query.
-            for m in range(codec.M):
-                D += tables[:, m].take(codes[:, m], axis=1)
+        for m in range(codec.M):
+            D += tables[:, m].take(codes[:, m], axis=1)
         if features is None:
             by_codes = D + codec.corrections(packed) if codec.has_corrections else None
             return cls(Scale.of_distances(D, None, by_codes), None)

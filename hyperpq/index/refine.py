@@ -48,8 +48,8 @@ _LARGEST, _LEAST = float(np.finfo(np.float32).max), float(np.finfo(np.float64).m
 class Refinement:
     """Ranks the best codes of each query again, by the kept features of these rows alone.
 
-    Without kept features, codes of the objective ``fidelity`` are ranked again by what their whole
-    code says and no sum of table entries can, see `Codec.corrections`.
+    Without kept features, codes of the objective ``fidelity`` are ranked again by a term of the
+    whole code, which is no sum of table entries, see `Codec.corrections`.
 
     The refined distance of a row is that of its code plus ``factor`` times the squared chord of its
     features to the query, see `FeatureSpace`. For plain codebooks and the objective ``fidelity`` it
@@ -57,7 +57,9 @@ class Refinement:
 
     Rows after the candidates keep the order of their codes. Their distance is that of their code
     plus the largest difference that refinement made to a candidate of the query. So the results for
-    a k are the first of those for any larger one.
+    a k are the first of those for any larger one. Among the candidates, rows at the same distance
+    are ordered by their ids. After them they are not: the sum can round distances of different
+    codes to the same number.
 
     Attributes
     ----------
@@ -86,7 +88,8 @@ class Refinement:
         Raises
         ------
         InvalidInputError
-            If it is no number of candidates, or the rows keep no features.
+            If it is no number of candidates, or the rows keep no features and the codec has no
+            corrections.
         """
         count = as_refine(refine)
         if count == 0:
@@ -131,12 +134,15 @@ class Refinement:
         D, I : ndarray, shape (nq, width)
             Refined distances and ids.
         """
-        n = sum(segment.codes.n for segment in segments)
         found = self.rows.scanner.search_segments(
-            tables, segments, max(width, min(self.count, n)), threads=threads
+            tables, segments, self.width(width, segments), threads=threads
         )
         D, I = self.ranked(queries, *found, threads)  # noqa: E741
         return D[:, :width], I[:, :width]
+
+    def width(self, width: int, segments: Sequence[CodeSegment]) -> int:
+        """Number of results that a scan has to find, for so many results."""
+        return max(width, min(self.count, sum(segment.codes.n for segment in segments)))
 
     def ranked(
         self,
@@ -203,7 +209,7 @@ class Refinement:
         ids: NDArray[np.int64],
         threads: int | None,
     ) -> NDArray[np.float64]:
-        """Refined distances (nq, n) of rows at the distances D (nq, n); of any value without id."""
+        """Refined distances (nq, n) of rows at the distances D; arbitrary where the id is -1."""
         if self.space is None:
             known, which = np.unique(ids[ids >= 0], return_inverse=True)
             wide = D.astype(np.float64)
@@ -279,7 +285,7 @@ def _measured(rows: RowView, codec: Coder, first: int) -> int:
     """`candidates` of the first rows."""
     ids = sample_ids(rows)[::_SAMPLE_STEP]
     queries = rows.features_of(ids)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         tables = codec.tables(queries)
     # Kept features may be too large for a query.
     finite = np.isfinite(tables).all((1, 2))

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from hyperpq.index.refine import Refinement
     from hyperpq.scan.scanner import Scanner
 
-# Queries whose distance tables are in memory at once.
-_QUERY_BATCH = 256
+# Queries whose distance tables are in memory at once, and results of queries: 50 MB.
+_QUERY_BATCH, _RESULTS = 256, 1 << 22
 N = TypeVar("N", bound=np.generic)
 
 
@@ -75,7 +75,8 @@ def search(
         queries = queries.copy()
     D[...], I[...] = np.inf, -1
     filled = result_width(k, segments)
-    for rows in query_batches(len(queries), "search", progress):
+    scanned = filled if refinement is None else refinement.width(filled, segments)
+    for rows in query_batches(len(queries), "search", progress, scanned):
         tables = finite_tables(codec, queries[rows])
         found = (
             scanner.search_segments(tables, segments, filled, threads=threads)
@@ -202,10 +203,11 @@ def memory_for(k: int) -> Iterator[None]:
         ) from error
 
 
-def query_batches(n: int, name: str, progress: ProgressLike) -> Iterator[slice]:
-    """Batches of queries; a report when the next one is asked for."""
+def query_batches(n: int, name: str, progress: ProgressLike, width: int = 1) -> Iterator[slice]:
+    """Batches of queries with so many results each; a report when the next one is asked for."""
+    size = min(_QUERY_BATCH, max(1, _RESULTS // max(width, 1)))
     with as_progress(progress).phase(name, n, "queries") as phase:
-        for start in range(0, n, _QUERY_BATCH):
-            rows = slice(start, min(start + _QUERY_BATCH, n))
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
             yield rows
             phase.advance(rows.stop - rows.start)

@@ -97,8 +97,9 @@ class IndexSearcher(ABC):
             the kept features times a factor that the index gives, see `Refinement`. Codes of the
             objective ``fidelity`` and plain codebooks are ranked by the distance of the features
             alone. ``"auto"`` is 50, 100, 200 or 400, which a measurement on rows of the index
-            decides. Rows after them keep the order of their codes, so that the results for one k
-            are the first of those for a larger one.
+            decides. An index without features can rank codes of the objective ``fidelity``, by a
+            term of the whole code; ``"auto"`` is then 200. Rows after them keep the order of
+            their codes, so that the results for one k are the first of those for a larger one.
         threads : int, optional
             Number of threads; by default one for each core that the process may use, up to
             ``OMP_NUM_THREADS`` where that is set. It does not change the result.
@@ -113,7 +114,8 @@ class IndexSearcher(ABC):
             Distances, refined ones with ``refine``, ascending; +inf where there are fewer than k
             vectors.
         I : ndarray, shape (nq, k), int64
-            Ids, ties by the lower one; -1 beside +inf.
+            Ids, ties by the lower one; -1 beside +inf. After the candidates of ``refine`` ties are
+            in the order of the codes.
 
         Raises
         ------

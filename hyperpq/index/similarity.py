@@ -76,10 +76,9 @@ def search_similar(
     scale, kept_by = Scale.of(rows, codec), rows.feature_codec
     is_whole = segments is None
     segments = rows.code_segments() if segments is None else segments
-    width = scanned = result_width(k, segments)
-    if refinement is not None:
-        scanned = result_width(max(k, refinement.count), segments)
-    for batch in query_batches(len(queries), "search", progress):
+    width = result_width(k, segments)
+    scanned = width if refinement is None else refinement.width(width, segments)
+    for batch in query_batches(len(queries), "search", progress, scanned):
         x = queries[batch]
         kept = _as_kept(x, kept_by)
         tables, own = finite_tables(codec, x), _codes(codec, kept)

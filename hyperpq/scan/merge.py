@@ -17,7 +17,9 @@ def merge_results(
     """Merge what several indexes found for the same queries into the k nearest of all.
 
     If the rows of one collection are divided among indexes with the same codec, the result is the
-    one that a single index of all rows returns, bit for bit.
+    one that a single index of all rows returns, bit for bit. That holds for ranking by codes. With
+    ``refine`` each index has candidates of its own, and may have another number and weight of
+    them, so refined distances of several indexes are not comparable in general.
 
     Parameters
     ----------

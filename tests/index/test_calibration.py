@@ -185,7 +185,7 @@ def test_rows_are_sampled_once(make, monkeypatch, tmp_path):
 
 def test_few_scales_of_a_codec_are_known_at_once(make, monkeypatch, tmp_path):
     index = make()
-    known = calibration._KNOWN[index.codec] = calibration._Known()
+    known = calibration._KNOWN[index._trained()[1]] = calibration._Known()
     for id in range(3 * calibration._MAX_KNOWN):
         index.remove_ids([id])
         scale = index.calibration

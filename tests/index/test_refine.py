@@ -288,6 +288,51 @@ def test_large_values_stay_finite(make):
         assert {300, 301} <= set(I[0].tolist())
 
 
+@pytest.mark.parametrize("codec", ["l2", "ip"])
+def test_rows_that_are_too_large_for_a_query_have_no_part_in_the_scale(make, codec):
+    large = np.full((2, D_IN), 3e38, np.float32)
+    index = make(codec, "float32", np.concatenate([X[:150], large, X[150:]]))
+    assert index.calibration == make(codec, "float32").calibration
+    for refine in (None, 40):
+        S = index.search_similar(QUERIES, 12, refine=refine)[2]
+        assert np.isfinite(S).all()
+        assert S.max() > 0
+
+
+def test_rows_after_the_candidates_have_the_order_of_their_codes_in_ties(make):
+    # The last row has a near code, and is so far away that distances of the others round alike.
+    index = make("l2", "float32", np.concatenate([X, np.full((1, D_IN), 1e5, np.float32)]))
+    query = index.reconstruct(300).reshape(1, -1)
+    D, I = index.search(query, 301, refine=6)  # noqa: E741
+    order = index.search(query, 301)[1]
+    assert set(I[0, :6]) == set(order[0, :6])
+    np.testing.assert_array_equal(I[0, 6:], order[0, 6:])
+    tied = np.diff(D[0, 6:]) == 0
+    assert (np.diff(I[0, 6:])[tied] < 0).any()
+    for one, other in zip(index.search(query, 40, refine=6), (D, I), strict=True):
+        np.testing.assert_array_equal(one, other[:, :40])
+
+
+@pytest.mark.parametrize("codec", ["l1", "fidelity"])
+def test_few_queries_at_once_have_many_candidates(make, codec, monkeypatch):
+    index, asked = make(codec), []
+    want = [call(QUERIES, 5, refine=10**6) for call in (index.search, index.search_similar)]
+    original = type(index._rows().scanner).search_segments
+
+    def search_segments(self, tables, segments, k, **options):
+        asked.append(len(tables) * k)
+        return original(self, tables, segments, k, **options)
+
+    monkeypatch.setattr(type(index._rows().scanner), "search_segments", search_segments)
+    monkeypatch.setattr("hyperpq.index.search._RESULTS", 1000)
+    for call, expected in zip((index.search, index.search_similar), want, strict=True):
+        for one, other in zip(call(QUERIES, 5, refine=10**6), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    # Three queries with 300 candidates, four times in each call.
+    assert asked.count(900) == 8
+    assert max(asked) == 900
+
+
 @pytest.mark.parametrize("codec", CODECS)
 def test_similarities_of_refined_results(make, codec):
     index = make(codec, x=np.concatenate([X, X[:4], X[:1]]))
