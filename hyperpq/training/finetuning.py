@@ -21,7 +21,7 @@ from hyperpq.backbones.base import Backbone
 from hyperpq.backbones.trainable import TrainableNetwork
 from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.progress import Progress, SilentProgress
-from hyperpq.training.finetune_check import FinetuneCheck
+from hyperpq.training.finetune_check import MAX_SEARCHED, FinetuneCheck
 from hyperpq.training.finetune_features import network_features, recalibrate, rooted
 from hyperpq.training.finetune_images import TrainingImages
 from hyperpq.training.finetune_objective import CosineObjective
@@ -284,7 +284,9 @@ def estimate_seconds(
         begun = time.perf_counter()
         features = network_features(network, images, rows, phase)
         seconds.append(time.perf_counter() - begun)
-    between = (settings.rounds + 1) * count * min(seconds) / len(rows)
+    # The features of an image are those of two inputs, and the check has as many views of each.
+    searched = min(count, MAX_SEARCHED) if settings.holdout_check else 0
+    between = (settings.rounds + 1) * (count + searched) * min(seconds) / len(rows)
     if settings.minutes:
         return max(60 * settings.minutes, between)
     pairs = next(PairSampler(images, rows, None, None, few, pinned=False).batches(0))
