@@ -44,6 +44,7 @@ from hyperpq.store.lock import writer_lock
 from hyperpq.store.place import FINETUNING
 from hyperpq.store.segments import MAX_COMPACTED_FEATURES, MAX_COMPACTED_ROWS
 from hyperpq.training.finetune_settings import FinetuneSettings
+from hyperpq.utils.devices import first_device
 from hyperpq.utils.files import make_folder
 
 if TYPE_CHECKING:
@@ -119,8 +120,10 @@ def finetune_index(
         Directory of an index of images.
     settings : FinetuneSettings or float, optional
         Settings of fine-tuning, or only a number of minutes.
-    backbone, device, workers, progress
+    backbone, workers, progress
         As in `build_index`.
+    device : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; of several the first.
     train_size : int, optional
         Largest number of images to learn from; as the index was built by default.
     resume : bool
@@ -147,7 +150,7 @@ def finetune_index(
         If a call was interrupted and neither ``resume`` nor ``restart`` is given, or the system
         refuses to write.
     """
-    images = ImageIndex.open(path, device=device, backbone=backbone)
+    images = ImageIndex.open(path, device=first_device(device), backbone=backbone)
     report = finetune_images(
         images,
         settings,
