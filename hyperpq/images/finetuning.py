@@ -293,7 +293,13 @@ def _plan(images: ImageIndex, build: stages.Build) -> Listing:
         "weights": build.network.weights_hash,
         "options": build.options.to_stored(),
     }
-    plan = build.state.read_plan(settings)
+    try:
+        plan = build.state.read_plan(settings)
+    except InvalidInputError:
+        raise InvalidInputError(
+            f"{build.state.path} is an interrupted fine-tuning with other settings, or of another "
+            "index; repeat these, or start again with --restart."
+        ) from None
     if plan is not None:
         return plan
     plan = Listing()

@@ -390,7 +390,7 @@ def test_a_killed_finetuning_goes_on(place, kept, tmp_path, moment, monkeypatch)
     # It answers as before.
     same = opened(place / "plain").index.view().rows
     np.testing.assert_array_equal(same.codes_of(codes[0]), codes[1])
-    with pytest.raises(InvalidInputError, match="other folders or options"):
+    with pytest.raises(InvalidInputError, match=r"with other settings, .* --restart"):
         opened(place / "plain").finetune(replace(SETTINGS, seed=1), resume=True)
     report = opened(place / "plain").finetune(SETTINGS, resume=True)
     assert (report.kept, report.images) == (2, COUNT + 2)
