@@ -66,8 +66,9 @@ _FORMATS = sorted({*formats.WRITERS, *query_vectors.FORMATS})
 @click.option(
     "--refine/--no-refine",
     default=None,
-    help="Rank the best codes again by the features that the index keeps. [default: --refine for "
-    "images, if the index keeps features]",
+    help="Rank the best codes again by the features that the index keeps, or, without features, by "
+    "the whole codes of the objective fidelity. [default: --refine for images, if the index has "
+    "either]",
 )
 @options.null_option
 @click.option("--exclude-self", is_flag=True, help="Exclude the query image itself.")

@@ -217,7 +217,8 @@ class ImageReader:
         refine : int or "auto", optional
             How many of the best codes are ranked again by the kept features, see
             `HiHPQIndex.search`; 0 or None for none. ``"auto"`` is a number that the index
-            measures, or none in an index that keeps no features.
+            measures. In an index that keeps no features it is 200 if the objective is
+            ``fidelity``, whose codes can be ranked again, and otherwise none.
         threads : int, optional
             Number of threads of the search; all cores by default.
         workers : int or str

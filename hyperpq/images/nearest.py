@@ -158,7 +158,7 @@ class Search:
                 "out."
             )
         refine = self.wanted.refine
-        if refine == "auto" and not self.rows.has_features:
+        if refine == "auto" and not self.rows.can_refine:
             refine = None
         found: list[list[Result]] = [[] for _ in queries]
         # As a rule one image is left out, the query itself.

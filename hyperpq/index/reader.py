@@ -56,6 +56,15 @@ class IndexReader(IndexSearcher):
         return self._rows().feature_codec is not None
 
     @property
+    def can_refine(self) -> bool:
+        """Whether ``refine`` of `search` has something to rank by.
+
+        That is kept features, or codes of the objective ``fidelity``.
+        """
+        codec = self._rows().codec
+        return self.has_features or (codec is not None and codec.has_corrections)
+
+    @property
     def training(self) -> TrainingRecord | None:
         """What the codec was learned from; None if it was given, or no features are kept."""
         return self._rows().training

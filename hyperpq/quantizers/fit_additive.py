@@ -37,7 +37,7 @@ _RATE, _SEARCH_EVERY = 5e-4, 4
 # Temperature of squared distances, as a share of their mean.
 _TEMPERATURE = 0.02
 # Weights of the ranking loss and of the cost. A larger weight of the ranking loss ranks rows worse
-# that the codebooks weren't learned from (docs/method.md).
+# that the codebooks weren't learned from (docs/method/fidelity.md).
 _RANKING, _COST = 0.3, 10.0
 
 

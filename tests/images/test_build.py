@@ -487,6 +487,19 @@ def test_fidelity_builds_with_a_metric_of_its_own(tmp_path):
     assert os.fsdecode(found[0].results[0].path).endswith("003.png")
 
 
+def test_queries_rank_fidelity_codes_again_by_default_without_features(tmp_path):
+    folder = fill(tmp_path / "a", 40)
+    index, _ = build(folder, tmp_path / "i", bits=16, objective="fidelity", features="none")
+    assert not index.index.has_features
+    assert index.index.can_refine
+    queries = sorted(folder.iterdir())[:3]
+    default = index.query(queries, 9)
+    assert default == index.query(queries, 9, refine=200)
+    assert default != index.query(queries, 9, refine=0)
+    x = np.random.default_rng(0).random((3, index.index.d), np.float32)
+    assert index.query(vectors=x, k=9) == index.query(vectors=x, k=9, refine=200)
+
+
 @pytest.mark.parametrize(
     ("options", "names"),
     [

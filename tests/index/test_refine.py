@@ -387,6 +387,16 @@ def test_no_refinement_is_the_default(make, refine):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("features", ["none", "int8"])
+def test_an_index_knows_whether_it_can_refine(make, codec, features):
+    index = make(codec, features)
+    assert (
+        index.can_refine == index.view().can_refine == (features != "none" or codec == "fidelity")
+    )
+    assert not HiHPQIndex(D_IN, device="cpu").can_refine
+
+
 @pytest.mark.parametrize("refine", [-1, 2.5, True, "all", [3], np.nan])
 def test_wrong_numbers_of_candidates(make, refine):
     index = make()
