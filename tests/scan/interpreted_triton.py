@@ -35,7 +35,9 @@ def make_piece(rng, n, M, K, share):
 
 @pytest.mark.parametrize("passes", [SMALL, OTHER_WAY], ids=["chosen", "other way"])
 @pytest.mark.parametrize("nq", [1, 6])
-@pytest.mark.parametrize("n, M, K, share", [(777, 5, 256, None), (4500, 3, 16, 0.5)])
+@pytest.mark.parametrize(
+    "n, M, K, share", [(777, 5, 256, None), (4500, 3, 16, 0.5), (200, 300, 256, None)]
+)
 def test_the_same_rows_survive(passes, nq, n, M, K, share):
     rng = np.random.default_rng(n)
     piece = make_piece(rng, n, M, K, share)

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("triton", reason="needs Triton, which is for Linux on x86-64")
 
 
+@pytest.mark.slow
 def test_the_kernels_in_the_interpreter():
     file = Path(__file__).with_name("interpreted_triton.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", str(file)]
