@@ -64,7 +64,9 @@ def test_the_survivors_kernel_compiles_for_an_h100(compiled, lanes, is_shared):
     pointers = dict.fromkeys(("limits", "rows", "counts"), "*i32")
     pointers |= {"codes": "*u8", "bits": "*u8", "words": "*u8" if lanes == 1 else "*i32"}
     constants = {"S": 8, "LANES": lanes, "HAS_BITS": True, "SHARED": is_shared, "BLOCK": 2048}
-    kernel = compiled(survivors_kernel, pointers, ["padded", "n", "run", "capacity"], constants)
+    kernel = compiled(
+        survivors_kernel, pointers, ["padded", "n", "run", "groups", "capacity"], constants
+    )
     # A thread reads the codes of 16 rows at once.
     assert "ld.global.v4.b32" in kernel.asm["ptx"]
     assert kernel.asm["cubin"]
@@ -82,3 +84,38 @@ def test_distances_are_added_one_after_another(compiled):
     assert "cvt.rn.f32.f64" in ptx
     assert "fma" not in ptx
     assert ".ftz" not in ptx
+
+
+@pytest.mark.parametrize("nq", [1, 64])
+def test_grids_of_the_largest_searches(monkeypatch, nq):
+    """The second axis of a grid has at most 65,535 programs, and none has more than 2^31 - 1."""
+    import torch
+
+    from hyperpq.scan.cuda import kernels
+    from hyperpq.scan.cuda.bounds import Bounds
+    from hyperpq.scan.cuda.piece import MAX_ROWS, Piece
+
+    grids = []
+
+    class Launcher:
+        def __getitem__(self, grid):
+            grids.append(grid)
+            return lambda *arguments, **constants: None
+
+    monkeypatch.setattr(kernels, "distances_kernel", Launcher())
+    monkeypatch.setattr(kernels, "survivors_kernel", Launcher())
+    on_meta = {"device": "meta"}
+    piece = Piece(torch.empty(8, dtype=torch.uint8, **on_meta), MAX_ROWS, 8, None, MAX_ROWS)
+    tables = torch.empty((nq, 8, 256), **on_meta)
+    rows = torch.empty(1 << 27, dtype=torch.int32, **on_meta).expand(nq, -1)
+    groups, lanes = (1, 1) if nq == 1 else (16, 4)
+    words = torch.empty((groups, 8, 256), dtype=torch.int32, **on_meta)
+    limits = torch.empty(groups * lanes, dtype=torch.int32, **on_meta)
+    for block in (256, 2048):
+        passes = kernels.TritonPasses(block=block)
+        passes.distances(piece, tables, rows)
+        passes.survivors(piece, Bounds(words, limits, lanes, nq), 4096)
+    assert len(grids) == 4
+    for first, *others in grids:
+        assert 0 < first < 2**31
+        assert all(other <= 65535 for other in others)

@@ -67,6 +67,7 @@ def survivors_kernel(
     n,
     padded,
     run,
+    groups,
     capacity,
     S: tl.constexpr,
     LANES: tl.constexpr,
@@ -75,8 +76,9 @@ def survivors_kernel(
     BLOCK: tl.constexpr,
 ):
     """Find the rows of a run whose sums of bytes are within the limits of a group of queries."""
-    group = tl.program_id(0)
-    begin = tl.program_id(1) * run
+    # The groups take turns, so that the codes which one has read are in the cache for the others.
+    group = tl.program_id(0) % groups
+    begin = tl.program_id(0) // groups * run
     table = words + group * (S * 256)
     entry = tl.arange(0, 256)
     lane = tl.arange(0, BLOCK)
@@ -137,8 +139,9 @@ def distances_kernel(
     BLOCK: tl.constexpr,
 ):
     """Exact distances of some rows of each query."""
-    query = tl.program_id(0).to(tl.int64)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    # Only the first axis of a grid can have more than 65,535 programs.
+    query = tl.program_id(1).to(tl.int64)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = i < width
     row = tl.load(rows + query * rows_stride + i, mask=inside, other=-1)
     there = row >= 0
@@ -193,7 +196,7 @@ class TritonPasses:
         blocks = triton.cdiv(piece.n, self.block)
         run = min(max(1, blocks * groups // _PROGRAMS), _RUN)
         gather = self.gather_one if bounds.lanes == 1 else self.gather_four
-        survivors_kernel[(groups, triton.cdiv(blocks, run))](
+        survivors_kernel[(groups * triton.cdiv(blocks, run),)](
             piece.codes,
             piece.codes if piece.bits is None else piece.bits,
             bounds.words,
@@ -203,6 +206,7 @@ class TritonPasses:
             piece.n,
             piece.padded,
             run * self.block,
+            groups,
             capacity,
             S=S,
             LANES=bounds.lanes,
@@ -220,7 +224,7 @@ class TritonPasses:
         out = tables.new_empty((nq, width))
         if not out.numel():
             return out
-        distances_kernel[(nq, triton.cdiv(width, block))](
+        distances_kernel[(triton.cdiv(width, block), nq)](
             piece.codes,
             tables,
             rows,
