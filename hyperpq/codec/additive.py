@@ -11,11 +11,8 @@ from typing_extensions import Self, override
 
 from hyperpq.codec.config import AdditiveConfig
 from hyperpq.codec.feature_space import FeatureSpace
-from hyperpq.codec.frozen import FrozenCodec
 from hyperpq.codec.learned import HeadCodec, Product, evenly
 from hyperpq.errors import InvalidInputError
-from hyperpq.inference.additive import AdditiveCodebooks
-from hyperpq.inference.heads import EuclideanHead, Head, LinearHead
 from hyperpq.quantizers.additive import AdditiveQuantizer
 from hyperpq.quantizers.fit_additive import fit_additive
 from hyperpq.quantizers.flat_metrics import FIDELITY_METRICS
@@ -85,30 +82,6 @@ class AdditiveCodec(HeadCodec):
     def unit(self) -> float:
         # The distance of features where that of vectors is 1: a power of two.
         return 1.0 if self.config.metric == "cosine" else 1 / float(self.scale) ** 2
-
-    @override
-    def _freeze(self) -> FrozenCodec:
-        weight = (self.weight * self.scale).detach().numpy()
-        mean, bias = self.mean.numpy(), self.bias.detach().numpy()
-        head: Head
-        if self.config.metric == "cosine":
-            head = LinearHead(self.config.normalization, mean, weight, bias)
-        else:
-            head = EuclideanHead(mean, weight, bias, float(self.scale))
-        books = AdditiveCodebooks(
-            self.quantizer.codebooks.detach().numpy().copy(),
-            float(self.quantizer.stress),
-            metric=self.config.metric,
-        )
-        return FrozenCodec(
-            self.d,
-            head,
-            books,
-            self.feature_space(),
-            approximates_features=True,
-            has_corrections=self.has_corrections,
-            unit=self.unit,
-        )
 
     @property
     @override

@@ -11,16 +11,12 @@ from torch import Tensor, nn
 from typing_extensions import Self, override
 
 from hyperpq.codec.additive import AdditiveCodec
-from hyperpq.codec.config import BalancedConfig, balanced_parts
+from hyperpq.codec.config import BALANCED, BalancedConfig, balanced_parts
 from hyperpq.codec.feature_space import FeatureSpace
-from hyperpq.codec.frozen import FrozenCodec
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.learned import HeadCodec, LearnedCodec, evenly
 from hyperpq.geometry.registry import METRICS
-from hyperpq.inference.balanced import BalancedCodebooks
-from hyperpq.inference.heads import JoinedHeads
 
-BALANCED = "balanced"
 # Rows of the sample whose distances to so many others show how far distances deviate.
 _QUERIES, _ROWS = 256, 2048
 
@@ -98,15 +94,6 @@ class BalancedCodec(LearnedCodec):
     def vectors(self, x: Tensor) -> Tensor:
         parts = (self.semantic.vectors(x), self.fidelity.vectors(x))
         return torch.cat([part.flatten(1) for part in parts], 1)[:, None]
-
-    @override
-    def _freeze(self) -> FrozenCodec:
-        semantic, fidelity = self.semantic.frozen(), self.fidelity.frozen()
-        books = BalancedCodebooks(
-            semantic.codebooks, fidelity.codebooks, float(self.factor), self.metric
-        )
-        head = JoinedHeads((semantic.head, fidelity.head))
-        return FrozenCodec(self.d, head, books, self.feature_space())
 
     @override
     def feature_space(self) -> FeatureSpace:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
+from hyperpq.codec.freezing import freeze
 from hyperpq.codes import code_size
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.utils.devices import limit_torch_threads
@@ -306,20 +307,23 @@ class Codec(nn.Module, ABC):
             The codec is not trained.
         """
         self.check_trained()
-        sources = tuple(
-            tensor for name, tensor in self.state_dict().items() if not name.endswith("sample")
-        )
-        return self._frozen.get(sources, self._freeze)
+        tensors = {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if not name.endswith("sample")
+        }
+
+        def make() -> FrozenCodec:
+            arrays = {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
+            return freeze(self.config, arrays)
+
+        return self._frozen.get(tuple(tensors.values()), make)
 
     def features_of_vectors(
         self, v: NDArray[np.float32], x: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
         """Vectors (n, spaces * D) in the space of `embed`, of the features x (n, d) if given."""
         return v
-
-    @abstractmethod
-    def _freeze(self) -> FrozenCodec:
-        """`frozen` of the present weights."""
 
     def coder(self) -> Coder:
         """What encodes and compares on the device of the codec, with its present weights.

@@ -28,6 +28,8 @@ Head = Literal["linear", "orthogonal"]
 
 LEARNED_METRICS = (*METRICS, *FIDELITY_METRICS)
 """Metrics that learned codes can have: those of product codes, and those of additive codes."""
+BALANCED = "balanced"
+"""Name of the metric of balanced codes."""
 INNER = "inner"
 """Name of the metric ``cosine`` of additive codes in files and in earlier versions."""
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)

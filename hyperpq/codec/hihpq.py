@@ -14,14 +14,13 @@ from torch.nn.functional import gelu
 from typing_extensions import Self, override
 
 from hyperpq.codec.config import CodecConfig
-from hyperpq.codec.frozen import FrozenCodec
 from hyperpq.codec.learned import HeadCodec, Product
 from hyperpq.codec.relength import fit_length
-from hyperpq.codec.smoothing import Smoothing, weight_for_bits
-from hyperpq.codec.subspaces import split_coordinates, take_coordinates, varying_coordinates
+from hyperpq.codec.smoothing import Smoothing
+from hyperpq.codec.subspace_split import split_coordinates
+from hyperpq.codec.subspaces import take_coordinates, varying_coordinates
 from hyperpq.geometry.registry import METRICS, Metric
-from hyperpq.inference.heads import LinearHead, Residual
-from hyperpq.inference.product import ProductCodebooks
+from hyperpq.inference.smoothing import weight_for_bits
 from hyperpq.quantizers.product import ProductQuantizer
 from hyperpq.utils.validation import as_choice
 
@@ -87,30 +86,6 @@ class HiHPQCodec(HeadCodec):
     def vectors(self, x: Tensor) -> Tensor:
         v = self._map(x.double(), self._exact_product)
         return cast(Tensor, self.smoothing(v.flatten(1))).view_as(v).float()
-
-    @override
-    def _freeze(self) -> FrozenCodec:
-        residual = None
-        if self.config.hidden:
-            residual = Residual(*(x.detach().numpy() for x in (self.up, self.up_bias, self.down)))
-        weight = (self.weight * self.scale).detach().numpy()
-        head = LinearHead(
-            self.config.normalization,
-            self.mean.numpy(),
-            weight,
-            self.bias.detach().numpy(),
-            residual,
-            self.smoothing.frozen(),
-        )
-        quantizer = self.quantizer
-        books = ProductCodebooks(
-            quantizer.codebooks.detach().numpy(),
-            quantizer.log_c.detach().numpy(),
-            metric=quantizer.metric,
-            max_norm=quantizer.max_norm,
-            geometry=self.config.geometry,
-        )
-        return FrozenCodec(self.d, head, books, self.feature_space())
 
     @override
     def _head(self, f: Tensor, product: Product) -> Tensor:

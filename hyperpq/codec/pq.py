@@ -11,10 +11,8 @@ from typing_extensions import override
 from hyperpq.codec.base import Codec
 from hyperpq.codec.config import PQConfig
 from hyperpq.codec.feature_space import FeatureSpace
-from hyperpq.codec.frozen import FrozenCodec
+from hyperpq.codec.rotation import check_orthonormal
 from hyperpq.errors import InvalidInputError
-from hyperpq.inference.flat import FlatCodebooks
-from hyperpq.inference.heads import RotationHead
 from hyperpq.progress import ProgressLike
 from hyperpq.quantizers.fit_flat import fit_flat, fit_rotation, take_evenly
 from hyperpq.quantizers.flat_metrics import FlatMetric
@@ -22,9 +20,6 @@ from hyperpq.quantizers.flat_pq import FlatProductQuantizer
 from hyperpq.utils.exact_matmul import RoundedFactor
 from hyperpq.utils.kept import Kept
 from hyperpq.utils.validation import as_array, as_count, as_features
-
-# Largest difference from 1 and 0 of the products of rows of a rotation.
-_ORTHONORMAL = 1e-3
 
 
 class PQCodec(Codec):
@@ -195,19 +190,6 @@ class PQCodec(Codec):
         return FeatureSpace(self.config.metric)
 
     @override
-    def _freeze(self) -> FrozenCodec:
-        rotation = None if self.rotation is None else self.rotation.numpy().copy()
-        books = FlatCodebooks(self.quantizer.codebooks.numpy().copy(), metric=self.config.metric)
-        return FrozenCodec(
-            self.d,
-            RotationHead(rotation),
-            books,
-            self.feature_space(),
-            approximates_features=True,
-            rotation=rotation,
-        )
-
-    @override
     @torch.inference_mode()
     def features_of_vectors(
         self, v: NDArray[np.float32], x: NDArray[np.float32] | None = None
@@ -240,14 +222,3 @@ def _as_rotation(rotation: ArrayLike, width: int) -> NDArray[np.float32]:
     matrix = as_features(array, array.shape[1], "rotation")
     check_orthonormal(matrix)
     return matrix
-
-
-def check_orthonormal(rotation: NDArray[np.float32]) -> None:
-    """Raise `InvalidInputError` unless the rows of a rotation (width, d) are orthonormal."""
-    products = rotation.astype(np.float64) @ rotation.T.astype(np.float64)
-    error = np.abs(products - np.eye(len(rotation))).max()
-    if not error <= _ORTHONORMAL:
-        raise InvalidInputError(
-            f"rotation has rows whose products differ by up to {error:.2g} from those of "
-            "orthonormal ones; expected orthonormal rows."
-        )

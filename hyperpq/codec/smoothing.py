@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag, normalize
 
-from hyperpq.inference import heads as smoothing
+from hyperpq.inference.smoothing import MIN_CENTROIDS
 from hyperpq.quantizers.kmeans import kmeans
 from hyperpq.utils.exact_matmul import RoundedFactor
 from hyperpq.utils.kept import Kept
@@ -23,10 +23,6 @@ MAX_CENTROIDS = 2048
 """Centroids of a sample at most."""
 # Vectors of the sample for each centroid at least.
 _MIN_VECTORS = 2
-# Centroids for each one that a mean has at least.
-_MIN_CENTROIDS = 80
-# The weight of a recipe is that for codes of up to so many bits.
-_SHORT_BITS = 64
 
 
 def fit_centroids(v: Tensor, *, seed: int) -> Tensor:
@@ -45,19 +41,10 @@ def fit_centroids(v: Tensor, *, seed: int) -> Tensor:
         One centroid for two vectors, `MAX_CENTROIDS` at most; m is 0 below 160 vectors.
     """
     m = min(MAX_CENTROIDS, len(v) // _MIN_VECTORS)
-    if m < _MIN_CENTROIDS:
+    if m < MIN_CENTROIDS:
         return v[:0]
     centroids, _ = kmeans(np.ascontiguousarray(v.numpy(), np.float32), m, seed=seed)
     return torch.from_numpy(centroids)
-
-
-def weight_for_bits(weight: float, bits: int) -> float:
-    """Weight of the mean for codes of some length, from that for codes of up to 64 bits.
-
-    A codeword is itself a mean, and the longer the code is, the fewer vectors it is a mean of. So
-    codes of 128 bits are smoothed twice by ``weight``, and so on (docs/method.md, section 9).
-    """
-    return weight if bits <= _SHORT_BITS else 1 - (1 - weight) ** (bits / _SHORT_BITS)
 
 
 class Smoothing(nn.Module):
@@ -80,17 +67,12 @@ class Smoothing(nn.Module):
 
     def __init__(self, centroids: Tensor, weight: float, neighbours: int) -> None:
         super().__init__()
-        self.weight, self.neighbours = weight, min(neighbours, len(centroids) // _MIN_CENTROIDS)
+        self.weight, self.neighbours = weight, min(neighbours, len(centroids) // MIN_CENTROIDS)
         self.centroids = nn.Buffer(centroids, persistent=False)
         self._directions: Kept[RoundedFactor] = Kept()
-        self.directions = nn.Buffer(normalize(centroids, dim=1).T.contiguous(), persistent=False)
-
-    def frozen(self) -> smoothing.Smoothing | None:
-        """The same on a CPU, without PyTorch; None if vectors stay as they are."""
-        if not (self.neighbours and self.weight):
-            return None
-        centroids, directions = self.centroids.numpy(), self.directions.numpy()
-        return smoothing.Smoothing(centroids, directions, self.weight, self.neighbours)
+        # By float64, as on a CPU: the two then agree to the last bit.
+        directions = normalize(centroids.double(), dim=1).T.to(centroids.dtype).contiguous()
+        self.directions = nn.Buffer(directions, persistent=False)
 
     def forward(self, v: Tensor) -> Tensor:
         """Smooth vectors (n, F) to vectors (n, F); each row has the same bits in any batch."""

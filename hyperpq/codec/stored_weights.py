@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
-from hyperpq.codec.additive import AdditiveCodec
-from hyperpq.codec.balanced import BalancedCodec
-from hyperpq.codec.base import Codec
-from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.codec.pq import check_orthonormal
+from hyperpq.codec.config import AdditiveConfig, CodecConfig, PQConfig
+from hyperpq.codec.rotation import check_orthonormal
 from hyperpq.errors import CorruptIndexError, InvalidInputError
 from hyperpq.geometry.registry import CURVATURE_RANGE
 
@@ -22,15 +20,46 @@ PARTS = ("semantic", "fidelity")
 MAX_QUOTED = 300
 """Characters of a file that a message quotes at most."""
 
+Weights = Mapping[str, NDArray[Any]]
 
-def load_weights(codec: Codec, state: Mapping[str, Tensor], part: str = "") -> None:
-    """Give a codec its weights once they are checked.
+
+class Learned(NamedTuple):
+    """Sizes of a learned codec that are not among the settings of its codes.
+
+    Attributes
+    ----------
+    M0 : int
+        Subspaces that the representation was learned on.
+    F : int
+        Its coordinates.
+    sample, centroids : int
+        Rows of the sample and of the centroids.
+    max_norm : float
+        Clip radius of these subspaces.
+    """
+
+    M0: int
+    F: int
+    sample: int
+    centroids: int
+    max_norm: float
+
+
+def check_weights(
+    config: CodecConfig | AdditiveConfig | PQConfig,
+    learned: Learned | None,
+    state: Weights,
+    part: str = "",
+) -> None:
+    """Refuse weights that are not those of a codec.
 
     Parameters
     ----------
-    codec : Codec
-        An empty codec of the stored sizes.
-    state : mapping of str to Tensor
+    config : CodecConfig, AdditiveConfig or PQConfig
+        Its settings.
+    learned : Learned or None
+        Further sizes; None for flat codebooks.
+    state : mapping of str to ndarray
         The weights in the file.
     part : str
         What their names in the file begin with, in a codec of several parts.
@@ -40,22 +69,20 @@ def load_weights(codec: Codec, state: Mapping[str, Tensor], part: str = "") -> N
     CorruptIndexError
         If they are not those of such a codec.
     """
-    if isinstance(codec, BalancedCodec):
-        _load_balanced(codec, state)
-        return
-    if isinstance(codec, HiHPQCodec) and "order" in state:
+    want = _expected(config, learned)
+    if isinstance(config, CodecConfig) and learned is not None and "order" in state:
         # Only codecs with reordered coordinates have it.
-        codec.order = nn.Buffer(torch.zeros(codec.sample.shape[1], dtype=torch.int64))
-    _check_weights(state, codec.state_dict(), part)
+        want["order"] = np.dtype(np.int64), (learned.F,)
+    check_arrays(state, want, part)
     low, high = CURVATURE_RANGE
     for name in {"quantizer.log_c", "learned_log_c"} & set(state):
-        c = state[name].exp()
+        c = np.exp(state[name])
         if not ((c > low * 0.99) & (c < high * 1.01)).all():
             raise CorruptIndexError(
                 f"{part}{name} in {WEIGHTS_FILE} has curvatures of {float(c.min()):g} to "
                 f"{float(c.max()):g}; expected {low} to {high}."
             )
-    if "order" in state and state["order"].sort().values.tolist() != [*range(len(state["order"]))]:
+    if "order" in state and np.sort(state["order"]).tolist() != [*range(len(state["order"]))]:
         raise CorruptIndexError(
             f"{part}order in {WEIGHTS_FILE} is not an order of {len(state['order'])} coordinates; "
             "expected each of them once."
@@ -64,48 +91,72 @@ def load_weights(codec: Codec, state: Mapping[str, Tensor], part: str = "") -> N
         raise CorruptIndexError(
             f"{part}quantizer.stress in {WEIGHTS_FILE} is negative; expected 0 or more."
         )
-    if isinstance(codec, AdditiveCodec) and codec.metric != "cosine":
+    if isinstance(config, AdditiveConfig) and config.metric != "cosine":
         _check_scale(float(state["scale"]), part)
     if "rotation" in state:
         try:
-            check_orthonormal(state["rotation"].numpy())
+            check_orthonormal(state["rotation"])
         except InvalidInputError as error:
             raise CorruptIndexError(f"{WEIGHTS_FILE}: {error}") from error
-    codec.load_state_dict(dict(state))
-    if isinstance(codec, HiHPQCodec):
-        codec.set_centroids(codec.centroids)
-    codec.is_trained = True
 
 
-def _load_balanced(codec: BalancedCodec, state: Mapping[str, Tensor]) -> None:
-    """Give a balanced codec its weights once they are checked."""
-    own = dict(state)
-    for name in PARTS:
-        start = f"{name}."
-        of_part = {key.removeprefix(start): own.pop(key) for key in state if key.startswith(start)}
-        load_weights(getattr(codec, name), of_part, start)
-    _check_weights(own, {"factor": codec.factor})
-    if not own["factor"] >= 0:
+def check_factor(state: Weights) -> None:
+    """Refuse what a balanced codec has beside the weights of its parts, if it is something else."""
+    check_arrays(state, {"factor": (np.dtype(np.float32), ())})
+    if not state["factor"] >= 0:
         raise CorruptIndexError(f"factor in {WEIGHTS_FILE} is negative; expected 0 or more.")
-    codec.factor.copy_(own["factor"])
-    codec.is_trained = True
 
 
-def _check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor], part: str = "") -> None:
-    """Refuse weights whose names, shapes or types are not those of a codec, or are not finite."""
-    if set(state) != set(own):
+def _expected(
+    config: CodecConfig | AdditiveConfig | PQConfig, learned: Learned | None
+) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Type and shape of each of the weights."""
+    single, half = np.dtype(np.float32), np.dtype(np.float16)
+    books = single, (config.M, 1 << config.nbits, config.D)
+    if isinstance(config, PQConfig):
+        rotation = {"rotation": (single, (config.rotation, config.d))} if config.rotation else {}
+        return {"quantizer.codebooks": books} | rotation
+    assert learned is not None  # all but flat codebooks are learned
+    d, width = config.d, config.width
+    want: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        "mean": (single, (d,)),
+        "weight": (single, (d, width)),
+        "scale": (single, ()),
+        "bias": (single, (width,)),
+        "sample": (half, (learned.sample, learned.F)),
+        "centroids": (half, (learned.centroids, learned.F)),
+        "learned_log_c": (single, (learned.M0,)),
+        "quantizer.codebooks": books,
+    }
+    if isinstance(config, AdditiveConfig):
+        return want | {"quantizer.stress": (single, ())}
+    want["quantizer.log_c"] = single, (config.M,)
+    if config.hidden:
+        want["up"] = single, (d, config.hidden)
+        want["up_bias"] = single, (config.hidden,)
+        want["down"] = single, (config.hidden, width)
+    return want
+
+
+def check_arrays(
+    state: Weights,
+    want: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]],
+    part: str = "",
+) -> None:
+    """Refuse weights with other names, types or shapes than those wanted, or that aren't finite."""
+    if set(state) != set(want):
         raise CorruptIndexError(
             f"{WEIGHTS_FILE} holds {str(sorted(part + name for name in state))[:MAX_QUOTED]}; "
-            f"expected {sorted(part + name for name in own)}."
+            f"expected {sorted(part + name for name in want)}."
         )
     for name, value in state.items():
-        want = own[name]
-        if value.shape != want.shape or value.dtype != want.dtype:
+        dtype, shape = want[name]
+        if value.shape != shape or value.dtype != dtype:
             raise CorruptIndexError(
-                f"{part}{name} in {WEIGHTS_FILE} is {value.dtype} {tuple(value.shape)}; "
-                f"expected {want.dtype} {tuple(want.shape)}."
+                f"{part}{name} in {WEIGHTS_FILE} is {value.dtype} {value.shape}; "
+                f"expected {dtype} {shape}."
             )
-        if not torch.isfinite(value).all():
+        if not np.isfinite(value).all():
             raise CorruptIndexError(
                 f"{part}{name} in {WEIGHTS_FILE} has NaN or infinite values; expected finite "
                 "numbers."

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hyperpq.inference.codebooks import Float64s
 from hyperpq.inference.exact_products import RoundedMatrix, squared_lengths
+from hyperpq.inference.smoothing import Smoothing
 
 _LARGEST = float(np.finfo(np.float32).max)
 _SQRT_HALF = 0.5**0.5
@@ -45,45 +46,6 @@ class Residual:
 
         inner = self._up.left_product(f) + self._bias
         return self._down.left_product(inner * 0.5 * (1 + erf(inner * _SQRT_HALF)))
-
-
-class Smoothing:
-    """Mixes vectors with the mean of their nearest centroids, see `hyperpq.codec.smoothing`.
-
-    Parameters
-    ----------
-    centroids : ndarray, shape (m, width), float32
-        Centroids, in the coordinates of the subspaces.
-    directions : ndarray, shape (width, m), float32
-        Their directions.
-    weight : float
-        Share of the mean in the result.
-    neighbours : int
-        Number of centroids in a mean, 1 or more.
-    """
-
-    def __init__(
-        self,
-        centroids: NDArray[np.float32],
-        directions: NDArray[np.float32],
-        weight: float,
-        neighbours: int,
-    ) -> None:
-        self._centroids = centroids.astype(np.float64)
-        self._directions = RoundedMatrix(directions.astype(np.float64))
-        self._weight, self._neighbours = weight, neighbours
-
-    def __call__(self, v: Float64s) -> Float64s:
-        """Vectors (n, width) -> smoothed vectors (n, width)."""
-        similarity = self._directions.left_product(v)
-        np.negative(similarity, out=similarity)
-        nearest = np.argpartition(similarity, self._neighbours - 1, 1)[:, : self._neighbours]
-        nearest.sort(1)
-        mean = self._centroids[nearest[:, 0]]
-        for j in range(1, self._neighbours):
-            mean += self._centroids[nearest[:, j]]
-        mean /= self._neighbours
-        return (1 - self._weight) * v + self._weight * mean
 
 
 class LinearHead:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.frozen import FrozenCodec
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
+from hyperpq.codec.serialization import from_files, to_files
 from hyperpq.codec.torch_coder import TorchCoder
 from hyperpq.errors import NotTrainedError
 from hyperpq.inference import exact_products, spaces
@@ -212,3 +216,28 @@ def test_the_smallest_costs(k):
     cost = np.random.default_rng(0).normal(size=(20, 512))
     np.testing.assert_array_equal(smallest(cost, k), cost.argsort(1)[:, :k])
     np.testing.assert_array_equal(smallest(cost, k), smallest_tensors(torch.from_numpy(cost), k))
+
+
+def test_stored_codecs_are_read_without_pytorch(codec, tmp_path):
+    """What the files give is what the codec has, and torch is not imported for it."""
+    files = to_files(codec)
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    np.save(tmp_path / "x.npy", QUERIES)
+    script = """
+import sys
+from pathlib import Path
+import numpy as np
+from hyperpq.codec.stored_codec import StoredCodec
+files = {path.name: path.read_bytes() for path in Path('.').glob('codec.*')}
+coder = StoredCodec.read(files).freeze()
+x = np.load('x.npy')
+np.savez('out.npz', codes=coder.encode(x), tables=coder.tables(x), vectors=coder.embed(x))
+assert 'torch' not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    found = np.load(tmp_path / "out.npz")
+    np.testing.assert_array_equal(found["codes"], codec.encode(QUERIES))
+    np.testing.assert_array_equal(found["tables"], codec.tables(QUERIES))
+    np.testing.assert_array_equal(found["vectors"], codec.embed(QUERIES))
+    assert to_files(from_files(files)) == files

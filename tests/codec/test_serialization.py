@@ -17,11 +17,11 @@ from hyperpq.codec.serialization import (
     WEIGHTS_FILE,
     difference,
     from_files,
-    loaded_recipe,
     stored_recipe,
     stored_settings,
     to_files,
 )
+from hyperpq.codec.stored_names import loaded_recipe
 from hyperpq.errors import CorruptIndexError, FormatVersionError
 from hyperpq.geometry import GEOMETRIES
 from hyperpq.training.recipe import Recipe

@@ -11,8 +11,9 @@ import torch
 from hyperpq import scan
 from hyperpq.codec.config import CodecConfig
 from hyperpq.codec.serialization import from_files, to_files
-from hyperpq.codec.smoothing import MAX_CENTROIDS, Smoothing, fit_centroids, weight_for_bits
+from hyperpq.codec.smoothing import MAX_CENTROIDS, Smoothing, fit_centroids
 from hyperpq.errors import CorruptIndexError, InvalidInputError
+from hyperpq.inference.smoothing import weight_for_bits
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.train import train_codec
 
