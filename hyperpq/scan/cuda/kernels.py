@@ -56,7 +56,8 @@ def _put(found, r, query, rows, counts, capacity):
         tl.store(start + at, r, mask=found & (at < capacity))
 
 
-@triton.jit
+# A kernel is compiled once, and not again for numbers that are 1 or multiples of 16.
+@triton.jit(do_not_specialize=["n", "groups"])
 def survivors_kernel(
     codes,
     bits,
@@ -124,7 +125,7 @@ def survivors_kernel(
                 _put(d, r, query + 3, rows, counts, capacity)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "rows_stride"])
 def distances_kernel(
     codes,
     tables,
