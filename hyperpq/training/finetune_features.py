@@ -107,7 +107,10 @@ def recalibrate(network: TrainableNetwork, images: TrainingImages, rows: NDArray
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
-    network.train_chosen(batch_statistics=True)
+    # All else as in a search: without dropout and skipped blocks.
+    network.eval()
+    for norm in norms:
+        norm.train()
     step = max(1, len(rows) // _STATISTICS_IMAGES)
     for _, pixels in batches(images, rows[::step][:_STATISTICS_IMAGES], network.device):
         # A smaller last batch would count as much as the others.

@@ -507,3 +507,29 @@ def test_the_check_of_a_large_set_searches_some_of_it():
     assert 2000 <= len(rows) <= 2500
     assert len(np.unique(rows)) == len(rows)
     assert rows.max() > 49_000
+
+
+def test_statistics_are_computed_anew_without_dropout(drawn):
+    def module():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            layers = (nn.Conv2d(3, 6, 3, 2), nn.Dropout(0.5), nn.BatchNorm2d(6))
+            return nn.Sequential(*layers).eval()
+
+    found = TorchBackbone(
+        "dropout",
+        module(),
+        preprocessing=Preprocessing(size=SIZE),
+        weights_hash="of a module with dropout",
+        device="cpu",
+        mean=[0.5] * 3,
+        std=[0.25] * 3,
+    )
+    found.open_network = module
+    network = found.trainable()
+    images, rows = ArrayImages(drawn[0]), np.arange(192)
+    recalibrate(network, images, rows)
+    x = torch.from_numpy(drawn[0]).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        wanted = network.module[0]((x / 255 - 0.5) / 0.25).mean((0, 2, 3))
+    assert torch.allclose(network.module[2].running_mean, wanted, atol=1e-4)
