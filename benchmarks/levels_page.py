@@ -169,8 +169,9 @@ def _verdict(sets: Sequence[Found]) -> str:
         most.append(format_number(np.ceil(1000 * max(means) - 1e-6) / 1000))
     prototypes, space = _PARTS.values()
     return (
-        f"At no level do {prototypes} change the mAP@{TOP} of the default recipe by more than "
-        f"{most[0]}, nor {space} by more than {most[1]}, at {SHOWN_BITS} bits."
+        f"At no level do {prototypes} in {GEOMETRIES[0]} space change the mAP@{TOP} of the default "
+        f"recipe by more than {most[0]}, nor {space} without hierarchy by more than {most[1]}, at "
+        f"{SHOWN_BITS} bits."
     )
 
 
@@ -183,7 +184,7 @@ def _sentence(record: SetRecord, recipe: str, found: Found) -> str:
     base = np.mean(list(own.values()), 0)[: len(LEVEL_NAMES)]
     shown = listed([format_number(float(value)) for value in base])
     added = [
-        f"{_PARTS[effect.part]}: {listed(gains)}"
+        f"{_PARTS[effect.part]} ({effect.rest}): {listed(gains)}"
         for effect in EFFECTS
         if effect.recipe == recipe and effect.is_own
         if (gains := _gains(differences(found, effect, SHOWN_BITS)))

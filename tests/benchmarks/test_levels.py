@@ -160,12 +160,13 @@ def test_the_page_says_what_each_part_adds(tmp_path):
     gained = "+.020 ± .000, +.020 ± .000 and +.020 ± .000"
     lost = "-.015 ± .007, -.015 ± .007 and -.015 ± .007"
     assert page.startswith(
-        "# Levels of a hierarchy\n\nAt no level do hierarchical prototypes change the mAP@100 of "
-        "the default recipe by more than .015, nor hyperbolic instead of flat space by more than "
-        ".020, at 32 bits. On Shop, codes of 32 bits of the recipe `default` have an mAP@100 of "
+        "# Levels of a hierarchy\n\nAt no level do hierarchical prototypes in hyperbolic space "
+        "change the mAP@100 of the default recipe by more than .015, nor hyperbolic instead of "
+        "flat space without hierarchy by more than .020, at 32 bits. On Shop, codes of 32 bits of "
+        "the recipe `default` have an mAP@100 of "
         ".713, .780 and .847 by fine class, by coarse class and by kind (3 seeds); added by "
-        "hierarchical prototypes: "
-        f"{lost}; hyperbolic instead of flat space: {gained}.\n\n## What"
+        "hierarchical prototypes (in hyperbolic space): "
+        f"{lost}; hyperbolic instead of flat space (without hierarchy): {gained}.\n\n## What"
     )
     assert "| Shop | default | hierarchy, in flat space | -.015 ± .007 |" in page
     assert "| Shop | default | hyperbolic space, with hierarchy | +.020 ± .000 |" in page
