@@ -113,12 +113,15 @@ def _expected(
     """Type and shape of each of the weights."""
     single, half = np.dtype(np.float32), np.dtype(np.float16)
     books = single, (config.M, 1 << config.nbits, config.D)
+    want: dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
     if isinstance(config, PQConfig):
-        rotation = {"rotation": (single, (config.rotation, config.d))} if config.rotation else {}
-        return {"quantizer.codebooks": books} | rotation
+        want = {"quantizer.codebooks": books}
+        if config.rotation:
+            want["rotation"] = single, (config.rotation, config.d)
+        return want
     assert learned is not None  # all but flat codebooks are learned
     d, width = config.d, config.width
-    want: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+    want = {
         "mean": (single, (d,)),
         "weight": (single, (d, width)),
         "scale": (single, ()),

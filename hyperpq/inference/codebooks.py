@@ -18,11 +18,25 @@ class Codebooks(Protocol):
     single row for codewords that add up.
     """
 
-    M: int
-    D: int
-    nbits: int
-    spaces: int
-    metric: str
+    @property
+    def M(self) -> int:
+        """Codes of one vector."""
+
+    @property
+    def D(self) -> int:
+        """Coordinates of a vector in each of its ``spaces`` rows."""
+
+    @property
+    def nbits(self) -> int:
+        """Bits of one code, 4 or 8."""
+
+    @property
+    def spaces(self) -> int:
+        """Rows of a vector: M, or 1 where codewords add up."""
+
+    @property
+    def metric(self) -> str:
+        """What the sums of table entries are."""
 
     def clip(self, v: Float64s) -> Float64s:
         """Vectors (n, spaces, D) -> those that codewords can reach."""
