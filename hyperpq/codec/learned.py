@@ -165,7 +165,9 @@ class HeadCodec(LearnedCodec):
             return x
         if self.config.normalization == "power":
             x = x.sign() * x.abs().sqrt() - self.mean.to(x.dtype)
-        return x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        # In float64, where vectors are encoded, short features have a direction, too.
+        least = 1e-300 if x.dtype == torch.float64 else 1e-12
+        return x / x.norm(dim=1, keepdim=True).clamp_min(least)
 
     @override
     def feature_space(self) -> FeatureSpace:

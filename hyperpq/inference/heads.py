@@ -158,4 +158,5 @@ def normalized(x: NDArray[np.float32], normalization: str, mean: Float64s) -> Fl
     if normalization == "power":
         wide = np.copysign(np.sqrt(np.abs(wide)), wide) - mean
     length = np.sqrt((wide * wide).sum(1, keepdims=True))
-    return wide / np.maximum(length, 1e-12)
+    # Short features have a direction, too.
+    return wide / np.maximum(length, 1e-300)

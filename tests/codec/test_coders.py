@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -241,3 +242,14 @@ assert 'torch' not in sys.modules
     np.testing.assert_array_equal(found["tables"], codec.tables(QUERIES))
     np.testing.assert_array_equal(found["vectors"], codec.embed(QUERIES))
     assert to_files(from_files(files)) == files
+
+
+@pytest.mark.parametrize("normalization", ["unit", "power"])
+@pytest.mark.parametrize("scale", [2.0**-60, 2.0**60])
+def test_the_length_of_features_does_not_matter(normalization, scale):
+    codec = untrained()
+    codec.config = replace(codec.config, normalization=normalization)
+    codec.mean.zero_()
+    x = X * np.float32(scale)
+    for coder in (codec.frozen(), TorchCoder(codec)):
+        np.testing.assert_array_equal(coder.encode(x), coder.encode(X))
