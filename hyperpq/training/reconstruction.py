@@ -204,8 +204,7 @@ def unit_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows (n, d) of unit length; a row of zeros stays zero."""
     scaled = scaled_rows(x)
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = scaled / np.where(length > 0, length, np.float32(1))
-    return unit
+    return (scaled / np.where(length > 0, length, 1)).astype(np.float32)
 
 
 def scaled_rows(x: NDArray[np.float32]) -> NDArray[np.float32]:
