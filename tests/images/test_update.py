@@ -554,7 +554,7 @@ def test_an_image_that_is_gone_before_it_is_read(tmp_path, monkeypatch):
 def test_a_disk_that_is_unmounted_while_an_update_reads(tmp_path, monkeypatch):
     """Changed images that were still to be read lost their rows."""
     monkeypatch.setattr(updater, "SEGMENT_SIZE", 2)
-    folder = fill(tmp_path / "p", 6)
+    folder = fill(tmp_path / "p", 12)
     build([folder], tmp_path / "index")
     for i, path in enumerate(sorted(folder.iterdir())):
         change(path, 70 + i)
@@ -568,6 +568,8 @@ def test_a_disk_that_is_unmounted_while_an_update_reads(tmp_path, monkeypatch):
             return super()._features(pixels)
 
     index, report = update([folder], tmp_path / "index", Unmounting())
-    assert (report.added, report.removed, report.kept, len(index)) == (2, 2, 4, 6)
-    with pytest.raises(DatasetError, match="has 6 of its images, so nothing was changed"):
+    # The first two have been read, and up to six more, which are decoded ahead of the network.
+    assert 2 <= report.added <= 8
+    assert (report.removed, report.kept, len(index)) == (report.added, 12 - report.added, 12)
+    with pytest.raises(DatasetError, match="has 12 of its images, so nothing was changed"):
         update([folder], tmp_path / "index")
