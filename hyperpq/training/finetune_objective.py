@@ -91,4 +91,8 @@ class CosineObjective(nn.Module):
         """See `Objective.loss`."""
         z = nn.functional.normalize(self._root(features) - self.mean, dim=1)
         h = nn.functional.normalize(z @ self.weight + self.bias, dim=1)
-        return contrastive_loss(1 - h @ h.T, targets, self._settings.temperature)
+        # An image that is twice in a batch has no affinity to itself. Its other view is no negative
+        # either: in small sets that would push views of the same image apart.
+        same = (sources[:, None] == sources[None, :]).to(targets.device) & (targets == 0)
+        distances = (1 - h @ h.T).masked_fill(same, torch.inf)
+        return contrastive_loss(distances, targets, self._settings.temperature)

@@ -533,3 +533,25 @@ def test_statistics_are_computed_anew_without_dropout(drawn):
     with torch.no_grad():
         wanted = network.module[0]((x / 255 - 0.5) / 0.25).mean((0, 2, 3))
     assert torch.allclose(network.module[2].running_mean, wanted, atol=1e-4)
+
+
+def test_another_view_of_an_image_is_no_negative():
+    x = np.random.default_rng(0).random((40, 12), np.float32)
+    objective = CosineObjective(x, dataclasses.replace(QUICK, width=5), torch.device("cpu"))
+    rows = [0, 1, 2, 3, 4, 0]
+    targets = positive_targets(6)  # rows 0 and 3, 1 and 4, 2 and 5
+
+    def gradient(sources):
+        features = torch.from_numpy(x[rows]).requires_grad_()
+        loss = objective.loss(features, torch.tensor(sources), targets)
+        loss.backward()
+        return float(loss.detach()), features.grad
+
+    loss, slope = gradient(rows)
+    as_negative, _ = gradient([0, 1, 2, 3, 4, 5])
+    assert loss < as_negative - 0.3
+    assert torch.isfinite(slope).all()
+    # As a partner it still counts.
+    loss, slope = gradient([0, 1, 2, 0, 1, 2])
+    assert np.isfinite(loss)
+    assert torch.isfinite(slope).all()
