@@ -90,11 +90,11 @@ class ImageReader:
     def __getstate__(self) -> dict[str, Any]:
         # Another process loads the network when it first needs it, as this one did.
         state = self.__dict__ | {"_backbone": self._given_backbone}
-        del state["_loading"]
+        del state["_loading"], state["_known_identity"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_loading": ForkSafeLock()}
+        self.__dict__ |= state | {"_loading": ForkSafeLock(), "_known_identity": ({}, {})}
 
     def __repr__(self) -> str:
         name = self.backbone_identity["name"]
