@@ -280,7 +280,9 @@ def _refinement(refined: Runs) -> str:
         "again. hyperpq keeps features as int8. Fidelity codes are ranked by the cosine of these "
         "alone. For default codes the distance of the code and that of the power-normalized "
         "features are added up, so the ranking it comes near to is not that of the cosine of the "
-        "features as they are. `IndexRefineFlat` keeps float32 features. Times are medians of "
+        "features as they are. `IndexRefineFlat` keeps float32 features. Codes are trained anew for "
+        "this table, those of `IndexPQ` from another seed, so recall differs from that of the "
+        "tables above by up to .015, about its standard error. Times are medians of "
         "single queries for ten results, methods in turn, as multiples of that of `IndexPQ` with "
         f"{first.bytes} bytes; other processes ran beside them.\n\n{markdown_table(lines)}"
     )
@@ -305,8 +307,8 @@ def _rows(distances: Runs) -> str:
         "of two others (`benchmarks/recall_sets.py`). The queries are real. The tables have the "
         "mean distance of a query to its neighbours, its local intrinsic dimension (maximum "
         "likelihood, 100 neighbours, median), and recall@10 of `opq` codes of 8 bytes. Real and "
-        "made rows that are searched alone, as many of both, tell how like the made ones are.\n\n"
-        + "\n\n".join(parts)
+        "made rows that are searched alone, as many of both, show how similar made rows are to "
+        "real ones.\n\n" + "\n\n".join(parts)
     )
 
 
