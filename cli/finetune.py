@@ -38,7 +38,9 @@ from hyperpq.cli import index_kind, options, output
     help="Side of the images that the network learns from, in pixels. [default: 5/7 of its own]",
 )
 @click.option(
-    "--batch", type=options.Whole(min=1), help="Pairs of images in a step. [default: 256]"
+    "--batch",
+    type=options.Whole(min=1),
+    help="Pairs of images in a step. [default: 256 on a GPU, 32 on a CPU]",
 )
 @click.option(
     "--blocks",

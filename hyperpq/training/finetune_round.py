@@ -90,6 +90,7 @@ class PairSampler:
     ) -> None:
         self._images, self._rows, self._graph, self._anchor = images, rows, graph, anchor
         self._settings, self._pinned = settings, pinned
+        assert settings.batch is not None  # `FinetuneSettings.on_device`
         self.batch = min(settings.batch, len(rows))
         self.steps_of_epoch = len(rows) // self.batch
 

@@ -27,6 +27,8 @@ from hyperpq.training.fields import (
 BatchNormMode = Literal["recalibrate", "train", "frozen"]
 ViewStrength = Literal["tuning", "mild", "paper"]
 
+_GPU_BATCH, _CPU_BATCH = 256, 32
+
 
 @dataclass(frozen=True)
 class FinetuneSettings(CheckedSettings):
@@ -63,8 +65,10 @@ class FinetuneSettings(CheckedSettings):
     width: int = whole(256, POSITIVE)
     """Coordinates of the linear head. H100."""
 
-    batch: int = whole(256, POSITIVE)
-    """Images in a step, and as many ends of walks on the graph, one view each. H100."""
+    batch: int | None = optional_whole(POSITIVE)
+    """Images in a step, and as many ends of walks on the graph, one view each; None takes 256 on a
+    GPU (H100), and 32 on a CPU, where lite0 then needs 3.7 GB of memory, and more than 10 with
+    256."""
 
     resolution: int | None = optional_whole(Bounds(low=32))
     """Side of the training views in pixels; None takes 5/7 of the network's own, 160 for 224
@@ -133,6 +137,12 @@ class FinetuneSettings(CheckedSettings):
                 f"fine-tuning has no {', '.join(unknown)}; its fields are {', '.join(known)}."
             )
         return replace(self, **changes)  # type: ignore[arg-type]
+
+    def on_device(self, device: str) -> FinetuneSettings:
+        """The settings with the number of images in a step that ``cpu`` or ``cuda:N`` has."""
+        if self.batch is not None:
+            return self
+        return self.replace(batch=_CPU_BATCH if device == "cpu" else _GPU_BATCH)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON types."""

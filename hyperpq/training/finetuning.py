@@ -128,8 +128,9 @@ def finetune(
     CorruptIndexError
         The checkpoint cannot be read.
     """
-    settings, count = settings or FinetuneSettings(), len(images)
-    network = backbone.trainable(device or backbone.device)
+    device = device or backbone.device
+    settings, count = (settings or FinetuneSettings()).on_device(device), len(images)
+    network = backbone.trainable(device)
     needed = MIN_CHECKED_IMAGES if settings.holdout_check else MIN_TRAINING_IMAGES
     if count < needed:
         log.warning(
@@ -274,8 +275,9 @@ def estimate_seconds(
     float
         Seconds. The estimate takes some seconds itself: three steps of at most eight images.
     """
-    settings, count = settings or FinetuneSettings(), len(images)
-    network = backbone.trainable(device or backbone.device)
+    device = device or backbone.device
+    settings, count = (settings or FinetuneSettings()).on_device(device), len(images)
+    network = backbone.trainable(device)
     rows = np.arange(min(count, _ESTIMATE_IMAGES))
     few = replace(settings, batch=len(rows))
     phase = SilentProgress()._open("estimate", None, "")
