@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -350,3 +350,6 @@ class PQConfig:
     def D(self) -> int:
         """Dimension of a subspace: the width of what is cut, over M."""
         return (self.rotation or self.d) // self.M
+
+
+AnyConfig: TypeAlias = CodecConfig | AdditiveConfig | BalancedConfig | PQConfig

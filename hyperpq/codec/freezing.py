@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hyperpq.codec.config import (
     BALANCED,
     AdditiveConfig,
+    AnyConfig,
     BalancedConfig,
     CodecConfig,
     PQConfig,
@@ -32,7 +33,6 @@ from hyperpq.inference.heads import (
 from hyperpq.inference.product import ProductCodebooks
 from hyperpq.inference.smoothing import MIN_CENTROIDS, Smoothing, weight_for_bits
 
-AnyConfig = CodecConfig | AdditiveConfig | BalancedConfig | PQConfig
 Weights = Mapping[str, NDArray[Any]]
 
 

@@ -14,11 +14,12 @@ from hyperpq.codec.config import (
     BALANCED,
     INNER,
     AdditiveConfig,
+    AnyConfig,
     BalancedConfig,
     CodecConfig,
     PQConfig,
 )
-from hyperpq.codec.freezing import AnyConfig, freeze
+from hyperpq.codec.freezing import freeze
 from hyperpq.codec.frozen import FrozenCodec
 from hyperpq.codec.stored_names import YOUNGER, loaded_normalization, loaded_recipe
 from hyperpq.codec.stored_weights import (
@@ -30,6 +31,7 @@ from hyperpq.codec.stored_weights import (
     check_factor,
     check_weights,
 )
+from hyperpq.codes import code_size
 from hyperpq.errors import CorruptIndexError, FormatVersionError
 from hyperpq.geometry.registry import GEOMETRIES
 from hyperpq.quantizers.flat_metrics import FIDELITY_METRICS, FidelityMetric
@@ -112,6 +114,37 @@ class StoredCodec:
                 f"{WEIGHTS_FILE} is not a safetensors file: {_reason(error)}."
             ) from error
         return settings.with_weights(state)
+
+    @property
+    def d(self) -> int:
+        """Width of the features."""
+        return self.config.d
+
+    @property
+    def M(self) -> int:
+        """Codes of one vector."""
+        return self.config.M
+
+    @property
+    def nbits(self) -> int:
+        """Bits of one code."""
+        return self.config.nbits
+
+    @property
+    def metric(self) -> str:
+        """Name of the distance that tables add up to."""
+        return BALANCED if isinstance(self.config, BalancedConfig) else self.config.metric
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of one coded vector."""
+        return code_size(self.M, self.nbits)
+
+    @property
+    def n_sample(self) -> int | None:
+        """Vectors of the training that it keeps; None for flat codebooks."""
+        part = self.parts.get(PARTS[0], self)
+        return None if part.learned is None else part.learned.sample
 
     def freeze(self) -> FrozenCodec:
         """What encodes and compares by this codec on a CPU."""

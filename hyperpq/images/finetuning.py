@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
     from hyperpq.backbones.base import Backbone
     from hyperpq.backbones.tuned import TunedWeights
-    from hyperpq.codec.base import Codec
     from hyperpq.images.decoders import WorkersLike
+    from hyperpq.index.index_codec import IndexCodec
     from hyperpq.index.training_record import TrainingRecord
     from hyperpq.index.view import RowView
 
@@ -230,7 +230,7 @@ def _options(
     own = {"bits": index.M * index.nbits, "objective": index.objective}
     try:
         options = BuildOptions.from_stored({**stored.options, **own, "score": None})
-        metric = product_metric_of(codec) or index.metric
+        metric = product_metric_of(codec.config) or index.metric
         kept = index.view().rows.feature_codec
         return replace(
             options,
@@ -336,8 +336,8 @@ class _Encoded:
     """
 
     def __init__(self, made: ImageIndex, build: stages.Build, record: dict[str, Any]) -> None:
-        assert made.index.codec is not None  # it is trained
-        self.codec: Codec = made.index.codec
+        assert made.index.collection.held is not None  # it is trained
+        self.codec: IndexCodec = made.index.collection.held
         self.training: TrainingRecord | None = made.index.training
         self.tuned: TunedWeights | None = build.network.tuned
         self._made, self._build, self._record = made, build, record

@@ -245,10 +245,8 @@ def _unlike(view: IndexView, record: TrainingRecord) -> float:
 
 def _sampled(view: IndexView) -> int | None:
     """Vectors of the training that the codec keeps, all of up to 8,192; None if it keeps none."""
-    from hyperpq.codec.learned import LearnedCodec
-
-    codec = view.codec
-    return codec.n_sample if isinstance(codec, LearnedCodec) else None
+    held = view.rows.held
+    return None if held is None else held.n_sample
 
 
 def _known_number(view: IndexView, noun: str) -> str:

@@ -34,7 +34,7 @@ from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
     from hyperpq.backbones.tuned import TunedWeights
-    from hyperpq.codec.base import Codec
+    from hyperpq.index.index_codec import IndexCodec
     from hyperpq.index.training_record import TrainingRecord
 
 
@@ -43,7 +43,7 @@ class NewVectors(Protocol):
 
     Attributes
     ----------
-    codec : Codec
+    codec : IndexCodec
         Their codec.
     training : TrainingRecord or None
         What it was learned from.
@@ -51,7 +51,7 @@ class NewVectors(Protocol):
         What fine-tuning changed in their network.
     """
 
-    codec: Codec
+    codec: IndexCodec
     training: TrainingRecord | None
     tuned: TunedWeights | None
 
@@ -75,7 +75,7 @@ class Collection(RowChanges):
         Bytes of one code.
     store : MemoryStore or IndexStore, optional
         Where the rows are; in memory by default.
-    codec : Codec, optional
+    codec : IndexCodec, optional
         The codec of the rows.
     features : FeatureCodec, optional
         How rows in memory keep their features; a directory says it itself.
@@ -143,7 +143,7 @@ class Collection(RowChanges):
         other: RowView,
         add_id: int = 0,
         *,
-        codec: Codec | None = None,
+        codec: IndexCodec | None = None,
         encode_anew: bool = False,
     ) -> None:
         """Add all rows of another collection, see `HiHPQIndex.merge_from`.
@@ -154,14 +154,14 @@ class Collection(RowChanges):
             The rows.
         add_id : int
             Number added to their ids.
-        codec : Codec, optional
+        codec : IndexCodec, optional
             The codec of the codes that are stored; the one that is shown now by default.
         encode_anew : bool
             Whether the codes are made of the kept features of ``other`` by that codec, which is
             not the codec of ``other``.
         """
         add_id, ids = as_count(add_id, "add_id", -MAX_ID), other.ids
-        codec = codec or self.codec
+        codec = codec or self.held
         if len(ids) and not 0 <= int(ids[0]) + add_id <= int(ids[-1]) + add_id <= MAX_ID:
             raise InvalidInputError(
                 f"add_id is {add_id}, with which ids of other would leave 0 to 2**63 - 1; expected "
@@ -212,7 +212,7 @@ class Collection(RowChanges):
 
     def recode(
         self,
-        codec: Codec,
+        codec: IndexCodec,
         training: TrainingRecord,
         *,
         tuned: TunedWeights | None = None,
@@ -225,7 +225,7 @@ class Collection(RowChanges):
 
         Parameters
         ----------
-        codec : Codec
+        codec : IndexCodec
             The codec from then on.
         training : TrainingRecord
             What it was learned from.
@@ -323,14 +323,14 @@ class Collection(RowChanges):
                 settings.pop("training", None)
                 if new.training is not None:
                     settings["training"] = new.training.to_json()
-                view = RowView(self.code_size, newest, self.codec, self.feature_codec)
+                view = RowView(self.code_size, newest, self.held, self.feature_codec)
                 newest.commit(
                     append=new.rows(view),
                     drop=range(len(newest.segments)),
                     settings=settings,
                     files=index_files(new.codec, new.tuned),
                 )
-                codec = codec_of(newest).to(self._device).eval()
+                codec = codec_of(newest).on(self._device)
                 self._shown = Shown(newest, codec, codec.code_size)
 
     def reset(self) -> None:
@@ -351,7 +351,7 @@ class Collection(RowChanges):
         type(self).__init__(out, rows.code_size, features=self.feature_codec)
         store = MemoryStore()
         store.commit(append=rows.batches(features=True), next_id=rows.next_id)
-        out._shown = Shown(store, rows.codec, rows.code_size, rows.training, rows.tuned)
+        out._shown = Shown(store, rows.held, rows.code_size, rows.training, rows.tuned)
         out._device, out.scanner = self._device, self.scanner
         out.metadata = settled(self.metadata, self.path, None)
         return out
@@ -380,7 +380,7 @@ class Collection(RowChanges):
         target = Path(os.path.abspath(path))
         with self._changing:
             rows = self.view()
-            codec = trained(rows.codec)
+            codec = trained(rows.held)
             with os_errors("look for", target):
                 if self.path and target.exists() and target.samefile(self.path):
                     return

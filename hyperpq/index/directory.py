@@ -26,8 +26,8 @@ from hyperpq.utils.validation import as_choice, as_number
 
 if TYPE_CHECKING:
     from hyperpq.backbones.tuned import TunedWeights
-    from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.index_codec import IndexCodec
     from hyperpq.index.training_record import TrainingRecord
     from hyperpq.index.view import RowView
     from hyperpq.store import Durability
@@ -82,7 +82,7 @@ class DirectoryReference:
         store.show(self.manifest)
         return store
 
-    def open_with_codec(self) -> tuple[Codec, IndexStore]:
+    def open_with_codec(self) -> tuple[IndexCodec, IndexStore]:
         """`open`, and the codec on the CPU."""
         store = self.open()
         return codec_of(store), store
@@ -153,7 +153,7 @@ def open_directory(
     durability: Durability,
     read_only: bool = False,
     lock_timeout: float = LOCK_TIMEOUT,
-) -> tuple[Codec, IndexStore]:
+) -> tuple[IndexCodec, IndexStore]:
     """Open an index directory, see `HiHPQIndex.load`.
 
     Returns
@@ -172,7 +172,7 @@ def open_directory(
     return codec_of(store), store
 
 
-def codec_of(store: IndexStore) -> Codec:
+def codec_of(store: IndexStore) -> IndexCodec:
     """The codec of the snapshot that is shown, on the CPU; settings and rows agree with it.
 
     Raises
@@ -180,11 +180,10 @@ def codec_of(store: IndexStore) -> Codec:
     CorruptIndexError
         If a file is altered, or settings or rows do not agree.
     """
-    # After the opening, so that a missing index is reported without loading torch.
-    from hyperpq.codec.serialization import from_files
+    from hyperpq.index.index_codec import IndexCodec
 
     names = [name for name in store.file_names if name != NETWORK_FILE]
-    codec = from_files({name: store.read_file(name) for name in names})
+    codec = IndexCodec(files={name: store.read_file(name) for name in names})
     settings, own = store.settings, codec_settings(codec)
     if any(settings.get(name) != value for name, value in own.items()):
         raise CorruptIndexError(
@@ -228,11 +227,9 @@ def kept_tuned(store: IndexStore) -> TunedWeights | None:
         raise CorruptIndexError(str(error)) from error
 
 
-def index_files(codec: Codec, tuned: TunedWeights | None) -> dict[str, bytes]:
+def index_files(codec: IndexCodec, tuned: TunedWeights | None) -> dict[str, bytes]:
     """The files of a directory beside its rows: those of the codec, and that of a tuned network."""
-    from hyperpq.codec.serialization import to_files
-
-    files = to_files(codec)
+    files = codec.files()
     return files if tuned is None else files | {NETWORK_FILE: tuned.to_bytes()}
 
 
@@ -284,7 +281,7 @@ def kept_code_size(store: IndexStore, expected: int) -> int:
     return expected
 
 
-def codec_settings(codec: Codec) -> dict[str, Any]:
+def codec_settings(codec: IndexCodec) -> dict[str, Any]:
     """Settings of a codec that a manifest repeats; its name of the metric is ``score``."""
     from hyperpq.codec.config import stored_metric
 

@@ -14,8 +14,8 @@ from hyperpq.progress import Phase, ProgressLike, as_progress
 from hyperpq.store import Rows
 
 if TYPE_CHECKING:
-    from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.index_codec import IndexCodec
 
 # Vectors that are encoded between two reports of progress.
 _BATCH = 1 << 13
@@ -30,7 +30,7 @@ class EncodedVectors:
 
     Attributes
     ----------
-    codec : Codec
+    codec : IndexCodec
         The codec that made the codes.
     codes : ndarray, shape (n, code_size), uint8
         The codes.
@@ -38,7 +38,7 @@ class EncodedVectors:
         The vectors as an index keeps them; None for an index that keeps none.
     """
 
-    codec: Codec
+    codec: IndexCodec
     codes: NDArray[np.uint8]
     features: NDArray[np.uint8] | None
     _feature_codec: FeatureCodec | None
@@ -49,7 +49,7 @@ class EncodedVectors:
     def of(
         cls,
         x: NDArray[np.float32],
-        codec: Codec,
+        codec: IndexCodec,
         feature_codec: FeatureCodec | None,
         progress: ProgressLike = None,
     ) -> EncodedVectors:
@@ -62,7 +62,7 @@ class EncodedVectors:
     @classmethod
     def from_kept(
         cls,
-        codec: Codec,
+        codec: IndexCodec,
         codes: NDArray[np.uint8],
         features: NDArray[np.uint8],
         feature_codec: FeatureCodec,
@@ -82,7 +82,7 @@ class EncodedVectors:
             _vectors=None if self._vectors is None else self._vectors[rows],
         )
 
-    def by(self, codec: Codec) -> EncodedVectors:
+    def by(self, codec: IndexCodec) -> EncodedVectors:
         """These vectors with their codes by a codec, encoded anew unless it made the codes."""
         if codec is self.codec:
             return self
@@ -93,7 +93,7 @@ class EncodedVectors:
 
 def recoded(
     batches: Iterable[Rows],
-    codec: Codec,
+    codec: IndexCodec,
     feature_codec: FeatureCodec,
     *,
     keep: FeatureCodec | None,
@@ -106,7 +106,7 @@ def recoded(
     ----------
     batches : iterable of Rows
         Rows with features; one batch at a time is asked for.
-    codec : Codec
+    codec : IndexCodec
         What encodes.
     feature_codec : FeatureCodec
         What the features are read by.
@@ -150,7 +150,7 @@ def _converted(
 
 
 def encode_in_batches(
-    codec: Codec, source: NDArray[Any], feature_codec: FeatureCodec | None, phase: Phase
+    codec: IndexCodec, source: NDArray[Any], feature_codec: FeatureCodec | None, phase: Phase
 ) -> NDArray[np.uint8]:
     """Codes of vectors (n, d), or of kept features (n, feature_size), with a report of batches."""
     codes = np.empty((len(source), codec.code_size), np.uint8)
@@ -163,7 +163,7 @@ def encode_in_batches(
 
 
 def _encode(
-    codec: Codec,
+    codec: IndexCodec,
     source: NDArray[Any],
     feature_codec: FeatureCodec | None,
     progress: ProgressLike = None,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.index_codec import IndexCodec
     from hyperpq.index.training_record import TrainingRecord
 
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class Shown:
     ----------
     store : Store
         The rows.
-    codec : Codec or None
+    codec : IndexCodec or None
         Their codec; None before training, and for rows without one.
     code_size : int
         Bytes of one code.
@@ -58,7 +59,7 @@ class Shown:
     """
 
     store: Store
-    codec: Codec | None
+    codec: IndexCodec | None
     code_size: int
     training: TrainingRecord | None = None
     tuned: TunedWeights | None = None
@@ -73,7 +74,7 @@ class SnapshotHolder:
         Bytes of one code.
     store : MemoryStore or IndexStore, optional
         Where the rows are; in memory by default.
-    codec : Codec, optional
+    codec : IndexCodec, optional
         The codec of the rows.
     features : FeatureCodec, optional
         How rows in memory keep their features; a directory says it itself.
@@ -93,7 +94,7 @@ class SnapshotHolder:
         code_size: int,
         store: Store | None = None,
         *,
-        codec: Codec | None = None,
+        codec: IndexCodec | None = None,
         features: FeatureCodec | None = None,
         device: str = "cpu",
     ) -> None:
@@ -174,12 +175,18 @@ class SnapshotHolder:
         return self._shown.code_size
 
     @property
-    def codec(self) -> Codec | None:
-        """The codec of the rows that are shown; None before training."""
+    def held(self) -> IndexCodec | None:
+        """The codec of the rows that are shown, as the index holds it; None before training."""
         return self._shown.codec
 
+    @property
+    def codec(self) -> Codec | None:
+        """The same in PyTorch."""
+        held = self.held
+        return None if held is None else held.module
+
     def set_codec(
-        self, codec: Codec | None, code_size: int, training: TrainingRecord | None = None
+        self, codec: IndexCodec | None, code_size: int, training: TrainingRecord | None = None
     ) -> None:
         """Give rows in memory a codec, while there are none.
 
@@ -322,7 +329,7 @@ class SnapshotHolder:
         if other.manifest.files != directory.manifest.files:
             size = kept_code_size(other, size)
             if codec is not None:
-                codec = codec_of(other).to(self._device).eval()
+                codec = codec_of(other).on(self._device)
                 size = codec.code_size
         self._shown = Shown(other, codec, size)
         return other.manifest != directory.manifest
@@ -343,14 +350,14 @@ class SnapshotHolder:
     def _follows(self) -> bool:
         return self._pinned_by != threading.get_ident()
 
-    def _change(self, make: Callable[[], T], codec: Codec | None = None) -> T:
+    def _change(self, make: Callable[[], T], codec: IndexCodec | None = None) -> T:
         """Make a change to the newest rows, whatever other processes have stored meanwhile.
 
         Parameters
         ----------
         make : callable
             The change.
-        codec : Codec, optional
+        codec : IndexCodec, optional
             The codec of the codes that the change stores.
 
         Raises
@@ -366,8 +373,8 @@ class SnapshotHolder:
                 self._check_codec(codec)
                 return make()
 
-    def _check_codec(self, codec: Codec | None) -> None:
-        if codec is not None and codec is not self.codec:
+    def _check_codec(self, codec: IndexCodec | None) -> None:
+        if codec is not None and codec is not self.held:
             raise SnapshotChangedError(
                 f"{self.path or 'the index'}: the codec was replaced after these codes were made; "
                 "expected codes of the new codec; encode the vectors again."

@@ -15,7 +15,7 @@ from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
-    from hyperpq.codec.config import PQConfig
+    from hyperpq.codec.config import AnyConfig, PQConfig
     from hyperpq.progress import Progress
     from hyperpq.training.recipe import Recipe
     from hyperpq.training.task import TrainingRun
@@ -100,30 +100,27 @@ def record_of(
 
     with progress.phase("fit", None, ""):
         fit = FitStatistics.of(x, seed=seed)
-    return TrainingRecord(len(x), objective_of(codec), codec.is_learned, fit)
+    return TrainingRecord(len(x), objective_of(codec.config), codec.is_learned, fit)
 
 
-def objective_of(codec: Codec) -> str:
-    """What the codes of a codec keep, see `TrainingRecord.objective`."""
-    from hyperpq.codec.additive import AdditiveCodec
-    from hyperpq.codec.balanced import BalancedCodec
-    from hyperpq.codec.pq import PQCodec
+def objective_of(config: AnyConfig) -> str:
+    """What codes with these settings keep, see `TrainingRecord.objective`."""
+    from hyperpq.codec.config import AdditiveConfig, BalancedConfig, PQConfig
 
-    if isinstance(codec, PQCodec):
+    if isinstance(config, PQConfig):
         return "plain"
-    if isinstance(codec, BalancedCodec):
+    if isinstance(config, BalancedConfig):
         return "balanced"
-    return "fidelity" if isinstance(codec, AdditiveCodec) else "semantic"
+    return "fidelity" if isinstance(config, AdditiveConfig) else "semantic"
 
 
-def product_metric_of(codec: Codec) -> str | None:
-    """Metric of the product codes of a codec, those of its semantic part; None without any."""
-    from hyperpq.codec.balanced import BalancedCodec
-    from hyperpq.codec.hihpq import HiHPQCodec
+def product_metric_of(config: AnyConfig) -> str | None:
+    """Metric of product codes, those of the semantic part; None without any."""
+    from hyperpq.codec.config import BalancedConfig, CodecConfig
 
-    if isinstance(codec, BalancedCodec):
-        codec = codec.semantic
-    return codec.metric if isinstance(codec, HiHPQCodec) else None
+    if isinstance(config, BalancedConfig):
+        config = config.semantic
+    return config.metric if isinstance(config, CodecConfig) else None
 
 
 def recipe_of(codec: Codec, n: int | None) -> Recipe:
@@ -188,11 +185,11 @@ def plan_again(
     else:
         # A preset may have an objective of its own.
         keeps = isinstance(recipe, str) and recipe != "balanced"
-        kept = {"objective": objective_of(codec)} if keeps else {}
+        kept = {"objective": objective_of(codec.config)} if keeps else {}
         chosen = get_recipe(recipe, bits, **kept | changes)
     if chosen.objective == "balanced":
         balanced_parts(M, nbits)
-    wanted = product_metric_of(codec) or (metric if metric in METRICS else "l1")
+    wanted = product_metric_of(codec.config) or (metric if metric in METRICS else "l1")
     if isinstance(codec, AdditiveCodec) and chosen.objective == "fidelity":
         wanted = codec.metric
     return CodecPlan(M, nbits, wanted, chosen, None, seed, device)

@@ -61,7 +61,7 @@ class IndexReader(IndexSearcher):
 
         That is kept features, or codes of the objective ``fidelity``.
         """
-        codec = self._rows().codec
+        codec = self._rows().held
         return self.has_features or (codec is not None and codec.has_corrections)
 
     @property

@@ -15,8 +15,8 @@ from hyperpq.store import Rows
 from hyperpq.store.segments import live_batches
 
 if TYPE_CHECKING:
-    from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.index_codec import IndexCodec
     from hyperpq.store.manifest import FileEntry
     from hyperpq.store.shard import Shard
 
@@ -31,7 +31,7 @@ class Recoding:
 
     Attributes
     ----------
-    codec : Codec
+    codec : IndexCodec
         The codec.
     feature_codec : FeatureCodec
         What the features of the rows are read by.
@@ -39,7 +39,7 @@ class Recoding:
         Where to report.
     """
 
-    codec: Codec
+    codec: IndexCodec
     feature_codec: FeatureCodec
     progress: Progress
     # By what tells a shard from one of the same number in an index that takes this one's place.

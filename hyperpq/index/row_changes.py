@@ -19,7 +19,7 @@ from hyperpq.store.strings import Strings
 from hyperpq.utils.validation import as_array, as_codes, as_ids
 
 if TYPE_CHECKING:
-    from hyperpq.codec.base import Codec
+    from hyperpq.index.index_codec import IndexCodec
 
 MAX_ID = np.iinfo(np.int64).max
 """The largest id."""
@@ -66,7 +66,7 @@ class RowChanges(SnapshotHolder):
         paths: Sequence[bytes] | None = None,
         features: NDArray[np.uint8] | None = None,
         remove: ArrayLike | None = None,
-        codec: Codec | None = None,
+        codec: IndexCodec | None = None,
     ) -> None:
         """Add rows, and remove others in the same transaction.
 
@@ -84,7 +84,7 @@ class RowChanges(SnapshotHolder):
             Kept features, as the `FeatureCodec` of the collection encodes them, if it has one.
         remove : array_like of int, optional
             Ids of rows to remove. New rows can have these ids.
-        codec : Codec, optional
+        codec : IndexCodec, optional
             The codec that made the codes; the one that is shown now by default.
 
         Raises
@@ -115,7 +115,7 @@ class RowChanges(SnapshotHolder):
         *,
         attributes: Mapping[str, Any] | None = None,
         features: NDArray[np.uint8] | None = None,
-        codec: Codec | None = None,
+        codec: IndexCodec | None = None,
     ) -> None:
         """Replace the codes of rows, their kept features and some attributes; paths stay.
 
@@ -236,8 +236,8 @@ class RowChanges(SnapshotHolder):
         return self._change(change)
 
     def _codes_by(
-        self, codec: Codec | None, codes: ArrayLike
-    ) -> tuple[Codec | None, NDArray[np.uint8]]:
+        self, codec: IndexCodec | None, codes: ArrayLike
+    ) -> tuple[IndexCodec | None, NDArray[np.uint8]]:
         """Codes (n, code_size) of a codec, by default that of the rows, and that codec."""
         shown = self._shown
         # Another thread may have given the rows a codec of another length.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.codec.coder import coder_of
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.filters.selectors import SearchParameters
 from hyperpq.filters.where import Where
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 
     from hyperpq.codec.base import Codec
     from hyperpq.codec.coder import Coder
+    from hyperpq.index.index_codec import IndexCodec
+
+C = TypeVar("C", "Codec", "IndexCodec")
 
 
 class SearchOptions(TypedDict, total=False):
@@ -63,7 +65,7 @@ class IndexSearcher(ABC):
     def _trained(self) -> tuple[RowView, Coder]:
         """The rows as they are now, and what encodes by their codec."""
         rows = self._rows()
-        return rows, coder_of(trained(rows.codec))
+        return rows, trained(rows.held).coder
 
     def search(
         self,
@@ -289,7 +291,7 @@ class IndexSearcher(ABC):
         return D, I, with_values(I, ids, view._rows().codes_of(ids), codes, "codes", 255)
 
 
-def trained(codec: Codec | None) -> Codec:
+def trained(codec: C | None) -> C:
     """Return the codec of an index.
 
     Raises

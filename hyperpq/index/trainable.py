@@ -13,6 +13,7 @@ from hyperpq.codec.feature_codec import KeptFeatures, feature_codec
 from hyperpq.errors import InvalidInputError, TrainingError
 from hyperpq.index.collection import Collection
 from hyperpq.index.encoded import recoded
+from hyperpq.index.index_codec import IndexCodec
 from hyperpq.index.learning import (
     TRAIN_SIZE,
     CodecPlan,
@@ -65,40 +66,40 @@ class TrainableIndex(VectorIndex):
         """
         codec.check_trained()
         where = resolve_device(device)
-        codec = codec.to(where).eval()
-        kept = feature_codec(features, codec.d)
-        rows = Collection(codec.code_size, codec=codec, features=kept, device=where)
-        return cls._around(rows, codec, where)
+        held = IndexCodec(codec.to(where).eval())
+        kept = feature_codec(features, held.d)
+        rows = Collection(held.code_size, codec=held, features=kept, device=where)
+        return cls._around(rows, held, where)
 
     @classmethod
-    def _in_directory(cls, codec: Codec, store: IndexStore, *, device: str) -> Self:
+    def _in_directory(cls, codec: IndexCodec, store: IndexStore, *, device: str) -> Self:
         """The index of an opened directory."""
         where = resolve_device(device)
-        codec = codec.to(where).eval()
+        codec = codec.on(where)
         rows = Collection(codec.code_size, store, codec=codec, device=where)
         return cls._around(rows, codec, where)
 
     @classmethod
-    def _around(cls, collection: Collection, codec: Codec, device: str) -> Self:
-        from hyperpq.codec.additive import AdditiveCodec
-        from hyperpq.codec.pq import PQCodec
+    def _around(cls, collection: Collection, codec: IndexCodec, device: str) -> Self:
+        from hyperpq.codec.config import AdditiveConfig, PQConfig
 
+        config = codec.config
         index = cls.__new__(cls)
         index.d, index._M, index._nbits = codec.d, codec.M, codec.nbits
         # Nobody has asked for the metric of additive codes, which another recipe does not have.
-        index._metric = "l1" if isinstance(codec, AdditiveCodec) else codec.metric
-        index._metric = product_metric_of(codec) or index._metric
+        index._metric = "l1" if isinstance(config, AdditiveConfig) else codec.metric
+        index._metric = product_metric_of(config) or index._metric
         index._objective = "semantic"
-        index._plain = codec.config if isinstance(codec, PQCodec) else None
+        index._plain = config if isinstance(config, PQConfig) else None
         index.device, index.collection = device, collection
         return index
 
     @property
     def objective(self) -> str:
         """What codes keep: ``semantic``, ``fidelity``, ``balanced``, or ``plain`` codebooks."""
-        codec = self.codec
-        if codec is not None:
-            return objective_of(codec)
+        held = self.collection.held
+        if held is not None:
+            return objective_of(held.config)
         return "plain" if self._plain is not None else self._objective
 
     @property
@@ -106,7 +107,7 @@ class TrainableIndex(VectorIndex):
         """Metric of the codec; before training the one that it will have."""
         from hyperpq.codec.config import fidelity_metric
 
-        if self.codec is not None:
+        if self.collection.held is not None:
             return super().metric
         if self.objective == "fidelity":
             return fidelity_metric(self._metric)
@@ -205,7 +206,7 @@ class TrainableIndex(VectorIndex):
             rows,
         )
         record = record_of(codec, features, plan.seed, shown) if self.has_features else None
-        self.collection.set_codec(codec, codec.code_size, record)
+        self.collection.set_codec(IndexCodec(codec), codec.code_size, record)
 
     def _plan(self, recipe: str | Recipe, seed: int, changes: dict[str, Any]) -> CodecPlan:
         """The first training of this index."""
@@ -302,7 +303,7 @@ class TrainableIndex(VectorIndex):
             x = sample_of(view, size, plan.seed)
         learned = plan.learn(x, TrainingRun(progress=shown))
         record = record_of(learned, x, plan.seed, shown)
-        self.collection.recode(learned, record, tuned=view.tuned, progress=shown)
+        self.collection.recode(IndexCodec(learned), record, tuned=view.tuned, progress=shown)
 
     def with_bits(
         self,
@@ -352,7 +353,9 @@ class TrainableIndex(VectorIndex):
         other.collection.set_tuned(view.tuned)
         if read_by is not None:
             batches = view.batches(features=True)
-            new = recoded(batches, trained(other.codec), read_by, keep=kept, total=view.ntotal)
+            new = recoded(
+                batches, trained(other.collection.held), read_by, keep=kept, total=view.ntotal
+            )
             other.collection.put(new, view.next_id)
         other.metadata = settled(self.metadata, self.path, None)
         other.scanner = self.scanner

@@ -11,8 +11,8 @@ from hyperpq.utils.forks import ForkSafeLock
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from hyperpq.codec.base import Codec
     from hyperpq.index.directory import DirectoryReference
+    from hyperpq.index.index_codec import IndexCodec
     from hyperpq.store import IndexStore
 
 V = TypeVar("V", bound="OpensLater")
@@ -34,7 +34,7 @@ class OpensLater(ABC):
 
     @classmethod
     @abstractmethod
-    def _in_directory(cls, codec: Codec, store: IndexStore, *, device: str) -> Self:
+    def _in_directory(cls, codec: IndexCodec, store: IndexStore, *, device: str) -> Self:
         """The index of an opened directory."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:

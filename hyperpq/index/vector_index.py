@@ -16,6 +16,7 @@ from hyperpq.filters.selectors import IDSelector
 from hyperpq.filters.where import Where
 from hyperpq.index.collection import Collection
 from hyperpq.index.encoded import EncodedVectors
+from hyperpq.index.index_codec import IndexCodec
 from hyperpq.index.reader import IndexReader, IndexView, as_id, is_several
 from hyperpq.index.searcher import trained
 from hyperpq.index.unopened import OpensLater
@@ -84,7 +85,7 @@ class VectorIndex(OpensLater, IndexReader):
                 f"codec is for vectors of width {codec.d}; expected width {self.d}."
             )
         size = code_size(self._M, self._nbits) if codec is None else codec.code_size
-        self.collection.set_codec(codec, size)
+        self.collection.set_codec(IndexCodec.of(codec), size)
 
     @property
     def scanner(self) -> Scanner:
@@ -103,25 +104,25 @@ class VectorIndex(OpensLater, IndexReader):
     @property
     def is_trained(self) -> bool:
         """Whether the index has a trained codec, which `add` and `search` need."""
-        codec = self.codec
+        codec = self.collection.held
         return codec is not None and codec.is_trained
 
     @property
     def M(self) -> int:
         """Number of codes of one vector."""
-        codec = self.codec
+        codec = self.collection.held
         return self._M if codec is None else codec.M
 
     @property
     def nbits(self) -> int:
         """Bits of one code."""
-        codec = self.codec
+        codec = self.collection.held
         return self._nbits if codec is None else codec.nbits
 
     @property
     def metric(self) -> str:
         """Metric of the codec; before training the one that was asked for."""
-        codec = self.codec
+        codec = self.collection.held
         return self._metric if codec is None else codec.metric
 
     @property
@@ -210,7 +211,7 @@ class VectorIndex(OpensLater, IndexReader):
             Nothing was added.
         """
         vectors = as_features(x, self.d)
-        trained(self.codec)
+        trained(self.collection.held)
         columns = self.collection.check_new(len(vectors), ids, attributes)
         if len(vectors):
             self.add_encoded(self._encoded(vectors, progress), ids, attributes=columns)
@@ -231,7 +232,7 @@ class VectorIndex(OpensLater, IndexReader):
         self, vectors: NDArray[np.float32], progress: ProgressLike = None
     ) -> EncodedVectors:
         rows = self.collection.view()
-        return EncodedVectors.of(vectors, trained(rows.codec), rows.feature_codec, progress)
+        return EncodedVectors.of(vectors, trained(rows.held), rows.feature_codec, progress)
 
     def add_encoded(
         self,
@@ -253,7 +254,7 @@ class VectorIndex(OpensLater, IndexReader):
             Nothing was changed.
         """
 
-        def add(codec: Codec) -> None:
+        def add(codec: IndexCodec) -> None:
             vectors = encoded.by(codec)
             self.collection.add(
                 vectors.codes,
@@ -267,16 +268,16 @@ class VectorIndex(OpensLater, IndexReader):
 
         self._with_codec(add)
 
-    def _with_codec(self, change: Callable[[Codec], None]) -> None:
+    def _with_codec(self, change: Callable[[IndexCodec], None]) -> None:
         """Make a change that stores codes of a codec, again if that is replaced meanwhile."""
-        codec = trained(self.codec)
+        codec = trained(self.collection.held)
         try:
             change(codec)
         except SnapshotChangedError:
-            if self.codec is codec:
+            if self.collection.held is codec:
                 raise
             with self.collection.exclusive():
-                change(trained(self.codec))
+                change(trained(self.collection.held))
 
     def add_with_ids(
         self,
@@ -304,7 +305,7 @@ class VectorIndex(OpensLater, IndexReader):
         during the call a `SnapshotChangedError` is raised. An index that keeps features takes no
         codes, which come without them.
         """
-        codec = trained(self.codec)
+        codec = trained(self.collection.held)
         rows = as_codes(codes, codec.code_size)
         if self.has_features:
             raise InvalidInputError(
@@ -335,12 +336,12 @@ class VectorIndex(OpensLater, IndexReader):
             Nothing was changed.
         """
         vectors = as_features(x, self.d)
-        trained(self.codec)
+        trained(self.collection.held)
         self.collection.check_writable()
 
         encoded = self._encoded(vectors)
 
-        def change(codec: Codec) -> None:
+        def change(codec: IndexCodec) -> None:
             new = encoded.by(codec)
             self.collection.update(
                 ids, new.codes, attributes=attributes, features=new.features, codec=codec
@@ -391,8 +392,8 @@ class VectorIndex(OpensLater, IndexReader):
 
         rows = other._rows()
 
-        def merge(codec: Codec) -> None:
-            why = difference(codec, trained(rows.codec))
+        def merge(codec: IndexCodec) -> None:
+            why = difference(codec.module, trained(rows.codec))
             if why and (rows.feature_codec is None or rows.feature_codec.d != self.d):
                 raise InvalidInputError(
                     f"other cannot be merged: {why}; expected the same codec in both; train once."

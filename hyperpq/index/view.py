@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.index_codec import IndexCodec
     from hyperpq.index.training_record import TrainingRecord
 
 # Rows of a batch unless told otherwise.
@@ -63,7 +64,7 @@ class RowView:
         self,
         code_size: int,
         store: Store,
-        codec: Codec | None = None,
+        codec: IndexCodec | None = None,
         feature_codec: FeatureCodec | None = None,
         training: TrainingRecord | None = None,
         scanner: Scanner | None = None,
@@ -93,11 +94,17 @@ class RowView:
         RowView.__init__(self, size, store, feature_codec=kept_features(store))
 
     @property
-    def codec(self) -> Codec | None:
-        """The codec that made the codes; None for rows without one."""
+    def held(self) -> IndexCodec | None:
+        """The codec that made the codes, as an index holds it; None for rows without one."""
         if self._codec is None and isinstance(self._store, IndexStore):
             self._codec = codec_of(self._store)
         return self._codec
+
+    @property
+    def codec(self) -> Codec | None:
+        """The same in PyTorch."""
+        held = self.held
+        return None if held is None else held.module
 
     @property
     def training(self) -> TrainingRecord | None:

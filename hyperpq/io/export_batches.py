@@ -119,7 +119,7 @@ def batches_of(
         At least one batch, which may be empty.
     """
     view = index.rows
-    codec, columns = trained(view.codec), view.attribute_names
+    codec, columns = trained(view.held), view.attribute_names
     read_by = view.kept_by() if features else None
 
     def batch(rows: Rows) -> ExportBatch:

@@ -33,7 +33,7 @@ from hyperpq.utils.validation import as_ids
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from hyperpq.codec.base import Codec
+    from hyperpq.index.index_codec import IndexCodec
 
 SEGMENT_SIZE = 1 << 20
 """Vectors of one segment and one commit, unless kept features make it too large."""
@@ -296,7 +296,7 @@ class _Segments:
 
     def __init__(self, index: HiHPQIndex, labels: NDArray[np.int64] | None) -> None:
         self._index, self._labels = index, labels
-        self._codec: Codec | None = None
+        self._codec: IndexCodec | None = None
         # Codes and kept features; the vectors themselves would take too much memory.
         self._codes: list[NDArray[np.uint8]] = []
         self._features: list[NDArray[np.uint8]] = []

@@ -91,3 +91,14 @@ def test_version(hyperpq):
     from hyperpq import __version__
 
     assert hyperpq("--version").stdout.decode() == f"hyperpq, version {__version__}\n"
+
+
+def test_a_query_by_an_image_needs_no_pytorch_on_a_cpu(place, photos):
+    index = str(place / "hyperpq-index")
+    args = ["query", str(photos[0]), "--index", index, "--device", "cpu", "-k", "3"]
+    command = [sys.executable, "-c", PROGRAM, *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert str(photos[0].name) in done.stdout
+    loaded = {name.partition(".")[0] for name in done.stderr.rpartition("loaded:")[2].split()}
+    assert "onnxruntime" in loaded
+    assert loaded & {"torch", "geoopt", "faiss", "scipy"} == set()

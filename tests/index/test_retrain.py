@@ -15,6 +15,7 @@ from index_tools import Unchanged
 
 from hyperpq import HiHPQIndex
 from hyperpq.codec import HiHPQCodec, PQCodec
+from hyperpq.codec.frozen import FrozenCodec
 from hyperpq.codec.serialization import to_files
 from hyperpq.errors import (
     InvalidInputError,
@@ -245,7 +246,7 @@ def test_an_index_that_cannot_learn_again_says_why(tmp_path):
 
 def test_an_error_while_rows_are_encoded_changes_nothing(index, monkeypatch):
     codes, codec = index.codes_of(index.ids), index.codec
-    real, calls = PQCodec.encode, []
+    real, calls = FrozenCodec.encode, []
 
     def encode(self, x):
         calls.append(len(x))
@@ -256,7 +257,7 @@ def test_an_error_while_rows_are_encoded_changes_nothing(index, monkeypatch):
     monkeypatch.setattr("hyperpq.index.encoded._BATCH", 100)
     with monkeypatch.context() as patch:
         patch.setattr("hyperpq.index.trainable.record_of", lambda *_: index.training)
-        patch.setattr(PQCodec, "encode", encode)
+        patch.setattr(FrozenCodec, "encode", encode)
         with pytest.raises(TrainingError, match="stopped"):
             index.retrain(seed=4)
     assert calls == [100, 100]
@@ -274,7 +275,7 @@ def test_an_error_while_rows_are_encoded_changes_nothing(index, monkeypatch):
 
 def test_others_change_the_index_while_it_is_encoded(stored, monkeypatch):
     """Encoding a million vectors takes minutes, and a writer waits for 10 s at most."""
-    other, real, was = opened(stored), PQCodec.encode, stored.codec
+    other, real, was = opened(stored), FrozenCodec.encode, stored.collection.held.coder
     other.collection._shown.store.lock_timeout = 0
     batches = []
 
@@ -282,16 +283,16 @@ def test_others_change_the_index_while_it_is_encoded(stored, monkeypatch):
         if self is not was and len(batches) < 2:
             batches.append(len(x))
             # The first batch is of the rows of before, the second one of what is added here.
-            monkeypatch.setattr(PQCodec, "encode", real)
+            monkeypatch.setattr(FrozenCodec, "encode", real)
             other.add(NEW[:7] + len(batches), attributes={"row": np.arange(7)})
             other.remove_ids([len(batches)])
             other.update(X[40:41], [50])
-            monkeypatch.setattr(PQCodec, "encode", encode)
+            monkeypatch.setattr(FrozenCodec, "encode", encode)
         return real(self, x)
 
     with monkeypatch.context() as patch:
         patch.setattr("hyperpq.index.trainable.record_of", lambda *_: stored.training)
-        monkeypatch.setattr(PQCodec, "encode", encode)
+        monkeypatch.setattr(FrozenCodec, "encode", encode)
         stored.retrain(seed=4)
     assert len(batches) == 2
     assert stored.ids.tolist() == [0, *range(3, 314)]

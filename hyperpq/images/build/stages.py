@@ -283,7 +283,7 @@ def train_index(build: Build, index: HiHPQIndex, sample: Sample) -> ImageIndex:
         )
     # The path of another index belongs to this machine, and its metric is that of the codec.
     assert index.codec is not None  # the index of a finished training
-    metric = product_metric_of(index.codec) or index.metric
+    metric = product_metric_of(index.codec.config) or index.metric
     options = replace(build.options, codec=None, metric=metric)
     tuned = FinetuneFiles.of(state).read_record()
     before = ImageMetadata.from_index(index.metadata)
