@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hyperpq.codec.feature_codec import FeatureCodec
 from hyperpq.codec.feature_products import FeatureForm, Pairs, fixed_point, products
+from hyperpq.utils.forks import blas
 
 SpaceMetric = Literal["cosine", "l2", "ip"]
 """How features are compared, see `FeatureSpace`."""
@@ -127,9 +128,12 @@ class FeatureSpace:
         """Distances (n, n) between features (n, d)."""
         if self.metric == "cosine":
             found = self.directions(x)
-            return _chords(found.rows @ found.rows.T, found.lengths[:, None] * found.lengths)
+            with blas:
+                dot = found.rows @ found.rows.T
+            return _chords(dot, found.lengths[:, None] * found.lengths)
         rows, units = fixed_point(x)
-        dot = (rows @ rows.T) * units[:, None] * units
+        with blas:
+            dot = (rows @ rows.T) * units[:, None] * units
         if self.metric == "ip":
             return -dot
         squares = dot.diagonal()

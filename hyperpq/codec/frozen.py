@@ -13,6 +13,7 @@ from hyperpq.codes import code_size, pack, unpack
 from hyperpq.inference.codebooks import Codebooks, Float64s
 from hyperpq.inference.exact_products import RoundedMatrix
 from hyperpq.inference.heads import Head
+from hyperpq.utils.forks import blas
 from hyperpq.utils.validation import as_codes, as_features
 
 # Features that are worked on at once: what they become in float64 stays in the caches. With 2,048
@@ -81,8 +82,10 @@ class FrozenCodec:
         books = self.codebooks
         features = as_features(x, self.d)
         out = np.empty((len(features), books.spaces * books.D), np.float32)
-        for rows, v in self._vectors(features):
-            out[rows] = books.clip(v).reshape(len(v), -1)
+        for rows in _batches(len(features)):
+            with blas:
+                v = books.clip(self._vectors(features[rows]))
+            out[rows] = v.reshape(len(v), -1)
         # Of rotated features the part that the rotation keeps, which may be all of it.
         if self.rotation is not None and len(self.rotation) == self.d:
             return features.copy()
@@ -92,8 +95,10 @@ class FrozenCodec:
         """Features (n, d) -> codes (n, code_size), see `Codec.encode`."""
         features = as_features(x, self.d)
         out = np.empty((len(features), self.code_size), np.uint8)
-        for rows, v in self._vectors(features):
-            codes = self.codebooks.codes(self.codebooks.points(v))
+        for rows in _batches(len(features)):
+            with blas:
+                v = self._vectors(features[rows])
+                codes = self.codebooks.codes(self.codebooks.points(v))
             out[rows] = pack(codes, self.codebooks.nbits)
         return out
 
@@ -101,18 +106,22 @@ class FrozenCodec:
         """Queries (nq, d) -> tables (nq, M, K), see `Codec.tables`."""
         features = as_features(x, self.d)
         out = self._empty_tables(len(features))
-        for rows, v in self._vectors(features):
-            out[rows] = self._in_units(self.codebooks.tables(self.codebooks.points(v)))
+        for rows in _batches(len(features)):
+            with blas:
+                v = self._vectors(features[rows])
+                tables = self.codebooks.tables(self.codebooks.points(v))
+            out[rows] = self._in_units(tables)
         return out
 
     def code_tables(self, codes: ArrayLike) -> NDArray[np.float32]:
         """Codes (n, code_size) -> tables (n, M, K) of what they decode to, see `Codec`."""
         packed = as_codes(codes, self.code_size)
         out = self._empty_tables(len(packed))
-        for start in range(0, len(packed), _BATCH):
-            rows = slice(start, start + _BATCH)
+        for rows in _batches(len(packed)):
             points = self.codebooks.code_points(self._unpacked(packed[rows]))
-            out[rows] = self._in_units(self.codebooks.tables(points))
+            with blas:
+                tables = self.codebooks.tables(points)
+            out[rows] = self._in_units(tables)
         return out
 
     def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
@@ -127,21 +136,19 @@ class FrozenCodec:
         rows = self._unpacked(as_codes(codes, self.code_size))
         return self.codebooks.corrections(rows) * self.unit
 
-    def _vectors(self, x: NDArray[np.float32]) -> Iterator[tuple[slice, Float64s]]:
-        """Batches of rows, and their vectors (n, spaces, D)."""
-        shape = (-1, self.codebooks.spaces, self.codebooks.D)
-        for start in range(0, len(x), _BATCH):
-            rows = slice(start, min(start + _BATCH, len(x)))
-            yield rows, self.head(x[rows]).reshape(shape).astype(np.float64)
+    def _vectors(self, x: NDArray[np.float32]) -> Float64s:
+        """Features (n, d) -> vectors (n, spaces, D)."""
+        shape = (len(x), self.codebooks.spaces, self.codebooks.D)
+        return self.head(x).reshape(shape).astype(np.float64)
 
     def _rotated_back(self, v: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.rotation is None:
             return v
         factor = RoundedMatrix(self.rotation.astype(np.float64))
         out = np.empty((len(v), self.d), np.float32)
-        for start in range(0, len(v), _BATCH):
-            rows = slice(start, start + _BATCH)
-            out[rows] = factor.left_product(v[rows].astype(np.float64))
+        for rows in _batches(len(v)):
+            with blas:
+                out[rows] = factor.left_product(v[rows].astype(np.float64))
         return out
 
     def _empty_tables(self, n: int) -> NDArray[np.float32]:
@@ -156,3 +163,8 @@ class FrozenCodec:
 
     def _unpacked(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return unpack(codes, self.codebooks.M, self.codebooks.nbits)
+
+
+def _batches(n: int) -> Iterator[slice]:
+    for start in range(0, n, _BATCH):
+        yield slice(start, min(start + _BATCH, n))

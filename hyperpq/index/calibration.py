@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.codes import unpack
 from hyperpq.utils.files import checksum
+from hyperpq.utils.forks import blas
 
 if TYPE_CHECKING:
     from hyperpq.codec.coder import Coder
@@ -176,7 +177,8 @@ class Scale(NamedTuple):
         if features is None:
             return cls(Calibration(random, None, None, n, of_refined), None)
         unit = _unit(features)
-        between = 1 - unit @ unit.T
+        with blas:
+            between = 1 - unit @ unit.T
         unlike = float(np.median(between[pairs]))
         np.fill_diagonal(between, np.inf)
         like = float(np.quantile(_to_nearest(between), _LIKE_SHARE))
@@ -201,7 +203,8 @@ class Scale(NamedTuple):
         if like is None or unlike is None or self.features is None or not like < unlike:
             return np.ones(len(x))
         unit = _unit(x)
-        far = _to_nearest(1 - unit @ self.features.T)
+        with blas:
+            far = _to_nearest(1 - unit @ self.features.T)
         others = np.flatnonzero(far > like)
         if len(others):
             if nearest is None:

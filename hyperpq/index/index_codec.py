@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.codec.coder import Coder, coder_of
 from hyperpq.codec.stored_codec import StoredCodec
-from hyperpq.utils.forks import ForkSafeLock
+from hyperpq.utils.forks import ForkSafeLock, cached
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,7 +83,7 @@ class IndexCodec:
                 self._module = of_stored(self._stored).to(self._device).eval()
             return self._module
 
-    @cached_property
+    @cached
     def _frozen(self) -> Coder:
         assert self._stored is not None
         return self._stored.freeze()

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from hyperpq.utils.forks import ForkSafeLock, cached
+from hyperpq.utils.forks import ForkSafeLock, blas, cached
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 
@@ -111,4 +111,48 @@ def test_a_value_is_computed_once_and_waits_for_no_thread():
     # `functools.cached_property` of Python 3.11 waits for the thread, which the child has not.
     assert status_of_child(lambda: Slow(gate).value) == 0
     busy.gate.set()
+    thread.join(60)
+
+
+def test_a_fork_waits_until_no_other_thread_is_inside_the_gate():
+    entered, done, left = threading.Event(), threading.Event(), []
+
+    def work():
+        with blas, blas:
+            entered.set()
+            done.wait(60)
+            left.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    entered.wait(60)
+    threading.Timer(0.2, done.set).start()
+
+    def child():
+        assert left == [True]
+        take(blas)
+
+    # This thread itself may be inside.
+    with blas:
+        assert status_of_child(child) == 0
+    thread.join(60)
+    assert status_of_child(lambda: take(blas)) == 0
+    take(blas)
+
+
+def test_threads_enter_the_gate_after_a_fork():
+    forked, entered = threading.Event(), threading.Event()
+
+    def enter():
+        forked.wait(60)
+        with blas:
+            entered.set()
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    blas.close()
+    forked.set()
+    assert not entered.wait(0.2)
+    blas.open()
+    assert entered.wait(60)
     thread.join(60)
