@@ -155,11 +155,9 @@ class FrozenCodec:
         return np.empty((n, self.codebooks.M, 1 << self.codebooks.nbits), np.float32)
 
     def _in_units(self, tables: Float64s) -> NDArray[np.float32]:
-        narrow = tables.astype(np.float32)
-        if self.unit == 1:
-            return narrow
         with np.errstate(over="ignore"):  # The caller finds what is too large.
-            return narrow * np.float32(self.unit)
+            narrow = tables.astype(np.float32)
+            return narrow if self.unit == 1 else narrow * np.float32(self.unit)
 
     def _unpacked(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return unpack(codes, self.codebooks.M, self.codebooks.nbits)

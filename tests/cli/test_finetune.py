@@ -32,8 +32,10 @@ def test_the_help_says_the_defaults_of_the_settings():
     for param in cli_finetune.command.params:
         if isinstance(param, click.Option) and param.name in settings.to_dict():
             hints[param.name] = inspect.cleandoc(param.help or "")
-    for name in ("rounds", "epochs", "batch", "seed"):
+    for name in ("rounds", "epochs", "seed"):
         assert f"[default: {getattr(settings, name)}]" in hints[name]
+    on_gpu, on_cpu = (settings.on_device(device).batch for device in ("cuda:0", "cpu"))
+    assert f"[default: {on_gpu} on a GPU, {on_cpu} on a CPU]" in hints["batch"]
     assert settings.resolution is settings.blocks is None
     assert settings.minutes == 0
     assert settings.holdout_check

@@ -131,7 +131,7 @@ def rotated():
                 "up",
                 "up_bias",
                 "down",
-                "smoothing.directions",
+                "centroids",
                 *QUANTIZER,
             ],
         ),
