@@ -503,7 +503,7 @@ def traced_calls(text: str, root: str) -> list[str]:
     """The calls of a trace below a folder that change something, as a `Recorder` names them."""
     there: set[str] = set()
     found = []
-    for line in text.splitlines():
+    for line in whole_calls(text):
         match = re.match(r"\d+ +(\w+)\((.*)\) += +(-?\d+)", line)
         if match is None or root not in line or match[3].startswith("-"):
             continue
@@ -538,6 +538,19 @@ def traced_calls(text: str, root: str) -> list[str]:
             assert call == "mmap", line
             assert "PROT_WRITE" not in arguments or "MAP_PRIVATE" in arguments, line
     return found
+
+
+def whole_calls(text: str) -> Iterator[str]:
+    """Lines of a trace; a call during which another thread made one is on two of them."""
+    begun: dict[str, str] = {}
+    for line in text.splitlines():
+        process = line.partition(" ")[0]
+        if line.endswith(" <unfinished ...>"):
+            begun[process] = line.removesuffix(" <unfinished ...>")
+        elif match := re.match(r"\d+ +<\.\.\. \w+ resumed>(.*)", line):
+            yield begun.pop(process) + match[1]
+        else:
+            yield line
 
 
 def paths_of(arguments: str, root: str) -> list[str]:
