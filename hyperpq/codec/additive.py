@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import Self, override
 
 from hyperpq.codec.config import AdditiveConfig
-from hyperpq.codec.feature_space import FeatureSpace
+from hyperpq.codec.freezing import unit_of
 from hyperpq.codec.learned import HeadCodec, Product, evenly
 from hyperpq.errors import InvalidInputError
 from hyperpq.quantizers.additive import AdditiveQuantizer
@@ -68,25 +68,8 @@ class AdditiveCodec(HeadCodec):
 
     @property
     @override
-    def approximates_features(self) -> bool:
-        return True
-
-    @override
-    def feature_space(self) -> FeatureSpace:
-        if self.config.metric == "cosine":
-            return super().feature_space()
-        return FeatureSpace(self.config.metric)
-
-    @property
-    @override
     def unit(self) -> float:
-        # The distance of features where that of vectors is 1: a power of two.
-        return 1.0 if self.config.metric == "cosine" else 1 / float(self.scale) ** 2
-
-    @property
-    @override
-    def has_corrections(self) -> bool:
-        return self.config.metric != "ip"
+        return unit_of(self.config, float(self.scale))
 
     @override
     def keep_sample(self, v: Tensor) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
-from hyperpq.codec.freezing import freeze
+from hyperpq.codec import freezing
 from hyperpq.codes import code_size
 from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.utils.devices import limit_torch_threads
@@ -106,7 +106,7 @@ class Codec(nn.Module, ABC):
     @property
     def has_corrections(self) -> bool:
         """Whether the best codes of a search can be ranked again without features."""
-        return False
+        return freezing.has_corrections(self.config)
 
     def corrections(self, codes: ArrayLike) -> NDArray[np.float64]:
         """What makes distances of codes more exact, from the codes alone, see `AdditiveCodec`.
@@ -141,7 +141,7 @@ class Codec(nn.Module, ABC):
         If so, these replace them where a search is refined; otherwise both are added up, as the
         codes know what the features do not.
         """
-        return False
+        return freezing.approximates_features(self.config)
 
     @abstractmethod
     def feature_space(self) -> FeatureSpace:
@@ -315,7 +315,7 @@ class Codec(nn.Module, ABC):
 
         def make() -> FrozenCodec:
             arrays = {name: tensor.cpu().numpy().copy() for name, tensor in tensors.items()}
-            return freeze(self.config, arrays)
+            return freezing.freeze(self.config, arrays)
 
         return self._frozen.get(tuple(tensors.values()), make)
 

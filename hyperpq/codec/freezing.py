@@ -55,8 +55,25 @@ def freeze(config: AnyConfig, weights: Weights) -> FrozenCodec:
     return _freeze_product(config, weights)
 
 
-def space_of(config: CodecConfig | AdditiveConfig | PQConfig, mean: NDArray[Any]) -> FeatureSpace:
-    """How features themselves are compared where a search is refined by them."""
+def approximates_features(config: AnyConfig) -> bool:
+    """See `Codec.approximates_features`."""
+    return isinstance(config, (AdditiveConfig, PQConfig))
+
+
+def has_corrections(config: AnyConfig) -> bool:
+    """See `Codec.has_corrections`."""
+    return isinstance(config, AdditiveConfig) and config.metric != "ip"
+
+
+def unit_of(config: AdditiveConfig, scale: float) -> float:
+    """The distance of features where that of vectors is 1: a power of two."""
+    return 1.0 if config.metric == "cosine" else 1 / scale**2
+
+
+def space_of(
+    config: CodecConfig | AdditiveConfig | PQConfig, mean: NDArray[np.float32] | None
+) -> FeatureSpace:
+    """How features themselves are compared, see `Codec.feature_space`, with the mean of a head."""
     if config.metric in ("l2", "ip"):
         return FeatureSpace(config.metric)
     if isinstance(config, PQConfig) or config.normalization != "power":
@@ -70,31 +87,29 @@ def _freeze_pq(config: PQConfig, weights: Weights) -> FrozenCodec:
         config.d,
         RotationHead(rotation),
         FlatCodebooks(weights["quantizer.codebooks"], metric=config.metric),
-        FeatureSpace(config.metric),
-        approximates_features=True,
+        space_of(config, None),
+        approximates_features=approximates_features(config),
         rotation=rotation,
     )
 
 
 def _freeze_additive(config: AdditiveConfig, weights: Weights) -> FrozenCodec:
     mean, bias, scale = weights["mean"], weights["bias"], weights["scale"]
-    matrix, unit = weights["weight"] * scale, 1.0
+    matrix = weights["weight"] * scale
     head: Head
     if config.metric == "cosine":
         head = LinearHead(config.normalization, mean, matrix, bias)
     else:
         head = EuclideanHead(mean, matrix, bias, float(scale))
-        # The distance of features where that of vectors is 1: a power of two.
-        unit = 1 / float(scale) ** 2
     stress = float(weights["quantizer.stress"])
     return FrozenCodec(
         config.d,
         head,
         AdditiveCodebooks(weights["quantizer.codebooks"], stress, metric=config.metric),
         space_of(config, mean),
-        approximates_features=True,
-        has_corrections=config.metric != "ip",
-        unit=unit,
+        approximates_features=approximates_features(config),
+        has_corrections=has_corrections(config),
+        unit=unit_of(config, float(scale)),
     )
 
 

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from hyperpq.codec.feature_space import FeatureSpace
 from hyperpq.codes import code_size, pack, unpack
 from hyperpq.inference.codebooks import Codebooks, Float64s
-from hyperpq.inference.exact_products import RoundedMatrix
 from hyperpq.inference.heads import Head
+from hyperpq.utils.exact_products import RoundedMatrix
 from hyperpq.utils.forks import blas
 from hyperpq.utils.validation import as_codes, as_features
 

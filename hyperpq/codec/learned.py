@@ -15,6 +15,7 @@ from typing_extensions import Self, override
 from hyperpq.codec.base import Codec
 from hyperpq.codec.config import INNER
 from hyperpq.codec.feature_space import FeatureSpace
+from hyperpq.codec.freezing import space_of
 from hyperpq.codes import MAX_CODES
 from hyperpq.errors import InvalidInputError
 from hyperpq.utils.exact_matmul import RoundedFactor
@@ -171,9 +172,7 @@ class HeadCodec(LearnedCodec):
 
     @override
     def feature_space(self) -> FeatureSpace:
-        if self.config.normalization != "power":
-            return FeatureSpace("cosine")
-        return FeatureSpace("cosine", root=True, mean=self.mean.float().cpu().numpy())
+        return space_of(self.config, self.mean.float().cpu().numpy())
 
     def tangent(self, x: Tensor) -> Tensor:
         """Map features to vectors as the head gives them, differentiable.

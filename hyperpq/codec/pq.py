@@ -11,6 +11,7 @@ from typing_extensions import override
 from hyperpq.codec.base import Codec
 from hyperpq.codec.config import PQConfig
 from hyperpq.codec.feature_space import FeatureSpace
+from hyperpq.codec.freezing import space_of
 from hyperpq.codec.rotation import check_orthonormal
 from hyperpq.errors import InvalidInputError
 from hyperpq.progress import ProgressLike
@@ -180,14 +181,9 @@ class PQCodec(Codec):
     def vectors(self, x: Tensor) -> Tensor:
         return self._rotated(x).unflatten(1, (self.quantizer.M, self.quantizer.D))
 
-    @property
-    @override
-    def approximates_features(self) -> bool:
-        return True
-
     @override
     def feature_space(self) -> FeatureSpace:
-        return FeatureSpace(self.config.metric)
+        return space_of(self.config, None)
 
     @override
     @torch.inference_mode()

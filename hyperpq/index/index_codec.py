@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.codec.coder import Coder, coder_of
+from hyperpq.codec.freezing import has_corrections
 from hyperpq.codec.stored_codec import StoredCodec
 from hyperpq.utils.forks import ForkSafeLock, cached
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from hyperpq.codec.base import Codec
     from hyperpq.codec.config import AnyConfig
-    from hyperpq.codec.feature_space import FeatureSpace
 
 
 class IndexCodec:
@@ -152,40 +152,15 @@ class IndexCodec:
     @property
     def has_corrections(self) -> bool:
         """See `Codec.has_corrections`."""
-        return self.coder.has_corrections
-
-    @property
-    def approximates_features(self) -> bool:
-        """See `Codec.approximates_features`."""
-        return self.coder.approximates_features
-
-    def feature_space(self) -> FeatureSpace:
-        """See `Codec.feature_space`."""
-        return self.coder.feature_space()
-
-    def embed(self, x: ArrayLike) -> NDArray[np.float32]:
-        """See `Codec.embed`."""
-        return self.coder.embed(x)
+        return has_corrections(self.config)
 
     def encode(self, x: ArrayLike) -> NDArray[np.uint8]:
         """See `Codec.encode`."""
         return self.coder.encode(x)
 
-    def tables(self, x: ArrayLike) -> NDArray[np.float32]:
-        """See `Codec.tables`."""
-        return self.coder.tables(x)
-
-    def code_tables(self, codes: ArrayLike) -> NDArray[np.float32]:
-        """See `Codec.code_tables`."""
-        return self.coder.code_tables(codes)
-
     def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
         """See `Codec.decode`."""
         return self.coder.decode(codes)
-
-    def corrections(self, codes: ArrayLike) -> NDArray[np.float64]:
-        """See `Codec.corrections`."""
-        return self.coder.corrections(codes)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         # What files say does not change.

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.inference.codebooks import Codes, Float64s
-from hyperpq.inference.exact_products import RoundedMatrix, squared_lengths
 from hyperpq.quantizers.additive_constants import BEAM, DISCOUNT, SHARE
 from hyperpq.quantizers.flat_metrics import FidelityMetric
+from hyperpq.utils.exact_products import RoundedMatrix, squared_lengths
 
 _BATCH_ROWS = 256
 # Candidates in one bin when the smallest ones are looked for.

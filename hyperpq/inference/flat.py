@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.inference.codebooks import Codes, Float64s
-from hyperpq.inference.exact_products import ExactMatrix, squared_lengths
 from hyperpq.quantizers.flat_metrics import FlatMetric
+from hyperpq.utils.exact_products import ExactMatrix, squared_lengths
 
 # Products with codewords in memory at once.
 _MAX_ENTRIES = 1 << 20

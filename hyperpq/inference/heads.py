@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.inference.codebooks import Float64s
-from hyperpq.inference.exact_products import RoundedMatrix, squared_lengths
 from hyperpq.inference.smoothing import Smoothing
+from hyperpq.utils.exact_products import RoundedMatrix, squared_lengths
 
 _LARGEST = float(np.finfo(np.float32).max)
 _SQRT_HALF = 0.5**0.5

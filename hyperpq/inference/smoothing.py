@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.inference.codebooks import Float64s
-from hyperpq.inference.exact_products import RoundedMatrix
+from hyperpq.utils.exact_products import RoundedMatrix
 
 MIN_CENTROIDS = 80
 """Centroids for each one that a mean has at least."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.geometry.registry import GeometryName, Metric
-from hyperpq.inference.exact_products import RoundedMatrix
+from hyperpq.utils.exact_products import RoundedMatrix
 
 Float64s = NDArray[np.float64]
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-_SIGNIFICAND_BITS = 53  # of a float64: integers up to 2**53 and their sums are exact
-_MAX_TERMS = 2048  # columns summed at once; factors then have 21 bits, nearly those of float32
+from hyperpq.utils.exact_products import MAX_TERMS, bits_of
 
 
 def exact_matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -48,17 +45,17 @@ class RoundedFactor:
 
     def __init__(self, b: Tensor) -> None:
         self._blocks = []
-        for start in range(0, max(b.shape[-2], 1), _MAX_TERMS):
-            block = b[..., start : start + _MAX_TERMS, :]
-            self._blocks.append(_fixed_point(block, _bits(block.shape[-2]), -2))
+        for start in range(0, max(b.shape[-2], 1), MAX_TERMS):
+            block = b[..., start : start + MAX_TERMS, :]
+            self._blocks.append(_fixed_point(block, bits_of(block.shape[-2]), -2))
 
     def left_product(self, a: Tensor) -> Tensor:
         """``a @ b`` of a matrix a, shape (..., n, k), float64; see `exact_matmul`."""
         parts = []
         for number, (columns, column_unit) in enumerate(self._blocks):
-            start = number * _MAX_TERMS
-            some = a[..., start : start + _MAX_TERMS]
-            rows, row_unit = _fixed_point(some, _bits(some.shape[-1]), -1)
+            start = number * MAX_TERMS
+            some = a[..., start : start + MAX_TERMS]
+            rows, row_unit = _fixed_point(some, bits_of(some.shape[-1]), -1)
             parts.append((rows @ columns).mul_(row_unit).mul_(column_unit))
         total = parts[0]
         for part in parts[1:]:
@@ -80,8 +77,8 @@ class ExactFactor:
 
     def __init__(self, b: Tensor) -> None:
         self._blocks = []
-        for start in range(0, b.shape[-2], _MAX_TERMS):
-            block = b[..., start : start + _MAX_TERMS, :]
+        for start in range(0, b.shape[-2], MAX_TERMS):
+            block = b[..., start : start + MAX_TERMS, :]
             high, low, unit = _two_slices(block, -2)
             self._blocks.append((high, torch.cat([low, high], -2), unit))
 
@@ -101,10 +98,10 @@ class ExactFactor:
         """
         parts = []
         for number, (columns, mixed, column_unit) in enumerate(self._blocks):
-            start = number * _MAX_TERMS
-            high, low, unit = _two_slices(a[..., start : start + _MAX_TERMS], -1)
+            start = number * MAX_TERMS
+            high, low, unit = _two_slices(a[..., start : start + MAX_TERMS], -1)
             # Low slices have half the range of high ones, so twice the terms are still exact.
-            total = (torch.cat([high, low], -1) @ mixed).mul_(2.0 ** -_bits(columns.shape[-2]))
+            total = (torch.cat([high, low], -1) @ mixed).mul_(2.0 ** -bits_of(columns.shape[-2]))
             parts.append(total.add_(high @ columns).mul_(unit).mul_(column_unit))
         return sum(parts[1:], parts[0])
 
@@ -121,14 +118,9 @@ def squared_lengths(x: Tensor) -> Tensor:
 
 def _two_slices(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     """Integers of the first p bits, those of the next p bits, and the unit of the first ones."""
-    bits = _bits(x.shape[dim])
+    bits = bits_of(x.shape[dim])
     high, unit = _fixed_point(x, bits, dim)
     return high, ((x / unit - high) * 2.0**bits).round_(), unit
-
-
-def _bits(terms: int) -> int:
-    """Bits p of a factor, so that sums of so many products are exact."""
-    return (_SIGNIFICAND_BITS - math.ceil(math.log2(max(terms, 1)))) // 2
 
 
 def _fixed_point(x: Tensor, bits: int, dim: int) -> tuple[Tensor, Tensor]:

@@ -21,10 +21,10 @@ from hyperpq.codec.pq import PQCodec
 from hyperpq.codec.serialization import from_files, to_files
 from hyperpq.codec.torch_coder import TorchCoder
 from hyperpq.errors import NotTrainedError
-from hyperpq.inference import exact_products, spaces
+from hyperpq.inference import spaces
 from hyperpq.inference.additive import smallest
 from hyperpq.quantizers.additive import smallest as smallest_tensors
-from hyperpq.utils import exact_matmul
+from hyperpq.utils import exact_matmul, exact_products
 
 D = 24
 GEOMETRIES = ["lorentz", "euclidean", "sphere"]

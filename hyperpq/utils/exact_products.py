@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 Float64s = NDArray[np.float64]
 
-_SIGNIFICAND_BITS = 53
-_MAX_TERMS = 2048
+_SIGNIFICAND_BITS = 53  # of a float64: integers up to 2**53 and their sums are exact
+MAX_TERMS = 2048
+"""Columns summed at once; factors then have 21 bits, nearly those of float32."""
 
 
 class RoundedMatrix:
@@ -27,15 +28,15 @@ class RoundedMatrix:
 
     def __init__(self, b: Float64s) -> None:
         self._blocks = []
-        for start in range(0, max(b.shape[-2], 1), _MAX_TERMS):
-            block = b[..., start : start + _MAX_TERMS, :]
+        for start in range(0, max(b.shape[-2], 1), MAX_TERMS):
+            block = b[..., start : start + MAX_TERMS, :]
             self._blocks.append(fixed_point(block, bits_of(block.shape[-2]), -2))
 
     def left_product(self, a: Float64s) -> Float64s:
         """``a @ b`` of a matrix a, shape (..., n, k), float64."""
         total: Float64s | None = None
         for number, (columns, column_unit) in enumerate(self._blocks):
-            some = a[..., number * _MAX_TERMS : (number + 1) * _MAX_TERMS]
+            some = a[..., number * MAX_TERMS : (number + 1) * MAX_TERMS]
             rows, row_unit = fixed_point(some, bits_of(some.shape[-1]), -1)
             part = rows @ columns
             part *= row_unit
@@ -56,8 +57,8 @@ class ExactMatrix:
 
     def __init__(self, b: Float64s) -> None:
         self._blocks = []
-        for start in range(0, b.shape[-2], _MAX_TERMS):
-            block = b[..., start : start + _MAX_TERMS, :]
+        for start in range(0, b.shape[-2], MAX_TERMS):
+            block = b[..., start : start + MAX_TERMS, :]
             high, low, unit = _two_slices(block, -2)
             self._blocks.append((high, np.concatenate([low, high], -2), unit))
 
@@ -65,7 +66,7 @@ class ExactMatrix:
         """``a @ b`` of a matrix a, shape (..., n, k), float64."""
         total: Float64s | None = None
         for number, (columns, mixed, column_unit) in enumerate(self._blocks):
-            some = a[..., number * _MAX_TERMS : (number + 1) * _MAX_TERMS]
+            some = a[..., number * MAX_TERMS : (number + 1) * MAX_TERMS]
             high, low, unit = _two_slices(some, -1)
             part = (np.concatenate([high, low], -1) @ mixed) * 2.0 ** -bits_of(columns.shape[-2])
             part += high @ columns
