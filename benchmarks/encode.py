@@ -1,12 +1,15 @@
 """Speed of feature extraction, beside the bare network and bare decoding.
 
     python -m benchmarks.encode --images DIR [-n 1000] [--rounds 5] [--device auto]
-        [--precision float32 ...] [--batch N ...] [--workers threads processes] [--simplejpeg]
+        [--precision float32 int8 ...] [--threads N ...] [--batch N ...]
+        [--workers threads processes] [--simplejpeg]
 
 How much of the network's own speed does extraction from image files reach? In each round the
 network alone on pixels in memory, decoding alone, views alone and the whole pipeline from files to
 features take turns, in threads and in processes. The script prints the images a second of each (the
-median of the rounds, with the smallest and largest), and the ratio of the pipeline to the network.
+median of the rounds, with the smallest and largest), the ratio of the pipeline to the network, and
+its ratio to what network and decoding allow together: on the same cores their times add up, and
+beside a GPU the slower of the two decides.
 """
 
 from __future__ import annotations
@@ -52,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--backbone", default="lite0", help="network (default lite0)")
     parser.add_argument("--device", default="auto", help="device of the network (default auto)")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
+    parser.add_argument(
+        "--threads", nargs="+", type=count, default=[None], help="of the network, on a CPU"
+    )
     parser.add_argument("--batch", nargs="+", type=count, help="batches of the network alone")
     parser.add_argument("--workers", nargs="+", default=["threads", "processes"])
     parser.add_argument("--no-network", action="store_true", help="decoding alone")
@@ -61,14 +67,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     paths = [file.path for file in list_images([args.images])][: args.n]
     networks = {
-        precision: load_backbone(args.backbone, device=args.device, precision=precision)
+        _title(precision, threads): load_backbone(
+            args.backbone, device=args.device, precision=precision, threads=threads
+        )
+        for threads in args.threads
         for precision in args.precision
     }
     methods: dict[str, Callable[[], object]] = {}
     if not args.no_network:
-        for precision, network in networks.items():
+        for title, network in networks.items():
             for batch in args.batch or [network.batch_size]:
-                methods[f"network alone, {precision}, batches of {batch}"] = _network(
+                methods[f"network alone, {title}, batches of {batch}"] = _network(
                     network, batch, len(paths)
                 )
     first = next(iter(networks.values()))
@@ -80,19 +89,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.simplejpeg:
         methods |= _decoders(paths, first)
     if not args.no_network:
-        for precision, network in networks.items():
+        for title, network in networks.items():
             for workers in args.workers:
-                methods[f"pipeline, {precision}, {workers}"] = _pipeline(paths, network, workers)
+                methods[f"pipeline, {title}, {workers}"] = _pipeline(paths, network, workers)
     rates = measure(methods, len(paths), args.rounds)
     print(describe_machine(), f"{len(paths)} images, {args.rounds} rounds, {first.device}")
     for name, (middle, low, high) in rates.items():
-        print(f"{name:<45} {middle:7.0f} images/s  ({low:.0f} to {high:.0f})")
-    for precision, network in networks.items():
-        alone = f"network alone, {precision}, batches of {network.batch_size}"
+        print(f"{name:<55} {middle:7.0f} images/s  ({low:.0f} to {high:.0f})")
+    for title, network in networks.items():
+        alone = f"network alone, {title}, batches of {network.batch_size}"
         for workers in args.workers:
-            name = f"pipeline, {precision}, {workers}"
+            name, decoding = f"pipeline, {title}, {workers}", f"decoding alone, {workers}"
             if alone in rates and name in rates:
                 print(f"{name} / {alone}: {rates[name][0] / rates[alone][0]:.3f}")
+                most = allowed(rates[alone][0], rates[decoding][0], network.device)
+                print(f"{name} / both together: {rates[name][0] / most:.3f}")
+    usual, *others = args.precision
+    for name, (middle, _, _) in rates.items():
+        for other in others:
+            if f", {other}, " in name:
+                before = rates[name.replace(f", {other}, ", f", {usual}, ")][0]
+                print(f"{name} / {usual}: {middle / before:.2f}")
+
+
+def allowed(network: float, decoding: float, device: str) -> float:
+    """Most images a second of both together, whose rates are those on all cores or on the GPU."""
+    return 1 / (1 / network + 1 / decoding) if device == "cpu" else min(network, decoding)
+
+
+def _title(precision: str, threads: int | None) -> str:
+    return precision if threads is None else f"{precision}, {threads} threads"
 
 
 def measure(

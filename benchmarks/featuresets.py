@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.backbones import load_backbone
+from hyperpq.backbones import Backbone, load_backbone
+from hyperpq.backbones.base import PRECISIONS
 from hyperpq.datasets.augment import AUGMENTATIONS
 from hyperpq.datasets.drawn import draw_dataset
 from hyperpq.datasets.multilabel import flickr25k_protocol, nuswide_protocol
@@ -162,7 +163,7 @@ def open_set(
     cache : Path
         Folder that holds the folders of all data sets.
     backbone : str
-        See `hyperpq.backbones.load_backbone`.
+        See `load_network`.
     more : int
         Number of further images of the database that train, chosen at random, without views. The
         runs of such a set have a folder of their own.
@@ -335,6 +336,15 @@ def read_images(dataset: str, data: Path | None, folder: Path, queries: int) -> 
     return found
 
 
+def load_network(name: str) -> Backbone:
+    """The network of a name, which may end with its precision, such as ``lite0@int8``."""
+    network, at, asked = name.rpartition("@")
+    for precision in PRECISIONS:
+        if at and asked == precision:
+            return load_backbone(network, precision=precision)
+    return load_backbone(name)
+
+
 def extract(split: Split, file: Path, backbone: str, strength: str | None = None) -> None:
     """Extract and save the features of a split.
 
@@ -345,7 +355,7 @@ def extract(split: Split, file: Path, backbone: str, strength: str | None = None
     file : Path
         Where the features are saved: shape (n, d), or (V, n, d) if ``strength`` is given.
     backbone : str
-        See `hyperpq.backbones.load_backbone`.
+        See `load_network`.
     strength : {"mild", "paper"}, optional
         Extract V augmented views of each image instead of the image itself.
 
@@ -359,7 +369,7 @@ def extract(split: Split, file: Path, backbone: str, strength: str | None = None
     if strength:
         options = ReadOptions(augmentation=AUGMENTATIONS[strength], n_views=N_VIEWS)
     start = time.perf_counter()
-    found = extract_features(split.paths, load_backbone(backbone), options)
+    found = extract_features(split.paths, load_network(backbone), options)
     if found.skipped:
         row, reason = found.skipped[0]
         raise DatasetError(

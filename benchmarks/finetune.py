@@ -24,25 +24,22 @@ published then.
 
 from __future__ import annotations
 
-import argparse
-import ast
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 
+from benchmarks.finetune_images import Images
+from benchmarks.finetune_options import Options, assignment, parser
 from benchmarks.finetune_page import FIELDS, RUNS, FinetuneKey
 from benchmarks.gpu_page import write_gpu_page
 from benchmarks.machine import describe_machine
-from benchmarks.options import RESULTS, code_lengths, count, some_of
 from benchmarks.provenance import current_commit
 from benchmarks.runlog import Run, RunLog
 from hyperpq import scan
@@ -50,21 +47,16 @@ from hyperpq.backbones import TunedWeights, load_backbone
 from hyperpq.backbones.trainable import TrainableNetwork
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.datasets.augment import AUGMENTATIONS
-from hyperpq.datasets.decode import open_image
 from hyperpq.datasets.device_views import DeviceViews
-from hyperpq.datasets.preprocessing import Preprocessing, to_pixels
-from hyperpq.datasets.protocols import Protocol, Split, cifar10_protocol
 from hyperpq.errors import HyperPQError
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.progress import LineProgress, Progress, RichProgress
-from hyperpq.training import ArrayImages, FinetuneSettings, finetune, get_recipe, train_codec
+from hyperpq.training import FinetuneSettings, finetune, get_recipe, train_codec
 from hyperpq.training.finetune_codec import finetune_codec
 from hyperpq.training.finetune_features import network_features, plain_squares, rooted
 from hyperpq.training.presets import paper_finetuned
 from hyperpq.utils.devices import resolve_device
 
-BITS = (16, 32, 64)
-STEPS = ("frozen", "tuned", "codes", "paper")
 PAPER_VARIANTS: dict[str, dict[str, Any]] = {
     "hyperbolic": {},
     "flat": {"geometry": "euclidean"},
@@ -75,101 +67,8 @@ PAPER_VARIANTS: dict[str, dict[str, Any]] = {
         "neighbour_weight": 0.0,
     },
 }
-# Minutes of fine-tuning in each protocol.
-MINUTES = {"II": 2.5, "I": 5.0}
-# Side of the images of CIFAR-10, and queries that are searched at a time.
-_SIDE, _QUERIES = 32, 1000
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images of a protocol in memory.
-
-    Attributes
-    ----------
-    protocol : Protocol
-        Labels, and the k of mAP@k.
-    train, query, database : ArrayImages
-        Its three parts.
-    """
-
-    protocol: Protocol
-    train: ArrayImages
-    query: ArrayImages
-    database: ArrayImages
-
-    @classmethod
-    def load(cls, data: Path, which: str, limit: int | None, work: Path) -> Images:
-        """Read the images of a protocol, and keep them as arrays in the working folder."""
-        protocol = cifar10_protocol(data, "I" if limit else which)
-        if limit:
-            protocol = replace(
-                protocol,
-                train=_some(protocol.database, limit, 0),
-                query=_some(protocol.query, limit // 4, 0),
-                database=_some(protocol.database, limit, 1),
-            )
-        parts = (protocol.train, protocol.query, protocol.database)
-        return cls(protocol, *(ArrayImages(_squares(part, work)) for part in parts))
-
-
-def _some(split: Split, n: int, first: int) -> Split:
-    """About n images of a split, evenly over the classes, as they are sorted by class."""
-    return split.take(np.arange(first, len(split), max(1, len(split) // n)))
-
-
-def _squares(split: Split, work: Path) -> NDArray[np.uint8]:
-    """The images of a split as an array (n, 32, 32, 3)."""
-    digest = _digest(split.paths)
-    file = work / f"images-{digest}.npy"
-    if not file.exists():
-        prep = Preprocessing(size=_SIDE)
-        out = np.empty((len(split), _SIDE, _SIDE, 3), np.uint8)
-        for row, path in enumerate(split.paths):
-            to_pixels(open_image(path), prep, out[row])
-        work.mkdir(parents=True, exist_ok=True)
-        np.save(file, out)
-    found: NDArray[np.uint8] = np.load(file, allow_pickle=False)
-    return found
-
-
-def _digest(paths: Sequence[bytes]) -> str:
-    return str(xxhash.xxh3_128_hexdigest(b"\n".join(paths)))
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is measured, and where.
-
-    Attributes
-    ----------
-    data, work : Path
-        Folder of CIFAR-10, and of what has been measured.
-    backbone, device : str
-        The network, and where it runs.
-    bits : list of int
-        Code lengths.
-    limit : int or None
-        Training images, to try the command.
-    settings : FinetuneSettings
-        Of fine-tuning, without the seed.
-    minutes : float or None
-        Time limit in place of that of the protocol; 0 for the epochs of the settings.
-    """
-
-    data: Path
-    work: Path
-    backbone: str
-    device: str
-    bits: list[int]
-    limit: int | None
-    settings: FinetuneSettings
-    minutes: float | None
-
-    def of(self, which: str, seed: int) -> FinetuneSettings:
-        """The settings for a protocol and a seed."""
-        minutes = MINUTES[which] if self.minutes is None else self.minutes
-        return replace(self.settings, minutes=minutes, seed=seed)
+# Queries that are searched at a time.
+_QUERIES = 1000
 
 
 class Measurement:
@@ -215,11 +114,14 @@ class Measurement:
 
     def tuned(self) -> None:
         """Fine-tune, with exact search after each round, and keep the weights."""
-        settings = self._options.of(self._which, self._seed)
+        settings, measuring = self._options.of(self._which, self._seed), 0.0
 
         def on_round(record: Any, weights: TunedWeights) -> None:
+            nonlocal measuring
+            begun = time.perf_counter()
             key = self._key("round", bits=record.round)
             self._record(key, self._exact(weights), score=record.score, loss=record.loss)
+            measuring += time.perf_counter() - begun
 
         begun = time.perf_counter()
         result = finetune(
@@ -232,7 +134,8 @@ class Measurement:
             progress=self._progress,
             on_round=on_round,
         )
-        seconds = time.perf_counter() - begun
+        # Of fine-tuning alone.
+        seconds = time.perf_counter() - begun - measuring
         if result.weights is not None:
             self._file("tuned").write_bytes(result.weights.to_bytes())
         facts = {"finetune": result.to_dict(), "seconds": seconds}
@@ -240,6 +143,7 @@ class Measurement:
 
     def codes(self, variant: str) -> None:
         """Codes of the default recipe on the tuned features."""
+        begun = time.perf_counter()
         weights = self._tuned_weights()
         features = self._features(weights)
         recipe = get_recipe("default", max(self._options.bits))
@@ -248,7 +152,6 @@ class Measurement:
             recipe = recipe.replace(epochs=0)
         else:
             views = self._views(weights, recipe.views.augmentation, recipe.views.n_views)
-        begun = time.perf_counter()
         codec = train_codec(
             features[0],
             views,
@@ -388,8 +291,8 @@ def _numbered(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure what is not measured yet, and write the page."""
-    options = _parser().parse_args(argv)
-    settings = FinetuneSettings().replace(**dict(map(_assignment, options.set)))
+    options = parser(__doc__.split("\n\n")[0]).parse_args(argv)
+    settings = FinetuneSettings().replace(**dict(map(assignment, options.set)))
     wanted = Options(
         options.data,
         options.work,
@@ -418,47 +321,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, equal, value = text.partition("=")
-    if not equal:
-        raise SystemExit(f"--set {text}: expected FIELD=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="folder of CIFAR-10")
-    parser.add_argument("--work", type=Path, required=True, help="folder of runs and weights")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the page")
-    parser.add_argument("--which", type=some_of(("II", "I")), default=["II"], help="protocols")
-    parser.add_argument("--bits", type=code_lengths(BITS), default=list(BITS), help="code lengths")
-    parser.add_argument(
-        "--steps", type=some_of(STEPS), default=["frozen", "tuned", "codes"], help="what to measure"
-    )
-    parser.add_argument("--seeds", type=count, default=1, help="number of seeds (default 1)")
-    parser.add_argument("--first-seed", type=int, default=0, help="the first seed (default 0)")
-    parser.add_argument("--backbone", default="lite0", help="network (default lite0)")
-    parser.add_argument("--device", default="auto", help="cuda, cuda:N or cpu")
-    parser.add_argument(
-        "--minutes", type=float, help="of fine-tuning (default 2.5 for II, 5 for I; 0: by epochs)"
-    )
-    parser.add_argument("--budget", type=float, help="seconds after which no step begins")
-    parser.add_argument("--limit", type=count, help="training images, to try the command")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="a field of FinetuneSettings, such as learning_rate=6e-4; may be repeated",
-    )
-    return parser
 
 
 if __name__ == "__main__":

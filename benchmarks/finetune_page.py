@@ -132,8 +132,22 @@ def _rounds(runs: list[Run]) -> str:
         lines.append([str(run["bits"]), figure, _score(run["score"])])
     text = markdown_table(lines)
     if tuned is not None:
-        text += f"\n\nKept: round {tuned['finetune']['kept']}, {tuned['seconds']:.0f} s in all."
+        text += f"\n\nKept: round {tuned['finetune']['kept']}. {_duration(runs, tuned)}"
     return text
+
+
+def _duration(runs: list[Run], tuned: Run) -> str:
+    """How long fine-tuning took, and what follows it until there are codes."""
+    text = f"Fine-tuning took {tuned['seconds']:.0f} s"
+    learned = [r for r in runs if (r["variant"], r["seed"]) == ("learned", tuned["seed"])]
+    if not learned:
+        return f"{text}."
+    after = learned[0]["seconds"]
+    return (
+        f"{text}, and {after:.0f} s more go by until the codes have been learned, with the "
+        f"features of all images and of views: {tuned['seconds'] + after:.0f} s end to end, "
+        "without the reading of the files."
+    )
 
 
 def _score(value: float | None) -> str:

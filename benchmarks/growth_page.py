@@ -81,7 +81,8 @@ def write_growth_page(out: Path, curves: Sequence[str]) -> Path:
         f"queries of classes that it has no image of are left out; up to {QUERIES:,} queries of "
         "each kind are searched, and kinds weigh as much as they have images. Learning again uses "
         "the kept features (int8), without views; an index that is built anew learns with four "
-        f"augmented views of each photograph, as a build does. {_seeds_text(seeds)}",
+        "augmented views of each photograph, as a build with `--n-views 4` does. "
+        f"{_seeds_text(seeds)}",
         "Measured on "
         + "; ".join(dict.fromkeys(map(_measured_on, runs.values())))
         + ". The runs are in `docs/results/runs/growth.jsonl`.",

@@ -18,4 +18,5 @@ def describe_machine() -> str:
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break
-    return f"{datetime.date.today()}, {name}, {usable_cores()} cores"
+    cores = usable_cores()
+    return f"{datetime.date.today()}, {name}, {cores} core{'s' if cores > 1 else ''}"

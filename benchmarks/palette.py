@@ -83,6 +83,11 @@ STYLES: dict[str, Style] = {
     "IndexPQFastScan": Style("#2c3f8f", "X"),
     "IndexIVFPQFastScan": Style("#6f86d6", "*"),
     "every byte once": Style(REFERENCE, ".", ":"),
+    # Cells: searches of some of the codes, and of all.
+    "hyperpq": Style(OURS),
+    "IVFPQ": Style("#0072b2", "D"),
+    "IVFPQFastScan": Style("#6f86d6", "*"),
+    "exhaustive scan": Style(REFERENCE, "", "--"),
     # Spaces of the tree.
     "hyperbolic, c learned": Style(OURS),
     "hyperbolic, c = 1": Style("#df5c65", "s"),

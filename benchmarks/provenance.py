@@ -57,6 +57,8 @@ def recipe_fields(recipe: Recipe) -> dict[str, Any]:
     if recipe.objective != "balanced":
         # It is younger than the published runs, and of no effect on them.
         del fields["balance"]
+    if not recipe.views.transferred_views:
+        del fields["transferred_views"]
     return fields
 
 

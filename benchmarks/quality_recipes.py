@@ -11,7 +11,8 @@ from benchmarks.featuresets import FeatureSet
 from benchmarks.provenance import HYPERPQ_CODE
 from hyperpq import HiHPQIndex, scan
 from hyperpq.codec.feature_codec import FeatureCodec
-from hyperpq.codec.learned import SAMPLE_SIZE, LearnedCodec
+from hyperpq.codec.learned import LearnedCodec
+from hyperpq.codec.sample import SAMPLE_SIZE
 from hyperpq.training.presets import PAPER_SETTINGS, PRESETS, get_recipe, paper
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.task import TrainingRun

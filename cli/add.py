@@ -6,22 +6,22 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import index_kind, options, output
+from hyperpq.cli import index_kind, learning_options, options, output
 
 
 @click.command("add")
-@click.argument("inputs", nargs=-1, required=True, type=options.PATH, metavar="DIR...")
-@options.index_option
+@click.argument("inputs", nargs=-1, required=True, type=options.SOURCE, metavar="DIR...")
+@options.changed_index_option
 @options.dataset_option
 @options.backbone_option
-@options.relearn_option
+@learning_options.relearn_option
 @options.device_option
 @options.workers_option
 @options.exclude_option
 @options.hidden_option
 @options.quiet_option
 def command(
-    inputs: tuple[Path, ...],
+    inputs: tuple[Path | str, ...],
     index_path: Path,
     dataset: str | None,
     backbone: str | None,
@@ -70,7 +70,7 @@ def command(
                 device=device,
                 workers=workers,
                 progress=progress,
-                **options.relearning(relearn),
+                **learning_options.relearning(relearn),
                 **options.given(exclude=exclude, include_hidden=include_hidden),
             )
         facts = [

@@ -7,20 +7,35 @@ from typing import Any
 
 import click
 
-from hyperpq.cli import index_kind, options, output
+from hyperpq.cli import index_kind, learning_options, options, output, ray_cluster
 
 
 @click.command("build")
-@click.argument("folders", nargs=-1, type=options.PATH, metavar="DIR...")
+@click.argument("folders", nargs=-1, type=options.SOURCE, metavar="DIR...")
 @click.option(
     "--images",
     multiple=True,
-    type=options.PATH,
+    type=options.SOURCE,
     metavar="DIR",
-    help="Folder of images, the same as an argument DIR.",
+    help="Folder or tar file of images, the same as an argument DIR; {0000..0099} in it stands for "
+    "each of these numbers. Or the URL of a folder in object storage, such as s3://bucket/folder.",
+)
+@click.option(
+    "--images-from",
+    type=options.TEXT,
+    metavar="FILE",
+    help="File with the path or URL of one image, or the path of a tar file of images, per line, "
+    "or - for stdin, in place of folders. The index is a new one, and records no folder, so that "
+    "hyperpq update does not apply to it.",
+)
+@click.option(
+    "-0",
+    "--null",
+    is_flag=True,
+    help="Paths of --images-from end with a NUL, as `find -print0` writes them.",
 )
 @options.new_index_option
-@options.training_options
+@learning_options.training_options(with_network=True)
 @click.option(
     "--backbone",
     metavar="NAME",
@@ -35,6 +50,19 @@ from hyperpq.cli import index_kind, options, output
     "--view-size",
     type=options.Whole(min=0),
     help="Largest number of training images that augmented views are made of. [default: 5000]",
+)
+@click.option(
+    "--n-views",
+    type=options.Whole(min=1),
+    help="Augmented views of each of these images, each a pass of the network. [default: 2; 4 with "
+    "--recipe paper]",
+)
+@click.option(
+    "--views",
+    type=click.Choice(["auto", "files", "device"]),
+    help="Where views are made: by the workers from the files, or on the device of the network "
+    "from squares of its size. auto chooses device on a GPU, and the index records which. "
+    "[default: auto]",
 )
 @click.option(
     "--codec",
@@ -55,15 +83,24 @@ from hyperpq.cli import index_kind, options, output
     "has grown: 1,284 bytes an image as int8. [default: int8]",
 )
 @click.option(
-    "--precision",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="What the network computes in on a GPU; the index records it. On a CPU a network computes "
-    "in float32. [default: float32]",
+    "--cells",
+    type=options.CELLS,
+    metavar="auto|N",
+    help="Group the codes of a new index by N cells, of which hyperpq query --nprobe searches "
+    "some: for millions of images. auto makes one for each thousand images. [default: none]",
 )
-@options.finetune_option
-@options.relearn_option
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "int8", "bfloat16", "float16"]),
+    help="What the network computes in; the index records it. int8 is about twice as fast on CPUs, "
+    "for embedded networks; bfloat16 and float16 are for GPUs. auto chooses int8 for lite0 on a "
+    "CPU where a short trial finds it faster, else float32. [default: auto]",
+)
+@learning_options.finetune_option
+@learning_options.relearn_option
 @options.device_option
 @options.workers_option
+@ray_cluster.ray_option
 @options.exclude_option
 @options.hidden_option
 @click.option("--resume", is_flag=True, help="Continue an interrupted build.")
@@ -76,12 +113,15 @@ from hyperpq.cli import index_kind, options, output
 )
 @options.quiet_option
 def command(
-    folders: tuple[Path, ...],
-    images: tuple[Path, ...],
+    folders: tuple[Path | str, ...],
+    images: tuple[Path | str, ...],
+    images_from: str | None,
+    null: bool,
     index_path: Path,
     relearn: bool | None,
     device: str,
     workers: int | str,
+    address: str | None,
     resume: bool,
     overwrite: bool,
     allow_empty: bool,
@@ -94,34 +134,44 @@ def command(
     adds new and changed images, removes images that no longer exist, and encodes no image twice.
     Images that cannot be read now, or are in a folder that cannot be read, stay in the index.
     """
-    if not images and not folders:
+    given = [*images, *folders]
+    if given and images_from is not None:
+        raise options.both_given("--images-from", "DIR")
+    if null and images_from is None:
+        raise click.UsageError("--null is for the paths of --images-from; leave it out.")
+    if not given and images_from is None:
         raise click.UsageError("no folder of images was given; expected at least one DIR.")
     is_anew = resume or overwrite
     if not is_anew:
         advice = "; name another --index for the images"
         index_kind.need_images(index_path, advice, may_be_new=True)
-    roots = index_kind.image_roots(
-        [*images, *folders], None if is_anew else index_path, quiet=quiet
-    )
-    from hyperpq.images.build import build_index, working_directory
+    from hyperpq.images.build import PathList, build_index, working_directory
     from hyperpq.images.build.options import check_codec_alone
     from hyperpq.training.finetune_settings import FinetuneSettings
 
+    roots: list[Path | str] | PathList
+    if images_from is None:
+        roots = index_kind.image_roots(given, None if is_anew else index_path, quiet=quiet)
+    else:
+        roots = PathList(None if images_from == "-" else images_from, null)
     check_codec_alone(options.given(**chosen), options.shown)
-    if chosen["finetune"] is options.WITHOUT_LIMIT:
+    if chosen["finetune"] is learning_options.WITHOUT_LIMIT:
         chosen["finetune"] = FinetuneSettings()
     try:
-        with output.progress(quiet) as progress:
+        with (
+            output.progress(quiet) as progress,
+            ray_cluster.workers_at(address, workers, device) as found,
+        ):
             index, report = build_index(
                 roots,
                 index_path,
                 device=device,
-                workers=workers,
+                workers=found,
                 resume=resume,
                 overwrite=overwrite,
                 allow_empty=allow_empty,
                 progress=progress,
-                **options.relearning(relearn),
+                **learning_options.relearning(relearn),
                 **options.given(**chosen),
             )
     except KeyboardInterrupt:
@@ -130,7 +180,7 @@ def command(
         raise KeyboardInterrupt(f"run the same command{how} to continue") from None
     if quiet:
         return
-    codes = index.index
+    codes, network = index.index, index.backbone_identity
     facts: output.Facts = [("images", f"{report.images:,}")]
     is_new = report.added == report.images and not report.removed
     facts += [
@@ -140,6 +190,7 @@ def command(
             else output.changes(report, index, index_path)
         ),
         *([("fine-tuned", report.finetuned)] if report.finetuned else []),
+        ("network", f"{network['name']} in {network['dtype']}"),
         ("code", f"{codes.M * codes.nbits} bits, {codes.code_size} bytes per image"),
         ("seconds", output.seconds(report.seconds)),
         ("index", index_path),

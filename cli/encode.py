@@ -42,10 +42,10 @@ def command(
 ) -> None:
     """Write the codes of images or vectors to a file.
 
-    The codes are those of the codec of an index, to which nothing is added. IMG is an image, a
-    folder of images, @FILE for a file with one name per line, or - for names on stdin. FILE is a
-    file of vectors, as for `hyperpq import`. The names of the images are printed in the order of
-    their codes.
+    The codes are those of the codec of an index, to which nothing is added. IMG is an image, also
+    one on the web (https://), a folder of images, @FILE for a file with one name per line, or - for
+    names on stdin. FILE is a file of vectors, as for `hyperpq import`. The names of the images are
+    printed in the order of their codes.
     """
     from hyperpq.io.encode_vectors import encode_vectors, save_codes
     from hyperpq.io.vector_files import is_vector_file
@@ -69,7 +69,6 @@ def command(
     if "-" in inputs:
         streams.check_stdin()
     named = query_paths(inputs, sys.stdin.buffer, null=null)
-    paths = [os.fsdecode(path) for path in named.paths]
     missing = named.missing()
     if len(missing) == len(named.paths) and not named.skipped:
         # Nothing would be left to encode; what takes seconds is not loaded.
@@ -78,7 +77,7 @@ def command(
         )
     with output.progress(quiet) as progress:
         images = ImageIndex.open(index_path, device=device, backbone=backbone)
-        encoded = images.encode(paths, workers=workers, progress=progress)
+        encoded = images.encode(named.images, workers=workers, progress=progress)
     save_codes(out, [encoded.codes])
     output.emit(output.names([named.paths[row] for row in encoded.rows], null=null))
     skipped = {named.paths[row]: reason for row, reason in encoded.skipped.items()}

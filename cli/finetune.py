@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from hyperpq.cli import index_kind, options, output
+from hyperpq.cli import index_kind, learning_options, options, output
 
 
 @click.command("finetune")
 @click.argument("index", type=options.FOLDER, required=False)
-@options.index_option
+@options.changed_index_option
 @click.option(
     "--minutes",
-    type=options.MINUTES,
+    type=learning_options.MINUTES,
     help="Limit of the time in which the network learns. [default: none, as many epochs as "
     "--epochs and --rounds say]",
 )

@@ -10,16 +10,16 @@ from hyperpq.cli import index_kind, options, output
 
 
 @click.command("forget")
-@click.argument("paths", nargs=-1, type=options.PATH, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=options.SOURCE, metavar="[PATH]...")
 @click.option(
     "--missing",
     is_flag=True,
     help="Remove only images whose files are gone, of all folders or of those at PATH. Images that "
     "may be on a disk that is not mounted are kept.",
 )
-@options.index_option
+@options.changed_index_option
 @options.quiet_option
-def command(paths: tuple[Path, ...], missing: bool, index_path: Path, quiet: bool) -> None:
+def command(paths: tuple[Path | str, ...], missing: bool, index_path: Path, quiet: bool) -> None:
     """Remove images from an index and forget their folders.
 
     PATH is a folder or an image, which need not exist any more. No file but those of the index is

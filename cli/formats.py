@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from hyperpq.cli.output import names
 from hyperpq.cli.text import for_json, name, quoted
 
 if TYPE_CHECKING:
-    from hyperpq.images.results import Answer, Result
+    from hyperpq.images.results import Answer, QueryPart, Result
 
 ENDINGS = {
     ".json": "json",
@@ -28,10 +29,14 @@ ENDINGS = {
 
 @dataclass(frozen=True)
 class Found:
-    """A query, the path of an image or the number of a vector, and its results."""
+    """A query, the path of an image or the number of a vector, and its results.
+
+    A query of several images has ``parts``, and the path of the first of them.
+    """
 
     query: bytes | int
     results: Sequence[Result]
+    parts: Sequence[QueryPart] = ()
 
 
 Batches: TypeAlias = Iterable[Iterable[Found]]
@@ -39,7 +44,11 @@ Batches: TypeAlias = Iterable[Iterable[Found]]
 
 def of_images(answers: Iterable[Answer]) -> list[Found]:
     """The answers to queries by images; those that could not be read are left out."""
-    return [Found(answer.query_bytes, answer.results) for answer in answers if not answer.error]
+    return [
+        Found(answer.query_bytes, answer.results, answer.parts)
+        for answer in answers
+        if not answer.error
+    ]
 
 
 def of_vectors(answers: Iterable[Answer], start: int) -> list[Found]:
@@ -51,7 +60,8 @@ def _objects(batches: Batches) -> Iterator[Any]:
     for found in (found for batch in batches for found in batch):
         query = found.query if isinstance(found.query, int) else name(found.query)
         results = [result.to_dict() for result in found.results]
-        yield for_json({"query": query}) | {"results": results}
+        parts = {"parts": [part.to_dict() for part in found.parts]} if found.parts else {}
+        yield for_json({"query": query}) | parts | {"results": results}
 
 
 def _table(batches: Batches, null: bool) -> Iterator[str]:
@@ -90,8 +100,13 @@ def _ndjson(batches: Batches, null: bool) -> Iterator[str]:
 
 
 def _csv(batches: Batches, null: bool) -> Iterator[str]:
-    yield _lines([("query", "rank", "distance", "similarity", "id", "path")])
-    for batch in batches:
+    left = iter(batches)
+    first = list(next(left, ()))
+    # The images of combined queries come last, so that what reads columns by place still can.
+    has_parts = any(found.parts for found in first)
+    header = ("query", "rank", "distance", "similarity", "id", "path")
+    yield _lines([(*header, "parts") if has_parts else header])
+    for batch in itertools.chain([first], left):
         # An empty field where there is none.
         yield _lines(
             (
@@ -101,6 +116,7 @@ def _csv(batches: Batches, null: bool) -> Iterator[str]:
                 r.similarity,
                 r.id,
                 name(r.path_bytes),
+                *([json.dumps([part.to_dict() for part in found.parts])] if has_parts else ()),
             )
             for found in batch
             for r in found.results

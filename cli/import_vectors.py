@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hyperpq.cli import index_kind, options, output
+from hyperpq.cli import index_kind, learning_options, options, output
 
 
 @click.command("import")
@@ -28,7 +28,7 @@ from hyperpq.cli import index_kind, options, output
     "unless --ids names its ids.",
 )
 @click.option("--again", is_flag=True, help="Add vectors once more that were imported before.")
-@options.training_options
+@learning_options.training_options()
 @options.device_option
 @options.quiet_option
 def command(

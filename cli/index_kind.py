@@ -61,7 +61,7 @@ def need_images_for(index_path: Path, names: Iterable[str | os.PathLike[str]]) -
     )
 
 
-def need_vectors(index_path: Path, names: Iterable[Path]) -> None:
+def need_vectors(index_path: Path, names: Iterable[Path | str]) -> None:
     """Raise `InvalidInputError` if files of vectors were given for an index of images."""
     try:
         wrong = is_of_images(index_path)
@@ -76,14 +76,14 @@ def need_vectors(index_path: Path, names: Iterable[Path]) -> None:
 
 
 def image_roots(
-    roots: Iterable[Path], index_path: Path | None = None, *, quiet: bool
-) -> list[Path]:
+    roots: Iterable[Path | str], index_path: Path | None = None, *, quiet: bool
+) -> list[Path | str]:
     """The folders and images among paths that were given as such; what else is there is named.
 
     Parameters
     ----------
-    roots : iterable of Path
-        The paths.
+    roots : iterable of Path or str
+        The paths; text is a URL, which the library examines.
     index_path : Path, optional
         The index that they are for. What it records was a folder or an image, and is not left out:
         the library says what has become of it.
@@ -98,7 +98,8 @@ def image_roots(
     from hyperpq.io.vector_files import is_vector_file
 
     given = list(roots)
-    other = [root for root in given if root.is_file() and not _may_be_image(root)]
+    files = [root for root in given if isinstance(root, Path) and root.is_file()]
+    other = [root for root in files if not _may_be_image(root)]
     if other and index_path is not None:
         recorded = _recorded(index_path)
         other = [root for root in other if os.path.abspath(os.fsencode(root)) not in recorded]
@@ -131,10 +132,13 @@ def _recorded(index_path: Path) -> set[bytes]:
 
 def _may_be_image(path: Path) -> bool:
     """Whether a file would be listed in a folder of images."""
+    from hyperpq.datasets.file_source import is_shard
     from hyperpq.datasets.image_files import may_be_image
+    from hyperpq.datasets.tar_source import COMPRESSED
 
     try:
-        return may_be_image(os.fsencode(path))
+        name = os.fsencode(path)
+        return is_shard(name) or name.lower().endswith(COMPRESSED) or may_be_image(name)
     except OSError:
         # The command says why it cannot be read.
         return True

@@ -16,7 +16,7 @@ _BATCH = 1000
 
 
 @click.command("ls")
-@click.argument("folders", nargs=-1, type=options.PATH, metavar="[DIR]...")
+@click.argument("folders", nargs=-1, type=options.SOURCE, metavar="[DIR]...")
 @options.index_option
 @click.option(
     "--where",
@@ -34,7 +34,7 @@ _BATCH = 1000
 @options.null_option
 @options.quiet_option
 def command(
-    folders: tuple[Path, ...],
+    folders: tuple[Path | str, ...],
     index_path: Path,
     where: str | None,
     as_json: bool,

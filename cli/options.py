@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
+
+from hyperpq.cli.index_option import FOLDER as FOLDER
+from hyperpq.cli.index_option import INDEX_NAME as INDEX_NAME
+from hyperpq.cli.index_option import PATH as PATH
+from hyperpq.cli.index_option import SOURCE as SOURCE
+from hyperpq.cli.index_option import changed_index_option as changed_index_option
+from hyperpq.cli.index_option import completed_paths
+from hyperpq.cli.index_option import index_option as index_option
+from hyperpq.cli.index_option import new_index_option as new_index_option
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NO_EXCLUDE = "hyperpq.no_exclude"
-INDEX_NAME = "hyperpq-index"
-"""Name of the directory of an index where no other is given."""
-# What is there while an index is replaced, or after that was interrupted.
-_NAMES_OF_INDEX = (INDEX_NAME, f"{INDEX_NAME}.old-hyperpq")
-
-
-class _PathType(click.Path):
-    """A path. An empty path, such as an unset shell variable, would mean the current folder."""
-
-    def __init__(self, completed_as: str = "file") -> None:
-        # Whether a path can be read is for the command to say: that is no wrong usage.
-        super().__init__(path_type=Path, readable=False)
-        self._completed_as = completed_as
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        return _paths(incomplete, self._completed_as)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not os.fspath(value):
-            self.fail("the path is empty; expected a path.", param, ctx)
-        return super().convert(value, param, ctx)
 
 
 class _TextType(click.ParamType):
@@ -60,7 +45,7 @@ class _NameType(click.ParamType):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        return _paths(incomplete, "file")
+        return completed_paths(incomplete, "file")
 
 
 class Whole(click.IntRange):
@@ -85,103 +70,29 @@ class _WorkersType(click.ParamType):
         return int(value)
 
 
-def _paths(incomplete: str, kind: str) -> list[CompletionItem]:
-    """The answer that makes a shell complete names of files (``file``) or folders (``dir``)."""
-    from click.shell_completion import CompletionItem
+class _CellsType(click.ParamType):
+    """A number of cells, or ``auto``; 0, for none, only where there may be cells already."""
 
-    return [CompletionItem(incomplete, type=kind)]
+    name = "cells"
 
-
-class _MinutesType(click.ParamType):
-    """A number of minutes above 0."""
-
-    name = "minutes"
+    def __init__(self, least: int) -> None:
+        self._least = least
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            minutes = float(value)
-        except ValueError:
-            minutes = 0.0
-        if not 0 < minutes < float("inf"):
-            option = "the option" if param is None else param.opts[0]
-            self.fail(
-                f"{option} is {value!r}; expected minutes above 0, such as {option}=5.", param, ctx
-            )
-        return minutes
+    ) -> int | str:
+        if value == "auto" or isinstance(value, int):
+            return value
+        if not (value.isascii() and value.isdecimal() and int(value) >= self._least):
+            self.fail(f"{value!r} is neither auto nor a number of cells.", param, ctx)
+        return int(value)
 
 
-MINUTES = _MinutesType()
-WITHOUT_LIMIT = float("nan")
-"""What `finetune_option` is without minutes."""
-
-
-class _OptionalMinutesType(_MinutesType):
-    """Minutes, or nothing."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        return WITHOUT_LIMIT if value is WITHOUT_LIMIT else super().convert(value, param, ctx)
-
-
-PATH = _PathType()
-FOLDER = _PathType("dir")
+CELLS, NEW_CELLS = _CellsType(1), _CellsType(0)
 NAME = _NameType()
 TEXT = _TextType()
 
 
-def _chosen_index(ctx: click.Context, param: click.Parameter, given: tuple[Path, ...]) -> Path:
-    """The index that the option, the variable or the working directory names."""
-    if len(given) > 1:
-        raise click.UsageError(
-            f"--index is given {len(given)} times; expected one index; search several one after "
-            "another.",
-            ctx,
-        )
-    if given:
-        return given[0]
-    if "HYPERPQ_INDEX" in os.environ:
-        chosen: Path = FOLDER.convert(os.environ["HYPERPQ_INDEX"], param, ctx)
-        return chosen
-    return Path(INDEX_NAME)
-
-
-def _existing_index(ctx: click.Context, param: click.Parameter, given: tuple[Path, ...]) -> Path:
-    """`_chosen_index`; without a choice, the one in the nearest folder above that has one."""
-    chosen = _chosen_index(ctx, param, given)
-    if given or "HYPERPQ_INDEX" in os.environ or any(map(os.path.lexists, _NAMES_OF_INDEX)):
-        return chosen
-    try:
-        here = Path.cwd()
-    except FileNotFoundError:
-        return chosen
-    for folder in here.parents:
-        if any((folder / name / "manifest.json").is_file() for name in _NAMES_OF_INDEX):
-            return folder / INDEX_NAME
-    return chosen
-
-
-# `multiple`, so that a second one is noticed.
-index_option = click.option(
-    "--index",
-    "index_path",
-    type=FOLDER,
-    multiple=True,
-    callback=_existing_index,
-    show_default=f"$HYPERPQ_INDEX, or {INDEX_NAME} in the working directory or a folder above",
-    help="Directory of the index.",
-)
-new_index_option = click.option(
-    "--index",
-    "index_path",
-    type=FOLDER,
-    multiple=True,
-    callback=_chosen_index,
-    show_default=f"$HYPERPQ_INDEX or ./{INDEX_NAME}",
-    help="Directory of the index.",
-)
 k_option = click.option(
     "-k",
     "-n",
@@ -204,15 +115,6 @@ backbone_option = click.option(
     help="Image encoder to load instead of the name that the index records. It must be the same "
     "network, for instance a file that has moved.",
 )
-finetune_option = click.option(
-    "--finetune",
-    is_flag=False,
-    flag_value=WITHOUT_LIMIT,
-    type=_OptionalMinutesType(),
-    metavar="[MINUTES]",
-    help="Fine-tune the network on the training images first, which takes minutes on a GPU; "
-    "MINUTES limits the time. On a CPU the command says beforehand how long it will take.",
-)
 workers_option = click.option(
     "--workers",
     type=_WorkersType(),
@@ -228,6 +130,13 @@ threads_option = click.option(
     type=Whole(min=1),
     show_default="one per core",
     help="Number of threads of the search.",
+)
+groups_seed_option = click.option(
+    "--seed",
+    type=Whole(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the groups of large collections.",
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 null_option = click.option(
@@ -284,57 +193,6 @@ def exclude_option(command: F) -> F:
             callback=_patterns,
             help="Exclude files and folders that match a pattern in .gitignore syntax. The option "
             "can be repeated. A file .hyperpqignore in a folder has the same effect.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-relearn_option = click.option(
-    "--relearn/--no-relearn",
-    default=None,
-    help="Learn the codec again from the kept features, or never do so. By default an update does "
-    "if the index has grown by much, or has images of another kind.",
-)
-
-
-def relearning(relearn: bool | None) -> dict[str, Any]:
-    """The argument of the library for `relearn_option`; none if it is not used."""
-    return {} if relearn is None else {"relearn": "now" if relearn else "never"}
-
-
-def training_options(command: F) -> F:
-    """Add the options of commands that train a codec; `given` leaves out those not used."""
-    for option in (
-        click.option(
-            "--epochs",
-            type=Whole(min=0),
-            help="Number of training epochs. [default: that of the recipe]",
-        ),
-        click.option("--seed", type=Whole(min=0), help="Seed of all random choices. [default: 0]"),
-        click.option(
-            "--metric",
-            type=click.Choice(["l1", "geodesic", "chord", "cosine", "l2", "ip"]),
-            help="How the distances of the subspaces are added up: l1, geodesic or chord. With "
-            "--objective fidelity, whose exact neighbours are kept: those by cosine, l2 or ip "
-            "(inner product). [default: l1, or cosine]",
-        ),
-        click.option(
-            "--recipe",
-            type=click.Choice(["default", "paper"]),
-            help="Settings of the training. [default: default]",
-        ),
-        click.option(
-            "--objective",
-            type=click.Choice(["semantic", "fidelity", "balanced"]),
-            help="What codes preserve: which items belong together (semantic), the exact "
-            "neighbours (fidelity), or half of the code for each (balanced). "
-            "[default: semantic]",
-        ),
-        click.option(
-            "--bits",
-            type=int,
-            help="Length of a code in bits, a multiple of 8 from 8 to 512. [default: 64]",
         ),
     ):
         command = option(command)

@@ -14,6 +14,7 @@ import click
 
 from hyperpq.cli import streams
 from hyperpq.cli.text import escaped, name, quoted, word
+from hyperpq.utils.locations import is_remote
 
 if TYPE_CHECKING:
     from hyperpq.images import ForgetReport, ImageIndex
@@ -181,6 +182,8 @@ def _example(images: ImageIndex) -> list[bytes]:
 def _near(path: bytes) -> str:
     """A path as it is seen from the working directory, if it is below that."""
     shown = os.fsdecode(path)
+    if is_remote(path):
+        return shown
     relative = os.path.relpath(shown)
     if relative.startswith(os.pardir):
         return shown

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from hyperpq.cli import conditions, formats, index_kind, options, output, query_vectors, streams
-
-if TYPE_CHECKING:
-    from hyperpq.images import ImageIndex
-    from hyperpq.images.results import Answer
+from hyperpq.cli import conditions, formats, options, output, query_images, query_vectors
+from hyperpq.cli.looks import Looks, options_of_looks
 
 _FORMATS = sorted({*formats.WRITERS, *query_vectors.FORMATS})
 
@@ -70,8 +66,48 @@ _FORMATS = sorted({*formats.WRITERS, *query_vectors.FORMATS})
     "the whole codes of the objective fidelity. [default: --refine for images, if the index has "
     "either]",
 )
+@click.option(
+    "--nprobe",
+    type=options.Whole(min=1),
+    metavar="N",
+    help="Search the N cells nearest to each query, of an index that has cells (hyperpq build "
+    "--cells): faster, and approximate. [default: all]",
+)
+@click.option(
+    "--recall",
+    type=float,
+    metavar="R",
+    help="Search as few cells as find a share R of the exact results, such as 0.95, by what was "
+    "measured on the index; in place of --nprobe.",
+)
+@options_of_looks
 @options.null_option
-@click.option("--exclude-self", is_flag=True, help="Exclude the query image itself.")
+@click.option(
+    "--plus",
+    type=options.NAME,
+    multiple=True,
+    metavar="IMG[:WEIGHT]",
+    help="Search for what is like each IMG and this image: for their mean, with weights, 1 by "
+    "default. The option can be repeated.",
+)
+@click.option(
+    "--minus",
+    type=options.NAME,
+    multiple=True,
+    metavar="IMG[:WEIGHT]",
+    help="Search for what is like each IMG and less like this image, with a weight, 0.25 by "
+    "default. The option can be repeated.",
+)
+@click.option(
+    "--stdin-image",
+    is_flag=True,
+    help="The name - is the content of one image on stdin, and no list of names.",
+)
+@click.option(
+    "--exclude-self",
+    is_flag=True,
+    help="Exclude the query image itself; with --plus and --minus, these images, too.",
+)
 @options.dataset_option
 @options.threads_option
 @options.backbone_option
@@ -87,38 +123,59 @@ def command(
     out: Path | None,
     where: str | None,
     refine: bool | None,
+    nprobe: int | None,
+    recall: float | None,
     dataset: str | None,
     threads: int | None,
     device: str,
     workers: int | str,
     quiet: bool,
+    html: Path | None,
+    contact_sheet: Path | None,
+    preview: bool,
+    open_page: bool,
+    thumbnail_size: int | None,
+    null: bool,
+    plus: tuple[str, ...],
+    minus: tuple[str, ...],
+    stdin_image: bool,
     **for_images: Any,
 ) -> None:
     """Find the images most similar to each IMG.
 
     IMG is an image, a folder of images, @FILE for a file with one name per line, or - for names on
-    stdin.
+    stdin. An IMG that begins with https:// or http:// is fetched from the web.
 
     With files of vectors, as `hyperpq import` takes them, the command finds what is nearest to each
     vector of FILE: vectors of the index, or images, whose features the vectors are compared with. A
     query is then named by its number, counted from 0 over all files. The command `hyperpq search`
     is the same.
     """
+    # A file is enough, unless results are asked for as text, too.
+    looks = Looks(html, contact_sheet, preview, open_page, thumbnail_size)
+    is_wanted = not looks.files or bool(style or as_json or out)
     style = options.format_of(style, as_json)
     conditions.check_quoted(where, inputs)
     _check_no_number(inputs, refine)
-    wanted = query_vectors.Wanted(k, index_path, where, refine, threads, device, quiet)
+    wanted = query_vectors.Wanted(
+        k, index_path, where, refine, nprobe, recall, threads, device, quiet
+    )
     if refine:
         _need_features(index_path)
     if query_vectors.are_vectors(inputs):
-        options.refuse("files of vectors", "images", **for_images, workers=workers or None)
-        query_vectors.run([Path(name) for name in inputs], wanted, dataset, style, out)
+        options.refuse(
+            "files of vectors", "images", **for_images, null=null, workers=workers or None
+        )
+        to_vectors = query_vectors.Results(style, out, is_wanted, looks)
+        query_vectors.run([Path(name) for name in inputs], wanted, dataset, to_vectors)
         return
     options.refuse("images", "files of vectors", dataset=dataset)
     style = output.format_of_file(style, out, formats.ENDINGS)
     if style not in formats.WRITERS:
         raise click.UsageError(f"the format {style} is for files of vectors; images were given.")
-    _query(inputs, wanted, style, out, workers=workers, **for_images)
+    to = query_images.Results(style, out, is_wanted, null, looks)
+    combined = query_images.Combined(plus, minus, stdin_image)
+    query_images.run(inputs, wanted, to, combined, workers=workers, **for_images)
 
 
 def _check_no_number(inputs: Sequence[str], refine: bool | None) -> None:
@@ -129,65 +186,6 @@ def _check_no_number(inputs: Sequence[str], refine: bool | None) -> None:
             f"{number} is no image, and --refine takes no number; expected --refine or "
             "--no-refine alone."
         )
-
-
-def _query(
-    inputs: Sequence[str],
-    wanted: query_vectors.Wanted,
-    style: str,
-    out: Path | None,
-    *,
-    null: bool,
-    exclude_self: bool,
-    backbone: str | None,
-    workers: int | str,
-    **limits: Any,
-) -> None:
-    """Answer queries by images."""
-    from hyperpq.images.image_index import ImageIndex
-    from hyperpq.images.listing import query_paths
-    from hyperpq.utils.output_files import check_writable
-
-    if out is not None:
-        check_writable(out)
-    if "-" in inputs:
-        streams.check_stdin()
-    output.show_warnings(wanted.quiet)
-    index_kind.need_images_for(wanted.index_path, inputs)
-    named = query_paths(inputs, sys.stdin.buffer, null=null)
-    missing = named.missing()
-    if len(missing) == len(named.paths):
-        # Nothing would be left to search for; what takes seconds is not loaded.
-        answers: list[Answer] = []
-        failed = [*missing.items()]
-    else:
-        with output.progress(wanted.quiet, is_long=len(named.paths) >= 10) as progress:
-            index = ImageIndex.open(wanted.index_path, device=wanted.device, backbone=backbone)
-            answers = index.query(
-                list(map(os.fsdecode, named.paths)),
-                wanted.k,
-                where=wanted.where,
-                exclude_self=exclude_self,
-                **limits,
-                refine=0 if wanted.refine is False else "auto",
-                threads=wanted.threads,
-                workers=workers,
-                progress=progress,
-            )
-        failed = [(a.query_bytes, a.error) for a in answers if a.error]
-    output.emit_to(out, formats.WRITERS[style]([formats.of_images(answers)], null))
-    if not wanted.quiet:
-        if out is not None:
-            answered = sum(not answer.error for answer in answers)
-            output.emit_summary([("queries", f"{answered:,}"), ("file", out)], out)
-        output.warn_of_values(wanted.index_path, wanted.where)
-    if not wanted.quiet and len(failed) < len(answers):
-        _explain(index, answers, wanted.where, exclude_self, options.given(**limits))
-    failed += named.skipped.items()
-    for path, reason in failed:
-        output.warn(path, reason)
-    if failed:
-        raise click.exceptions.Exit(1)
 
 
 def _need_features(index_path: Path) -> None:
@@ -203,27 +201,3 @@ def _need_features(index_path: Path) -> None:
             "that was built with --features, such as --features int8; leave --refine out to rank "
             "by codes."
         )
-
-
-def _explain(
-    index: ImageIndex,
-    answers: Sequence[Answer],
-    where: str | None,
-    exclude_self: bool,
-    limits: Mapping[str, object],
-) -> None:
-    """Say why nothing was found."""
-    if any(answer.results for answer in answers):
-        return
-    other = " but the query" if exclude_self else ""
-    if not len(index):
-        output.note(f"nothing was found: {index.index.path} has no images.")
-    elif limits:
-        names = " and ".join(map(options.shown, limits))
-        fits = "has a file now" if list(limits) == ["existing"] else f"is within {names}"
-        output.note(f"nothing was found: no image{other} {fits}.")
-    elif where is not None:
-        said = conditions.unfulfilled(f"image{other}", where)
-        output.note(f"nothing was found: {said}")
-    else:
-        output.note(f"nothing was found: the index has no image{other}.")

@@ -10,8 +10,8 @@ from hyperpq.cli import conditions, index_kind, options, output
 
 
 @click.command("remove")
-@click.argument("folders", nargs=-1, type=options.PATH, metavar="[DIR]...")
-@options.index_option
+@click.argument("folders", nargs=-1, type=options.SOURCE, metavar="[DIR]...")
+@options.changed_index_option
 @click.option(
     "--where",
     type=options.TEXT,
@@ -20,7 +20,9 @@ from hyperpq.cli import conditions, index_kind, options, output
     "see docs/how-to/filters.md.",
 )
 @options.quiet_option
-def command(folders: tuple[Path, ...], index_path: Path, where: str | None, quiet: bool) -> None:
+def command(
+    folders: tuple[Path | str, ...], index_path: Path, where: str | None, quiet: bool
+) -> None:
     """Remove images or vectors from an index.
 
     DIR is a folder, which need not exist any more, or an image; the same as `hyperpq forget DIR`.

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from hyperpq.cli import options, output
+from hyperpq.cli import learning_options, options, output
 
 
 @click.command("train")
@@ -21,7 +21,7 @@ from hyperpq.cli import options, output
 )
 @options.new_index_option
 @options.dataset_option
-@options.training_options
+@learning_options.training_options()
 @options.device_option
 @click.option(
     "--checkpoint",

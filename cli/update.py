@@ -6,15 +6,16 @@ from pathlib import Path
 
 import click
 
-from hyperpq.cli import index_kind, options, output
+from hyperpq.cli import index_kind, learning_options, options, output, ray_cluster
 
 
 @click.command("update")
-@options.index_option
-@options.relearn_option
+@options.changed_index_option
+@learning_options.relearn_option
 @options.backbone_option
 @options.device_option
 @options.workers_option
+@ray_cluster.ray_option
 @options.quiet_option
 def command(
     index_path: Path,
@@ -22,6 +23,7 @@ def command(
     backbone: str | None,
     device: str,
     workers: int | str,
+    address: str | None,
     quiet: bool,
 ) -> None:
     """Bring an index up to date with all its folders.
@@ -37,15 +39,18 @@ def command(
     )
     from hyperpq.images.build import update_index
 
-    with output.progress(quiet) as progress:
+    with (
+        output.progress(quiet) as progress,
+        ray_cluster.workers_at(address, workers, device) as found,
+    ):
         images, report = update_index(
             None,
             index_path,
             backbone=backbone,
             device=device,
-            workers=workers,
+            workers=found,
             progress=progress,
-            **options.relearning(relearn),
+            **learning_options.relearning(relearn),
         )
     if not quiet:
         output.emit_summary(

@@ -7,7 +7,6 @@ is used: an unknown file cannot reach the rarely used decoders of Pillow (EPS st
 from __future__ import annotations
 
 import os
-import stat
 import warnings
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,13 +24,9 @@ from PIL import (
     features,
 )
 
-from hyperpq.datasets.decode_errors import (
-    is_of_the_system,
-    open_without_waiting,
-    read_error,
-    reason,
-)
+from hyperpq.datasets.decode_errors import is_of_the_system, read_error, reason
 from hyperpq.datasets.decode_memory import Reserve, bytes_of_webp, bytes_to_decode, webp_size
+from hyperpq.datasets.file_source import open_file
 from hyperpq.datasets.libtiff import silence_libtiff
 from hyperpq.datasets.metadata_filter import without_metadata, without_tiff_metadata
 from hyperpq.datasets.to_rgb import to_rgb
@@ -131,7 +126,8 @@ def open_image(
     Parameters
     ----------
     source : str, bytes, path or binary file
-        A path, or an open seekable file, which is read from its beginning and left open.
+        A path, also one in a shard, or an open seekable file, which is read from its beginning and
+        left open.
     max_megapixels : float
         An image whose header announces more is not decoded. TIFF, WebP and GIF also have the limit
         of Pillow, 179 megapixels.
@@ -168,10 +164,7 @@ def open_image(
     # ValueError, KeyError, struct.error, zlib.error, ...): this is the one boundary for them.
     try:
         if isinstance(source, str | bytes | os.PathLike):
-            with open(source, "rb", opener=open_without_waiting) as file:
-                status = os.fstat(file.fileno())
-                if not stat.S_ISREG(status.st_mode):
-                    raise ImageError("not a regular file")
+            with open_file(source) as file:
                 return _decode(file, os.fsencode(source), limits)
         name = getattr(source, "name", b"")
         name = os.fsencode(name) if isinstance(name, str | bytes) else b""

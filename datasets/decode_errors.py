@@ -9,10 +9,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
-
-def open_without_waiting(path: str, flags: int) -> int:
-    """Opener for `open` that does not wait on a pipe without a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
+from hyperpq.datasets.file_source import open_file
 
 
 def is_of_the_system(error: Exception) -> bool:
@@ -32,7 +29,7 @@ def read_error(source: str | bytes | os.PathLike[str] | BinaryIO) -> Exception |
     """The system's error if a file cannot be read to its end; a decoder may have hidden it."""
     try:
         with (
-            open(source, "rb", opener=open_without_waiting)
+            open_file(source)
             if isinstance(source, str | bytes | os.PathLike)
             else nullcontext(source)
         ) as file:
@@ -57,7 +54,8 @@ def reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels for its decoder"
     if isinstance(error, OSError) and error.errno in errno.errorcode:
-        return f"cannot be read ({os.strerror(error.errno or 0).lower()})"
+        said = error.strerror or os.strerror(error.errno or 0)
+        return f"cannot be read ({said[:1].lower()}{said[1:]})"
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return "truncated"
     return "damaged"

@@ -87,7 +87,13 @@ class DeviceViews:
     def __init__(self, augmentation: Augmentation, size: int, seed: int) -> None:
         self.augmentation, self.size, self.seed = augmentation, size, seed
 
-    def __call__(self, pixels: Tensor, rows: NDArray[np.int64], number: int) -> Tensor:
+    def __call__(
+        self,
+        pixels: Tensor,
+        rows: NDArray[np.int64],
+        number: int,
+        sizes: NDArray[np.int32] | None = None,
+    ) -> Tensor:
         """Make one view of each image.
 
         Parameters
@@ -98,23 +104,36 @@ class DeviceViews:
             Rows of the images in their set; with the seed and the number they decide all choices.
         number : int
             Number of the view, not negative.
+        sizes : ndarray, shape (n, 2), int32, optional
+            Widths and heights before the images became squares; those of the squares unless given.
 
         Returns
         -------
         Tensor, shape (n, 3, size, size), float32
             Values from 0 to 255.
         """
-        return apply_choices(pixels, self.choices(rows, number, pixels.shape[1]), self.size)
+        chosen = self.choices(rows, number, pixels.shape[1], sizes)
+        return apply_choices(pixels, chosen, self.size)
 
-    def choices(self, rows: NDArray[np.int64], number: int, side: int) -> ViewChoices:
-        """The random choices for images of a side in pixels."""
+    def choices(
+        self,
+        rows: NDArray[np.int64],
+        number: int,
+        side: int,
+        sizes: NDArray[np.int32] | None = None,
+    ) -> ViewChoices:
+        """The random choices for images of a side in pixels.
+
+        ``sizes`` (n, 2) are widths and heights that the images had before they were squeezed into
+        squares: crops are chosen as of these, and squeezed, too.
+        """
         strength, u = self.augmentation, uniform(self.seed, rows, number, _NUMBERS)
         jitters = u[:, _JITTER] < strength.jitter_p
         changes = (u[:, _BRIGHTNESS : _HUE + 1] * 2 - 1) * strength.jitter * jitters[:, None]
         low, high = strength.blur_sigma
         sigma = (low + u[:, _SIGMA] * (high - low)) * self.size / _BLUR_SIDE
         return ViewChoices(
-            boxes=_crop_boxes(u, strength, side),
+            boxes=_crop_boxes(u, strength, side, sizes),
             flip=u[:, _FLIP] < strength.flip,
             grey=u[:, _TO_GREY] < strength.grey_p,
             brightness=(1 + changes[:, 0]).astype(np.float32),
@@ -146,24 +165,34 @@ def _mix(z: np.uint64 | NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(z ^ (z >> np.uint64(31)))
 
 
-def _crop_boxes(u: NDArray[np.float64], strength: Augmentation, side: int) -> NDArray[np.float32]:
-    """Crops (n, 4) of squares, as `augment.crop_box` chooses them."""
+def _crop_boxes(
+    u: NDArray[np.float64],
+    strength: Augmentation,
+    side: int,
+    sizes: NDArray[np.int32] | None = None,
+) -> NDArray[np.float32]:
+    """Crops (n, 4) of squares, as `augment.crop_box` chooses them of images of some sizes."""
+    whole = np.full((len(u), 2), side) if sizes is None else sizes
+    whole = whole.astype(np.float64)
+    across, up = whole.T
     low, high = (math.log(value) for value in strength.ratio)
-    area = side * side * (strength.scale[0] + u[:, :_PLACE:2] * np.diff(strength.scale)[0])
+    share = strength.scale[0] + u[:, :_PLACE:2] * np.diff(strength.scale)[0]
+    area = (across * up)[:, None] * share
     ratio = np.exp(low + u[:, 1:_PLACE:2] * (high - low))
     width, height = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = (width > 0) & (width <= side) & (height > 0) & (height <= side)
+    fits = (width > 0) & (width <= across[:, None]) & (height > 0) & (height <= up[:, None])
     first = fits.argmax(1)
     rows = np.arange(len(u))
     w, h = width[rows, first], height[rows, first]
     none = ~fits.any(1)
     # The largest central crop whose aspect ratio is allowed.
-    w[none] = min(side, max(1, round(side * strength.ratio[1])))
-    h[none] = min(side, max(1, round(side / strength.ratio[0])))
-    left = np.floor(u[:, _PLACE] * (side - w + 1))
-    top = np.floor(u[:, _PLACE + 1] * (side - h + 1))
-    left[none], top[none] = (side - w[none]) // 2, (side - h[none]) // 2
-    return np.stack([left, top, w, h], 1).astype(np.float32)
+    w[none] = np.minimum(across, np.rint(up * strength.ratio[1]).clip(1))[none]
+    h[none] = np.minimum(up, np.rint(across / strength.ratio[0]).clip(1))[none]
+    left = np.floor(u[:, _PLACE] * (across - w + 1))
+    top = np.floor(u[:, _PLACE + 1] * (up - h + 1))
+    left[none], top[none] = ((across - w) // 2)[none], ((up - h) // 2)[none]
+    boxes = np.stack([left, top, w, h], 1)
+    return np.asarray(boxes * np.tile(side / whole, 2), np.float32)
 
 
 def apply_choices(pixels: Tensor, choices: ViewChoices, size: int) -> Tensor:

@@ -13,14 +13,21 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from hyperpq.datasets.file_table import FileTable
 from hyperpq.datasets.ignore import IGNORE_FILE, IgnorePatterns, IgnoreRules
 from hyperpq.datasets.image_files import is_hidden, may_be_image, unread_format
 from hyperpq.datasets.listing import ImageFile, Listing, RootOptions
+from hyperpq.datasets.path_table import PathTable, SortedNames
+from hyperpq.datasets.remote_source import RemoteSource, check_remote
+from hyperpq.datasets.source_listing import images_in
+from hyperpq.datasets.tar_source import COMPRESSED, TarSource, is_shard_name
 from hyperpq.errors import DatasetError, InvalidInputError
+from hyperpq.utils.locations import absolute, is_remote
 
+# Files of which a listing of object storage tells at once.
+_TOLD = 1000
 # What the system answers where a file is gone; after any other error it may still be there.
 _GONE = frozenset((errno.ENOENT, errno.ENOTDIR))
-_MAX_SUFFIX = 12
 
 OnSkip = Callable[[bytes, str], None]
 
@@ -55,7 +62,7 @@ def list_images(
     if on_skip is not None:
         for path, reason in listing.skipped.items():
             on_skip(path, reason)
-    return listing.files
+    return [*listing.files]
 
 
 def scan_roots(
@@ -74,7 +81,8 @@ def scan_roots(
     Parameters
     ----------
     roots : sequence of paths
-        Folders, or single files, which are always listed.
+        Folders, tar shards, URLs of folders in object storage, or single files, which are always
+        listed.
     include_hidden, exclude
         See `RootOptions`.
     leave_out : sequence of paths
@@ -92,7 +100,8 @@ def scan_roots(
     -------
     Listing
         A file with a known image extension is always listed; any other file is listed if its
-        first bytes are those of an image. Broken links, unreadable folders, pipes, sockets and
+        first bytes are those of an image. The images in a tar file are listed below its path, see
+        `datasets.source_listing.images_in`. Broken links, unreadable folders, pipes, sockets and
         devices are skipped.
 
     Raises
@@ -101,14 +110,16 @@ def scan_roots(
         If a root is missing or unreadable, an ignore file is unreadable, or a root is on another
         device after it was listed, as when a disk is unmounted.
     InvalidInputError
-        If a pattern is not valid.
+        If a pattern is not valid, or a root is a URL of an unknown protocol.
+    MissingDependencyError
+        If a package is missing for a root that is a URL.
 
     Notes
     -----
     Links to files and folders are followed after all real folders have been listed. Each real file
     appears once, under its real name if that is below a root; loops of links are detected.
     """
-    paths = [os.path.abspath(os.fsencode(root)) for root in roots]
+    paths = [absolute(root) for root in roots]
     default = RootOptions(include_hidden, tuple(exclude))
     chosen = {path: (options or {}).get(path, default) for path in paths}
     patterns = {path: _patterns(chosen[path].exclude) for path in paths}
@@ -118,11 +129,24 @@ def scan_roots(
 
 def missing_root(path: bytes) -> DatasetError:
     """The error for a root that does not exist."""
+    if is_remote(path):
+        return DatasetError(
+            f"{os.fsdecode(path)} does not exist: there is no such bucket or object, and none is "
+            "below it; give an existing folder of images."
+        )
     return DatasetError(f"{os.fsdecode(path)} does not exist; give an existing folder of images.")
 
 
 def root_fault(path: bytes) -> str | None:
-    """Why a root cannot be listed, such as an error of its disk; None if it can, or is gone."""
+    """Why a root cannot be listed, such as an error of its disk; None if it can, or is gone.
+
+    Raises
+    ------
+    InvalidInputError, MissingDependencyError
+        If it is a URL that cannot be opened here.
+    """
+    if is_remote(path):
+        return _remote_fault(path)
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -133,6 +157,45 @@ def root_fault(path: bytes) -> str | None:
     if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
         return None
     return "is neither a file nor a folder"
+
+
+def _remote_fault(path: bytes) -> str | None:
+    check_remote(path)
+    try:
+        RemoteSource().is_folder(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None
+
+
+def examine(path: bytes, status: os.stat_result, found: Listing) -> bool:
+    """Whether a path is that of a file that may be an image; what else it is, is noted.
+
+    Parameters
+    ----------
+    path : bytes
+        The path.
+    status : stat_result
+        What the system says of it.
+    found : Listing
+        Gets what is skipped, and the numbers of other files.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        found.skipped[path] = "not a regular file"
+    elif may_be_image(path):
+        return True
+    elif kind := unread_format(path):
+        found.skipped[path] = f"images of the format {kind} are not read"
+    elif os.path.basename(path) != IGNORE_FILE:
+        found.count_other(path)
+    return False
 
 
 def _patterns(exclude: Sequence[str]) -> IgnorePatterns:
@@ -160,13 +223,16 @@ class _Run:
         self.with_hidden = with_hidden
         self.on_found = on_found
         self.allow_missing = allow_missing
-        self.found = Listing()
-        # Device and inode of files and folders, with the path where each was first seen.
-        self.seen: dict[tuple[int, int], bytes] = {}
-        self.links: list[tuple[bytes, bytes, IgnoreRules]] = []
+        self.files = FileTable()
+        self.found, self.n_shards = Listing(files=self.files), 0
+        # Paths in object storage, where one root is in another.
+        self.seen_remote: set[bytes] = set()
+        # Where each folder was first seen, by device and inode.
+        self.seen: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
+        self.links: PathTable[tuple[bytes, IgnoreRules]] = PathTable()
         self.is_left_out = is_left_out
         self.left_out = {_identity(status) for status in map(_status, leave_out) if status}
-        # Files and folders of other roots that a root has, too, by links.
+        # Folders of other roots that a root has, too, by links.
         self.shared: defaultdict[bytes, set[bytes]] = defaultdict(set)
 
     def scan(self, roots: Mapping[bytes, IgnorePatterns]) -> Listing:
@@ -174,22 +240,28 @@ class _Run:
 
         Each root has the patterns of what is left out.
         """
-        found, identities = self.found, {}
+        identities = {}
         # Parents before children, so that the rules of the outermost root apply.
         for path in sorted(roots):
+            if is_remote(path):
+                self._add_remote(path, IgnoreRules.of_root(path, roots[path]), [*roots])
+                continue
             status = self._root(path)
             if status is None:
                 continue
-            identities[path] = _identity(status)
+            device, inode = identities[path] = _identity(status)
             if stat.S_ISDIR(status.st_mode):
-                self._walk(path, path, status, IgnoreRules.of_root(path, roots[path]))
+                rules = IgnoreRules.of_root(path, roots[path])
+                self._walk(path, path, device, inode, rules)
             else:
-                self._add(path, path, status)
+                self._add_root(path, status, IgnoreRules.of_root(path, roots[path]))
         while self.links:
-            links, self.links = sorted(self.links, key=lambda link: link[0]), []
-            for path, root, rules in links:
-                self._follow(path, root, rules)
-        found.files.sort(key=lambda file: file.path)
+            links, self.links = self.links, PathTable()
+            for start, stop in links.in_order().tolist():
+                root, rules = links.tag(start)
+                for path in links.paths(start, stop):
+                    self._follow(path, root, rules)
+        with_others = self.files.finish()
         for path, (device, _) in identities.items():
             # The inode says less: some file systems number a file anew when it is looked up again.
             status = _status(path)
@@ -198,11 +270,12 @@ class _Run:
                     f"{os.fsdecode(path)} is another one than when its listing began, as after a "
                     "disk was unmounted; run the command again."
                 )
-        for root in sorted(roots):
-            other_name = self.seen.get(identities.get(root, (-1, -1)), root)
+        for root in sorted(roots.keys() - with_others):
+            device, inode = identities.get(root, (-1, -1))
+            other_name = self.seen[device].get(inode, root)
             if not any(map(self._has_images, (root, other_name, *self.shared[root]))):
-                found.empty.append(root)
-        return found
+                self.found.empty.append(root)
+        return self.found
 
     def _root(self, path: bytes) -> os.stat_result | None:
         """Status of a root; None if it does not exist and that is allowed."""
@@ -216,42 +289,51 @@ class _Run:
     def _has_images(self, root: bytes) -> bool:
         """Whether an image at or below ``root`` was listed."""
         for prefix in (root, _with_slash(root)):
-            at = bisect_left(self.found.files, prefix, key=lambda file: file.path)
-            paths = [file.path for file in self.found.files[at : at + 1]]
+            at = bisect_left(self.files, prefix, key=lambda file: file.path)
+            paths = [file.path for file in self.files[at : at + 1]]
             if any(path == root or path.startswith(_with_slash(root)) for path in paths):
                 return True
         return False
 
-    def _walk(self, root: bytes, start: bytes, status: os.stat_result, rules: IgnoreRules) -> None:
+    def _walk(self, root: bytes, start: bytes, device: int, inode: int, rules: IgnoreRules) -> None:
         """List a folder and all real folders below it; links are kept for later."""
-        waiting = [(start, status, rules)]
+        waiting = [(start, device, inode, rules)]
         while waiting:
-            folder, status, rules = waiting.pop()
-            if _identity(status) in self.left_out or not self._is_new(root, folder, status):
+            folder, device, inode, rules = waiting.pop()
+            if (device, inode) in self.left_out or not self._is_new(root, folder, device, inode):
                 continue
             if self.is_left_out is not None and folder != root and self.is_left_out(folder):
                 continue
-            entries, before = self._entries(folder), len(self.found.files)
-            if any(entry.name == IGNORE_FILE for entry in entries):
+            before = self.files.n_found
+            try:
+                names = SortedNames(folder, IGNORE_FILE)
+            except OSError as error:
+                self._skip(folder, error)
+                continue
+            if names.has_sought:
                 rules = rules.within(folder)
-            for entry in entries:
-                if root not in self.with_hidden and is_hidden(entry.name):
+            prefix = _with_slash(folder)
+            for name in names:
+                if root not in self.with_hidden and is_hidden(name):
                     continue
+                path = prefix + name
                 try:
-                    if entry.is_symlink():
-                        self.links.append((entry.path, root, rules))
-                        continue
-                    status = entry.stat(follow_symlinks=False)
+                    status = os.lstat(path)
                 except OSError as error:
-                    self._skip(entry.path, error)
+                    self._skip(path, error)
                     continue
-                if stat.S_ISDIR(status.st_mode):
-                    if not rules.ignore(entry.path, is_folder=True):
-                        waiting.append((entry.path, status, rules))
-                elif not rules.ignore(entry.path, is_folder=False):
-                    self._consider(root, entry.path, status)
+                if stat.S_ISLNK(status.st_mode):
+                    self.links.append(folder, name, (root, rules))
+                elif stat.S_ISDIR(status.st_mode):
+                    if not rules.ignore(path, is_folder=True):
+                        waiting.append((path, *_identity(status), rules))
+                elif not rules.ignore(path, is_folder=False):
+                    if _is_shard(path, status):
+                        self._add_shard(root, path, status, rules)
+                    else:
+                        self._consider(root, path, folder, name, status)
             if self.on_found is not None:
-                self.on_found(len(self.found.files) - before)
+                self.on_found(self.files.n_found - before)
 
     def _follow(self, path: bytes, root: bytes, rules: IgnoreRules) -> None:
         """List the target of a link."""
@@ -270,45 +352,89 @@ class _Run:
         if rules.ignore(path, is_folder):
             return
         if is_folder:
-            self._walk(root, path, status, rules)
+            self._walk(root, path, *_identity(status), rules)
+        elif _is_shard(path, status):
+            self._add_shard(root, path, status, rules)
         else:
-            self._consider(root, path, status)
+            self._consider(root, path, *os.path.split(path), status)
 
-    def _entries(self, folder: bytes) -> list[os.DirEntry[bytes]]:
-        """The entries of a folder, sorted by name; none, after a report, if it is unreadable."""
+    def _consider(
+        self, root: bytes, path: bytes, folder: bytes, name: bytes, status: os.stat_result
+    ) -> None:
+        """Add a file, by its path and by the two parts of that, if it may be an image."""
         try:
-            with os.scandir(folder) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            self._skip(folder, error)
-            return []
-
-    def _consider(self, root: bytes, path: bytes, status: os.stat_result) -> None:
-        """Add a file if it may be an image."""
-        if not stat.S_ISREG(status.st_mode):
-            self.found.skipped[path] = "not a regular file"
-            return
-        try:
-            is_listed = may_be_image(path)
+            if examine(path, status, self.found):
+                self.files.append(root, folder, name, status)
         except OSError as error:
             self._skip(path, error)
+
+    def _add_root(self, path: bytes, status: os.stat_result, rules: IgnoreRules) -> None:
+        """Add a file that was named, whatever it is."""
+        if path.lower().endswith(COMPRESSED):
+            raise DatasetError(
+                f"{os.fsdecode(path)} is compressed, so its images cannot be read one by one; "
+                "expected a tar file that is not; unpack it, or write it again without compression."
+            )
+        if _is_shard(path, status):
+            self._add_shard(path, path, status, rules)
+        else:
+            self.files.append(path, *os.path.split(path), status)
+
+    def _add_shard(
+        self, root: bytes, path: bytes, status: os.stat_result, rules: IgnoreRules
+    ) -> None:
+        """Add the images of a shard, which counts as a folder."""
+        if not self._is_new(root, path, *_identity(status)):
             return
-        if is_listed:
-            self._add(root, path, status)
-        elif kind := unread_format(path):
-            self.found.skipped[path] = f"images of the format {kind} are not read"
-        elif os.path.basename(path) != IGNORE_FILE:
-            ending = os.path.splitext(path)[1].lower()
-            ending = ending if len(ending) <= _MAX_SUFFIX else b""
-            self.found.other[ending.decode("utf-8", "backslashreplace")] += 1
+        self.n_shards += 1
+        hidden = root in self.with_hidden
+        try:
+            found = images_in(TarSource(path), path, self.found, rules, include_hidden=hidden)
+            for number, file in enumerate(sorted(found, key=lambda file: file.path)):
+                # Members of other shards, and files, have another device.
+                self.files.append_file(root, file, -self.n_shards, number)
+        except OSError as error:
+            self._skip(path, error)
 
-    def _add(self, root: bytes, path: bytes, status: os.stat_result) -> None:
-        if self._is_new(root, path, status):
-            self.found.files.append(ImageFile(path, status.st_size, status.st_mtime_ns))
+    def _add_remote(self, root: bytes, rules: IgnoreRules, roots: Sequence[bytes]) -> None:
+        """Add the images below a URL, or the one that is there."""
+        if fault := root_fault(root):
+            raise DatasetError(
+                f"{os.fsdecode(root)} {fault}; check its name, the credentials and the address of "
+                "the storage."
+            )
+        source = RemoteSource()
+        try:
+            if not source.is_folder(root):
+                files: Iterable[ImageFile] = [source.status(root)]
+            else:
+                hidden = root in self.with_hidden
+                files = images_in(source, root, self.found, rules, include_hidden=hidden)
+        except FileNotFoundError:
+            if not self.allow_missing:
+                raise missing_root(root) from None
+            return
+        except OSError as error:
+            self._skip(root, error)
+            return
+        self.n_shards += 1
+        has_roots = any(other != root and other.startswith(_with_slash(root)) for other in roots)
+        before = self.files.n_found
+        for number, file in enumerate(files):
+            if file.path in self.seen_remote:
+                continue
+            if has_roots:
+                self.seen_remote.add(file.path)
+            self.files.append_file(root, file, -self.n_shards, number)
+            if self.on_found is not None and self.files.n_found - before == _TOLD:
+                self.on_found(_TOLD)
+                before = self.files.n_found
+        if self.on_found is not None:
+            self.on_found(self.files.n_found - before)
 
-    def _is_new(self, root: bytes, path: bytes, status: os.stat_result) -> bool:
-        """Record a file or folder; False if it was recorded before."""
-        first = self.seen.setdefault(_identity(status), path)
+    def _is_new(self, root: bytes, path: bytes, device: int, inode: int) -> bool:
+        """Record a folder; False if it was recorded before."""
+        first = self.seen[device].setdefault(inode, path)
         if first is path:
             return True
         if path != root and not first.startswith(_with_slash(root)) and first != root:
@@ -331,6 +457,10 @@ def _status(path: str | bytes | Path) -> os.stat_result | None:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _is_shard(path: bytes, status: os.stat_result) -> bool:
+    return is_shard_name(path) and stat.S_ISREG(status.st_mode)
 
 
 def _with_slash(folder: bytes) -> bytes:

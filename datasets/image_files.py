@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from hyperpq.datasets.decode import RAW_EXTENSIONS, SNIFF_BYTES, sniff
+from hyperpq.datasets.file_source import open_file
+from hyperpq.errors import ImageError
 
 IMAGE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
     b".jpg .jpeg .jpe .jfif .png .apng .webp .gif .bmp .dib .tif .tiff .heic .heif .hif "
@@ -34,12 +36,11 @@ def may_be_image(path: bytes) -> bool:
     """
     if _ending(path) in IMAGE_EXTENSIONS:
         return True
-    # A pipe that has taken the place of the file would be waited for.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        return sniff(os.read(descriptor, SNIFF_BYTES)) is not None
-    finally:
-        os.close(descriptor)
+        with open_file(path) as file:
+            return sniff(file.read(SNIFF_BYTES)) is not None
+    except ImageError:
+        return False  # a pipe has taken the place of the file
 
 
 def unread_format(path: bytes) -> str | None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+_MAX_SUFFIX = 12
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """A file that may be an image.
 
     Parameters
     ----------
     path : bytes
-        Absolute, with symbolic links left as they are.
+        Absolute, with symbolic links left as they are; that of a member of a shard is below that
+        of the shard.
     size : int
         Bytes.
     mtime_ns : int
@@ -31,8 +36,8 @@ class Listing:
 
     Attributes
     ----------
-    files : list of ImageFile
-        Files that may be images, sorted by path.
+    files : sequence of ImageFile
+        Files that may be images, sorted by path; made one by one as they are asked for.
     skipped : dict of bytes to str
         Path and reason of each entry that could not be examined, and of each image of a format that
         is not read, by the ending of its name.
@@ -47,11 +52,17 @@ class Listing:
         without one, or with a long one, are counted for ``""``.
     """
 
-    files: list[ImageFile] = field(default_factory=list)
+    files: Sequence[ImageFile] = ()
     skipped: dict[bytes, str] = field(default_factory=dict)
     unknown: set[bytes] = field(default_factory=set)
     empty: list[bytes] = field(default_factory=list)
     other: Counter[str] = field(default_factory=Counter)
+
+    def count_other(self, path: bytes) -> None:
+        """Count a file that is no image."""
+        ending = os.path.splitext(path)[1].lower()
+        ending = ending if len(ending) <= _MAX_SUFFIX else b""
+        self.other[ending.decode("utf-8", "backslashreplace")] += 1
 
 
 @dataclass(frozen=True)

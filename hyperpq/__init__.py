@@ -6,8 +6,7 @@ The public names are those of ``__init__.pyi``. Each is imported when it is firs
 
 from __future__ import annotations
 
-import lazy_loader
-
 from hyperpq._version import __version__ as __version__
+from hyperpq.utils.imports import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

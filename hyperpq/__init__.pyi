@@ -24,6 +24,7 @@ from .images import build_index as build_index
 from .images import finetune_index as finetune_index
 from .images import update_index as update_index
 from .index import HiHPQIndex as HiHPQIndex
+from .index import HiHPQIVFIndex as HiHPQIVFIndex
 from .index import deserialize_index as deserialize_index
 from .index import index_factory as index_factory
 from .index import read_index as read_index

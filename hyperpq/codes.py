@@ -17,6 +17,7 @@ BLOCK_ROWS = 64
 """Rows that are scanned together; a tile has whole blocks, the last one filled up with zeros."""
 TILE_ROWS = 4096
 """Rows of a tile; the last tile of an array may have fewer."""
+_LINE = 64  # bytes of a cache line
 
 
 def check_sizes(M: int, D: int, nbits: int, least: int = 1) -> None:
@@ -82,6 +83,17 @@ def tiled_size(n: int, code_size: int) -> int:
     return -(-n // BLOCK_ROWS) * BLOCK_ROWS * code_size
 
 
+def _aligned_zeros(size: int) -> NDArray[np.uint8]:
+    """Bytes that begin at a cache line, as those of shards do.
+
+    NumPy's own begin 16 bytes after one, so that each register of 64 bytes is loaded from two; one
+    query over a million codes of 8 bytes took 1.12 to 1.24 times as long.
+    """
+    raw = np.zeros(size + _LINE - 1, np.uint8)
+    start = -raw.ctypes.data % _LINE
+    return raw[start : start + size]
+
+
 class TiledCodes:
     """Rows of codes as the scan reads them and shards hold them.
 
@@ -106,7 +118,7 @@ class TiledCodes:
     def from_rows(cls, rows: NDArray[np.uint8]) -> TiledCodes:
         """Rows of bytes (n, code_size) in tiles."""
         n, size = rows.shape
-        out = cls(np.zeros(tiled_size(n, size), np.uint8), n, size)
+        out = cls(_aligned_zeros(tiled_size(n, size)), n, size)
         for start, tile in out._tiles(0, n):
             some = rows[start : start + TILE_ROWS]
             tile[:, : len(some)] = some.T
@@ -178,8 +190,12 @@ class CodeSegment(NamedTuple):
         The ids of its rows; 0 to n - 1 if None.
     bits : ndarray, shape (ceil(n / 64),), uint64, or None
         Which rows are searched, see `row_bits`; all of them if None.
+    starts : ndarray, shape (nlist + 1,), int64, or None
+        Of rows that are grouped by cell: those of cell c are rows ``starts[c]`` to
+        ``starts[c + 1]``.
     """
 
     codes: TiledCodes
     ids: NDArray[np.int64] | None = None
     bits: NDArray[np.uint64] | None = None
+    starts: NDArray[np.int64] | None = None

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from hyperpq._version import __version__
+from hyperpq.datasets.tar_source import is_shard_name
 from hyperpq.errors import IndexNotFoundError
+from hyperpq.utils.locations import is_remote
 
 if TYPE_CHECKING:
     from hyperpq.index.hihpq_index import HiHPQIndex
@@ -66,8 +68,8 @@ def describe_environment() -> dict[str, Section]:
         "hyperpq": {
             "version": __version__,
             "python": platform.python_version(),
-            "torch": _version("torch"),
-            "faiss": _version("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", extra="cpu"),
+            "torch": _version("torch", extra="train"),
+            "faiss": _version("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", extra="train"),
             "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
         },
         "machine": {
@@ -98,11 +100,12 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
 
     path = Path(index_path)
     index = HiHPQIndex.load(path, device="cpu")
-    codec, collection = index.codec, index.collection
+    collection = index.collection
+    codec = collection.held
     assert codec is not None  # a loaded index is trained
     images = ImageMetadata.from_index(index.metadata)
     deleted = collection.n_deleted
-    curvatures = [f"{float(c):.3f}" for c in codec.quantizer.curvatures.detach()]
+    curvatures = [f"{float(c):.3f}" for c in codec.curvatures]
     noun = "vectors" if images is None else "images"
     out: Section = {
         "path": str(path),
@@ -115,6 +118,7 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
         "code": f"{index.M} x {index.nbits} bits, {index.code_size} bytes",
         "feature width": index.d,
         "kept features": _kept(index),
+        **_cells(index),
         "objective": index.objective,
         **describe_training(index.view(), noun),
         "metric": index.metric,
@@ -126,9 +130,11 @@ def describe_index(index_path: str | os.PathLike[str]) -> Section:
         single = _single_images(roots, index)
         for number, root in enumerate(roots, 1):
             kind = "image" if root.path in single else "folder"
+            kind = "shard" if is_shard_name(root.path) and kind == "image" else kind
             out[f"{kind} {number}"] = _described(root, kind)
         preprocessing = images.backbone.get("preprocessing", {})
         out["backbone"] = images.backbone["name"]
+        out["precision"] = images.backbone.get("dtype")
         out["weights"] = images.backbone.get("weights_hash")
         tuned = index.view().rows.tuned
         if tuned is not None:
@@ -144,6 +150,31 @@ def _kept(index: HiHPQIndex) -> str:
     if codec is None:
         return "none"
     return f"{codec.kind}, {codec.size:,} bytes each, {index.stats().feature_bytes:,} bytes in all"
+
+
+def _cells(index: HiHPQIndex) -> Section:
+    """The cells of an index, how even they are, and the recall of searches of some of them."""
+    from hyperpq.index.cell_stats import CellStats
+
+    if not index.nlist:
+        return {"cells": "none"}
+    rows = index.view().rows
+    stats = CellStats.of(rows.segments, index.nlist)
+    even = stats.n / index.nlist
+    out: Section = {
+        "cells": f"{index.nlist:,} with {even:,.1f} rows in the mean, imbalance "
+        f"{stats.imbalance:.2f}"
+    }
+    if stats.is_outgrown:
+        out["cells"] = f"{out['cells']}; outgrown, make new ones with hyperpq compact --cells auto"
+    curve = rows.recall_curve
+    if curve is None or not curve.holds_for(rows):
+        out["recall"] = "not measured of these rows; hyperpq compact does it"
+        return out
+    counts = ((recall, curve.nprobe_of(recall)) for recall in (0.9, 0.95, 0.99))
+    shown = ", ".join(f"{recall} with {count or 'all'}" for recall, count in counts)
+    out["recall"] = f"{shown} cells, measured with {curve.n:,} rows"
+    return out
 
 
 def _single_images(roots: Iterable[Root], index: HiHPQIndex) -> set[bytes]:
@@ -164,7 +195,9 @@ def _single_images(roots: Iterable[Root], index: HiHPQIndex) -> set[bytes]:
 
 def _described(root: Root, kind: str) -> str:
     """A folder that an index records, with how it is listed."""
-    if os.path.lexists(root.path):
+    if is_remote(root.path):
+        notes = [""]
+    elif os.path.lexists(root.path):
         notes = ["a file now" if kind == "folder" and os.path.isfile(root.path) else ""]
     else:
         notes = ["not there"]

@@ -52,6 +52,24 @@ class DatasetError(HyperPQError):
     """A data set is not where it should be or does not have the layout that it should have."""
 
 
+class ClusterError(HyperPQError):
+    """A Ray cluster cannot be reached, is too small, or its processes end again and again."""
+
+
+class ServerError(HyperPQError):
+    """A server of hyperpq does not answer, is busy, or refuses what it is asked.
+
+    Attributes
+    ----------
+    status : int or None
+        Status of its answer; None if there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class StoreError(HyperPQError, OSError):
     """An index directory cannot be read or written.
 

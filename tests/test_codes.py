@@ -27,6 +27,7 @@ def test_tiles_go_back_whole_and_in_part(n, size, seed, data):
     rows = np.random.default_rng(seed).integers(0, 256, (n, size)).astype(np.uint8)
     tiled = TiledCodes.from_rows(rows)
     assert tiled.data.shape == (tiled_size(n, size),)
+    assert n == 0 or tiled.data.ctypes.data % 64 == 0
     assert len(tiled) == n
     np.testing.assert_array_equal(tiled.rows(), rows)
     start, stop = data.draw(st.integers(0, n)), data.draw(st.integers(0, n + 9))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -11,6 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +65,61 @@ def environment(wheel, tmp_path_factory):
     return place / "bin"
 
 
+def required_by(name, seen):
+    """Names of the distributions that one requires without any extra, itself among them."""
+    if name not in seen:
+        seen.add(name)
+        for line in importlib.metadata.requires(name) or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                required_by(canonicalize_name(requirement.name), seen)
+    return seen
+
+
+@pytest.fixture(scope="module")
+def slim(wheel, tmp_path_factory):
+    """A new environment with the wheel and what it requires, and nothing for learning."""
+    place = tmp_path_factory.mktemp("slim")
+    run(sys.executable, "-m", "venv", "--without-pip", place)
+    python = place / "bin/python"
+    own = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
+    options = ("install", "--no-deps", "--no-index", wheel)
+    run(sys.executable, "-m", "pip", "--python", python, *options)
+    (metadata,) = own.glob("hyperpq-*.dist-info/METADATA")
+    lines = re.findall("^Requires-Dist: (.*)$", metadata.read_text(), re.M)
+    names = set()
+    for requirement in map(Requirement, lines):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            required_by(canonicalize_name(requirement.name), names)
+    for name in names:
+        found = importlib.metadata.distribution(name)
+        # Folders and modules at the top, and libraries such as numpy.libs beside them.
+        for top in {path.parts[0] for path in found.files if path.parts[0] not in ("..", "bin")}:
+            if top != "__pycache__" and not (own / top).exists():
+                (own / top).symlink_to(found.locate_file(top))
+    return place / "bin"
+
+
+def test_without_extras_an_index_is_searched_and_changed(environment, slim, tmp_path):
+    """With nothing installed but what the wheel requires."""
+    run(environment / "hyperpq", "draw", "photos", "-n", "12", "--size", "48", cwd=tmp_path)
+    run(environment / "hyperpq", "build", "photos", "--epochs", "1", cwd=tmp_path)
+    script = "import torch"
+    assert subprocess.run([slim / "python", "-c", script], cwd=tmp_path).returncode == 1
+    photo = next((tmp_path / "photos").rglob("*.jpg"))
+    env = {**os.environ, "HYPERPQ_CACHE": str(tmp_path / "cache")}
+    query = ("query", photo, "-k", "1", "--format", "paths")
+    assert run(slim / "hyperpq", *query, cwd=tmp_path, env=env) == f"{photo}\n"
+    shutil.copyfile(photo, tmp_path / "photos/another.jpg")
+    updated = run(slim / "hyperpq", "update", "--no-relearn", cwd=tmp_path, env=env)
+    assert re.search("^added +1$", updated, re.M)
+    assert "pip install 'hyperpq[train]'" in run(slim / "hyperpq", "info", cwd=tmp_path, env=env)
+    build = [slim / "hyperpq", "build", "photos", "--index", "new"]
+    done = subprocess.run(build, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith("install it with `pip install 'hyperpq[train]'`.\n")
+
+
 def test_the_wheel_holds_one_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
@@ -72,7 +131,8 @@ def test_the_wheel_holds_one_package(wheel):
         assert str(stub.relative_to(ROOT)) in names
     assert "hyperpq/py.typed" in names
     assert any(name.endswith("/LICENSE") for name in names)
-    assert any(name.startswith("hyperpq/scan/_native.") for name in names if name.endswith(".so"))
+    for compiled in ("hyperpq/scan/_native.", "hyperpq/utils/_native."):
+        assert any(name.startswith(compiled) for name in names if name.endswith(".so"))
     for package in (ROOT / "hyperpq").rglob("__init__.py"):
         assert str(package.relative_to(ROOT)) in names
 

@@ -13,6 +13,7 @@ import xxhash
 
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, InvalidInputError
+from hyperpq.utils.imports import need_torch
 
 if TYPE_CHECKING:
     import torch
@@ -27,9 +28,11 @@ EfficientNet-Lite0 on 2 cores has the same rate from 8 to 64 within the noise; 3
 activations small.
 """
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
 """Type of numbers that a network multiplies and convolves in."""
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16", "int8")
+PrecisionChoice = Precision | Literal["auto"]
+"""The same, or the one that `choose_precision` finds to be faster."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -72,9 +75,9 @@ class Backbone(abc.ABC):
         None if the network cannot be fine-tuned.
     trainable_prefix : str
         Begin of the names of the tensors of that module that fine-tuning may change.
-    precision : {"float32", "bfloat16", "float16"}
-        Type of numbers of the network on a GPU. An index records it. On a CPU every network
-        computes in float32; see `load_backbone` for what that changes.
+    precision : {"float32", "bfloat16", "float16", "int8"}
+        Type of numbers of the network, which an index records. The shorter floating-point types are
+        those of a GPU; see `load_backbone` for what a CPU computes.
     batch_size : int
         Images that the network encodes at once.
     batches_in_flight : int
@@ -203,7 +206,10 @@ class Backbone(abc.ABC):
         ------
         BackboneError
             If the backbone is an ONNX or a TorchScript file.
+        MissingDependencyError
+            If PyTorch is not installed.
         """
+        need_torch("networks that are fine-tuned")
         from hyperpq.backbones.trainable import TrainableNetwork
 
         return TrainableNetwork(self, device)

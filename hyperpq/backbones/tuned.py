@@ -171,19 +171,37 @@ class TunedWeights:
         out = dict(state)
         for name, change in self.changes.items():
             found = out.get(name)
-            if found is None or not found.is_floating_point():
-                raise BackboneError(
-                    f"{self._where} change {name!r}, which the network does not have; expected "
-                    "names of its tensors; use the weights with the network that they belong to."
-                )
-            if tuple(found.shape) != change.shape:
-                raise BackboneError(
-                    f"{self._where}: {name} has shape {change.shape}; expected "
-                    f"{tuple(found.shape)}; use the weights with the network that they belong to."
-                )
+            floating = found is not None and found.is_floating_point()
+            self._check_fits(name, None if found is None else tuple(found.shape), floating=floating)
+            assert found is not None
             added = torch.from_numpy(change.astype(np.float32)).to(found.device)
             out[name] = (found.float() + added).to(found.dtype)
         return out
+
+    def apply_to_arrays(self, state: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """As `apply`, with NumPy arrays in place of tensors, and the same values."""
+        out = dict(state)
+        for name, change in self.changes.items():
+            found = out.get(name)
+            floating = found is not None and found.dtype.kind == "f"
+            self._check_fits(name, None if found is None else found.shape, floating=floating)
+            assert found is not None
+            added = found.astype(np.float32) + change.astype(np.float32)
+            out[name] = added.astype(found.dtype)
+        return out
+
+    def _check_fits(self, name: str, shape: tuple[int, ...] | None, *, floating: bool) -> None:
+        """Raise `BackboneError` unless the network has such a tensor."""
+        if shape is None or not floating:
+            raise BackboneError(
+                f"{self._where} change {name!r}, which the network does not have; expected "
+                "names of its tensors; use the weights with the network that they belong to."
+            )
+        if shape != self.changes[name].shape:
+            raise BackboneError(
+                f"{self._where}: {name} has shape {self.changes[name].shape}; expected {shape}; "
+                "use the weights with the network that they belong to."
+            )
 
     def check_belongs(self, backbone: str, base_hash: str) -> None:
         """Raise `BackboneError` unless these are changes of that network."""

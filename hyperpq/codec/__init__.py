@@ -6,6 +6,6 @@ frozen `CodecConfig`, `AdditiveConfig` or `PQConfig` holds the settings of each,
 they all are. `hyperpq.codec.serialization` reads and writes them.
 """
 
-import lazy_loader
+from hyperpq.utils.imports import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

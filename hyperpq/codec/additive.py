@@ -11,7 +11,8 @@ from typing_extensions import Self, override
 
 from hyperpq.codec.config import AdditiveConfig
 from hyperpq.codec.freezing import unit_of
-from hyperpq.codec.learned import HeadCodec, Product, evenly
+from hyperpq.codec.learned import HeadCodec, Product
+from hyperpq.codec.sample import evenly
 from hyperpq.errors import InvalidInputError
 from hyperpq.quantizers.additive import AdditiveQuantizer
 from hyperpq.quantizers.fit_additive import fit_additive

@@ -14,7 +14,8 @@ from hyperpq.codec.additive import AdditiveCodec
 from hyperpq.codec.config import BALANCED, BalancedConfig, balanced_parts
 from hyperpq.codec.feature_space import FeatureSpace
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.codec.learned import HeadCodec, LearnedCodec, evenly
+from hyperpq.codec.learned import HeadCodec, LearnedCodec
+from hyperpq.codec.sample import evenly
 from hyperpq.geometry.registry import METRICS
 
 # Rows of the sample whose distances to so many others show how far distances deviate.

@@ -12,10 +12,16 @@ from numpy.typing import NDArray
 
 from hyperpq.codec.feature_codec import FeatureCodec
 from hyperpq.codec.feature_products import FeatureForm, Pairs, fixed_point, products
+from hyperpq.errors import InvalidInputError
+from hyperpq.utils.exact_products import squared_lengths
 from hyperpq.utils.forks import blas
 
 SpaceMetric = Literal["cosine", "l2", "ip"]
 """How features are compared, see `FeatureSpace`."""
+
+
+# Share of its largest length below which a sum of directions is no direction.
+_LEAST_LENGTH = 1e-3
 
 
 class Directions(NamedTuple):
@@ -140,10 +146,59 @@ class FeatureSpace:
         out: NDArray[np.float64] = np.maximum(squares[:, None] + squares - 2 * dot, 0)
         return out
 
+    def combined(self, x: NDArray[np.float32], weights: NDArray[np.float64]) -> NDArray[np.float32]:
+        """One feature that stands for several: their mean as this space compares features.
+
+        Parameters
+        ----------
+        x : ndarray, shape (n, d), float32
+            Features.
+        weights : ndarray, shape (n,), float64
+            Their weights; those below 0 lead away from a feature. One at least is above 0.
+
+        Returns
+        -------
+        ndarray, shape (d,), float32
+            In the metric ``cosine`` a feature whose direction is that of the weighted sum of the
+            directions, and whose length, after the normalization, is the mean of theirs. In the
+            others the weighted sum divided by the sum of the weights above 0.
+
+        Raises
+        ------
+        InvalidInputError
+            If nothing is left of the directions.
+        """
+        values = self._form.values(x).astype(np.float64)
+        lengths = np.sqrt(squared_lengths(values))
+        if self.metric != "cosine":
+            total = weighted_sum(values, weights) / weights[weights > 0].sum()
+            return total.astype(np.float32)
+        total = weighted_sum(values / np.maximum(lengths, 1e-300)[:, None], weights)
+        length = np.sqrt(squared_lengths(total))
+        if length < _LEAST_LENGTH * np.abs(weights).sum():
+            raise InvalidInputError(
+                "the images of a query cancel each other out; expected other weights, or one image "
+                "without another that is like it and has a negative weight."
+            )
+        shares = np.abs(weights) / np.abs(weights).sum()
+        total *= weighted_sum(lengths[:, None], shares)[0] / length
+        if self.mean is not None:
+            total += self.mean
+        out = np.copysign(total * total, total) if self.root else total
+        return out.astype(np.float32)
+
     def directions(self, x: NDArray[np.float32]) -> Directions:
         """Directions of features (n, d) in the metric ``cosine``."""
         rows, _ = fixed_point(self._form.values(x))
         return Directions(rows, np.sqrt(np.einsum("ij,ij->i", rows, rows)))
+
+
+def weighted_sum(x: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum (d,) of rows (n, d) times weights (n,), one after another, as no batch may show."""
+    total = np.zeros(x.shape[1])
+    for row, weight in zip(x, weights, strict=True):
+        total += weight * row
+    return total
 
 
 def _chords(dot: NDArray[np.float64], lengths: NDArray[np.float64]) -> NDArray[np.float64]:

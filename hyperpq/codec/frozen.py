@@ -110,7 +110,7 @@ class FrozenCodec:
             with blas:
                 v = self._vectors(features[rows])
                 tables = self.codebooks.tables(self.codebooks.points(v))
-            out[rows] = self._in_units(tables)
+            self._write_in_units(tables, out[rows])
         return out
 
     def code_tables(self, codes: ArrayLike) -> NDArray[np.float32]:
@@ -121,7 +121,7 @@ class FrozenCodec:
             points = self.codebooks.code_points(self._unpacked(packed[rows]))
             with blas:
                 tables = self.codebooks.tables(points)
-            out[rows] = self._in_units(tables)
+            self._write_in_units(tables, out[rows])
         return out
 
     def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
@@ -154,10 +154,11 @@ class FrozenCodec:
     def _empty_tables(self, n: int) -> NDArray[np.float32]:
         return np.empty((n, self.codebooks.M, 1 << self.codebooks.nbits), np.float32)
 
-    def _in_units(self, tables: Float64s) -> NDArray[np.float32]:
+    def _write_in_units(self, tables: Float64s, out: NDArray[np.float32]) -> None:
         with np.errstate(over="ignore"):  # The caller finds what is too large.
-            narrow = tables.astype(np.float32)
-            return narrow if self.unit == 1 else narrow * np.float32(self.unit)
+            out[...] = tables
+            if self.unit != 1:
+                out *= np.float32(self.unit)
 
     def _unpacked(self, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return unpack(codes, self.codebooks.M, self.codebooks.nbits)

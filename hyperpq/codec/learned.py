@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from hyperpq.codec.base import Codec
 from hyperpq.codec.config import INNER
 from hyperpq.codec.feature_space import FeatureSpace
 from hyperpq.codec.freezing import space_of
+from hyperpq.codec.sample import evenly
 from hyperpq.codes import MAX_CODES
 from hyperpq.errors import InvalidInputError
 from hyperpq.utils.exact_matmul import RoundedFactor
@@ -25,21 +26,11 @@ from hyperpq.utils.validation import as_choice, as_count, as_features
 if TYPE_CHECKING:
     from hyperpq.codec.config import AdditiveConfig, CodecConfig
 
-Rows = TypeVar("Rows", Tensor, NDArray[np.float32], NDArray[np.int64])
-
 # Product of rows (n, k) with a matrix of the head, which is given by its name.
 Product = Callable[[Tensor, str], Tensor]
 
 # Features that are mapped at once.
 _BATCH = 512
-
-SAMPLE_SIZE = 8192
-"""Vectors that a codec keeps at most to fit codebooks of other lengths: 4 MB at 256 coordinates."""
-
-
-def evenly(rows: Rows, most: int = SAMPLE_SIZE) -> Rows:
-    """Take at most ``most`` of rows (n, ...), evenly."""
-    return rows[:: -(-len(rows) // most) or 1]
 
 
 class LearnedCodec(Codec):

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hyperpq.codec.learned import SAMPLE_SIZE, evenly
+from hyperpq.codec.sample import SAMPLE_SIZE, evenly
 from hyperpq.codec.smoothing import fit_centroids
 from hyperpq.codec.subspaces import (
     split_coordinates,

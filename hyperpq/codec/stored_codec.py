@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hyperpq.codec.config import (
     BALANCED,
     INNER,
@@ -33,7 +36,7 @@ from hyperpq.codec.stored_weights import (
 )
 from hyperpq.codes import code_size
 from hyperpq.errors import CorruptIndexError, FormatVersionError
-from hyperpq.geometry.registry import GEOMETRIES
+from hyperpq.geometry.registry import CURVATURE_SIGNS, GEOMETRIES
 from hyperpq.quantizers.flat_metrics import FIDELITY_METRICS, FidelityMetric
 
 SETTINGS_FILE = "codec.json"
@@ -114,6 +117,16 @@ class StoredCodec:
                 f"{WEIGHTS_FILE} is not a safetensors file: {_reason(error)}."
             ) from error
         return settings.with_weights(state)
+
+    @property
+    def curvatures(self) -> NDArray[np.float32]:
+        """Curvatures of the subspaces, with their signs; none where codebooks are flat."""
+        if isinstance(self.config, BalancedConfig):
+            return self.parts[PARTS[0]].curvatures
+        if not isinstance(self.config, CodecConfig):
+            return np.empty(0, np.float32)
+        log_c: NDArray[np.float32] = self.weights["quantizer.log_c"]
+        return np.float32(CURVATURE_SIGNS[self.config.geometry]) * np.exp(log_c)
 
     @property
     def d(self) -> int:

@@ -32,7 +32,13 @@ STORED_RECIPE_NAMES = {
 """Fields of a recipe whose names in codec.json are other ones."""
 _STORED_NORMALIZATIONS: dict[Normalization, str] = {"power": "root", "unit": "unit", "none": "none"}
 # Fields that are younger than the format: they are written only if they have another value.
-YOUNGER = {"geometry": "lorentz", "straight_through": False, "rotation": 0, "balance": 0.25}
+YOUNGER = {
+    "geometry": "lorentz",
+    "straight_through": False,
+    "rotation": 0,
+    "balance": 0.25,
+    "transferred_views": 0,
+}
 
 
 def stored_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:

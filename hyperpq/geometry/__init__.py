@@ -5,6 +5,6 @@ and know nothing else about it. `get_geometry` finds it by its name, one of `GEO
 are the ways in which the distances of subspaces add up. CONTRIBUTING.md says how to add a geometry.
 """
 
-import lazy_loader
+from hyperpq.utils.imports import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -10,14 +10,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from hyperpq.geometry.base import CHORD_FLOOR, Geometry
-from hyperpq.geometry.registry import Metric
+from hyperpq.geometry.registry import CURVATURE_SIGNS, Metric
 
 
 class Euclidean(Geometry):
     """Euclidean space: points are tangent vectors, and a chord is the distance."""
 
     name: ClassVar[str] = "euclidean"
-    sign: ClassVar[Literal[-1, 0, 1]] = 0
+    sign: ClassVar[Literal[-1, 0, 1]] = CURVATURE_SIGNS["euclidean"]
     max_radius: ClassVar[float] = math.inf
 
     @override

@@ -17,7 +17,7 @@ from typing_extensions import override
 from hyperpq.geometry import lorentz_chord, pairwise
 from hyperpq.geometry.base import Geometry
 from hyperpq.geometry.lorentz_chord import time_part
-from hyperpq.geometry.registry import Metric
+from hyperpq.geometry.registry import CURVATURE_SIGNS, Metric
 
 
 class Lorentz(Geometry):
@@ -27,7 +27,7 @@ class Lorentz(Geometry):
     """
 
     name: ClassVar[str] = "lorentz"
-    sign: ClassVar[Literal[-1, 0, 1]] = -1
+    sign: ClassVar[Literal[-1, 0, 1]] = CURVATURE_SIGNS["lorentz"]
     max_radius: ClassVar[float] = 5.0
     chord_is_inner_product: ClassVar[bool] = True
 

@@ -1,12 +1,15 @@
 """Hyperbolic distances of all pairs of points in a product space, as a contrastive loss needs them.
 
-Training spends most of its time here. One block of pairs at a time is computed in all subspaces, so
-that the values between the matrix product and the sum stay in the cache of a core. The backward
-pass computes these values again instead of keeping them, and the gradients are closed forms.
+Training spends most of its time here. One block of pairs at a time is computed, so that the values
+between the matrix product and the sum stay in the cache of a core. The backward pass computes these
+values again instead of keeping them, and the gradients are closed forms. Blocks of the forward pass
+and subspaces of the backward pass are independent of each other, so several cores take them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor
 from hyperpq.geometry.base import CHORD_FLOOR
 from hyperpq.geometry.lorentz_chord import Context, time_part
 from hyperpq.geometry.registry import Metric
+from hyperpq.utils.side_by_side import side_by_side
 
 # Pairs of one subspace in a block on a CPU: 256 KB of float32.
 _BLOCK_PAIRS = 1 << 16
@@ -60,6 +64,15 @@ def _blocks(n: int, m: int, device: torch.device) -> list[slice]:
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
+def _run(parts: Sequence[Callable[[], None]], pairs: Tensor) -> None:
+    """Call functions of parts of all pairs (n, m), on several cores if it is worth it."""
+    if pairs.device.type == "cpu" and pairs.numel() >= 2 * _BLOCK_PAIRS:
+        side_by_side(parts)
+    else:
+        for part in parts:
+            part()
+
+
 def _half_sinh(left: Tensor, right: Tensor, c: float) -> Tensor:
     """``z^2 = c q^2 / 4`` of rows (r, D + 1) and negated columns (D + 1, m) times c / 2."""
     return (left @ right).sub_(0.5).clamp_min_(c / 4 * CHORD_FLOOR)
@@ -78,18 +91,23 @@ class _PairwiseDistances(torch.autograd.Function):
     def forward(ctx: _MetricContext, x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tensor:
         left, right = _with_time(x, c), _negated(_with_time(y, c)).transpose(1, 2)
         right = right * (c / 2)[:, None, None]
-        out = x.new_zeros(len(x), len(y))
-        for rows in _blocks(len(x), len(y), out.device):
-            for m, curvature in enumerate(c.tolist()):
+        out, curvatures = x.new_zeros(len(x), len(y)), c.tolist()
+
+        def add(rows: slice) -> None:
+            block = out[rows]
+            for m, curvature in enumerate(curvatures):
                 z2 = _half_sinh(left[m, rows], right[m], curvature)
                 if metric == "chord":
-                    out[rows].add_(z2, alpha=4 / curvature)
+                    block.add_(z2, alpha=4 / curvature)
                     continue
                 a = (z2 + 1).sqrt_().add_(z2.sqrt_()).log_()
                 if metric == "l1":
-                    out[rows].add_(a, alpha=2 / curvature**0.5)
+                    block.add_(a, alpha=2 / curvature**0.5)
                 else:
-                    out[rows].add_(a.square_(), alpha=4 / curvature)
+                    block.add_(a.square_(), alpha=4 / curvature)
+
+        blocks = _blocks(len(x), len(y), out.device)
+        _run([partial(add, rows) for rows in blocks], out)
         ctx.save_for_backward(x, y, c)
         ctx.metric = metric
         return out
@@ -104,9 +122,11 @@ class _PairwiseDistances(torch.autograd.Function):
         # Slopes by z^2 times the other's coordinates, summed over the pairs; time is last.
         sums, back = torch.zeros_like(one), torch.zeros_like(other)
         dc = torch.zeros_like(c)
-        for rows in _blocks(len(x), len(y), g.device):
-            outer = g[rows].contiguous()
-            for m, curvature in enumerate(c.tolist()):
+        blocks = _blocks(len(x), len(y), g.device)
+        outers = [g[rows].contiguous() for rows in blocks]
+
+        def add(m: int, curvature: float) -> None:
+            for rows, outer in zip(blocks, outers, strict=True):
                 z2 = _half_sinh(one[m, rows], right[m], curvature)
                 if metric == "chord":
                     slope = outer * (4 / curvature)
@@ -127,6 +147,8 @@ class _PairwiseDistances(torch.autograd.Function):
                 dc[m] -= value
                 sums[m, rows] = slope @ from_y[m]
                 back[m].addmm_(slope.T, from_x[m, rows])
+
+        _run([partial(add, m, curvature) for m, curvature in enumerate(c.tolist())], g)
         dx, by_x = _through_time(one, sums, c)
         dy, by_y = _through_time(other, back, c)
         return dx.transpose(0, 1), dy.transpose(0, 1), dc + by_x + by_y, None

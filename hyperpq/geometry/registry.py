@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 GeometryName = Literal["lorentz", "euclidean", "sphere"]
 GEOMETRIES: tuple[GeometryName, ...] = get_args(GeometryName)
+CURVATURE_SIGNS: dict[GeometryName, Literal[-1, 0, 1]] = {
+    "lorentz": -1,
+    "euclidean": 0,
+    "sphere": 1,
+}
 # Module and class of each; a module is imported when its geometry is first used.
 _CLASSES: dict[str, str] = {
     "lorentz": "hyperpq.geometry.lorentz:Lorentz",

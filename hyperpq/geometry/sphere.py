@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from hyperpq.geometry.base import CHORD_FLOOR, Geometry, clip_norm
-from hyperpq.geometry.registry import Metric
+from hyperpq.geometry.registry import CURVATURE_SIGNS, Metric
 
 
 class Sphere(Geometry):
@@ -24,7 +24,7 @@ class Sphere(Geometry):
     """
 
     name: ClassVar[str] = "sphere"
-    sign: ClassVar[Literal[-1, 0, 1]] = 1
+    sign: ClassVar[Literal[-1, 0, 1]] = CURVATURE_SIGNS["sphere"]
     max_radius: ClassVar[float] = math.pi / 2
     chord_is_inner_product: ClassVar[bool] = True
 

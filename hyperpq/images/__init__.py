@@ -6,6 +6,6 @@ only does the latter, and `ImageIndex` searches it: each query image gets an `An
 (features to codes); `build` does this for millions of images, in stages that survive a kill.
 """
 
-import lazy_loader
+from hyperpq.utils.imports import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -1,6 +1,7 @@
 from .additions import Added as Added
 from .build import BuildOptions as BuildOptions
 from .build import BuildReport as BuildReport
+from .build import PathList as PathList
 from .build import build_index as build_index
 from .build import update_index as update_index
 from .finetuning import FinetuneReport as FinetuneReport
@@ -10,5 +11,9 @@ from .image_index import ImageIndex as ImageIndex
 from .results import Answer as Answer
 from .results import Answers as Answers
 from .results import Encoded as Encoded
+from .results import QueryPart as QueryPart
 from .results import Result as Result
 from .results import UpdateReport as UpdateReport
+from .sources import Combination as Combination
+from .url_image import FetchLimits as FetchLimits
+from .url_image import UrlImage as UrlImage

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperpq.datasets.file_source import file_status
 from hyperpq.datasets.listing import ImageFile
 from hyperpq.errors import InvalidInputError
 from hyperpq.filters.where import Where
@@ -19,10 +21,11 @@ from hyperpq.images.changes import entries, state_of
 from hyperpq.images.decoders import WorkersLike
 from hyperpq.images.extract import Features, ReadOptions, stream_groups
 from hyperpq.images.relearning import warn_of_growth
-from hyperpq.images.sources import EncodedImage, Source
+from hyperpq.images.sources import EncodedImage, ImageLike, Source, as_sources
 from hyperpq.images.updater import SEGMENT_SIZE, Updater, has_hashes
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store.columns import TIME
+from hyperpq.utils.locations import absolute, is_absolute
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
@@ -50,9 +53,19 @@ class Added:
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """Images that are read: their rows, and what the files of all rows were before."""
+class _Part:
+    """Images that are added in one transaction, with their names."""
 
+    start: int
+    sources: list[Source]
+    names: list[bytes]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A part, of which some rows are read, and what the files of all rows were before."""
+
+    part: _Part
     rows: list[int]
     files: dict[int, ImageFile]
 
@@ -64,103 +77,106 @@ class Additions:
     ----------
     images : ImageIndex
         The index.
-    sources : list of n sources
-        The images.
-    names : str or sequence of str, optional
+    given : image, or iterable of images
+        The images, see `ImageIndex.add`; those of an iterator are asked for in parts.
+    names : str or iterable of str, optional
         Their names, see `ImageIndex.add`.
 
     Raises
     ------
     InvalidInputError
-        If an image has no name, or that of another one.
+        If an image has no name, or that of another one. For an iterator `add` raises it.
     """
 
     def __init__(
         self,
         images: ImageIndex,
-        sources: list[Source],
-        names: str | Sequence[str | None] | None,
+        given: ImageLike | Iterable[ImageLike | Iterable[ImageLike]],
+        names: str | Iterable[str | None] | None,
     ) -> None:
-        self._images, self._index, self._sources = images, images.index, sources
-        self._names = _as_names(sources, names)
+        self._images, self._index = images, images.index
+        self._total: int | None = None
+        self._parts: Iterator[_Part]
+        # An open file is one image, although it is an iterator of lines.
+        if isinstance(given, Iterator) and not hasattr(given, "read"):
+            self._parts = _streamed(given, names)
+            return
+        sources = as_sources(given)
+        whole = _Part(0, sources, _as_names(sources, names))
+        self._total = len(sources)
+        self._parts = (_slice(whole, start) for start in range(0, self._total, SEGMENT_SIZE))
 
     def add(self, workers: WorkersLike = 0, progress: ProgressLike = None) -> Added:
         """Read, encode and add the images."""
         self._index.collection.check_writable()
         before = len(self._images)
-        added = Added(np.full(len(self._sources), -1, np.int64))
         options = ReadOptions(workers, self._images.max_megapixels, hashes=has_hashes(self._images))
-        with as_progress(progress).phase("encode", len(self._sources)) as phase:
+        ids, skipped = [np.empty(0, np.int64)], dict[int, str]()
+        with as_progress(progress).phase("encode", self._total) as phase:
             network = self._images.backbone
             waiting: deque[_Batch] = deque()
 
             def groups() -> Iterator[list[Source]]:
-                for start in range(0, len(self._sources), SEGMENT_SIZE):
-                    rows = range(start, min(start + SEGMENT_SIZE, len(self._sources)))
-                    batch = self._batch(rows, added)
-                    phase.advance(len(rows) - len(batch.rows))
+                for part in self._parts:
+                    ids.append(np.full(len(part.sources), -1, np.int64))
+                    batch = self._batch(part, ids[-1])
+                    phase.advance(len(part.sources) - len(batch.rows))
                     waiting.append(batch)
-                    yield [self._sources[row] for row in batch.rows]
+                    yield [part.sources[row] for row in batch.rows]
 
-            for features in stream_groups(groups(), network, options, len(self._sources), phase):
-                self._add_batch(waiting.popleft(), features, added, network)
+            about = SEGMENT_SIZE if self._total is None else self._total
+            added = 1
+            for features in stream_groups(groups(), network, options, about, phase):
+                self._add_batch(waiting.popleft(), features, ids[added], skipped, network)
+                added += 1
         warn_of_growth(self._index, before)
-        return added
+        return Added(np.concatenate(ids), skipped)
 
-    def _batch(self, rows: Sequence[int], added: Added) -> _Batch:
+    def _batch(self, part: _Part, ids: NDArray[np.int64]) -> _Batch:
         """Which images are to be read, with what their files are before that."""
-        files = {row: self._file(row) for row in rows}
-        for row, (id, state) in self._known(rows).items():
-            if isinstance(self._sources[row], bytes) and state_of(files[row]) == state:
-                added.ids[row] = id
-        return _Batch([row for row in rows if added.ids[row] < 0], files)
+        rows = range(len(part.sources))
+        files = {row: _file(part, row) for row in rows}
+        for row, (id, state) in self._known(part, rows).items():
+            if isinstance(part.sources[row], bytes) and state_of(files[row]) == state:
+                ids[row] = id
+        return _Batch(part, np.flatnonzero(ids < 0).tolist(), files)
 
     def _add_batch(
-        self, batch: _Batch, features: Features, added: Added, network: Backbone
+        self,
+        batch: _Batch,
+        features: Features,
+        ids: NDArray[np.int64],
+        skipped: dict[int, str],
+        network: Backbone,
     ) -> None:
         new = batch.rows
-        added.skipped.update({new[row]: reason for row, reason in features.skipped})
+        skipped.update({batch.part.start + new[row]: reason for row, reason in features.skipped})
         readable = [new[row] for row in features.rows]
         if readable:
-            added.ids[readable] = self._store(readable, features, batch.files, network)
+            ids[readable] = self._store(batch, readable, features, network)
 
     def _store(
-        self,
-        rows: Sequence[int],
-        features: Features,
-        files: dict[int, ImageFile],
-        network: Backbone,
+        self, batch: _Batch, rows: Sequence[int], features: Features, network: Backbone
     ) -> NDArray[np.int64]:
         """Add images that have been read in one commit; their ids."""
-        encoded = self._index.encoded(features.plain)
+        encoded, part = self._index.encoded(features.plain), batch.part
         # What was open is measured once it has been read.
         present = [
-            files[row] if isinstance(self._sources[row], bytes) else self._file(row) for row in rows
+            batch.files[row] if isinstance(part.sources[row], bytes) else _file(part, row)
+            for row in rows
         ]
         with self._index.collection.exclusive():
             self._images.check_backbone(network)
-            old = [id for id, _ in self._known(rows).values()]
+            old = [id for id, _ in self._known(part, rows).values()]
             first = self._index.next_id
             Updater(self._images).add_encoded(
                 present, encoded, features.sizes, features.hashes, remove=old
             )
         return np.arange(first, first + len(rows))
 
-    def _file(self, row: int) -> ImageFile:
-        """What the index records of an image. One that is not there will be found out."""
-        source, name = self._sources[row], self._names[row]
-        if isinstance(source, bytes):
-            try:
-                status = os.stat(source)
-                return ImageFile(name, status.st_size, status.st_mtime_ns)
-            except OSError:
-                return ImageFile(name, 0, 0)
-        size = source.size if isinstance(source, EncodedImage) else 0
-        return ImageFile(name, size, time.time_ns())
-
-    def _known(self, rows: Sequence[int]) -> dict[int, tuple[int, tuple[int, int]]]:
+    def _known(self, part: _Part, rows: Sequence[int]) -> dict[int, tuple[int, tuple[int, int]]]:
         """Id, size and time of the images that the index has by the names of some rows."""
-        names = {self._names[row]: row for row in rows}
+        names = {part.names[row]: row for row in rows}
         if len(names) > _FEW:
             return {
                 names[path]: (id, state)
@@ -177,20 +193,72 @@ class Additions:
         return found
 
 
-def _as_names(sources: list[Source], names: str | Sequence[str | None] | None) -> list[bytes]:
-    """The name of each image: the given one, or the absolute path of its file."""
+def _file(part: _Part, row: int) -> ImageFile:
+    """What the index records of an image. One that is not there will be found out."""
+    source, name = part.sources[row], part.names[row]
+    if isinstance(source, bytes):
+        try:
+            return replace(file_status(source), path=name)
+        except OSError:
+            return ImageFile(name, 0, 0)
+    size = source.size if isinstance(source, EncodedImage) else 0
+    return ImageFile(name, size, time.time_ns())
+
+
+def _slice(whole: _Part, start: int) -> _Part:
+    rows = slice(start, start + SEGMENT_SIZE)
+    return _Part(start, whole.sources[rows], whole.names[rows])
+
+
+def _streamed(
+    given: Iterator[ImageLike | Iterable[ImageLike]], names: str | Iterable[str | None] | None
+) -> Iterator[_Part]:
+    """The images of an iterator, which are not together in memory, as parts."""
+    own = None if names is None else iter([names] if isinstance(names, str) else names)
+    start = 0
+    for sources in _in_parts(given):
+        given_names = None if own is None else [*islice(own, len(sources))]
+        yield _Part(start, sources, _as_names(sources, given_names, start))
+        start += len(sources)
+    if own is not None and (left := [*islice(own, 1)]):
+        raise InvalidInputError(
+            f"names has {left[0]!r} behind the names of all {start} images; expected one name for "
+            "each image."
+        )
+
+
+def _in_parts(given: Iterator[ImageLike | Iterable[ImageLike]]) -> Iterator[list[Source]]:
+    """Images and batches of images as parts of `SEGMENT_SIZE`; the last one may be smaller."""
+    waiting: list[Source] = []
+    for images in given:
+        waiting += as_sources(images)
+        while len(waiting) >= SEGMENT_SIZE:
+            yield waiting[:SEGMENT_SIZE]
+            waiting = waiting[SEGMENT_SIZE:]
+    if waiting:
+        yield waiting
+
+
+def _as_names(
+    sources: list[Source], names: str | Iterable[str | None] | None, start: int = 0
+) -> list[bytes]:
+    """The name of each image: the given one, or the absolute path of its file.
+
+    The first image has the number ``start``.
+    """
     if names is None or isinstance(names, str):
         given: list[str | None] = [names] if names is not None else [None] * len(sources)
     else:
         given = list(names)
     if len(given) != len(sources):
         raise InvalidInputError(
-            f"names has {len(given)} names; expected {len(sources)}, one for each image."
+            f"names has {start + len(given)} names; expected {start + len(sources)}, one for each "
+            "image."
         )
     out: dict[bytes, int] = {}
-    for row, (source, name) in enumerate(zip(sources, given, strict=True)):
+    for row, (source, name) in enumerate(zip(sources, given, strict=True), start):
         if name is None and isinstance(source, bytes):
-            path = os.path.abspath(source)
+            path = absolute(source)
         elif isinstance(name, str) and name and "\0" not in name:
             path = os.fsencode(name)
         elif name is None:
@@ -199,10 +267,10 @@ def _as_names(sources: list[Source], names: str | Sequence[str | None] | None) -
             )
         else:
             raise InvalidInputError(f"names[{row}] is {name!r}; expected a text that is not empty.")
-        if path.startswith(b":") and path.lstrip(b":").startswith(b"/"):
+        if path.startswith(b":") and is_absolute(path.lstrip(b":")):
             raise InvalidInputError(
-                f"names[{row}] is {name!r}; expected no colon before a / at its beginning, as the "
-                "index stores paths of its own in this way."
+                f"names[{row}] is {name!r}; expected no colon before a / or a URL at its "
+                "beginning, as the index stores paths of its own in this way."
             )
         if path in out:
             raise InvalidInputError(

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from hyperpq.datasets.file_source import FileSource, source_of
 from hyperpq.datasets.listing import ImageFile
+from hyperpq.datasets.remote_source import RemoteSource
 from hyperpq.errors import CorruptIndexError
 from hyperpq.store import Categories
 from hyperpq.store.columns import TIME
+from hyperpq.utils.locations import is_absolute, is_remote
 
 if TYPE_CHECKING:
     from hyperpq.index import collection as index_collection
@@ -136,7 +139,13 @@ def compare(
     """
     changes = Changes()
     roots = tuple(os.path.join(folder, b"") for folder in folders)
-    sizes = {file.size for file in listed.values()}
+    # An array, as most of millions of sizes differ.
+    sizes = np.unique(np.fromiter((file.size for file in listed.values()), np.int64, len(listed)))
+
+    def is_size_of_listed(size: int) -> bool:
+        at = int(np.searchsorted(sizes, size))
+        return at < len(sizes) and int(sizes[at]) == size
+
     for path, state, id in entries:
         file = listed.get(path)
         if file is None:
@@ -145,15 +154,16 @@ def compare(
                 changes.kept.add(id)
             elif is_covered:
                 changes.missing.append(id)
-            if state[0] in sizes:
+            if is_size_of_listed(state[0]):
                 changes.former.append((path, state, id))
         elif state_of(file) == state:
-            changes.unchanged.add(path)
+            # The bytes of the listing, so that those of the index need not be kept.
+            changes.unchanged.add(file.path)
         else:
             if path in changes.outdated:
                 changes.missing.append(changes.outdated[path])
             changes.outdated[path] = id
-            if state[0] in sizes:
+            if is_size_of_listed(state[0]):
                 changes.former.append((path, state, id))
     # An update that was killed while images exchanged their paths leaves two of one path.
     for path in changes.outdated.keys() & changes.unchanged:
@@ -166,25 +176,26 @@ def state_of(file: ImageFile) -> tuple[int, int]:
     return file.size, stored_time(file.mtime_ns)
 
 
-def file_exists(path: bytes) -> bool:
-    """Whether there is a file at a path of an index; not so on a disk that is not mounted."""
-    return os.path.exists(path)
-
-
 def is_gone(path: bytes, unmounted: Collection[bytes] = ()) -> bool:
     """Whether a file or folder has been removed or moved away, and not only its disk.
 
     It is not gone if the system does not say so, at or below a folder whose file system may not be
     mounted (see `roots.unmounted`), and neither if the deepest folder of its path that exists is
     empty, as a folder is that a disk is mounted at. A name that is no absolute path is that of an
-    image that was added without a file, and never gone.
+    image that was added without a file, and never gone. An object is gone if the storage says so,
+    and has something above it: its folder, or its bucket, which may be empty.
     """
-    if not os.path.isabs(path) or is_unknown(path, unmounted):
+    if not is_absolute(path) or is_unknown(path, unmounted):
         return False
+    if is_remote(path):
+        return _is_no_object(path)
     try:
         os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         pass
+    except NotADirectoryError:
+        if (source := source_of(path)) is not None:
+            return _has_lost(source, path)
     except OSError:
         return False
     else:
@@ -203,6 +214,37 @@ def is_gone(path: bytes, unmounted: Collection[bytes] = ()) -> bool:
             return True
         except OSError:
             return False
+
+
+def _is_no_object(path: bytes) -> bool:
+    """Whether there is nothing at a URL, and something above it."""
+    source, is_there = RemoteSource(), False
+    while b"/" in path.partition(b"://")[2]:
+        try:
+            source.is_folder(path)
+        except FileNotFoundError:
+            path = os.path.dirname(path)
+        except OSError:
+            return False
+        else:
+            return is_there
+        is_there = True
+    try:
+        source.is_folder(path)
+    except OSError:
+        return False
+    return is_there
+
+
+def _has_lost(source: FileSource, path: bytes) -> bool:
+    """Whether a source that can be read does not have a file."""
+    try:
+        source.status(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def is_below(path: bytes, roots: tuple[bytes, ...]) -> bool:

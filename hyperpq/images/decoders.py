@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,37 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.images.decoding import Decoding, Failure, ReadImage, read_image
 from hyperpq.images.decoding_budget import DecodingBudget
 from hyperpq.images.decoding_processes import DecodingProcesses, processes_possible
+from hyperpq.images.reading_ahead import ReadingAhead
 from hyperpq.images.shared_blocks import Block
 from hyperpq.images.sources import Source
 from hyperpq.utils.devices import default_threads
 
-WorkersLike: TypeAlias = int | str
+if TYPE_CHECKING:
+    from hyperpq.backbones.base import Backbone
+    from hyperpq.images.extract import Features, ReadOptions
+    from hyperpq.progress import Phase
+
+
+@runtime_checkable
+class RemoteWorkers(Protocol):
+    """Workers on other machines, which decode images and encode them, too."""
+
+    def stream_groups(
+        self,
+        groups: Iterable[Sequence[Source]],
+        backbone: Backbone,
+        options: ReadOptions,
+        phase: Phase | None = None,
+    ) -> Generator[Features, None, None]:
+        """See `hyperpq.images.extract.stream_groups`."""
+        ...
+
+
+WorkersLike: TypeAlias = int | str | RemoteWorkers
 """Number of workers that decode images, 0 for one per core; or ``"threads"``, ``"processes"``,
 ``"threads:N"`` or ``"processes:N"``. A number alone leaves the kind open: processes read many files
-for a network on a GPU, threads everything else."""
+for a network on a GPU, threads everything else. Or `hyperpq.distributed.RayWorkers`: what a build
+reads here all the same, such as pixels for fine-tuning, it reads as with 0 then."""
 
 Kind = Literal["auto", "threads", "processes"]
 
@@ -65,7 +88,7 @@ class Workers:
         InvalidInputError
             If it is something else, or processes cannot be started here.
         """
-        kind, number = "auto", workers
+        kind, number = "auto", 0 if isinstance(workers, RemoteWorkers) else workers
         if isinstance(workers, str):
             found = re.fullmatch(
                 r"(auto|threads|processes)(?::([0-9]{1,6}))?|([0-9]{1,6})", workers
@@ -120,8 +143,8 @@ def make_decoder(
 ) -> Decoder:
     """Threads or processes for batches of at most ``batch_size`` images, ``ahead`` at a time."""
     if not processes:
-        return _Threads(workers.count, decoding)
-    return _Processes(workers.count, decoding, batch_size, ahead)
+        return ReadingAhead(_Threads(workers.count, decoding))
+    return ReadingAhead(_Processes(workers.count, decoding, batch_size, ahead))
 
 
 def _shape(decoding: Decoding, n: int) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hyperpq.datasets.augment import Augmentation
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import ImageError, ImageUnavailableError
+from hyperpq.images.reading_ahead import RequestedImage
 from hyperpq.images.sources import EncodedImage, Source, path_of
 from hyperpq.utils.forks import ForkSafeLock
 
@@ -44,6 +45,8 @@ class Decoding:
         Seed of the views.
     hashes : bool
         Whether to hash the content of files, too.
+    views_later : bool
+        Whether the views are made later, of whole images as squares, see `images.device_passes`.
     """
 
     preprocessing: Preprocessing
@@ -52,10 +55,16 @@ class Decoding:
     n_views: int = 0
     seed: int = 0
     hashes: bool = False
+    views_later: bool = False
 
     @property
     def passes(self) -> int:
-        """Number of squares that an image becomes: its own and those of its views."""
+        """Number of squares that an image becomes: its own and those of its views.
+
+        With ``views_later`` there is its own and that of the whole image.
+        """
+        if self.views_later:
+            return 2
         return 1 + (self.n_views if self.augmentation is not None else 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,6 +106,8 @@ def read_image(
     source: Source, pixels: NDArray[np.uint8], decoding: Decoding, reserve: Reserve
 ) -> ReadImage | Failure:
     """Fill ``pixels`` (1 + V, S, S, 3) with an image and its views; or say why this fails."""
+    from PIL import Image
+
     from hyperpq.datasets.augment import make_view, view_rng
     from hyperpq.datasets.content_hash import content_hash
     from hyperpq.datasets.decode import full_size, open_image, upright_rgb
@@ -120,11 +131,16 @@ def read_image(
     except ImageError as error:
         return Failure(str(error), isinstance(error, ImageUnavailableError))
     to_pixels(image, prep, out=pixels[0])
-    if decoding.augmentation is not None:
+    if decoding.views_later:
+        side = (prep.size, prep.size)
+        pixels[1] = np.asarray(image.resize(side, Image.Resampling.BICUBIC, reducing_gap=3.0))
+    elif decoding.augmentation is not None:
         # Views depend on the name of the file only, so that a folder can move.
         key = os.path.basename(path_of(source))
         for view in range(decoding.n_views):
             rng = view_rng(decoding.seed, key, view)
             pixels[1 + view] = make_view(image, decoding.augmentation, prep.size, rng)
-    value = content_hash(source) if decoding.hashes and isinstance(source, bytes) else 0
+    value = 0
+    if decoding.hashes and isinstance(source, bytes | RequestedImage):
+        value = content_hash(source if isinstance(source, bytes) else source.read())
     return ReadImage(*full_size(image), value)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.backbones.base import BATCH_SIZE
-from hyperpq.images.decoders import DecodedBatch, Workers, WorkersLike, make_decoder
+from hyperpq.images.decoders import DecodedBatch, RemoteWorkers, Workers, WorkersLike, make_decoder
 from hyperpq.images.decoding import Decoding, Failure, ReadImage
 from hyperpq.images.metadata import MAX_MEGAPIXELS
 from hyperpq.images.sources import Source
@@ -48,6 +48,8 @@ class ReadOptions:
         Seed of the views.
     hashes : bool
         Whether to hash the content of the files, too.
+    views_on_device : bool
+        Whether views are made on the device of the network, and not by the workers.
     """
 
     workers: WorkersLike = 0
@@ -56,6 +58,7 @@ class ReadOptions:
     n_views: int = 0
     seed: int = 0
     hashes: bool = False
+    views_on_device: bool = False
 
     def __post_init__(self) -> None:
         Workers.of(self.workers)
@@ -150,6 +153,9 @@ def stream_groups(
     Features
         Of one group; ``rows`` and ``skipped`` are positions in it.
     """
+    if isinstance(options.workers, RemoteWorkers):
+        yield from options.workers.stream_groups(groups, backbone, options, phase)
+        return
     batches: list[Features] = []
     for part, features in _stream(groups, backbone, options, n_files):
         batches.append(features)
@@ -191,8 +197,9 @@ def _stream(
         options.n_views,
         options.seed,
         options.hashes,
+        views_later=options.views_on_device and options.augmentation is not None,
     )
-    passes = decoding.passes
+    passes = 1 + options.n_views if decoding.views_later else decoding.passes
     # With views, a large batch of a GPU has fewer images, so that no more pixels are in memory.
     size = max(min(BATCH_SIZE, backbone.batch_size), backbone.batch_size // passes)
     # Each device takes one while others are decoded.
@@ -221,7 +228,7 @@ def _stream(
             part, batch = decoded.popleft()
             pixels, outcomes = batch.result()
             submit()
-            encoded.append(_Encoded.begin(part, pixels, outcomes, backbone))
+            encoded.append(_Encoded.begin(part, pixels, outcomes, backbone, decoding))
             batch.release()
             if len(encoded) > backbone.batches_in_flight:
                 yield encoded.popleft().result()
@@ -255,20 +262,46 @@ class _Encoded:
         pixels: NDArray[np.uint8],
         outcomes: list[ReadImage | Failure],
         backbone: Backbone,
+        decoding: Decoding,
     ) -> _Encoded:
         """Give the pixels of a batch to the network, which may still be busy when this returns."""
         good = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, ReadImage)]
         if len(good) < len(outcomes):
             pixels = pixels[:, good]
-        passes, n = pixels.shape[:2]
         pending = []
+        if good and decoding.views_later:
+            pixels = cls._with_views(part, pixels, good, outcomes, backbone, decoding)
+        passes, n = pixels.shape[:2]
         if n:
             # On a CPU each pass is a batch of its own; a GPU takes several at once.
             step = max(1, backbone.batch_size // n) if backbone.batch_size > BATCH_SIZE else 1
             for p in range(0, passes, step):
                 group = pixels[p : p + step]
                 pending.append(backbone.begin(group.reshape(-1, *group.shape[2:])))
+        elif decoding.views_later:
+            passes = 1 + decoding.n_views
         return cls(part, outcomes, passes, backbone.d, pending)
+
+    @staticmethod
+    def _with_views(
+        part: _Part,
+        pixels: NDArray[np.uint8],
+        good: list[int],
+        outcomes: list[ReadImage | Failure],
+        backbone: Backbone,
+        decoding: Decoding,
+    ) -> NDArray[np.uint8]:
+        """Pixels (1 + V, n, S, S, 3) of own squares (0) and of those of whole images (1)."""
+        from hyperpq.datasets.device_views import DeviceViews
+        from hyperpq.images.device_passes import view_passes
+
+        strength = decoding.augmentation
+        assert strength is not None  # there are views
+        views = DeviceViews(strength, decoding.preprocessing.size, decoding.seed)
+        sources = [part.sources[i] for i in good]
+        read = [outcome for outcome in outcomes if isinstance(outcome, ReadImage)]
+        made = view_passes(pixels[1], sources, read, views, decoding.n_views, backbone.device)
+        return np.stack([pixels[0], *made])
 
     def result(self) -> tuple[_Part, Features]:
         """The batch and its features, once the network has them."""

@@ -8,13 +8,12 @@ paths stay. What others change meanwhile is found out at the end.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import compress
+from operator import not_
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from hyperpq.datasets.file_source import file_exists, for_each
 from hyperpq.datasets.listing import ImageFile, Listing
 from hyperpq.errors import (
     BackboneError,
@@ -30,35 +29,29 @@ from hyperpq.images.build.finetune_stage import (
     finetune_network,
 )
 from hyperpq.images.build.options import BuildOptions, as_finetune
+from hyperpq.images.build.plan import Plan
 from hyperpq.images.build.state import BuildState
-from hyperpq.images.changes import entries, entries_of
-from hyperpq.images.extract import extract_features
+from hyperpq.images.changes import entries
+from hyperpq.images.finetuned_rows import FinetunedRows
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.metadata import ImageMetadata, describe_finetuning
-from hyperpq.images.updater import Updater
 from hyperpq.index.learning import product_metric_of
-from hyperpq.index.path_map import KEY
 from hyperpq.progress import ProgressLike, as_progress
-from hyperpq.store import IndexStore, Rows, find_place, live_batches, recover_directory
+from hyperpq.store import IndexStore, find_place, recover_directory
 from hyperpq.store.lock import writer_lock
 from hyperpq.store.place import FINETUNING
-from hyperpq.store.segments import MAX_COMPACTED_FEATURES, MAX_COMPACTED_ROWS
 from hyperpq.training.finetune_settings import FinetuneSettings
+from hyperpq.training.presets import END_TO_END, PRESETS
 from hyperpq.utils.devices import first_device
 from hyperpq.utils.files import make_folder
+from hyperpq.utils.imports import need_torch
+from hyperpq.utils.locations import is_absolute
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from hyperpq.backbones.base import Backbone
-    from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.images.decoders import WorkersLike
-    from hyperpq.index.index_codec import IndexCodec
-    from hyperpq.index.training_record import TrainingRecord
-    from hyperpq.index.view import RowView
-
-# Images that others add while those before them are encoded, in the last attempts under the lock.
-_FEW, _ATTEMPTS = 64, 3
 
 
 @dataclass
@@ -174,6 +167,7 @@ def finetune_images(
     progress: ProgressLike = None,
 ) -> FinetuneReport:
     """Fine-tune the network of an index that is open; see `finetune_index`."""
+    need_torch("networks that are fine-tuned")
     images.index.collection.check_writable()
     if images.index.path is None:
         raise InvalidInputError("the index is in memory; expected one in a directory; save it.")
@@ -228,22 +222,47 @@ def _options(
     codec = index.codec
     assert stored is not None and codec is not None  # an index of images that is open
     own = {"bits": index.M * index.nbits, "objective": index.objective}
+    built_by = stored.options.get("recipe")
+    if isinstance(built_by, str):
+        own["recipe"] = _present_recipe(built_by, codec.recipe.get("name"), index.objective)
     try:
         options = BuildOptions.from_stored({**stored.options, **own, "score": None})
-        metric = product_metric_of(codec.config) or index.metric
-        kept = index.view().rows.feature_codec
-        return replace(
-            options,
-            metric=metric,
-            backbone=images.backbone_identity["name"],
-            features="none" if kept is None else kept.kind,
-            finetune=settings,
-            train_size=options.train_size if train_size is None else train_size,
-        )
     except (InvalidInputError, TypeError) as error:
         raise CorruptIndexError(
             f"{index.path} holds options of the build that are not valid: {error}"
         ) from error
+    kept = index.view().rows.feature_codec
+    return replace(
+        options,
+        metric=product_metric_of(codec.config) or index.metric,
+        backbone=images.backbone_identity["name"],
+        features="none" if kept is None else kept.kind,
+        finetune=settings,
+        # All images are encoded again, by a network that int8 would not fit.
+        precision="float32" if options.precision == "int8" else options.precision,
+        train_size=options.train_size if train_size is None else train_size,
+    )
+
+
+def _present_recipe(built_by: str, learned_by: object, objective: str) -> str:
+    """The preset by which the codec is learned again.
+
+    Parameters
+    ----------
+    built_by : str
+        The preset of the build.
+    learned_by : object
+        Name of the recipe that the codec has learned by since then, if it is known.
+    objective : str
+        Objective of the codec, which may no longer be that of the preset.
+    """
+    known = (*PRESETS, END_TO_END)
+    name = learned_by if isinstance(learned_by, str) and learned_by in known else built_by
+    if name == END_TO_END and objective != "semantic":
+        return "paper"  # which has the same losses, on features alone
+    if name == "balanced" and objective != "balanced":
+        return "default"
+    return name
 
 
 def _run(images: ImageIndex, build: stages.Build) -> FinetuneReport:
@@ -257,13 +276,15 @@ def _run(images: ImageIndex, build: stages.Build) -> FinetuneReport:
         assert record is not None  # the stage is done
         if record["kept"]:
             index = stages.new_index(tuned)
-            sample = stages.sample_features(tuned, listed)
+            sample = stages.sample_for(tuned, index, listed)
             again = stages.train_index(tuned, index, sample)
             stages.encode_images(tuned, again, listed, sample)
-            encoded = _Encoded(again, tuned, record)
+            encoded = FinetunedRows(again, tuned, record)
             encoded.catch_up(images)
+            encoded.make_cells(images.index.nlist)
             with build.progress.phase("save", None, ""):
                 images.index.collection.replace_vectors(encoded)
+                images.index.collection.store_recall()
     record = files.read_record()
     assert record is not None  # the stage is done
     if state.trace.exists():
@@ -281,7 +302,7 @@ def _is_stored(images: ImageIndex, state: BuildState) -> bool:
     return made is not None and made.backbone.get("weights_hash") == identity.get("weights_hash")
 
 
-def _plan(images: ImageIndex, build: stages.Build) -> Listing:
+def _plan(images: ImageIndex, build: stages.Build) -> Plan:
     """The images of the index, which stay the same when an interrupted call continues.
 
     Raises
@@ -302,126 +323,21 @@ def _plan(images: ImageIndex, build: stages.Build) -> Listing:
         ) from None
     if plan is not None:
         return plan
-    plan = Listing()
     with build.progress.phase("list", len(images)) as phase:
         rows = sorted(entries(images.index.collection, phase))
-        plan.files = [ImageFile(path, size, mtime) for path, (size, mtime), _ in rows]
-    gone = [file.path for file in plan.files if not _has_file(file.path)]
+        files = [ImageFile(path, size, mtime) for path, (size, mtime), _ in rows]
+    paths = [file.path for file in files]
+    gone = [*compress(paths, map(not_, for_each(_has_file, paths)))]
     if gone:
         raise DatasetError(
-            f"{len(gone):,} of {len(plan.files):,} images of {images.index.path} have no file now, "
+            f"{len(gone):,} of {len(files):,} images of {images.index.path} have no file now, "
             f"such as {os.fsdecode(gone[0])}; expected all files, as features of a tuned network "
             "are made from them; bring them back, or remove these images from the index: hyperpq "
             "forget --missing, or hyperpq remove for images that were added without a file."
         )
-    build.state.write_plan(settings, plan)
-    return plan
+    return build.state.write_plan(settings, files, Listing())
 
 
 def _has_file(path: bytes) -> bool:
-    return os.path.isabs(path) and os.path.isfile(path)
-
-
-class _Encoded:
-    """The images of an index by a tuned network; see `Collection.replace_vectors`.
-
-    Parameters
-    ----------
-    made : ImageIndex
-        What was made of them in the working directory.
-    build : Build
-        How it was made.
-    record : dict
-        What was measured when the network was fine-tuned.
-    """
-
-    def __init__(self, made: ImageIndex, build: stages.Build, record: dict[str, Any]) -> None:
-        assert made.index.collection.held is not None  # it is trained
-        self.codec: IndexCodec = made.index.collection.held
-        self.training: TrainingRecord | None = made.index.training
-        self.tuned: TunedWeights | None = build.network.tuned
-        self._made, self._build, self._record = made, build, record
-        self._show_made()
-
-    def _show_made(self) -> None:
-        self._rows = self._made.index.view().rows
-        # An image that was changed meanwhile may be there twice, with another size or time.
-        self._ids = {(path, state): id for path, state, id in entries(self._made.index.collection)}
-
-    def catch_up(self, images: ImageIndex) -> None:
-        """Encode what others have added meanwhile; a few images at the end may be left."""
-        for _ in range(_ATTEMPTS):
-            images.index.refresh()
-            missing = self._missing(images.index.view().rows)
-            self._add(missing)
-            if len(missing) <= _FEW:
-                return
-
-    def _missing(self, rows: RowView) -> list[ImageFile]:
-        found = (
-            ImageFile(path, *state)
-            for path, state, _ in entries_of(rows, self._build.place)
-            if (path, state) not in self._ids
-        )
-        return sorted(found, key=lambda file: file.path)
-
-    def _add(self, files: list[ImageFile]) -> None:
-        """Encode images, all of which must be readable."""
-        if not files:
-            return
-        build = self._build
-        with build.progress.phase("encode", len(files)) as phase:
-            paths = [file.path for file in files]
-            features = extract_features(paths, build.network, build.read_options, phase)
-        if features.skipped:
-            row, reason = features.skipped[0]
-            name = os.fsdecode(files[row].path)
-            raise DatasetError(
-                f"{name} cannot be read ({reason}), and the index has it; expected all images, as "
-                "features of a tuned network are made from them; bring it back, or remove it from "
-                "the index with hyperpq forget, and repeat the command with --resume."
-            )
-        Updater(self._made).add_features(files, features.plain, features.sizes, features.hashes)
-        self._show_made()
-
-    def metadata(self, former: Mapping[str, Any]) -> dict[str, Any]:
-        """The metadata of the index with the tuned network."""
-        stored = former[KEY]
-        settings = as_finetune(self._build.options.finetune)
-        assert settings is not None  # it was fine-tuned
-        return {
-            **former,
-            KEY: {
-                **stored,
-                "backbone": self._build.network.identity(),
-                "options": {**stored.get("options", {}), "finetune": settings.to_dict()},
-                "finetuned": self._record,
-            },
-        }
-
-    def rows(self, former: RowView) -> Iterator[Rows]:
-        """The rows of the index with codes and features of the tuned network."""
-        self._add(self._missing(former))
-        kept = self._rows.feature_codec
-        most = MAX_COMPACTED_ROWS
-        if kept is not None:
-            most = max(1, MAX_COMPACTED_FEATURES // kept.size)
-        for rows in live_batches(former.segments, most, features=False):
-            ids = np.array([self._ids[key] for key in self._keys(rows, former)], np.int64)
-            features = None if kept is None else self._features(ids, kept.size)
-            codes = self._rows.codes_of(ids)
-            yield Rows(codes, rows.ids, rows.attributes, rows.path_strings, features)
-
-    @staticmethod
-    def _keys(rows: Rows, former: RowView) -> Iterator[tuple[bytes, tuple[int, int]]]:
-        """Path, size and time of each row, as `entries` has them."""
-        times = np.asarray(rows.attribute("mtime")).view(np.int64).tolist()
-        sizes = np.asarray(rows.attribute("size")).tolist()
-        for path, size, time in zip(rows.paths or (), sizes, times, strict=True):
-            yield former.path_map.shown(path), (size, time)
-
-    def _features(self, ids: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
-        out = np.empty((len(ids), size), np.uint8)
-        for features, rows, positions in self._rows.features_at(ids):
-            out[positions] = features[rows]
-        return out
+    is_there = os.path.isfile(path) or (not os.path.isdir(path) and file_exists(path))
+    return is_absolute(path) and is_there

@@ -14,7 +14,7 @@ from hyperpq.images.decoders import WorkersLike
 from hyperpq.images.forget import ForgetReport, forget_paths, forget_where
 from hyperpq.images.image_reader import ImageReader
 from hyperpq.images.listing import PathLike
-from hyperpq.images.sources import ImageLike, as_sources
+from hyperpq.images.sources import ImageLike
 from hyperpq.progress import ProgressLike
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class ImageIndex(ImageReader):
 
     def add(
         self,
-        images: ImageLike | Iterable[ImageLike],
-        names: str | Sequence[str | None] | None = None,
+        images: ImageLike | Iterable[ImageLike | Iterable[ImageLike]],
+        names: str | Iterable[str | None] | None = None,
         *,
         workers: WorkersLike = 0,
         progress: ProgressLike = None,
@@ -114,8 +114,9 @@ class ImageIndex(ImageReader):
         Parameters
         ----------
         images : image or iterable of images
-            Images of every kind that `query` takes.
-        names : str or sequence of str, optional
+            Images of every kind that `query` takes. Those of an iterator, whose items are images or
+            batches of images, need not be in memory together: 4,096 are asked for at a time.
+        names : str or iterable of str, optional
             What the index calls the images: the ``path`` of results. An image that is given by its
             path has that as its name by default; all others need one. A name that is no absolute
             path stands for an image without a file, which no update removes. No name begins with
@@ -135,20 +136,22 @@ class ImageIndex(ImageReader):
         Raises
         ------
         InvalidInputError
-            If something is no image, or an image has no name, or that of another one.
+            If something is no image, or an image has no name, or that of another one. Nothing was
+            added, or the complete transactions of an iterator.
         StoreError
             If the system refuses to write.
 
         Notes
         -----
         An image whose name the index has already takes the place of the one with that name, and has
-        a new id. A file that has not changed is not read again, and keeps its id. Each 4,096 images
-        are added in one transaction. The codec stays as it is. One warning says that `retrain`
+        a new id; in an iterator that may be one of an earlier transaction. A file that has not
+        changed is not read again, and keeps its id. Each 4,096 images are added in one transaction.
+        The codec stays as it is. One warning says that `retrain`
         would be of use: when there are more than twice as many images as the codec was learned
         from, or 160 and it was learned from fewer, in an index that has a record of that (with kept
         features and a codec of its own). It does not depend on what the images show.
         """
-        return Additions(self, as_sources(images), names).add(workers, progress)
+        return Additions(self, images, names).add(workers, progress)
 
     def remove(
         self,

@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hyperpq.backbones.base import recorded_precision
 from hyperpq.errors import BackboneError, SnapshotChangedError
@@ -16,8 +15,8 @@ from hyperpq.images.changes import entries
 from hyperpq.images.decoders import WorkersLike
 from hyperpq.images.extract import Features, ReadOptions, extract_features
 from hyperpq.images.metadata import ImageMetadata, no_images
-from hyperpq.images.nearest import Excluded, SameFile, Search, Wanted
-from hyperpq.images.queries import Queries
+from hyperpq.images.nearest import Excluded, Search, Wanted
+from hyperpq.images.queries import LikeIds, Queries, QueryLike
 from hyperpq.images.results import Answers, Encoded
 from hyperpq.images.sources import ImageLike, Source, as_sources, path_of
 from hyperpq.index.hihpq_index import HiHPQIndex
@@ -63,7 +62,7 @@ class ImageReader:
         Parameters
         ----------
         path : path-like
-            Directory that `hyperpq build` or `build_index` wrote.
+            Directory that `hyperpq build` or `build_index` wrote, or a URL; see `HiHPQIndex.load`.
         device : str
             Device of the network and of the codec.
         backbone : Backbone or str, optional
@@ -172,10 +171,10 @@ class ImageReader:
 
     def query(
         self,
-        images: ImageLike | Iterable[ImageLike] | None = None,
+        images: QueryLike | Iterable[QueryLike] | None = None,
         k: int = 50,
         *,
-        like: int | Sequence[int] | NDArray[np.int64] | None = None,
+        like: LikeIds | None = None,
         vectors: ArrayLike | None = None,
         exclude_self: bool = False,
         where: str | Where | None = None,
@@ -183,6 +182,8 @@ class ImageReader:
         min_similarity: float | None = None,
         existing: bool = False,
         refine: Refine = "auto",
+        nprobe: int | None = None,
+        recall: float | None = None,
         threads: int | None = None,
         workers: WorkersLike = 0,
         progress: ProgressLike = None,
@@ -194,17 +195,18 @@ class ImageReader:
         images : image or iterable of images, optional
             Query images. Each is a path (text or a path object), the content of an image file
             (bytes, or a file that is open for reading bytes), an array (H, W, 3) uint8 of RGB or
-            (H, W) uint8 of grey values, or an image of Pillow. Bytes are never taken for a path.
+            (H, W) uint8 of grey values, an image of Pillow, or a `UrlImage`, which is fetched from
+            the web. Bytes are never taken for a path. A `Combination` of images is one query.
         k : int
             Number of results for each query; fewer if the index has fewer images.
-        like : int or sequence of int, optional
+        like : int, sequence of int or Combination of int, optional
             Ids of images of the index to search for, instead of ``images``: by their kept
             features, or by their files in an index that keeps none.
         vectors : array_like, shape (n, d) or (d,), optional
             Features to search for, instead of ``images``, as the network of the index makes them.
         exclude_self : bool
-            Whether to exclude the query image itself, by whatever path or link the index has it. A
-            copy is another file.
+            Whether to exclude the query image itself, or all images of a `Combination`, by whatever
+            path or link the index has them. A copy is another file.
         where : str or Where, optional
             Condition that the results fulfil, on ``folder``, ``size``, ``mtime``, ``width``,
             ``height``, ``path`` and ``id``, such as ``"folder == 'cats' and width >= 512"``.
@@ -219,6 +221,12 @@ class ImageReader:
             `HiHPQIndex.search`; 0 or None for none. ``"auto"`` is a number that the index
             measures. In an index that keeps no features it is 200 if the objective is
             ``fidelity``, whose codes can be ranked again, and otherwise none.
+        nprobe : int, optional
+            How many cells of an index with cells are searched, see `HiHPQIndex.search`; all by
+            default.
+        recall : float, optional
+            The share of the exact results that is to be found, such as 0.95, which decides
+            ``nprobe``, see `HiHPQIndex.search`.
         threads : int, optional
             Number of threads of the search; all cores by default.
         workers : int or str
@@ -240,7 +248,7 @@ class ImageReader:
         InvalidInputError
             If something is of a type that is no query, or a value is not possible.
         """
-        wanted = Wanted(k, max_distance, min_similarity, existing, refine)
+        wanted = Wanted(k, max_distance, min_similarity, existing, refine, nprobe, recall)
         condition = Where(where) if isinstance(where, str) else where
 
         rows = self.index.view()
@@ -249,13 +257,9 @@ class ImageReader:
             return self._features(sources, rows, "query", workers, progress)
 
         queries = Queries.of(rows, read, images=images, like=like, vectors=vectors)
-        excluded: list[Excluded | None] = [None] * len(queries.rows)
+        excluded: Sequence[Excluded | None] = [None] * len(queries.rows)
         if exclude_self:
-            same = SameFile()
-            excluded = [
-                same.names(queries.paths[row], queries.ids.get(row))
-                for row in queries.rows.tolist()
-            ]
+            excluded = queries.excluded()
         search = Search(rows, wanted, condition, threads)
         return queries.answers(search.results(queries.features, excluded))
 

@@ -87,6 +87,8 @@ def describe_finetuning(record: Mapping[str, Any]) -> str:
     """What fine-tuning has brought, for people, from `ImageMetadata.finetuned`."""
     images, rounds = record["images"], len(record["rounds"]) - 1
     on = "1 image" if images == 1 else f"{images:,} images"
+    if rounds < 0:
+        return f"on {on}, together with the codec"
     if not record["kept"]:
         return f"on {on}, but no round was better, so the network is as it was"
     of = "1 round" if rounds == 1 else f"{rounds} rounds"

@@ -15,6 +15,7 @@ from hyperpq.images.changes import Changes, Entry, is_gone, state_of
 from hyperpq.images.decoders import Workers, WorkersLike
 from hyperpq.index.view import RowView
 from hyperpq.progress import Progress
+from hyperpq.utils.locations import is_remote
 
 HASH = "content_hash"
 """Attribute of the images of an index: `content_hash` of their files."""
@@ -59,11 +60,12 @@ def find_moves(
     files = [file for path, file in listed.items() if path not in changes.unchanged]
     sizes = {file.size for file in files}
     known = {*changes.missing, *changes.outdated.values()}
-    # What the listing does not cover is looked up.
+    # What the listing does not cover is looked up; for an object that would take a request.
     former = [
         entry
         for entry in changes.former
-        if entry[1][0] in sizes and (entry[2] in known or is_gone(entry[0], unmounted))
+        if entry[1][0] in sizes
+        and (entry[2] in known or (not is_remote(entry[0]) and is_gone(entry[0], unmounted)))
     ]
     if HASH not in rows.attribute_names:
         return _by_time(files, former)

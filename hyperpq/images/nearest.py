@@ -9,18 +9,20 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperpq.datasets.file_source import file_exists
 from hyperpq.errors import InvalidInputError
-from hyperpq.images.changes import file_exists
 from hyperpq.images.moves import HASH
 from hyperpq.images.results import AttributeValue, Result
 from hyperpq.index.calibration import EXACT
+from hyperpq.index.recall import as_recall, check_one
 from hyperpq.index.refine import Refine, as_refine
 from hyperpq.store.columns import values_of
+from hyperpq.utils.locations import absolute
 from hyperpq.utils.validation import as_count, as_number
 
 if TYPE_CHECKING:
@@ -49,10 +51,16 @@ class Wanted:
     min_similarity: float | None = None
     existing: bool = False
     refine: Refine = "auto"
+    nprobe: int | None = None
+    recall: float | None = None
 
     def __post_init__(self) -> None:
         as_count(self.k, "k")
         as_refine(self.refine)
+        if self.nprobe is not None:
+            as_count(self.nprobe, "nprobe")
+        as_recall(self.recall)
+        check_one(self.nprobe, self.recall)
         if self.max_distance is not None:
             as_number(self.max_distance, "max_distance")
         if self.min_similarity is not None:
@@ -168,7 +176,13 @@ class Search:
             short: list[int] = []
             for batch in _batches(waiting, width):
                 hits = self.rows.search_similar(
-                    queries[batch], width, where=self.where, refine=refine, threads=self.threads
+                    queries[batch],
+                    width,
+                    where=self.where,
+                    refine=refine,
+                    nprobe=self.wanted.nprobe,
+                    recall=self.wanted.recall,
+                    threads=self.threads,
                 )
                 short += self._take(batch, _Hits(*hits), seen, found, excluded)
             # Some were left out, and there may be more.
@@ -217,7 +231,8 @@ class Search:
             path = details.paths[id]
             if is_excluded is not None and is_excluded(id, path):
                 continue
-            # A name that is no absolute path is that of an image without a file.
+            # A name that is no absolute path is that of an image without a file. An object would
+            # take a request, which a search never sends.
             if wanted.existing and os.path.isabs(path) and not file_exists(path):
                 continue
             rank = len(results) + 1
@@ -241,6 +256,13 @@ def _batches(rows: list[int], width: int) -> list[list[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+class Part(NamedTuple):
+    """An image of a query: its path, which may be empty, and its id if it is one of the index."""
+
+    path: bytes
+    id: int | None = None
+
+
 class SameFile:
     """Whether paths of an index name the file of a query, whatever links lead to it.
 
@@ -251,6 +273,11 @@ class SameFile:
     def __init__(self) -> None:
         self._identities: dict[bytes, tuple[int, int] | None] = {}
 
+    def names_any(self, parts: Sequence[Part]) -> Excluded:
+        """A function that says whether an image is one of several of which a query consists."""
+        each = [self.names(part.path, part.id) for part in parts]
+        return each[0] if len(each) == 1 else lambda id, path: any(is_(id, path) for is_ in each)
+
     def names(self, query: bytes, query_id: int | None = None) -> Excluded:
         """A function that says whether an image is the file ``query``, if that is not empty.
 
@@ -258,7 +285,7 @@ class SameFile:
         """
         if not query:
             return lambda id, path: id == query_id
-        own, identity = {os.path.abspath(query), os.path.realpath(query)}, self._identity(query)
+        own, identity = {absolute(query), os.path.realpath(query)}, self._identity(query)
         return lambda id, path: (
             id == query_id
             or path in own

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+from hyperpq.codec.sample import SAMPLE_SIZE, evenly
 from hyperpq.errors import MissingDependencyError, TrainingError
 from hyperpq.index.learning import TRAIN_SIZE
 from hyperpq.progress import ProgressLike
@@ -238,8 +239,6 @@ def _reason(policy: RelearnPolicy, view: IndexView, train_size: int) -> str | No
 
 def _unlike(view: IndexView, record: TrainingRecord) -> float:
     """Share of the images that is unlike those that the codec was learned from."""
-    from hyperpq.codec.learned import evenly
-
     return record.fit.unlike(view.features_of(evenly(view.ids, MAX_FIT_ROWS)))
 
 
@@ -251,8 +250,6 @@ def _sampled(view: IndexView) -> int | None:
 
 def _known_number(view: IndexView, noun: str) -> str:
     """How many vectors a codec was learned from, as far as its sample tells."""
-    from hyperpq.codec.learned import SAMPLE_SIZE
-
     few = _sampled(view)
     if few is None:
         return "not recorded"

@@ -77,6 +77,32 @@ class Result:
 
 
 @dataclass(frozen=True)
+class QueryPart:
+    """One of several images that are one query.
+
+    Attributes
+    ----------
+    path : str
+        Path of the image, as `Result.path`; empty for an image that does not come from a file.
+    weight : float
+        Its weight, below 0 for an image that is subtracted.
+    id : int, optional
+        Its id, where the query names images of the index by their ids.
+    """
+
+    path: str
+    weight: float
+    id: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The part as JSON values: ``path``, ``weight``, and ``id`` if it has one."""
+        part: dict[str, Any] = for_json(
+            {"path": path_text(os.fsencode(self.path)), "weight": self.weight}
+        )
+        return part if self.id is None else part | {"id": self.id}
+
+
+@dataclass(frozen=True)
 class Answer:
     """The answer to a query: its results, or the reason why the query image cannot be read.
 
@@ -89,11 +115,15 @@ class Answer:
         The images that were found, nearest first.
     error : str, optional
         Why the image cannot be read.
+    parts : tuple of QueryPart
+        All images of the query with their weights, if it has several (`Combination`); ``query`` is
+        the first of them.
     """
 
     query: str
     results: list[Result] = field(default_factory=list)
     error: str | None = None
+    parts: tuple[QueryPart, ...] = ()
 
     @property
     def query_bytes(self) -> bytes:
@@ -101,10 +131,15 @@ class Answer:
         return os.fsencode(self.query)
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer as JSON values: ``query``, ``error`` and ``results``, see `Result.to_dict`."""
+        """The answer as JSON values: ``query``, ``error`` and ``results``, see `Result.to_dict`.
+
+        ``parts`` is there, too, if the query has several images, see `QueryPart.to_dict`.
+        """
         answer: dict[str, Any] = for_json(
             {"query": path_text(self.query_bytes), "error": self.error}
         )
+        if self.parts:
+            answer["parts"] = [part.to_dict() for part in self.parts]
         return answer | {"results": [result.to_dict() for result in self.results]}
 
     def to_json(self) -> str:

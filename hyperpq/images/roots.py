@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from hyperpq.datasets.listing import ImageFile, RootOptions
 from hyperpq.images.changes import Entry, is_gone, state_of
 from hyperpq.index.path_map import Root, is_at_or_below, parse_roots, relative_to, with_roots
+from hyperpq.utils.locations import is_remote
 
 if TYPE_CHECKING:
     from hyperpq.index.hihpq_index import HiHPQIndex
@@ -109,7 +110,9 @@ def is_mount_point(path: bytes) -> bool:
 
 
 def mount_point(path: bytes) -> bytes | None:
-    """Mount point of the file system that a path leads to; None if there is nothing."""
+    """Mount point of the file system that a path leads to; None if there is nothing, or a URL."""
+    if is_remote(path):
+        return None
     place = os.path.realpath(path)
     if not os.path.exists(place):
         return None
@@ -119,7 +122,7 @@ def mount_point(path: bytes) -> bytes | None:
 
 
 def unmounted(roots: Iterable[Root]) -> set[bytes]:
-    """Paths of the folders whose file systems are not mounted, or may not be.
+    """Paths of the folders whose file systems are not mounted, or may not be; URLs have none.
 
     Nothing is known of the images there. Where the index does not say which file system a folder
     was on, that may be why it does not exist.
@@ -127,7 +130,8 @@ def unmounted(roots: Iterable[Root]) -> set[bytes]:
     return {
         root.path
         for root in roots
-        if not (os.path.lexists(root.path) if root.mount is None else is_mount_point(root.mount))
+        if not is_remote(root.path)
+        and not (os.path.lexists(root.path) if root.mount is None else is_mount_point(root.mount))
     }
 
 
@@ -151,14 +155,14 @@ def gone_images(roots: Sequence[Root], entries: Iterable[Entry]) -> set[bytes]:
 
 
 def find_moved_roots(
-    roots: Sequence[Root], entries: Iterable[Entry], files: Mapping[bytes, ImageFile]
+    roots: Sequence[Root], entries: Iterable[Entry], listed: Iterable[ImageFile]
 ) -> dict[bytes, bytes]:
     """Recorded folders that do not exist any more, and where their images are now.
 
     A folder has moved if at least half of its images are in another folder by the same names, with
     the same sizes and times. It must be all of them if its file system may not be mounted, see
     `unmounted`: half of them may be a copy, and the others are still where they were. No file is
-    read.
+    read. A folder in object storage cannot be moved, only its objects can.
 
     Parameters
     ----------
@@ -166,7 +170,7 @@ def find_moved_roots(
         The folders that the index records.
     entries : iterable of Entry
         What the index has.
-    files : mapping of bytes to ImageFile
+    listed : iterable of ImageFile
         The files that have been listed.
 
     Returns
@@ -174,7 +178,7 @@ def find_moved_roots(
     dict of bytes to bytes
         Former and present path.
     """
-    gone = [root.path for root in roots if not os.path.lexists(root.path)]
+    gone = [r.path for r in roots if not (is_remote(r.path) or os.path.lexists(r.path))]
     if not gone:
         return {}
     images: dict[bytes, dict[bytes, tuple[int, int]]] = {path: {} for path in gone}
@@ -184,6 +188,7 @@ def find_moved_roots(
         for root in gone:
             if is_at_or_below(path, root) and path != root:
                 images[root][path[len(root) :].lstrip(b"/")] = state
+    files = {file.path: file for file in listed}
     by_state: defaultdict[tuple[int, int], list[bytes]] = defaultdict(list)
     for path, file in files.items():
         if path not in known:

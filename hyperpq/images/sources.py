@@ -10,7 +10,8 @@ import inspect
 import io
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias, Union
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from hyperpq.datasets.decode import SNIFF_BYTES, sniff
 from hyperpq.datasets.decode_errors import is_of_the_system, reason
 from hyperpq.errors import ImageError, ImageUnavailableError, InvalidInputError
-from hyperpq.utils.validation import as_array
+from hyperpq.utils.validation import as_array, as_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +35,7 @@ ImageLike: TypeAlias = Union[
     IO[bytes],
     NDArray[np.uint8],
     "Image.Image",
+    "EncodedImage",
 ]
 """A path; the content of an image file as bytes, or as a file that is open for reading bytes; an
 array (H, W, 3) or (H, W) uint8 with RGB or grey values; or an image of Pillow."""
@@ -100,15 +102,41 @@ class EncodedImage:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise ImageError(f"reading it gave {type(data).__name__}; expected bytes")
         self.size = len(data)
-        content = _NamedBytes(data)
+        content = NamedBytes(data)
         content.name = self.name
         return content
 
 
-class _NamedBytes(io.BytesIO):
+class NamedBytes(io.BytesIO):
     """Bytes with the name of their file, by whose ending some camera files are told from others."""
 
     name = b""
+
+
+@dataclass(frozen=True, eq=False)
+class Combination:
+    """Several images as one query, see `ImageIndex.query`.
+
+    Parameters
+    ----------
+    members : sequence
+        Images, or ids of the index where the query is given as ``like``.
+    weights : sequence of float, optional
+        Their weights, 1 by default. A weight below 0 leads away from what is like its image; -0.25
+        is enough beside weights that add up to 1. One weight at least is above 0.
+    """
+
+    members: Sequence[Any]
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.members, (str, bytes)) or not isinstance(self.members, Sized):
+            raise InvalidInputError(
+                f"members is {self.members!r}; expected a sequence of images, or of ids."
+            )
+        if not len(self.members):
+            raise InvalidInputError("members is empty; expected at least one image.")
+        as_weights(self.weights, len(self.members))
 
 
 Source: TypeAlias = Union[bytes, EncodedImage, "Image.Image"]
@@ -136,6 +164,8 @@ def as_sources(images: object) -> list[Source]:
         if not is_list:
             return [_as_source(array, "images", {})]
         images = array
+    elif isinstance(images, Combination):
+        raise InvalidInputError("images is a Combination, which is a query; expected images.")
     elif _is_single(images):
         return [_as_source(images, "images", {})]
     if not isinstance(images, Iterable):
@@ -178,7 +208,7 @@ def _as_source(image: object, name: str, files: dict[int, EncodedImage]) -> Sour
         if b"\0" in path:
             raise InvalidInputError(f"{name} is a path with a NUL, which no path holds.")
         return path
-    if isinstance(image, Image.Image):
+    if isinstance(image, (Image.Image, EncodedImage)):
         return image
     if isinstance(image, (bytes, bytearray, memoryview)):
         return EncodedImage(bytes(image))

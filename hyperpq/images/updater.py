@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from hyperpq.images.roots import (
 )
 from hyperpq.progress import Progress, ProgressLike, as_progress
 from hyperpq.store.columns import TIME
+from hyperpq.utils.locations import absolute
 
 if TYPE_CHECKING:
     from hyperpq.datasets.listing import ImageFile
@@ -97,7 +97,7 @@ class Updater:
         """
         self._index.collection.check_writable()
         progress = as_progress(progress)
-        folders = [os.path.abspath(os.fsencode(root)) for root in remove_below]
+        folders = [absolute(root) for root in remove_below]
         listed = {file.path: file for file in files}
         difference = _Difference(self._images, listed, folders, unknown)
         changes = difference.find(progress)
@@ -109,7 +109,8 @@ class Updater:
         report.moved = self._relabel(difference, moves)
         changes = difference.changes
         report.kept = len(changes.kept)
-        new = [file for path, file in sorted(listed.items()) if path not in changes.unchanged]
+        new_paths = sorted(path for path in listed if path not in changes.unchanged)
+        new = [listed[path] for path in new_paths]
         if changes.missing:
             report.removed = self._index.remove_ids(changes.missing)
         options = ReadOptions(workers, self._images.max_megapixels, hashes=has_hashes(self._images))

@@ -6,6 +6,6 @@ are FAISS's free functions.
 `from_faiss`, `to_faiss`, `write_faiss` and `FaissExport` convert codes and codebooks.
 """
 
-import lazy_loader
+from hyperpq.utils.imports import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -9,6 +9,7 @@ from .faiss_bridge import from_faiss as from_faiss
 from .faiss_bridge import to_faiss as to_faiss
 from .faiss_bridge import write_faiss as write_faiss
 from .hihpq_index import HiHPQIndex as HiHPQIndex
+from .ivf import HiHPQIVFIndex as HiHPQIVFIndex
 from .reader import IndexReader as IndexReader
 from .reader import IndexView as IndexView
 from .serialize import deserialize_index as deserialize_index

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import Self
 
 from hyperpq.errors import InvalidInputError, SnapshotChangedError
+from hyperpq.index.cells import learned_cells, regrouped
 from hyperpq.index.directory import (
     codec_of,
     codec_settings,
@@ -21,45 +22,23 @@ from hyperpq.index.directory import (
 )
 from hyperpq.index.encoded import recoded
 from hyperpq.index.holder import Shown
+from hyperpq.index.merging import MovedRows
 from hyperpq.index.metadata import as_metadata, read_only
 from hyperpq.index.path_map import settled
-from hyperpq.index.recoding import Recoding
-from hyperpq.index.row_changes import MAX_ID, RowChanges
+from hyperpq.index.recall import RecallCurve
+from hyperpq.index.recoding import NewVectors, Recoding
+from hyperpq.index.row_changes import RowChanges
+from hyperpq.index.searcher import trained
 from hyperpq.index.stats import IndexStats
 from hyperpq.index.view import RowView
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store import MemoryStore, Rows, live_batches
 from hyperpq.utils.files import os_errors
-from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
     from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.index.index_codec import IndexCodec
     from hyperpq.index.training_record import TrainingRecord
-
-
-class NewVectors(Protocol):
-    """Vectors that take the place of those of an index, see `Collection.replace_vectors`.
-
-    Attributes
-    ----------
-    codec : IndexCodec
-        Their codec.
-    training : TrainingRecord or None
-        What it was learned from.
-    tuned : TunedWeights or None
-        What fine-tuning changed in their network.
-    """
-
-    codec: IndexCodec
-    training: TrainingRecord | None
-    tuned: TunedWeights | None
-
-    def metadata(self, former: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The metadata of the index, given those that it has."""
-
-    def rows(self, former: RowView) -> Iterator[Rows]:
-        """All rows of the index as they are stored, with their new codes and kept features."""
 
 
 class Collection(RowChanges):
@@ -160,55 +139,34 @@ class Collection(RowChanges):
             Whether the codes are made of the kept features of ``other`` by that codec, which is
             not the codec of ``other``.
         """
-        add_id, ids = as_count(add_id, "add_id", -MAX_ID), other.ids
-        codec = codec or self.held
-        if len(ids) and not 0 <= int(ids[0]) + add_id <= int(ids[-1]) + add_id <= MAX_ID:
-            raise InvalidInputError(
-                f"add_id is {add_id}, with which ids of other would leave 0 to 2**63 - 1; expected "
-                "another one."
-            )
-        if self.feature_codec is not None and other.feature_codec is None:
-            raise InvalidInputError(
-                f"other keeps no features; expected features of the kind "
-                f"{self.feature_codec.kind!r}, which this index keeps; add its vectors instead."
-            )
-
-        def batches() -> Iterable[Rows]:
-            if not encode_anew and self.feature_codec in (None, other.feature_codec):
-                return other.batches(features=self.feature_codec is not None)
-            assert codec is not None
-            rows = other.batches(features=True)
-            return recoded(rows, codec, other.kept_by(), keep=self.feature_codec)
+        moved, codec = MovedRows.of(other, add_id, self.feature_codec), codec or self.held
+        ids = moved.ids + moved.add_id
 
         def change() -> None:
-            for _, rows, _ in self._store.find(ids + add_id):
+            for _, rows, _ in self._store.find(ids):
                 raise InvalidInputError(
-                    f"id {ids[rows >= 0][0]} of other is taken once add_id {add_id} is added; "
-                    f"expected free ids; pass add_id={self.next_id}."
+                    f"id {moved.ids[rows >= 0][0]} of other is taken once add_id {moved.add_id} is "
+                    f"added; expected free ids; pass add_id={self.next_id}."
                 )
             if not len(ids):
                 return
-            moved = (
-                Rows(
-                    batch.codes,
-                    batch.ids + add_id,
-                    batch.attributes,
-                    self._stored_paths(batch.path_strings),
-                    batch.features,
-                )
-                for batch in batches()
-            )
+            batches = map(self._with_stored_paths, moved.batches(codec, encode_anew=encode_anew))
             self._store.commit(
-                append=map(self._store.conform, moved),
-                next_id=self._next_after(int(ids[-1]) + add_id),
+                append=map(self._store.conform, map(self._grouped, batches)),
+                next_id=self._next_after(int(ids[-1])),
             )
 
         self._change(change, codec)
 
+    def _with_stored_paths(self, rows: Rows) -> Rows:
+        paths = self._stored_paths(rows.path_strings)
+        return Rows(rows.codes, rows.ids, rows.attributes, paths, rows.features)
+
     def put(self, batches: Iterable[Rows], next_id: int) -> None:
         """Fill a collection in memory that has no rows yet."""
         with self._changing:
-            self._store.commit(append=batches, next_id=next_id)
+            grouped = batches if self.held is None else self.held.grouped(batches)
+            self._store.commit(append=grouped, next_id=next_id)
 
     def recode(
         self,
@@ -262,7 +220,7 @@ class Collection(RowChanges):
                 memory, total = MemoryStore(), self._store.ntotal
                 rows = live_batches(self._store.segments)
                 new = recoded(rows, codec, kept, keep=kept, progress=shown, total=total)
-                memory.commit(append=new, next_id=self.next_id)
+                memory.commit(append=codec.grouped(new), next_id=self.next_id)
                 self._shown = replace(
                     self._shown,
                     store=memory,
@@ -281,10 +239,10 @@ class Collection(RowChanges):
                         "again; expected features of one network; try again."
                     )
                 newest.commit(
-                    append=recoding.rows(newest.segments),
+                    append=codec.grouped(recoding.rows(newest.segments)),
                     drop=range(len(newest.segments)),
                     settings={
-                        **newest.settings,
+                        **RecallCurve.settings(newest.settings, None),
                         **codec_settings(codec),
                         "training": training.to_json(),
                     },
@@ -318,19 +276,68 @@ class Collection(RowChanges):
             newest = copy.copy(directory)
             with newest.hold_lock():
                 self._refresh(newest)
-                settings = {**newest.settings, **codec_settings(new.codec)}
+                settings = RecallCurve.settings(newest.settings, None) | codec_settings(new.codec)
                 settings["metadata"] = as_metadata(new.metadata(settings.get("metadata", {})))
                 settings.pop("training", None)
                 if new.training is not None:
                     settings["training"] = new.training.to_json()
                 view = RowView(self.code_size, newest, self.held, self.feature_codec)
                 newest.commit(
-                    append=new.rows(view),
+                    append=new.codec.grouped(new.rows(view)),
                     drop=range(len(newest.segments)),
                     settings=settings,
                     files=index_files(new.codec, new.tuned),
                 )
                 codec = codec_of(newest).on(self._device)
+                self._shown = Shown(newest, codec, codec.code_size)
+
+    def regroup(self, nlist: int | Literal["auto"]) -> None:
+        """Group the codes by other cells, or by none, in one commit, see `HiHPQIndex.make_cells`.
+
+        Parameters
+        ----------
+        nlist : int or "auto"
+            Number of cells; 0 for none.
+
+        Raises
+        ------
+        InvalidInputError
+            If there are fewer rows than cells, or the call is inside `exclusive` or
+            `on_this_snapshot`.
+        StoreError
+            If the system refuses; the index is as it was.
+        """
+        view = self.view()
+        held = trained(view.held)
+        cells = learned_cells(view.segments, held.coder, nlist)
+        curve = None if cells is None else RecallCurve.measured(view, held.coder, cells)
+        with self._writing():
+            if self._holds_lock or not self._follows():
+                raise InvalidInputError(
+                    "cells cannot be replaced inside a block of exclusive() or on_this_snapshot(); "
+                    "expected a call outside."
+                )
+            if (directory := self._directory) is None:
+                codec, memory = held.with_cells(cells), MemoryStore()
+                self._check_codec(held)
+                memory.commit(append=regrouped(self._store.segments, codec), next_id=self.next_id)
+                self._shown = replace(self._shown, store=memory, codec=codec)
+                return
+            newest = copy.copy(directory)
+            with newest.hold_lock():
+                self._refresh(newest)
+                if newest.manifest.files != directory.manifest.files:
+                    self._show_newest(newest)
+                    raise SnapshotChangedError(
+                        f"{newest.path}: its codec or its cells were replaced meanwhile; try again."
+                    )
+                codec = held.with_cells(cells)
+                newest.commit(
+                    append=regrouped(newest.segments, codec),
+                    drop=range(len(newest.segments)),
+                    settings=RecallCurve.settings(newest.settings, curve),
+                    files=index_files(codec, kept_tuned(newest)),
+                )
                 self._shown = Shown(newest, codec, codec.code_size)
 
     def reset(self) -> None:
@@ -341,9 +348,39 @@ class Collection(RowChanges):
     def compact(self) -> bool:
         """Join small segments and drop deleted rows; whether there was anything to do.
 
-        Search results stay the same, and other readers of the directory are not disturbed.
+        Search results stay the same, and other readers of the directory are not disturbed. Where
+        there are cells, their recall is measured again if the rows are others by now.
         """
-        return self._change(lambda: self._store.compact())
+        done = self._change(lambda: self._store.compact())
+        return self.store_recall() or done
+
+    def store_recall(self) -> bool:
+        """Store what searches of some cells find, unless what is stored still holds.
+
+        Returns
+        -------
+        bool
+            Whether it was stored. It is not in memory, where it is measured when it is needed, nor
+            if the codec or the cells are replaced meanwhile.
+        """
+        view = self.view()
+        held, stored = view.held, view.recall_curve
+        if not view.is_stored or held is None or held.cells is None:
+            return False
+        if stored is not None and stored.holds_for(view):
+            return False
+        curve = RecallCurve.of(view, held.coder, held.cells)
+
+        def change() -> None:
+            directory = self._directory
+            assert directory is not None  # a collection stays in its directory
+            directory.commit(settings=RecallCurve.settings(directory.settings, curve))
+
+        try:
+            self._change(change, held)
+        except SnapshotChangedError:
+            return False
+        return True
 
     def clone(self) -> Self:
         """A copy in memory, with the same codec object."""
@@ -375,8 +412,6 @@ class Collection(RowChanges):
         NotTrainedError
             If there is no codec to save.
         """
-        from hyperpq.index.searcher import trained
-
         target = Path(os.path.abspath(path))
         with self._changing:
             rows = self.view()
@@ -390,6 +425,9 @@ class Collection(RowChanges):
                 settings["features"] = rows.feature_codec.kind
                 if rows.training is not None:
                     settings["training"] = rows.training.to_json()
+            if codec.cells is not None:
+                curve = RecallCurve.of(rows, codec.coder, codec.cells)
+                settings = RecallCurve.settings(settings, curve)
             files = index_files(codec, rows.tuned)
             store = write_directory(
                 target, rows, settings=settings, files=files, overwrite=overwrite

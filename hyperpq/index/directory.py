@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpq.codes import code_size
 from hyperpq.errors import BackboneError, CorruptIndexError, InvalidInputError
+from hyperpq.remote.address import is_url
 from hyperpq.store import (
     IndexStore,
     check_replaceable,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.codec.feature_codec import FeatureCodec
     from hyperpq.index.index_codec import IndexCodec
+    from hyperpq.index.recall import RecallCurve
     from hyperpq.index.training_record import TrainingRecord
     from hyperpq.index.view import RowView
     from hyperpq.store import Durability
@@ -167,6 +169,10 @@ def open_directory(
     wait = as_number(lock_timeout, "lock_timeout")
     if wait < 0:
         raise InvalidInputError(f"lock_timeout is {wait}; expected seconds, at least 0.")
+    if is_url(path):
+        from hyperpq.remote import local_copy
+
+        path, read_only = local_copy(path), True
     store = IndexStore.open(path, verify=verify, read_only=read_only)
     store.durability, store.lock_timeout = durability, wait
     return codec_of(store), store
@@ -198,6 +204,11 @@ def codec_of(store: IndexStore) -> IndexCodec:
             f"{store.path}: a shard has codes of another size than {codec.code_size} bytes; "
             "expected that size."
         )
+    nlist = 0 if codec.cells is None else codec.cells.nlist
+    if any(segment.n_cells != nlist for segment in store.segments):
+        raise CorruptIndexError(
+            f"{store.path}: a shard has another number of cells than {nlist}; expected that number."
+        )
     size = 0 if (kept := kept_features(store)) is None else kept.size
     if any(segment.feature_size != size for segment in store.segments):
         raise CorruptIndexError(
@@ -205,6 +216,7 @@ def codec_of(store: IndexStore) -> IndexCodec:
             "size, as the settings in manifest.json say."
         )
     kept_training(store)
+    kept_recall(store)
     return codec
 
 
@@ -269,6 +281,22 @@ def kept_training(store: IndexStore) -> TrainingRecord | None:
     from hyperpq.index.training_record import TrainingRecord
 
     return TrainingRecord.from_json(record, store.path)
+
+
+def kept_recall(store: IndexStore) -> RecallCurve | None:
+    """What was measured of the cells of a directory; None where it is not recorded.
+
+    Raises
+    ------
+    CorruptIndexError
+        If the record is something else.
+    """
+    record = store.settings.get("recall")
+    if record is None:
+        return None
+    from hyperpq.index.recall import RecallCurve
+
+    return RecallCurve.from_json(record, store.path)
 
 
 def kept_code_size(store: IndexStore, expected: int) -> int:

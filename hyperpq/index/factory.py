@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from hyperpq.errors import InvalidInputError
+from hyperpq.store.grouping import MAX_CELLS
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _PLAIN = re.compile(
     r"(?:OPQ(?P<groups>[0-9]{1,4})(?:_(?P<width>[0-9]{1,6}))?,)?"
     r"PQ(?P<M>[0-9]{1,4})(?:x(?P<nbits>[48]))?(?:np)?"
 )
+_CELLS = re.compile(r"IVF(?P<nlist>[0-9]{1,7}),")
 # FAISS's numbers of its metrics.
 _METRIC_INNER_PRODUCT, _METRIC_L2 = 0, 1
 _NUMBERED = {_METRIC_INNER_PRODUCT: "ip", _METRIC_L2: "l2"}
@@ -41,7 +43,9 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
         of it ``OPQ{M},`` or ``OPQ{M}_{width},`` for a learned rotation; ``np`` at the end is
         accepted and has no effect, since codebooks are never trained for polysemous codes. With
         each of them ``IDMap`` or ``IDMap2``, in front (``IDMap,``) or at the end (``,IDMap``), is
-        accepted and has no effect, since vectors can always have ids of their own.
+        accepted and has no effect, since vectors can always have ids of their own. ``IVF{nlist},``
+        before ``HiHPQ`` or ``PQ`` is for an index with so many cells; there, codes are not those of
+        residuals.
     metric : str or int, optional
         Metric of the index: ``l2`` (the default) or ``ip`` of plain codebooks; ``cosine`` (the
         default), ``l2`` or ``ip`` of codes that keep exact neighbours; ``l1``, ``geodesic`` or
@@ -52,7 +56,7 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
     -------
     dict
         Arguments of `HiHPQIndex`: ``d``, ``M``, ``nbits``, ``metric``, and ``objective`` or
-        ``rotation`` where the text names them.
+        ``rotation`` where the text names them; with ``nlist``, of `HiHPQIVFIndex`.
 
     Raises
     ------
@@ -64,10 +68,16 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
     if isinstance(text, str):
         bare = re.sub(r"^IDMap2?,", "", text)
         bare = re.sub(r",IDMap2?\Z", "", text) if bare == text else bare
+    cells = _CELLS.search(bare) if isinstance(bare, str) else None
+    nlist = {}
+    if cells is not None and int(cells["nlist"]) >= 1:
+        # FAISS has the rotation in front: OPQ8_32,IVF100,PQ8.
+        nlist = {"nlist": as_count(int(cells["nlist"]), "nlist", 1, MAX_CELLS)}
+        bare = bare[: cells.start()] + bare[cells.end() :]
     for grammar in (_LEARNED, _PLAIN):
         match = grammar.fullmatch(bare) if isinstance(bare, str) else None
         if match and int(match["M"]) >= 1:
-            sizes = {"d": d, "M": int(match["M"]), "nbits": int(match["nbits"] or 8)}
+            sizes = {"d": d, **nlist, "M": int(match["M"]), "nbits": int(match["nbits"] or 8)}
             if grammar is _LEARNED:
                 return sizes | _learned(text, match["word"], metric)
             return {**sizes, "metric": _plain_metric(metric), **_rotation(text, match, d)}
@@ -75,7 +85,7 @@ def parse_factory(d: int, text: str, metric: str | int | None = None) -> dict[st
         f"the factory text is {text!r}; expected HiHPQ, the number of codes, x8 or x4, and then "
         ",fidelity or ,balanced or ,l1 or ,geodesic or ,chord, as in HiHPQ8, HiHPQ16x4 or "
         "HiHPQ8x8,fidelity; or PQ with x8 or x4, after OPQ if it is wanted, as in PQ8, PQ16x4 or "
-        "OPQ8_32,PQ8."
+        "OPQ8_32,PQ8; with IVF and a number of cells before HiHPQ or PQ, as in IVF1024,HiHPQ8."
     )
 
 
@@ -152,10 +162,15 @@ def index_factory(
     HiHPQIndex(d=64, M=8, nbits=8, metric='balanced', objective='balanced', not trained)
     >>> index_factory(64, "OPQ8_32,PQ8", "ip", device="cpu")
     HiHPQIndex(d=64, M=8, nbits=8, metric='ip', rotation=32, not trained)
+    >>> index_factory(64, "IVF1024,HiHPQ8x8", device="cpu").nlist
+    1024
     """
     from hyperpq.index.hihpq_index import HiHPQIndex
+    from hyperpq.index.ivf import HiHPQIVFIndex
 
-    return HiHPQIndex(**parse_factory(d, text, metric), features=features, device=device)
+    arguments = parse_factory(d, text, metric)
+    kind = HiHPQIVFIndex if "nlist" in arguments else HiHPQIndex
+    return kind(**arguments, features=features, device=device)
 
 
 def read_index(path: str | os.PathLike[str], *, device: str = "auto") -> HiHPQIndex:

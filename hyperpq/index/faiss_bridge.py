@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ from hyperpq.codec.base import Codec
 from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.errors import InvalidInputError
+from hyperpq.index.cells import Cells
 from hyperpq.quantizers.flat_metrics import FlatMetric
 from hyperpq.quantizers.kmeans import import_faiss
 from hyperpq.utils.output_files import check_writable, written_aside
@@ -31,11 +33,13 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
     """Take the codebooks, codes and ids of a FAISS index.
 
     A search finds what ``IndexPQ`` finds by default: all codes are compared, by distance tables of
-    the query.
+    the query. That is also what ``IndexIVFPQ`` finds with ``nprobe = nlist``. Its lists are not
+    carried over, as they follow from the vectors, and cells follow from the codes; see
+    `HiHPQIndex.make_cells`.
 
     Parameters
     ----------
-    index : faiss.IndexPQ
+    index : faiss.IndexPQ, or faiss.IndexIVFPQ with by_residual=False
         A trained index with metric L2 or inner product and 8 or 4 bits, alone or in a
         ``faiss.IndexIDMap``, ``IndexIDMap2`` or a ``faiss.IndexPreTransform`` with one rotation
         (``OPQMatrix``, ``RandomRotationMatrix``, or another ``LinearTransform`` with orthonormal
@@ -49,7 +53,7 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
     codes : ndarray, shape (n, code_size), uint8
         Packed as `codes.pack` describes.
     ids : ndarray, shape (n,), int64
-        The ids of the map, or 0 to n - 1.
+        The ids of the map or of the lists, or 0 to n - 1.
 
     Raises
     ------
@@ -66,10 +70,17 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
         elif rotation is None and isinstance(inner, faiss.IndexPreTransform):
             rotation, inner = _rotation_of(inner), faiss.downcast_index(inner.index)
     name = type(inner).__name__
-    if not isinstance(inner, faiss.IndexPQ):
+    # Exactly this type: others of its kind have further codes.
+    in_lists = type(inner) is faiss.IndexIVFPQ
+    if not in_lists and not isinstance(inner, faiss.IndexPQ):
         raise InvalidInputError(
-            f"index is of type {name}; expected a faiss.IndexPQ, alone or in a faiss.IndexIDMap or "
-            "an IndexPreTransform with one rotation."
+            f"index is of type {name}; expected a faiss.IndexPQ or IndexIVFPQ, alone or in a "
+            "faiss.IndexIDMap or an IndexPreTransform with one rotation."
+        )
+    if in_lists and inner.by_residual:
+        raise InvalidInputError(
+            "index is an IndexIVFPQ with codes of residuals, which mean something else in each "
+            "list; expected by_residual=False; add the vectors themselves to a HiHPQIVFIndex."
         )
     metrics: dict[int, FlatMetric] = {faiss.METRIC_L2: "l2", faiss.METRIC_INNER_PRODUCT: "ip"}
     pq = inner.pq
@@ -82,10 +93,24 @@ def from_faiss(index: Any) -> tuple[PQCodec, NDArray[np.uint8], NDArray[np.int64
     words = faiss.vector_to_array(pq.centroids).reshape(pq.M, pq.ksub, pq.dsub)
     codec = PQCodec.from_codebooks(words, metric=metrics[inner.metric_type], rotation=rotation)
     n = inner.ntotal
-    codes = faiss.vector_to_array(inner.codes).reshape(n, codec.code_size)
+    if in_lists:
+        codes, positions = _listed(inner)
+    else:
+        positions = np.arange(n)
+        codes = faiss.vector_to_array(inner.codes).reshape(n, codec.code_size)
     if pq.nbits == 4 and pq.M % 2:
         codes[:, -1] &= 15
-    return codec, codes, as_ids(np.arange(n) if ids is None else ids, n)
+    return codec, codes, as_ids(positions if ids is None else ids[positions], n)
+
+
+def _listed(index: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Codes (n, code_size) and ids (n,) of a ``faiss.IndexIVFPQ``, ascending by id."""
+    from faiss.contrib.inspect_tools import get_invlist
+
+    lists = [get_invlist(index.invlists, number) for number in range(index.nlist)]
+    ids = np.concatenate([ids for ids, _ in lists])
+    order = np.argsort(ids, kind="stable")
+    return np.concatenate([codes for _, codes in lists])[order], ids[order]
 
 
 def _rotation_of(index: Any) -> NDArray[np.float32]:
@@ -114,9 +139,10 @@ class FaissExport:
 
     Attributes
     ----------
-    index : faiss.IndexIDMap2
-        A map over an ``IndexPQ``, or over an ``IndexPreTransform`` with one where the codec has a
-        rotation.
+    index : faiss.IndexIDMap2, or faiss.IndexIVFPQ
+        A map over an ``IndexPQ``, or with the cells of plain codebooks an ``IndexIVFPQ``, whose
+        ``nprobe`` is all of them. Where the codec has a rotation, an ``IndexPreTransform`` is
+        around the ``IndexPQ`` or ``IndexIVFPQ``.
     codec : Codec
         The codec of the codes, which makes the queries.
     how : {"plain", "chord", "tables"}
@@ -183,7 +209,14 @@ class FaissExport:
         return np.where(np.abs(values) == _MISSING, np.float32(np.inf), out)
 
 
-def to_faiss(codec: Codec, codes: ArrayLike, ids: ArrayLike, *, how: str = "auto") -> FaissExport:
+def to_faiss(
+    codec: Codec,
+    codes: ArrayLike,
+    ids: ArrayLike,
+    *,
+    how: str = "auto",
+    cells: Cells | None = None,
+) -> FaissExport:
     """Make a FAISS index of codes that has the distances of their codec.
 
     Parameters
@@ -200,6 +233,8 @@ def to_faiss(codec: Codec, codes: ArrayLike, ids: ArrayLike, *, how: str = "auto
         d' = M (D + 1). ``tables``, for every metric: codewords are unit vectors and queries are
         distance tables, d' = M K. ``auto`` chooses ``chord`` where it is possible. The codebooks of
         a `PQCodec` are used as they are.
+    cells : Cells, optional
+        Cells of the codes of a `PQCodec`, which become lists. Other codes are exported without.
 
     Raises
     ------
@@ -220,9 +255,15 @@ def to_faiss(codec: Codec, codes: ArrayLike, ids: ArrayLike, *, how: str = "auto
     else:
         words = _chord_words(codec) if chosen == "chord" else _unit_words(codec)
     M, K, D = words.shape
-    inner = faiss.IndexPQ(M * D, M, K.bit_length() - 1, metric)
+    if chosen == "plain" and cells is not None:
+        inner = _lists_of(codec, cells, metric)
+    else:
+        inner = faiss.IndexPQ(M * D, M, K.bit_length() - 1, metric)
     faiss.copy_array_to_vector(words.cpu().numpy().ravel(), inner.pq.centroids)
     inner.is_trained = True
+    if chosen == "plain" and cells is not None:
+        _fill_lists(inner, rows, labels, cells.numbers_of(rows, codec).numbers)
+        return FaissExport(_rotated_index(codec, inner), codec, chosen)
     middle = _rotated_index(codec, inner)
     outer = faiss.IndexIDMap2(middle)  # Takes an empty index only.
     outer.is_trained = True
@@ -231,6 +272,37 @@ def to_faiss(codec: Codec, codes: ArrayLike, ids: ArrayLike, *, how: str = "auto
     inner.ntotal = middle.ntotal = outer.ntotal = len(rows)
     outer.construct_rev_map()
     return FaissExport(outer, codec, chosen)
+
+
+def _lists_of(codec: Codec, cells: Cells, metric: int) -> Any:
+    """An empty ``faiss.IndexIVFPQ`` whose lists are cells, all of which a search looks at."""
+    assert isinstance(codec, PQCodec)
+    faiss = import_faiss()
+    centroids = cells.centroids
+    if codec.rotation is not None:
+        turned = centroids.astype(np.float64) @ codec.rotation.double().cpu().numpy().T
+        centroids = np.ascontiguousarray(turned, np.float32)
+    width = centroids.shape[1]
+    quantizer = faiss.IndexFlat(width, metric)
+    quantizer.add(centroids)
+    index = faiss.IndexIVFPQ(quantizer, width, cells.nlist, codec.M, codec.nbits, metric)
+    index.by_residual, index.nprobe = False, cells.nlist
+    return index
+
+
+def _fill_lists(
+    index: Any, codes: NDArray[np.uint8], ids: NDArray[np.int64], numbers: NDArray[np.int32]
+) -> None:
+    """Put codes into the lists with these numbers."""
+    faiss = import_faiss()
+    order = np.argsort(numbers, kind="stable")
+    codes, ids = np.ascontiguousarray(codes[order]), np.ascontiguousarray(ids[order])
+    bounds = np.searchsorted(numbers[order], np.arange(index.nlist + 1))
+    for number, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        if start < stop:
+            own = faiss.swig_ptr(ids[start:stop]), faiss.swig_ptr(codes[start:stop])
+            index.invlists.add_entries(number, stop - start, *own)
+    index.ntotal = len(ids)
 
 
 def _rotated_index(codec: Codec, inner: Any) -> Any:
@@ -243,7 +315,7 @@ def _rotated_index(codec: Codec, inner: Any) -> Any:
     faiss.copy_array_to_vector(rotation.ravel(), transform.A)
     transform.is_trained, transform.is_orthonormal = True, True
     index = faiss.IndexPreTransform(transform, inner)
-    index.is_trained = True
+    index.is_trained, index.ntotal = True, inner.ntotal
     return index
 
 

@@ -15,12 +15,15 @@ from hyperpq.index.directory import LOCK_TIMEOUT, open_directory
 from hyperpq.index.searcher import trained
 from hyperpq.index.trainable import TrainableIndex
 from hyperpq.utils.devices import resolve_device
+from hyperpq.utils.imports import need_torch
 from hyperpq.utils.validation import as_choice, as_count
 
 if TYPE_CHECKING:
     from hyperpq.codec.config import PQConfig
     from hyperpq.index.faiss_bridge import FaissExport
     from hyperpq.store.index_store import Durability
+
+_FAISS = "conversions from and to FAISS"
 
 
 class HiHPQIndex(TrainableIndex):
@@ -230,7 +233,9 @@ class HiHPQIndex(TrainableIndex):
         Parameters
         ----------
         path : path-like
-            What `save` or `hyperpq build` wrote.
+            What `save` or `hyperpq build` wrote, or the URL of an index that `hyperpq push`
+            published, such as ``s3://bucket/index``. What is published now is copied into the
+            user's cache, and opened with ``read_only``.
         device : str
             As in the constructor.
         verify : bool
@@ -260,7 +265,8 @@ class HiHPQIndex(TrainableIndex):
 
     @classmethod
     def from_faiss(cls, faiss_index: Any) -> HiHPQIndex:
-        """An index with the codes and ids of a FAISS `IndexPQ`; see `faiss_bridge.from_faiss`."""
+        """An index with the codes and ids of one of FAISS; see `faiss_bridge.from_faiss`."""
+        need_torch(_FAISS)
         from hyperpq.index.faiss_bridge import from_faiss
 
         codec, codes, ids = from_faiss(faiss_index)
@@ -270,13 +276,15 @@ class HiHPQIndex(TrainableIndex):
 
     def to_faiss(self, how: str = "auto") -> FaissExport:
         """A FAISS index with the same results; see `faiss_bridge.to_faiss`."""
+        need_torch(_FAISS)
         from hyperpq.index.faiss_bridge import to_faiss
 
         rows = self.collection.view()
         codec, batches = trained(rows.codec), list(rows.batches())
         codes = [np.empty((0, rows.code_size), np.uint8), *(batch.codes for batch in batches)]
         ids = [np.empty(0, np.int64), *(batch.ids for batch in batches)]
-        return to_faiss(codec, np.concatenate(codes), np.concatenate(ids), how=how)
+        cells = trained(rows.held).cells
+        return to_faiss(codec, np.concatenate(codes), np.concatenate(ids), how=how, cells=cells)
 
     def write_faiss(self, path: str | os.PathLike[str], how: str = "auto") -> None:
         """Write `to_faiss` to a file that ``faiss.read_index`` reads."""

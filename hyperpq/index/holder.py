@@ -23,7 +23,7 @@ from hyperpq.index.directory import (
 )
 from hyperpq.index.view import RowView
 from hyperpq.scan.scanner import Scanner, scanner_for
-from hyperpq.store import IndexStore, MemoryStore, Store
+from hyperpq.store import IndexStore, MemoryStore, Rows, Store
 from hyperpq.store.snapshot_reader import another_index
 from hyperpq.utils.forks import ForkSafeLock
 
@@ -265,7 +265,7 @@ class SnapshotHolder:
         if self.read_only:
             error = StoreError(
                 f"{self.path}: the index was opened read-only and cannot be changed; load it "
-                "without read_only=True to change it."
+                "without read_only=True, or pull it from its URL into a directory, to change it."
             )
             error.errno = errno.EROFS
             raise error
@@ -346,6 +346,11 @@ class SnapshotHolder:
         self.check_writable()
         with self._changing:
             yield
+
+    def _grouped(self, rows: Rows) -> Rows:
+        """Rows of the codec that is shown, with their cells if there are any."""
+        held = self.held
+        return rows if held is None else next(iter(held.grouped([rows])))
 
     def _follows(self) -> bool:
         return self._pinned_by != threading.get_ident()

@@ -11,15 +11,19 @@ from numpy.typing import ArrayLike, NDArray
 from hyperpq.codec.coder import Coder, coder_of
 from hyperpq.codec.freezing import has_corrections
 from hyperpq.codec.stored_codec import StoredCodec
+from hyperpq.index.cells import Cells
+from hyperpq.store.manifest import CELLS_FILE
 from hyperpq.utils.forks import ForkSafeLock, cached
+from hyperpq.utils.imports import need_torch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from typing_extensions import Self
 
     from hyperpq.codec.base import Codec
     from hyperpq.codec.config import AnyConfig
+    from hyperpq.store import Rows
 
 
 class IndexCodec:
@@ -34,8 +38,14 @@ class IndexCodec:
         The codec, on the device of the index.
     files : mapping of str to bytes, optional
         The files of a codec, instead, see `StoredCodec.read`.
+        There may be the file of cells among them.
     device : str
         Torch device of the second.
+
+    Attributes
+    ----------
+    cells : Cells or None
+        What the codes are grouped by; None where they are not.
     """
 
     def __init__(
@@ -44,8 +54,11 @@ class IndexCodec:
         files: Mapping[str, bytes] | None = None,
         device: str = "cpu",
     ) -> None:
-        self._module, self._files, self._device = module, files, device
-        self._stored = None if files is None else StoredCodec.read(files)
+        own = None if files is None else dict(files)
+        cells = None if own is None else own.pop(CELLS_FILE, None)
+        self.cells = None if cells is None else Cells.from_bytes(cells)
+        self._module, self._files, self._device = module, own, device
+        self._stored = None if own is None else StoredCodec.read(own)
         self._making = ForkSafeLock()
 
     @classmethod
@@ -64,8 +77,22 @@ class IndexCodec:
         other._module, other._device = None, device
         return other
 
+    def with_cells(self, cells: Cells | None) -> Self:
+        """The same codec, by which codes are grouped by other cells, or by none."""
+        other = copy.copy(self)
+        other.cells = cells
+        return other
+
+    def grouped(self, batches: Iterable[Rows]) -> Iterable[Rows]:
+        """Rows with their cells, if there are any; one batch at a time is asked for."""
+        return batches if self.cells is None else self.cells.grouped(batches, self.coder)
+
     def files(self) -> dict[str, bytes]:
-        """The files of the codec, see `hyperpq.codec.serialization.to_files`."""
+        """The files of the codec, see `hyperpq.codec.serialization.to_files`, and of its cells."""
+        own = self._own_files()
+        return own if self.cells is None else own | {CELLS_FILE: self.cells.to_bytes()}
+
+    def _own_files(self) -> dict[str, bytes]:
         if self._files is not None:
             return dict(self._files)
         from hyperpq.codec.serialization import to_files
@@ -74,9 +101,16 @@ class IndexCodec:
 
     @property
     def module(self) -> Codec:
-        """The codec in PyTorch, always the same object."""
+        """The codec in PyTorch, always the same object.
+
+        Raises
+        ------
+        MissingDependencyError
+            It was read from files, and PyTorch is not installed.
+        """
         with self._making:
             if self._module is None:
+                need_torch("learning, GPUs and codecs as PyTorch modules")
                 from hyperpq.codec.serialization import of_stored
 
                 assert self._stored is not None
@@ -123,6 +157,34 @@ class IndexCodec:
         from hyperpq.codec.learned import LearnedCodec
 
         return self.module.n_sample if isinstance(self.module, LearnedCodec) else None
+
+    def difference(self, other: IndexCodec) -> str | None:
+        """In what two codecs differ, see `hyperpq.codec.serialization.difference`.
+
+        Raises
+        ------
+        MissingDependencyError
+            Their files differ, and PyTorch is not installed.
+        """
+        if self._files is not None and self._files == other._files:
+            return None
+        ours, theirs = self.module, other.module
+        from hyperpq.codec.serialization import difference
+
+        return difference(ours, theirs)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """How it was trained, see `Codec`."""
+        return (self.module if self._stored is None else self._stored).recipe
+
+    @property
+    def curvatures(self) -> NDArray[np.float32]:
+        """Curvatures of the subspaces, with their signs; none where all are of flat codebooks."""
+        if self._stored is not None:
+            return self._stored.curvatures
+        found: NDArray[np.float32] = self.module.quantizer.curvatures.cpu().numpy()
+        return found
 
     @property
     def d(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hyperpq.codes import check_sizes
 from hyperpq.errors import InvalidInputError
 from hyperpq.index.training_record import TrainingRecord
+from hyperpq.utils.imports import need_torch
 from hyperpq.utils.validation import as_count
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from hyperpq.training.recipe import Recipe
     from hyperpq.training.task import TrainingRun
 
+LEARNING = "codecs that are learned"
+"""What needs PyTorch, for `need_torch`."""
 TRAIN_SIZE = 25_000
 """Vectors that a codec is learned from at most, unless told otherwise."""
 
@@ -63,6 +66,7 @@ class CodecPlan:
 
         ``views`` (V, v, d) and ``view_rows`` (v,) are those of `train_codec`.
         """
+        need_torch(LEARNING)
         if self.plain is not None:
             from hyperpq.codec.pq import PQCodec
 

@@ -19,6 +19,7 @@ from hyperpq.errors import CorruptIndexError
 from hyperpq.store import IndexStore, Store
 from hyperpq.store.paths import Paths
 from hyperpq.store.strings import Strings
+from hyperpq.utils.locations import is_absolute, is_remote
 
 KEY, ROOTS_KEY = "pictures", "roots"
 """Where the metadata of an index of images has its folders; part of the format."""
@@ -32,11 +33,11 @@ class Root:
     Attributes
     ----------
     path : bytes
-        Absolute path when it was last listed.
+        Absolute path, or URL, when it was last listed.
     stored : bytes
         What the stored paths of its images begin with: its path when they were first added.
     relative : bytes, optional
-        ``path`` relative to the directory of the index.
+        ``path`` relative to the directory of the index; None for a URL.
     exclude : tuple of str
         Patterns of what is left out, see `datasets.folder.scan_roots`.
     include_hidden : bool
@@ -80,8 +81,13 @@ class Root:
         return stored if self.mount is None else {**stored, "mount": _text(self.mount)}
 
 
-def relative_to(path: bytes, directory: Path) -> bytes:
-    """A path relative to the directory of an index, by whatever link that is reached."""
+def relative_to(path: bytes, directory: Path) -> bytes | None:
+    """A path relative to the directory of an index, by whatever link that is reached.
+
+    None for a URL, which does not move with an index.
+    """
+    if is_remote(path):
+        return None
     return os.path.relpath(path, os.path.realpath(os.fsencode(directory)))
 
 
@@ -189,11 +195,11 @@ class PathMap:
             if is_at_or_below(path, stored):
                 return _joined(present, path[len(stored) :])
         literal = path.lstrip(_LITERAL)
-        return literal if self.has_colons and literal.startswith(b"/") else path
+        return literal if self.has_colons and is_absolute(literal) else path
 
     def stored(self, path: bytes) -> bytes:
         """The stored path for which ``path`` is shown."""
-        if not self.pairs or not path.startswith(b"/"):
+        if not self.pairs or not is_absolute(path):
             return path
         for stored, present in sorted(self.pairs, key=lambda pair: -len(pair[1])):
             if is_at_or_below(path, present):
@@ -250,8 +256,11 @@ def _parse_root(stored: Mapping[str, Any]) -> Root:
         hidden,
         None if mount is None else _bytes(mount),
     )
-    places = root.path, root.stored.lstrip(_LITERAL), root.mount or b"/"
-    if not all(place.startswith(b"/") for place in places):
+    if not (is_absolute(root.path) and is_absolute(root.stored.lstrip(_LITERAL))):
+        raise ValueError
+    if not all(place is None or not is_remote(root.path) for place in (root.relative, root.mount)):
+        raise ValueError
+    if root.mount is not None and not root.mount.startswith(b"/"):
         raise ValueError
     return root
 

@@ -17,6 +17,7 @@ from hyperpq.utils.validation import as_array, as_count, as_queries
 
 if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
+    from hyperpq.codec.coder import Coder
     from hyperpq.index.training_record import TrainingRecord
 
 
@@ -65,9 +66,25 @@ class IndexReader(IndexSearcher):
         return self.has_features or (codec is not None and codec.has_corrections)
 
     @property
+    def nlist(self) -> int:
+        """Number of cells that the codes are grouped by, see `HiHPQIndex.make_cells`; 0 if not."""
+        held = self._rows().held
+        return 0 if held is None or held.cells is None else held.cells.nlist
+
+    @property
     def training(self) -> TrainingRecord | None:
         """What the codec was learned from; None if it was given, or no features are kept."""
         return self._rows().training
+
+    @property
+    def coder(self) -> Coder:
+        """What encodes and compares by the codec of the rows, see `Coder`.
+
+        Raises
+        ------
+        NotTrainedError
+        """
+        return self._trained()[1]
 
     def encode(self, x: ArrayLike) -> NDArray[np.uint8]:
         """Vectors (n, d), or one (d,), -> codes (n, code_size) uint8, see `Codec.encode`."""

@@ -1,10 +1,10 @@
-"""`Recoding`: the rows of a directory by another codec, encoded before the lock is taken."""
+"""Rows of an index with another codec: `Recoding` of kept features, and `NewVectors`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,37 @@ from hyperpq.store import Rows
 from hyperpq.store.segments import live_batches
 
 if TYPE_CHECKING:
+    from hyperpq.backbones.tuned import TunedWeights
     from hyperpq.codec.feature_codec import FeatureCodec
     from hyperpq.index.index_codec import IndexCodec
+    from hyperpq.index.training_record import TrainingRecord
+    from hyperpq.index.view import RowView
     from hyperpq.store.manifest import FileEntry
     from hyperpq.store.shard import Shard
+
+
+class NewVectors(Protocol):
+    """Vectors that take the place of those of an index, see `Collection.replace_vectors`.
+
+    Attributes
+    ----------
+    codec : IndexCodec
+        Their codec.
+    training : TrainingRecord or None
+        What it was learned from.
+    tuned : TunedWeights or None
+        What fine-tuning changed in their network.
+    """
+
+    codec: IndexCodec
+    training: TrainingRecord | None
+    tuned: TunedWeights | None
+
+    def metadata(self, former: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The metadata of the index, given those that it has."""
+
+    def rows(self, former: RowView) -> Iterator[Rows]:
+        """All rows of the index as they are stored, with their new codes and kept features."""
 
 
 @dataclass(frozen=True)

@@ -106,40 +106,6 @@ class Refinement:
             count = candidates(rows, codec)
         return cls(rows, codec, codec.feature_space(), Sampled.of(rows, codec).factor, count)
 
-    def search(
-        self,
-        queries: NDArray[np.float32],
-        tables: NDArray[np.float32],
-        segments: Sequence[CodeSegment],
-        width: int,
-        threads: int | None = None,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """`Scanner.search_segments` with ``width`` results, of which the first are ranked again.
-
-        Parameters
-        ----------
-        queries : ndarray, shape (nq, d), float32
-            Queries.
-        tables : ndarray, shape (nq, M, K), float32
-            Their tables.
-        segments : sequence of CodeSegment
-            The rows that are searched.
-        width : int
-            Number of results.
-        threads : int, optional
-            Number of threads of the scan, one for each core by default.
-
-        Returns
-        -------
-        D, I : ndarray, shape (nq, width)
-            Refined distances and ids.
-        """
-        found = self.rows.scanner.search_segments(
-            tables, segments, self.width(width, segments), threads=threads
-        )
-        D, I = self.ranked(queries, *found, threads)  # noqa: E741
-        return D[:, :width], I[:, :width]
-
     def width(self, width: int, segments: Sequence[CodeSegment]) -> int:
         """Number of results that a scan has to find, for so many results."""
         return max(width, min(self.count, sum(segment.codes.n for segment in segments)))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.errors import InvalidInputError
+from hyperpq.errors import InvalidInputError, SnapshotChangedError
 from hyperpq.filters.selectors import IDSelector, IDSelectorArray, SearchParameters
 from hyperpq.filters.where import Where
 from hyperpq.index.holder import SnapshotHolder
+from hyperpq.index.lookup import refuse_missing
 from hyperpq.index.path_map import PathMap
-from hyperpq.index.view import refuse_missing, selected
+from hyperpq.index.searcher import trained
+from hyperpq.index.selection import selected
 from hyperpq.store import Column, Rows
 from hyperpq.store.strings import Strings
 from hyperpq.utils.validation import as_array, as_codes, as_ids
@@ -185,7 +187,8 @@ class RowChanges(SnapshotHolder):
             new = Rows(codes, labels, attributes, self._stored_paths(paths))
             columns = _with_new(kept, new)
             self._append(
-                Rows(kept.codes, kept.ids, columns, new.path_strings, kept.features), labels
+                Rows(kept.codes, kept.ids, columns, new.path_strings, kept.features, kept.cells),
+                labels,
             )
 
         self._change(change)
@@ -234,6 +237,23 @@ class RowChanges(SnapshotHolder):
             return sum(map(len, deleted.values()))
 
         return self._change(change)
+
+    def with_codec(self, change: Callable[[IndexCodec], None]) -> None:
+        """Make a change that stores codes of a codec, again if that is replaced meanwhile.
+
+        Raises
+        ------
+        NotTrainedError
+            If there is no codec that is trained.
+        """
+        codec = trained(self.held)
+        try:
+            change(codec)
+        except SnapshotChangedError:
+            if self.held is codec:
+                raise
+            with self.exclusive():
+                change(trained(self.held))
 
     def _codes_by(
         self, codec: IndexCodec | None, codes: ArrayLike
@@ -314,7 +334,7 @@ class RowChanges(SnapshotHolder):
     def _append(self, rows: Rows, remove: NDArray[np.int64]) -> None:
         last = int(rows.ids[-1]) if rows.n else -1
         deleted = self._positions(remove) if len(remove) else {}
-        self._store.append(rows, deleted, self._next_after(last))
+        self._store.append(self._grouped(rows), deleted, self._next_after(last))
 
     def _next_after(self, last: int) -> int:
         """`next_id` once ``last`` is the highest id that was added."""

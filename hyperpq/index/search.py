@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from hyperpq.progress import ProgressLike, as_progress
 if TYPE_CHECKING:
     from hyperpq.codec.coder import Coder
     from hyperpq.codes import CodeSegment
+    from hyperpq.index.probe import Probe
     from hyperpq.index.refine import Refinement
     from hyperpq.scan.scanner import Scanner
 
@@ -31,6 +31,7 @@ def search(
     threads: int | None = None,
     *,
     scanner: Scanner,
+    probe: Probe | None = None,
     refinement: Refinement | None = None,
     out: tuple[NDArray[np.float32] | None, NDArray[np.int64] | None] = (None, None),
     progress: ProgressLike = None,
@@ -51,6 +52,8 @@ def search(
         Number of threads of the scan, one for each core by default.
     scanner : Scanner
         What scans the codes.
+    probe : Probe, optional
+        Which cells of the rows are searched; all of them by default.
     refinement : Refinement, optional
         What ranks the best codes again.
     out : (ndarray or None, ndarray or None)
@@ -71,19 +74,18 @@ def search(
     shape = (len(queries), k)
     D = output(out[0], "D", shape, np.float32)
     I = output(out[1], "I", shape, np.int64)  # noqa: E741
-    if any(np.may_share_memory(queries, array) for array in (D, I)):
+    if any(array is not None and np.may_share_memory(queries, array) for array in out):
         queries = queries.copy()
-    D[...], I[...] = np.inf, -1
     filled = result_width(k, segments)
+    D[:, filled:], I[:, filled:] = np.inf, -1
     scanned = filled if refinement is None else refinement.width(filled, segments)
     for rows in query_batches(len(queries), "search", progress, scanned):
         tables = finite_tables(codec, queries[rows])
-        found = (
-            scanner.search_segments(tables, segments, filled, threads=threads)
-            if refinement is None
-            else refinement.search(queries[rows], tables, segments, filled, threads)
-        )
-        D[rows, :filled], I[rows, :filled] = found
+        scans = scanner if probe is None else probe.scanner(queries[rows])
+        near, ids = scans.search_segments(tables, segments, scanned, threads=threads)
+        if refinement is not None:
+            near, ids = refinement.ranked(queries[rows], near, ids, threads)
+        D[rows, :filled], I[rows, :filled] = near[:, :filled], ids[:, :filled]
     return D, I
 
 
@@ -95,6 +97,7 @@ def range_search(
     threads: int | None = None,
     *,
     scanner: Scanner,
+    probe: Probe | None = None,
     progress: ProgressLike = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Find all rows at a distance below ``radius``; parameters as in `search`.
@@ -108,7 +111,8 @@ def range_search(
     D, I = [np.empty(0, np.float32)], [np.empty(0, np.int64)]  # noqa: E741
     for rows in query_batches(len(queries), "search", progress):
         tables = finite_tables(codec, queries[rows])
-        found = scanner.range_search_segments(tables, segments, radius, threads=threads)
+        scans = scanner if probe is None else probe.scanner(queries[rows])
+        found = scans.range_search_segments(tables, segments, radius, threads=threads)
         lims.append(found[0][1:] + lims[-1][-1])
         D.append(found[1])
         I.append(found[2])
@@ -123,8 +127,8 @@ def result_width(k: int, segments: Sequence[CodeSegment]) -> int:
 def finite_tables(codec: Coder, queries: NDArray[np.float32]) -> NDArray[np.float32]:
     """`Codec.tables`, all of them finite."""
     tables = codec.tables(queries)
-    finite = np.isfinite(tables).all((1, 2))
-    if not finite.all():
+    if not np.isfinite(tables).all():
+        finite = np.isfinite(tables).all((1, 2))
         largest = np.abs(queries[np.argmin(finite)]).max()
         raise InvalidInputError(
             f"a query is too large, with values of up to {largest:.3g}: its distances leave the "
@@ -178,8 +182,12 @@ def output(given: NDArray[N] | None, name: str, shape: tuple[int, ...], dtype: A
         for a new one.
     """
     if given is None:
-        with memory_for(shape[1]):
+        try:
             return np.empty(shape, dtype)
+        except (MemoryError, ValueError) as error:
+            raise InvalidInputError(
+                f"k is {shape[1]}; expected a number of results that fits in memory."
+            ) from error
     if not isinstance(given, np.ndarray) or given.shape != shape or given.dtype != dtype:
         has = (
             f"{given.dtype} of shape {given.shape}"
@@ -192,20 +200,12 @@ def output(given: NDArray[N] | None, name: str, shape: tuple[int, ...], dtype: A
     return given
 
 
-@contextmanager
-def memory_for(k: int) -> Iterator[None]:
-    """Turn what numpy raises about an array that is too large into an `InvalidInputError`."""
-    try:
-        yield
-    except (MemoryError, ValueError) as error:
-        raise InvalidInputError(
-            f"k is {k}; expected a number of results that fits in memory."
-        ) from error
-
-
 def query_batches(n: int, name: str, progress: ProgressLike, width: int = 1) -> Iterator[slice]:
     """Batches of queries with so many results each; a report when the next one is asked for."""
     size = min(_QUERY_BATCH, max(1, _RESULTS // max(width, 1)))
+    if 0 < n <= size and progress is None:  # A phase that nobody sees takes time, too.
+        yield slice(0, n)
+        return
     with as_progress(progress).phase(name, n, "queries") as phase:
         for start in range(0, n, size):
             rows = slice(start, min(start + size, n))

@@ -12,12 +12,13 @@ from hyperpq.errors import InvalidInputError, NotTrainedError
 from hyperpq.filters.selectors import SearchParameters
 from hyperpq.filters.where import Where
 from hyperpq.index.calibration import Calibration
+from hyperpq.index.probe import Probe
 from hyperpq.index.refine import Refine, Refinement
 from hyperpq.index.search import range_search, search, with_values
 from hyperpq.index.similarity import search_similar, similarity
 from hyperpq.index.view import RowView
 from hyperpq.progress import ProgressLike
-from hyperpq.utils.validation import as_array, as_count, as_number, as_queries
+from hyperpq.utils.validation import as_array, as_count, as_number, as_queries, as_weights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -35,6 +36,8 @@ class SearchOptions(TypedDict, total=False):
     params: SearchParameters | None
     where: str | Where | None
     refine: Refine
+    nprobe: int | None
+    recall: float | None
     threads: int | None
     D: NDArray[np.float32] | None
     I: NDArray[np.int64] | None  # noqa: E741
@@ -50,9 +53,13 @@ class IndexSearcher(ABC):
     ----------
     d : int
         Width of the vectors.
+    nprobe : int or None
+        The ``nprobe`` of searches that give none, see `search`; None, all cells, at first. It is
+        that of this object alone, and not stored.
     """
 
     d: int
+    nprobe: int | None = None
 
     @abstractmethod
     def _rows(self) -> RowView:
@@ -67,6 +74,14 @@ class IndexSearcher(ABC):
         rows = self._rows()
         return rows, trained(rows.held).coder
 
+    def _probe(
+        self, rows: RowView, codec: Coder, nprobe: int | None, recall: float | None = None
+    ) -> Probe | None:
+        """The cells that a search with these parameters looks at; None for all rows."""
+        if nprobe is None and recall is None:
+            nprobe = self.nprobe
+        return Probe.of(rows, codec, nprobe, recall)
+
     def search(
         self,
         x: ArrayLike,
@@ -75,6 +90,8 @@ class IndexSearcher(ABC):
         params: SearchParameters | None = None,
         where: str | Where | None = None,
         refine: Refine = None,
+        nprobe: int | None = None,
+        recall: float | None = None,
         threads: int | None = None,
         D: NDArray[np.float32] | None = None,
         I: NDArray[np.int64] | None = None,  # noqa: E741
@@ -102,6 +119,15 @@ class IndexSearcher(ABC):
             decides. An index without features can rank codes of the objective ``fidelity``, by a
             term of the whole code; ``"auto"`` is then 200. Rows after them keep the order of
             their codes, so that the results for one k are the first of those for a larger one.
+        nprobe : int, optional
+            In how many cells of an index with cells a query is searched: those whose centroids are
+            nearest to it. The result is exact for the rows of these cells. By default it is the
+            attribute ``nprobe``, and if that is None all rows are searched, as with ``nlist``.
+        recall : float, optional
+            The share of the first ten results of the exhaustive search by codes that is to be
+            found, in the mean of queries, above 0 and at most 1, instead of ``nprobe``: the
+            smallest number of cells with which rows of the index, as queries, found it, see
+            `RecallCurve`. With 1 all rows are searched.
         threads : int, optional
             Number of threads; by default one for each core that the process may use, up to
             ``OMP_NUM_THREADS`` where that is set. It does not change the result.
@@ -133,6 +159,7 @@ class IndexSearcher(ABC):
             k,
             threads,
             scanner=rows.scanner,
+            probe=self._probe(rows, codec, nprobe, recall),
             refinement=refinement,
             out=(D, I),
             progress=progress,
@@ -146,6 +173,8 @@ class IndexSearcher(ABC):
         params: SearchParameters | None = None,
         where: str | Where | None = None,
         refine: Refine = None,
+        nprobe: int | None = None,
+        recall: float | None = None,
         threads: int | None = None,
         progress: ProgressLike = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
@@ -174,8 +203,44 @@ class IndexSearcher(ABC):
         is_whole = params is None and where is None
         segments = None if is_whole else rows.code_segments(params, where)
         return search_similar(
-            rows, codec, segments, queries, k, threads, refinement=refinement, progress=progress
+            rows,
+            codec,
+            segments,
+            queries,
+            k,
+            threads,
+            probe=self._probe(rows, codec, nprobe, recall),
+            refinement=refinement,
+            progress=progress,
         )
+
+    def combine(self, x: ArrayLike, weights: ArrayLike | None = None) -> NDArray[np.float32]:
+        """One query that stands for several vectors, with weights: what is like all of them.
+
+        It is their mean in the tangent space of the codec, whose length, which is lost where
+        vectors differ, is restored. `docs/how-to/queries.md` has the formula and what was measured.
+
+        Parameters
+        ----------
+        x : array_like, shape (n, d)
+            Vectors.
+        weights : array_like, shape (n,), optional
+            Their weights, 1 by default. A weight below 0 leads away from what is like its vector;
+            -0.25 is enough beside weights that add up to 1. One weight at least is above 0.
+
+        Returns
+        -------
+        ndarray, shape (d,), float32
+            A vector for `search` and the other searches.
+
+        Raises
+        ------
+        NotTrainedError
+        InvalidInputError
+            Also if nothing is left of vectors that cancel each other out.
+        """
+        (_, codec), vectors = self._trained(), as_queries(x, self.d)
+        return codec.feature_space().combined(vectors, as_weights(weights, len(vectors)))
 
     def similarity(
         self, x: ArrayLike, D: ArrayLike, *, refine: Refine = None
@@ -224,6 +289,7 @@ class IndexSearcher(ABC):
         *,
         params: SearchParameters | None = None,
         where: str | Where | None = None,
+        nprobe: int | None = None,
         threads: int | None = None,
         progress: ProgressLike = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
@@ -242,7 +308,14 @@ class IndexSearcher(ABC):
         radius = as_number(radius, "radius")
         segments = rows.code_segments(params, where)
         return range_search(
-            codec, segments, queries, radius, threads, scanner=rows.scanner, progress=progress
+            codec,
+            segments,
+            queries,
+            radius,
+            threads,
+            scanner=rows.scanner,
+            probe=self._probe(rows, codec, nprobe),
+            progress=progress,
         )
 
     def search_and_reconstruct(

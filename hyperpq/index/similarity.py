@@ -20,6 +20,7 @@ from hyperpq.progress import ProgressLike
 if TYPE_CHECKING:
     from hyperpq.codec.coder import Coder
     from hyperpq.codec.feature_codec import FeatureCodec
+    from hyperpq.index.probe import Probe
     from hyperpq.index.refine import Refinement
     from hyperpq.index.view import RowView
 
@@ -39,6 +40,7 @@ def search_similar(
     k: int,
     threads: int | None = None,
     *,
+    probe: Probe | None = None,
     refinement: Refinement | None = None,
     progress: ProgressLike = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float64]]:
@@ -58,6 +60,8 @@ def search_similar(
         Number of results for each query.
     threads : int, optional
         Number of threads of the scan, one for each core by default.
+    probe : Probe, optional
+        Which cells of the rows are searched; all of them by default.
     refinement : Refinement, optional
         What ranks the best codes again.
     progress : Progress or bool, optional
@@ -82,12 +86,14 @@ def search_similar(
         x = queries[batch]
         kept = _as_kept(x, kept_by)
         tables, own = finite_tables(codec, x), _codes(codec, kept)
-        by_code = rows.scanner.search_segments(tables, segments, scanned, threads=threads)
+        scans = rows.scanner if probe is None else probe.scanner(x)
+        by_code = scans.search_segments(tables, segments, scanned, threads=threads)
         d_self = _distances_to(tables, own)
         near, ids = by_code if refinement is None else refinement.ranked(x, *by_code, threads)
         similar = np.full((len(x), width), np.nan)
         if scale is not None:
-            nearest = by_code[1][:, 0] if is_whole else None
+            # Cells may have no row.
+            nearest = by_code[1][:, 0] if is_whole and (by_code[1][:, 0] >= 0).all() else None
             kinship = scale.kinship(rows, x, tables, threads, nearest=nearest)
             similar = _similarities(scale, near[:, :width], x, d_self, kinship, refinement)
         hits = _Hits(near[:, :width], ids[:, :width], similar)

@@ -74,6 +74,8 @@ def column_bytes(segments: Sequence[Segment]) -> dict[str, int]:
 
 _FIELDS = {
     "codes": "code_bytes",
+    "places": "code_bytes",
+    "cell_starts": "code_bytes",
     "ids": "id_bytes",
     "path_offsets": "path_bytes",
     "path_bytes": "path_bytes",
@@ -92,4 +94,6 @@ def _sizes(segment: Segment) -> Mapping[str, int]:
         sizes |= {"path_offsets": paths.offsets.nbytes, "path_bytes": paths.blob.nbytes}
     if segment.features is not None:
         sizes["features"] = segment.features.nbytes
+    if (grouping := segment.grouping) is not None:
+        sizes |= {"places": grouping.places.nbytes, "cell_starts": grouping.starts.nbytes}
     return sizes | {"codes": segment.codes.nbytes, "ids": segment.ids.nbytes}

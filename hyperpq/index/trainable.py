@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.codec.feature_codec import KeptFeatures, feature_codec
 from hyperpq.errors import InvalidInputError, TrainingError
+from hyperpq.index.cells import Cells
 from hyperpq.index.collection import Collection
 from hyperpq.index.encoded import recoded
 from hyperpq.index.index_codec import IndexCodec
@@ -29,6 +30,7 @@ from hyperpq.index.vector_index import VectorIndex
 from hyperpq.index.view import RowView
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.utils.devices import resolve_device
+from hyperpq.utils.imports import need_torch
 from hyperpq.utils.validation import as_count, as_features, as_rows, as_views
 
 if TYPE_CHECKING:
@@ -227,6 +229,41 @@ class TrainableIndex(VectorIndex):
             self.device,
         )
 
+    def make_cells(self, nlist: int | Literal["auto"] = "auto") -> None:
+        """Group the codes by cells, so that a search can look at some of them, see ``nprobe``.
+
+        Cells are learned from the codes of the index by k-means, in the space of `reconstruct`. A
+        vector is in the cell whose centroid is nearest to what its code decodes to. What is added
+        later goes into the cells that are there; another call makes new ones, for an index that has
+        grown by much. Answers of searches without ``nprobe`` stay the same.
+
+        In a directory the new order of all codes is one commit, and the lock is held while it is
+        written. `retrain` makes new ones for its new codec, as many as before or one for each
+        vector that it learns from; `with_bits` makes none.
+
+        Parameters
+        ----------
+        nlist : int or "auto"
+            Number of cells; 0 removes them. ``"auto"`` is the power of two nearest to a thousandth
+            of the number of vectors.
+
+        Raises
+        ------
+        NotTrainedError
+            If the index has no codec.
+        InvalidInputError
+            If there are fewer vectors than cells.
+        MissingDependencyError
+            If faiss is not installed.
+        SnapshotChangedError
+            If another process or thread replaces the codec or the cells meanwhile.
+        StoreError
+            If the system refuses; the index is as it was.
+        """
+        trained(self.collection.held)
+        self.collection.check_writable()
+        self.collection.regroup(nlist)
+
     def retrain(
         self,
         *,
@@ -303,7 +340,12 @@ class TrainableIndex(VectorIndex):
             x = sample_of(view, size, plan.seed)
         learned = plan.learn(x, TrainingRun(progress=shown))
         record = record_of(learned, x, plan.seed, shown)
-        self.collection.recode(IndexCodec(learned), record, tuned=view.tuned, progress=shown)
+        new = IndexCodec(learned)
+        if self.nlist:
+            codes = new.encode(x)
+            new = new.with_cells(Cells.learn(codes, new.coder, min(self.nlist, len(codes))))
+        self.collection.recode(new, record, tuned=view.tuned, progress=shown)
+        self.collection.store_recall()
 
     def with_bits(
         self,
@@ -316,6 +358,8 @@ class TrainableIndex(VectorIndex):
         features: KeptFeatures | None = None,
     ) -> Self:
         """An index in memory with codes of another length and the same learned representation.
+
+        It has no cells, which `make_cells` of the new index makes of its codes.
 
         Parameters
         ----------
@@ -332,6 +376,7 @@ class TrainableIndex(VectorIndex):
         InvalidInputError
             If a value is not as described, or ``rows`` is True and this index keeps no features.
         """
+        need_torch("codes of another length")
         from hyperpq.codec.learned import LearnedCodec
 
         view = self.collection.view()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hyperpq.codes import code_size
-from hyperpq.errors import InvalidInputError, SnapshotChangedError
+from hyperpq.errors import InvalidInputError
 from hyperpq.filters.selectors import IDSelector
 from hyperpq.filters.where import Where
 from hyperpq.index.collection import Collection
 from hyperpq.index.encoded import EncodedVectors
 from hyperpq.index.index_codec import IndexCodec
+from hyperpq.index.merging import must_encode_anew
 from hyperpq.index.reader import IndexReader, IndexView, as_id, is_several
 from hyperpq.index.searcher import trained
+from hyperpq.index.streamed import add_stream
 from hyperpq.index.unopened import OpensLater
 from hyperpq.index.view import RowView
 from hyperpq.progress import ProgressLike
@@ -67,7 +69,9 @@ class VectorIndex(OpensLater, IndexReader):
 
     def view(self) -> IndexView:
         """The index as it is now: its codec and its rows, for several calls that agree."""
-        return IndexView(self.collection.view(), self.d)
+        view = IndexView(self.collection.view(), self.d)
+        view.nprobe = self.nprobe
+        return view
 
     @property
     def codec(self) -> Codec | None:
@@ -184,7 +188,7 @@ class VectorIndex(OpensLater, IndexReader):
 
     def add(
         self,
-        x: ArrayLike,
+        x: ArrayLike | Iterator[ArrayLike],
         ids: ArrayLike | None = None,
         *,
         attributes: Mapping[str, Any] | None = None,
@@ -194,8 +198,9 @@ class VectorIndex(OpensLater, IndexReader):
 
         Parameters
         ----------
-        x : array_like, shape (n, d)
-            Vectors.
+        x : array_like, shape (n, d), or iterator of such
+            Vectors. Those of an iterator, which takes neither ``ids`` nor ``attributes``, need not
+            fit in memory: they are added in transactions of 1,048,576, and an error keeps these.
         ids : array_like, shape (n,), optional
             Distinct ids, at least 0, that are not in the index; counted on from the highest one by
             default.
@@ -208,8 +213,10 @@ class VectorIndex(OpensLater, IndexReader):
         Raises
         ------
         NotTrainedError, InvalidInputError, StoreError
-            Nothing was added.
+            Nothing was added, or the complete transactions of an iterator.
         """
+        if isinstance(x, Iterator):
+            return add_stream(self, x, ids, attributes, progress)
         vectors = as_features(x, self.d)
         trained(self.collection.held)
         columns = self.collection.check_new(len(vectors), ids, attributes)
@@ -266,18 +273,7 @@ class VectorIndex(OpensLater, IndexReader):
                 codec=codec,
             )
 
-        self._with_codec(add)
-
-    def _with_codec(self, change: Callable[[IndexCodec], None]) -> None:
-        """Make a change that stores codes of a codec, again if that is replaced meanwhile."""
-        codec = trained(self.collection.held)
-        try:
-            change(codec)
-        except SnapshotChangedError:
-            if self.collection.held is codec:
-                raise
-            with self.collection.exclusive():
-                change(trained(self.collection.held))
+        self.collection.with_codec(add)
 
     def add_with_ids(
         self,
@@ -347,7 +343,7 @@ class VectorIndex(OpensLater, IndexReader):
                 ids, new.codes, attributes=attributes, features=new.features, codec=codec
             )
 
-        self._with_codec(change)
+        self.collection.with_codec(change)
 
     def remove_ids(
         self, ids: ArrayLike | IDSelector | None = None, *, where: str | Where | None = None
@@ -388,26 +384,13 @@ class VectorIndex(OpensLater, IndexReader):
         """
         if not isinstance(other, IndexReader):
             raise InvalidInputError(f"other is of {type(other)}; expected a HiHPQIndex.")
-        from hyperpq.codec.serialization import difference
-
         rows = other._rows()
 
         def merge(codec: IndexCodec) -> None:
-            why = difference(codec.module, trained(rows.codec))
-            if why and (rows.feature_codec is None or rows.feature_codec.d != self.d):
-                raise InvalidInputError(
-                    f"other cannot be merged: {why}; expected the same codec in both; train once."
-                )
-            # Rows of one codec have features of one network, whether or not it is recorded.
-            if why and rows.tuned != self.collection.view().tuned:
-                raise InvalidInputError(
-                    "other cannot be merged: its features are of a network with other fine-tuned "
-                    "weights; expected those of this index; build other with the codec of this "
-                    "index (hyperpq build --codec), which takes its network, too."
-                )
-            self.collection.merge(rows, add_id, codec=codec, encode_anew=bool(why))
+            anew = must_encode_anew(codec, self.collection.view(), rows, self.d)
+            self.collection.merge(rows, add_id, codec=codec, encode_anew=anew)
 
-        self._with_codec(merge)
+        self.collection.with_codec(merge)
 
     def reset(self) -> None:
         """Remove all vectors and count ids from 0 again; the codec stays."""

@@ -9,26 +9,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hyperpq.codes import CodeSegment, row_bits
-from hyperpq.errors import InvalidInputError, UnknownIdError
-from hyperpq.filters.hints import UnknownValue, unknown_column, unknown_values
+from hyperpq.codes import CodeSegment
+from hyperpq.errors import InvalidInputError
+from hyperpq.filters.hints import UnknownValue
 from hyperpq.filters.selectors import SearchParameters, as_parameters
 from hyperpq.filters.where import Where
+from hyperpq.index import lookup, selection
 from hyperpq.index.directory import (
     DirectoryReference,
     codec_of,
     kept_code_size,
     kept_features,
+    kept_recall,
     kept_training,
     kept_tuned,
 )
 from hyperpq.index.path_map import PathMap
 from hyperpq.index.stats import column_bytes
 from hyperpq.scan.scanner import CpuScanner, Scanner
-from hyperpq.store import Categories, Column, IndexStore, Rows, Segment, Store, live_batches
-from hyperpq.store.columns import concatenate
-from hyperpq.store.paths import Paths
-from hyperpq.store.segments import live_at
+from hyperpq.store import Categories, IndexStore, Rows, Segment, Store, live_batches
 from hyperpq.utils.validation import as_ids
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from hyperpq.codec.base import Codec
     from hyperpq.codec.feature_codec import FeatureCodec
     from hyperpq.index.index_codec import IndexCodec
+    from hyperpq.index.recall import RecallCurve
     from hyperpq.index.training_record import TrainingRecord
 
 # Rows of a batch unless told otherwise.
@@ -114,6 +114,16 @@ class RowView:
         return self._training
 
     @property
+    def is_stored(self) -> bool:
+        """Whether the rows are those of a directory."""
+        return isinstance(self._store, IndexStore)
+
+    @property
+    def recall_curve(self) -> RecallCurve | None:
+        """What was measured of the cells and stored with them; None in memory."""
+        return kept_recall(self._store) if isinstance(self._store, IndexStore) else None
+
+    @property
     def tuned(self) -> TunedWeights | None:
         """What fine-tuning changed in the network of the vectors; None if nothing.
 
@@ -189,6 +199,21 @@ class RowView:
         segments = self._store.segments
         return segments[0].attribute_names if segments else []
 
+    @property
+    def schema(self) -> dict[str, str]:
+        """Kind of each attribute column, see `columns.kind_of`; ``path`` too if there are paths."""
+        segments = self._store.segments
+        return dict(segments[0].schema) if segments else {}
+
+    def categories_of(self, name: str) -> list[str]:
+        """The distinct strings of a column of categories, sorted; also those of deleted rows."""
+        found: set[str] = set()
+        for segment in self._store.segments:
+            column = segment.attribute(name)
+            if isinstance(column, Categories):
+                found.update(column.labels)
+        return sorted(found)
+
     def column_bytes(self) -> dict[str, int]:
         """Bytes of the columns, see `IndexStats`; none is read."""
         return column_bytes(self._store.segments)
@@ -209,20 +234,11 @@ class RowView:
             Ascending.
         """
         given = as_parameters(params, where)
-        ids = [
-            segment.ids[selected(segment, given, self.path_map)] for segment in self._store.segments
-        ]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *ids]))
+        return selection.selected_ids(self._store.segments, given, self.path_map)
 
     def ids_at(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ids of the rows at some positions, ascending, in the order in which they are stored."""
-        ids, start = [np.empty(0, np.int64)], 0
-        for segment in self._store.segments:
-            stop = start + segment.n_live
-            here = positions[(positions >= start) & (positions < stop)] - start
-            ids.append(segment.ids[live_at(segment, here)])
-            start = stop
-        return np.concatenate(ids)
+        return selection.ids_at(self._store.segments, positions)
 
     def unknown_values(self, where: str | Where) -> list[UnknownValue]:
         """Texts that a condition compares with categories and that no row has: probably mistakes.
@@ -230,13 +246,7 @@ class RowView:
         Values that only deleted rows have may count as known.
         """
         condition = Where(where) if isinstance(where, str) else where
-
-        def labels(name: str) -> set[str] | None:
-            columns = [s.attribute(name) for s in self._store.segments if name in s.attribute_names]
-            known = [set(c.labels) for c in columns if isinstance(c, Categories)]
-            return set().union(*known) if known else None
-
-        return unknown_values(condition.root, labels)
+        return selection.values_of_no_row(self._store.segments, condition)
 
     def code_segments(
         self, params: SearchParameters | None = None, where: str | Where | None = None
@@ -247,29 +257,12 @@ class RowView:
         """
         given = as_parameters(params, where)
         if given.sel is None and given.where is None:
-            return [CodeSegment(s.tiled, s.ids, s.live_bits) for s in self._store.segments]
-        out = []
-        for segment in self._store.segments:
-            # Only the bits of each segment are kept, an eighth of its mask.
-            mask = selected(segment, given, self.path_map)
-            if mask.any():
-                out.append(CodeSegment(segment.tiled, segment.ids, row_bits(mask)))
-        return out
+            return [segment.scanned() for segment in self._store.segments]
+        return selection.selected_codes(self._store.segments, given, self.path_map)
 
     def first_code_segments(self, n: int) -> list[CodeSegment]:
         """The first n rows, in the order in which they are stored, as the scan reads them."""
-        out = []
-        for segment in self._store.segments:
-            if segment.n_live <= n:
-                out.append(CodeSegment(segment.tiled, segment.ids, segment.live_bits))
-            elif n > 0:
-                mask = np.zeros(segment.n, bool)
-                mask[live_at(segment, np.arange(n))] = True
-                out.append(CodeSegment(segment.tiled, segment.ids, row_bits(mask)))
-            n -= segment.n_live
-            if n <= 0:
-                break
-        return out
+        return selection.first_codes(self._store.segments, n)
 
     def codes_of(self, ids: ArrayLike) -> NDArray[np.uint8]:
         """Codes (n, code_size) of the rows with some ids, in their order.
@@ -279,15 +272,7 @@ class RowView:
         UnknownIdError
             If there is no row with one of the ids.
         """
-        labels = as_ids(ids, None, distinct=False)
-        codes = np.empty((len(labels), self.code_size), np.uint8)
-        missing = np.ones(len(labels), bool)
-        for _, rows, segment in self._store.find(labels):
-            here = rows >= 0
-            codes[here] = segment.tiled.take(rows[here])
-            missing &= ~here
-        refuse_missing(labels, missing)
-        return codes
+        return lookup.codes_at(self._store, as_ids(ids, None, distinct=False), self.code_size)
 
     def features_of(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Features (n, d) float32 of the rows with some ids, in their order, as they are kept.
@@ -329,15 +314,7 @@ class RowView:
         UnknownIdError
             If there is no row with one of the ids.
         """
-        missing, found = np.ones(len(ids), bool), []
-        for _, rows, segment in self._store.find(ids):
-            features = segment.features
-            assert features is not None
-            here = np.flatnonzero(rows >= 0)
-            missing[here] = False
-            found.append((features, rows[here], here))
-        refuse_missing(ids, missing)
-        return found
+        return lookup.features_at(self._store, ids)
 
     def kept_by(self) -> FeatureCodec:
         """How the rows keep their features.
@@ -364,31 +341,12 @@ class RowView:
         InvalidInputError
             If the rows have no paths.
         """
-        labels = as_ids(ids, None, distinct=False)
-        found: dict[int, bytes] = {}
-        missing = np.ones(len(labels), bool)
-        for _, rows, segment in self._store.find(labels):
-            for position in np.flatnonzero(rows >= 0).tolist():
-                path = segment.path(int(rows[position]))
-                found[position] = self.path_map.shown(path)
-            missing &= rows < 0
-        refuse_missing(labels, missing)
-        return [found[position] for position in range(len(labels))]
+        return lookup.paths_at(self._store, as_ids(ids, None, distinct=False), self.path_map)
 
     def attributes_of(self, ids: ArrayLike) -> dict[str, NDArray[Any]]:
         """Attributes of the rows with some ids, see `HiHPQIndex.attributes_of`."""
         labels = as_ids(ids, None, distinct=False)
-        order = np.full(len(labels), -1, np.int64)
-        found: dict[str, list[Column]] = {name: [] for name in self.attribute_names}
-        count = 0
-        for _, rows, segment in self._store.find(labels):
-            here = np.flatnonzero(rows >= 0)
-            for name, columns in found.items():
-                columns.append(segment.attribute_at(name, rows[here]))
-            order[here] = np.arange(count, count + len(here))
-            count += len(here)
-        refuse_missing(labels, order < 0)
-        return {name: _values(columns, order) for name, columns in found.items() if columns}
+        return lookup.attributes_at(self._store, labels, self.attribute_names)
 
     def batches(self, size: int = _BATCH, *, features: bool = False) -> Iterator[Rows]:
         """All rows in batches, one after another copied into memory.
@@ -414,45 +372,4 @@ class RowView:
         if rows.path_strings is None:
             return rows
         paths = self.path_map.shown_strings(rows.path_strings)
-        return Rows(rows.codes, rows.ids, rows.attributes, paths, rows.features)
-
-
-def selected(segment: Segment, params: SearchParameters, path_map: PathMap) -> NDArray[np.bool_]:
-    """Mask (n,) of the rows of a segment that are not deleted and that ``params`` selects.
-
-    Conditions on ``path`` are on the paths as they are shown.
-    """
-
-    def column(name: str) -> Column | Paths:
-        if name == "id":
-            return segment.ids
-        if name == "path" and segment.path_strings is not None:
-            shown = path_map.shown_strings(segment.path_strings)
-            return Paths(shown.offsets, shown.blob)
-        if name not in segment.schema:
-            assert params.where is not None  # nothing else asks for a column
-            raise unknown_column(name, {"id", *segment.schema}, params.where.root)
-        return segment.attribute(name)
-
-    mask = np.ones(segment.n, bool)
-    mask[segment.deleted_rows] = False
-    if params.sel is not None:
-        mask &= params.sel.mask(segment.ids)
-    if params.where is not None:
-        mask &= params.where.mask(column, segment.n)
-    return mask
-
-
-def refuse_missing(ids: NDArray[np.int64], missing: NDArray[np.bool_]) -> None:
-    """Raise `UnknownIdError` that names the first id that is missing, if one is."""
-    if missing.any():
-        raise UnknownIdError(
-            f"id is {ids[missing][0]}; the index has no vector with it; expected ids of the index."
-        )
-
-
-def _values(columns: list[Column], order: NDArray[np.int64]) -> NDArray[Any]:
-    column = concatenate(columns)[order]
-    if isinstance(column, Categories):
-        return np.array([*column.strings(), None], object)[:-1]
-    return np.asarray(column)
+        return Rows(rows.codes, rows.ids, rows.attributes, paths, rows.features, rows.cells)

@@ -39,7 +39,9 @@ class AdditiveCodebooks:
         self._stress = stress
         self._books = codebooks.astype(np.float64)
         words = self._books.reshape(-1, self.D)
-        self._words, self._shares = words[:, :-1].T.copy(), DISCOUNT * words[:, -1]
+        # Minus the products is what every metric has, the Euclidean ones twice.
+        factor = -1 if metric == "ip" else -2
+        self._words, self._shares = (factor * words[:, :-1]).T.copy(), DISCOUNT * words[:, -1]
         self._rounded: list[RoundedMatrix] | None = None
 
     def clip(self, v: Float64s) -> Float64s:
@@ -85,10 +87,10 @@ class AdditiveCodebooks:
     def tables(self, x: Float64s) -> Float64s:
         """Queries (nq, 1, D) -> share of every codeword in the distance (nq, M, K)."""
         flat = x[:, 0]
-        products = flat[:, :-1] @ self._words
-        if self.metric == "ip":
-            return -products.reshape(len(x), self.M, self.K)
-        shares: Float64s = self._shares - 2 * products + flat[:, -1:] / self.M
+        shares: Float64s = flat[:, :-1] @ self._words
+        if self.metric != "ip":
+            shares += self._shares
+            shares += flat[:, -1:] / self.M
         return shares.reshape(len(x), self.M, self.K)
 
     def decode(self, codes: Codes) -> Float64s:

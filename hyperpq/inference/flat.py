@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 from hyperpq.inference.codebooks import Codes, Float64s
 from hyperpq.quantizers.flat_metrics import FlatMetric
-from hyperpq.utils.exact_products import ExactMatrix, squared_lengths
+from hyperpq.utils import exact_products
+from hyperpq.utils.exact_products import MAX_TERMS, ExactMatrix, bits_of, squared_lengths
+from hyperpq.utils.forks import cached
 
 # Products with codewords in memory at once.
 _MAX_ENTRIES = 1 << 20
@@ -67,6 +69,15 @@ class FlatCodebooks:
 
     def tables(self, x: Float64s) -> Float64s:
         """Queries (nq, M, D) -> share of every codeword in the distance (nq, M, K)."""
+        native = exact_products._native
+        if native is not None and 0 < self.D <= MAX_TERMS:
+            out, near = native.product_tables(
+                np.ascontiguousarray(x - self._middle), *self._slices, _NEAR
+            )
+            if len(near):
+                row, m, k = np.unravel_index(near, out.shape)
+                out[row, m, k] = squared_lengths(x[row, m] - self._words[m, k])
+            return out
         out = np.empty((len(x), self.M, self.K))
         step = max(1, _MAX_ENTRIES // (self.M * self.K))
         for start in range(0, len(x), step):
@@ -83,6 +94,12 @@ class FlatCodebooks:
                 share[m, row, k] = squared_lengths(given[m, row] - self._words[m, k])
             out[start : start + step] = share.swapaxes(0, 1)
         return out
+
+    @cached
+    def _slices(self) -> tuple[Float64s, Float64s, Float64s, Float64s | None, int]:
+        """What compiled code takes: see `product_tables`."""
+        lengths = None if self.metric == "ip" else np.ascontiguousarray(self._lengths[:, 0])
+        return (*self._factor.slices(), lengths, bits_of(self.D))
 
     def decode(self, codes: Codes) -> Float64s:
         """Codes (n, M) -> vectors (n, M, D)."""

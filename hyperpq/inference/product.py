@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hyperpq.geometry.registry import GeometryName, Metric
 from hyperpq.inference.codebooks import Codes, Float64s
-from hyperpq.inference.spaces import SPACES, nearest_columns
+from hyperpq.inference.spaces import SPACES, nearest_columns, shortened
 
 # Entries that fit a cache: of tables, and of the products that codes are read from.
 _TABLE_ENTRIES, _CODE_ENTRIES = 1 << 16, 1 << 20
@@ -42,15 +42,17 @@ class ProductCodebooks:
         self.M, self.K, self.D = codebooks.shape
         self.nbits, self.spaces = self.K.bit_length() - 1, self.M
         self.metric: Metric = metric
-        self._space, self._max_norm = SPACES[geometry], max_norm
+        self._space = SPACES[geometry]
         self._c: Float64s = np.exp(log_c.astype(np.float64))
+        self._limit = self._space.limit(max_norm, self._c)
         column = self._c[:, None]
         self._vectors = self._space.clip(codebooks.astype(np.float64), max_norm, column)
         self._words = self._space.expmap0(self._vectors, column)
+        self._table = self._space.table(self._words, column)
 
     def clip(self, v: Float64s) -> Float64s:
         """Tangent vectors (..., M, D), those longer than the space or ``max_norm`` shortened."""
-        return self._space.clip(v, self._max_norm, self._c)
+        return shortened(v, self._limit)
 
     def points(self, v: Float64s) -> Float64s:
         """Tangent vectors (..., M, D) -> points (..., M, D), clipped and mapped."""
@@ -73,7 +75,7 @@ class ProductCodebooks:
         out = np.empty((len(x), self.M, self.K))
         step = max(1, _TABLE_ENTRIES // (self.M * self.K))
         for start in range(0, len(x), step):
-            q2 = self._space.table(x[start : start + step].swapaxes(0, 1), self._words, column)
+            q2 = self._table(x[start : start + step].swapaxes(0, 1))
             out[start : start + step] = self._space.metric(q2.swapaxes(0, 1), column, self.metric)
         return out
 

@@ -32,6 +32,7 @@ class Space(NamedTuple):
     expmap0, lift, dual, sqchord, metric : callable
         As the methods of `Geometry`; ``metric`` turns squared chords into a metric.
     table : callable
+        From points of codewords and their curvatures, a function from points of queries to
         `Geometry.sqchord_table`.
     """
 
@@ -39,17 +40,26 @@ class Space(NamedTuple):
     expmap0: Callable[[Float64s, Float64s], Float64s]
     lift: Callable[[Float64s, Float64s], Float64s]
     dual: Callable[[Float64s, Float64s], Float64s]
-    table: Callable[[Float64s, Float64s, Float64s], Float64s]
+    table: Callable[[Float64s, Float64s], Callable[[Float64s], Float64s]]
     metric: Callable[[Float64s, Float64s, Metric], Float64s]
 
     def clip(self, v: Float64s, max_norm: float, c: Float64s) -> Float64s:
         """Tangent vectors (..., D), long ones shortened, see `Geometry.clip`."""
-        limit = np.minimum(self.radius / np.sqrt(c), max_norm)[..., None]
-        square = _dot(v, v)[..., None]
-        is_long = square > limit * limit
-        if not is_long.any():
-            return v
-        return np.where(is_long, v * (limit * (1 / np.sqrt(np.where(is_long, square, 1.0)))), v)
+        return shortened(v, self.limit(max_norm, c))
+
+    def limit(self, max_norm: float, c: Float64s) -> Float64s:
+        """Lengths (..., 1) of the longest tangent vectors that `clip` leaves as they are."""
+        limit: Float64s = np.minimum(self.radius / np.sqrt(c), max_norm)[..., None]
+        return limit
+
+
+def shortened(v: Float64s, limit: Float64s) -> Float64s:
+    """Vectors (..., D), those that are longer than ``limit`` (..., 1) shortened to it."""
+    square = _dot(v, v)[..., None]
+    is_long = square > limit * limit
+    if not is_long.any():
+        return v
+    return np.where(is_long, v * (limit * (1 / np.sqrt(np.where(is_long, square, 1.0)))), v)
 
 
 def _dot(x: Float64s, y: Float64s) -> Float64s:
@@ -69,6 +79,9 @@ def _time(x: Float64s, c: Float64s) -> Float64s:
 def _lorentz_expmap0(v: Float64s, c: Float64s) -> Float64s:
     u = c * _dot(v, v)
     small = u < 1e-3
+    if not small.any():
+        root = np.sqrt(u)
+        return (np.sinh(root) / root)[..., None] * v
     root = np.sqrt(np.where(small, 1.0, u))
     series = 1 + u / 6 * (1 + u / 20 * (1 + u / 42 * (1 + u / 72)))
     return np.where(small, series, np.sinh(root) / root)[..., None] * v
@@ -90,39 +103,54 @@ def _lorentz_sqchord(x: Float64s, y: Float64s, c: Float64s) -> Float64s:
     return radial + angular
 
 
-def _lorentz_table(x: Float64s, y: Float64s, c: Float64s) -> Float64s:
+def _lorentz_table(y: Float64s, c: Float64s) -> Callable[[Float64s], Float64s]:
     # See `lorentz_chord.sqchord_table`: near pairs one by one.
-    x0, y0 = _time(x, c), _time(y, c)
-    left = np.concatenate([-2 * x, 2 * x0[..., None], np.ones_like(x0)[..., None]], -1)
+    y0 = _time(y, c)
     constant = np.broadcast_to((-2 / c)[..., None], (*y0.shape, 1))
-    right = np.concatenate([y, y0[..., None], constant], -1)
-    q2: Float64s = left @ np.swapaxes(right, -1, -2)
-    least = 2.0**-23 * y0.max(-1, keepdims=True) * x0
-    rows = np.nonzero(q2.min(-1) < least)
-    if len(rows[0]):
-        which, column = np.nonzero(q2[rows] < least[rows][:, None])
-        *batch, row = (index[which] for index in rows)
-        curvature = np.broadcast_to(c, (*q2.shape[:-2], 1))[..., 0][tuple(batch)]
-        q2[(*batch, row, column)] = _lorentz_sqchord(
-            x[(*batch, row)], y[(*batch, column)], curvature
-        )
-    return q2
+    right = np.swapaxes(np.concatenate([y, y0[..., None], constant], -1), -1, -2)
+    farthest = 2.0**-23 * y0.max(-1, keepdims=True)
+
+    def table(x: Float64s) -> Float64s:
+        left = np.empty((*x.shape[:-1], x.shape[-1] + 2))
+        x0 = _time(x, c)
+        np.multiply(x, -2, out=left[..., :-2])
+        np.multiply(x0, 2, out=left[..., -2])
+        left[..., -1] = 1
+        q2: Float64s = left @ right
+        least = farthest * x0
+        rows = np.nonzero(q2.min(-1) < least)
+        if len(rows[0]):
+            which, column = np.nonzero(q2[rows] < least[rows][:, None])
+            *batch, row = (index[which] for index in rows)
+            curvature = np.broadcast_to(c, (*q2.shape[:-2], 1))[..., 0][tuple(batch)]
+            q2[(*batch, row, column)] = _lorentz_sqchord(
+                x[(*batch, row)], y[(*batch, column)], curvature
+            )
+        return q2
+
+    return table
 
 
 def _lorentz_metric(q2: Float64s, c: Float64s, metric: Metric) -> Float64s:
     if metric == "chord":
         return q2
     z2 = q2 * (c / 4)
-    z, root = np.sqrt(z2), np.sqrt(1 + z2)
-    d: Float64s = np.log1p(z + z2 / (root + 1)) * (2 / np.sqrt(c))
+    z, d = np.sqrt(z2), z2 + 1
+    # log1p(z + z2 / (root + 1)), in place: a new array takes as long as a step.
+    np.sqrt(d, out=d)
+    d += 1
+    np.divide(z2, d, out=d)
+    d += z
+    np.log1p(d, out=d)
+    d *= 2 / np.sqrt(c)
     return d * d if metric == "geodesic" else d
 
 
 def _every_pair(
     sqchord: Callable[[Float64s, Float64s, Float64s], Float64s],
-) -> Callable[[Float64s, Float64s, Float64s], Float64s]:
-    def table(x: Float64s, y: Float64s, c: Float64s) -> Float64s:
-        return sqchord(x[..., :, None, :], y[..., None, :, :], c[..., None])
+) -> Callable[[Float64s, Float64s], Callable[[Float64s], Float64s]]:
+    def table(y: Float64s, c: Float64s) -> Callable[[Float64s], Float64s]:
+        return lambda x: sqchord(x[..., :, None, :], y[..., None, :, :], c[..., None])
 
     return table
 

@@ -5,6 +5,6 @@ batches. `train_vectors`, `import_vectors` and `encode_vectors` train, fill and 
 them, and `export.export_index` writes an index as npz, HDF5, Parquet, CSV or FAISS file.
 """
 
-import lazy_loader
+from hyperpq.utils.imports import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from hyperpq.errors import IndexNotFoundError, InvalidInputError, StoreError
 from hyperpq.images.metadata import ImageMetadata
-from hyperpq.index.encoded import EncodedVectors
 from hyperpq.index.hihpq_index import HiHPQIndex
-from hyperpq.index.learning import TRAIN_SIZE
+from hyperpq.index.learning import LEARNING, TRAIN_SIZE
+from hyperpq.index.streamed import StreamedRows
 from hyperpq.io.import_record import ImportedFile, add_imports, read_imports
 from hyperpq.io.train_vectors import PathLike, TrainingChoices, new_index
 from hyperpq.io.vector_files import (
@@ -28,19 +28,11 @@ from hyperpq.io.vector_files import (
     sample_rows,
 )
 from hyperpq.progress import ProgressLike, as_progress
+from hyperpq.utils.imports import need_torch
 from hyperpq.utils.validation import as_ids
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from hyperpq.index.index_codec import IndexCodec
-
-SEGMENT_SIZE = 1 << 20
-"""Vectors of one segment and one commit, unless kept features make it too large."""
-
-
-# Bytes of kept features of one segment, which are in memory at once.
-_SEGMENT_BYTES = 1 << 28
 
 Repeated: TypeAlias = Literal["refuse", "skip", "add"]
 """What is done with vectors that were imported before."""
@@ -134,7 +126,9 @@ def import_vectors(
             f"{words} cannot be chosen for {index_path}, which is trained already; leave these "
             "options out, or name a new index."
         )
-    if index is not None:
+    if index is None:
+        need_torch(LEARNING)
+    else:
         check_fit(files, index)
     total, labels = sum(file.shape[0] for file in files), None
     if ids is not None:
@@ -165,6 +159,7 @@ def import_vectors(
     new = sum(part.n for part in parts)
     with progress.phase("add", new, "vectors") as phase:
         _add(index, parts, labels, phase.advance)
+    index.collection.store_recall()
     return ImportReport(index, new, len(sample), total - new)
 
 
@@ -263,7 +258,7 @@ def _add(
     advance: Callable[[int], object],
 ) -> None:
     """Encode vectors and add them, one commit for each segment."""
-    rows = _Segments(index, labels)
+    rows = StreamedRows(index, labels)
     try:
         for part in parts:
             for batch in part.batches():
@@ -280,76 +275,18 @@ def _add(
     finally:
         # Where the disk is full, what stopped the import is what is reported.
         with contextlib.suppress(StoreError):
-            _note(index, parts, rows.ids)
+            _note(index, parts, rows)
 
 
-class _Segments:
-    """Vectors that are encoded and added in commits of many rows.
-
-    Attributes
-    ----------
-    done : int
-        Number of vectors added.
-    ids : list of ndarray
-        Their ids.
-    """
-
-    def __init__(self, index: HiHPQIndex, labels: NDArray[np.int64] | None) -> None:
-        self._index, self._labels = index, labels
-        self._codec: IndexCodec | None = None
-        # Codes and kept features; the vectors themselves would take too much memory.
-        self._codes: list[NDArray[np.uint8]] = []
-        self._features: list[NDArray[np.uint8]] = []
-        self.done, self.ids = 0, list[NDArray[np.int64]]()
-
-    def append(self, batch: NDArray[np.float32]) -> None:
-        """Encode vectors; those of a complete segment are added."""
-        encoded = self._index.encoded(batch)
-        if encoded.codec is not self._codec:
-            self.commit()
-        self._codec = encoded.codec
-        self._codes.append(encoded.codes)
-        if encoded.features is not None:
-            self._features.append(encoded.features)
-        kept = sum(features.nbytes for features in self._features)
-        if sum(map(len, self._codes)) >= SEGMENT_SIZE or kept >= _SEGMENT_BYTES:
-            self.commit()
-
-    def commit(self) -> None:
-        """Add what is encoded."""
-        n = sum(map(len, self._codes))
-        if not n:
-            return
-        collection = self._index.collection
-        own = None if self._labels is None else self._labels[self.done :][:n]
-        codes, codec, kept = np.concatenate(self._codes), self._codec, collection.feature_codec
-        if kept is None:
-            collection.add(codes, own, codec=codec)
-        else:
-            assert codec is not None
-            features = np.concatenate(self._features)
-            self._index.add_encoded(EncodedVectors.from_kept(codec, codes, features, kept), own)
-        last = collection.view().next_id
-        self.ids.append(np.arange(last - n, last) if own is None else own)
-        self._codes, self._features = [], []
-        self.done += n
-
-
-def _note(index: HiHPQIndex, parts: Sequence[_Part], ids: Sequence[NDArray[np.int64]]) -> None:
+def _note(index: HiHPQIndex, parts: Sequence[_Part], rows: StreamedRows) -> None:
     """Note which vectors of which files were added with which ids."""
-    left, files = np.concatenate([np.empty(0, np.int64), *ids]), []
+    start, files = 0, []
     for part in parts:
-        own, left = left[: part.n], left[part.n :]
-        if len(own):
-            files.append(
-                ImportedFile(
-                    part.checksum,
-                    part.file.shape[0],
-                    part.start + len(own),
-                    int(own.min()),
-                    int(own.max()),
-                    str(part.file.path),
-                )
-            )
+        stop = min(start + part.n, rows.done)
+        if stop > start:
+            added, ids = part.start + stop - start, rows.extent(start, stop)
+            name = str(part.file.path)
+            files.append(ImportedFile(part.checksum, part.file.shape[0], added, *ids, name))
+        start = stop
     if files:
         add_imports(index.collection, files)

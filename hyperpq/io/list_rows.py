@@ -14,6 +14,7 @@ from hyperpq.index.view import RowView
 from hyperpq.store import IndexStore, Rows
 from hyperpq.store.columns import as_json, values_of
 from hyperpq.utils.json_text import path_text
+from hyperpq.utils.locations import absolute
 
 # Rows that are in memory at once.
 _BATCH = 1 << 16
@@ -104,7 +105,7 @@ def unlisted(
 
 def _root(path: str | os.PathLike[str]) -> bytes:
     """A folder or an image as `is_below` expects it."""
-    return os.path.join(os.path.abspath(os.fsencode(path)), b"")
+    return os.path.join(absolute(path), b"")
 
 
 def _listed(rows: Rows, kept: NDArray[np.intp], names: Sequence[str]) -> Iterator[ListedRow]:

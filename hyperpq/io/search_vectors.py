@@ -14,6 +14,7 @@ from hyperpq.images.image_reader import ImageReader
 from hyperpq.images.metadata import ImageMetadata
 from hyperpq.images.results import Answers
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.index.recall import as_recall, check_one
 from hyperpq.index.refine import Refine, as_refine
 from hyperpq.io.vector_files import batch_rows, check_fit, open_vectors
 from hyperpq.progress import ProgressLike, as_progress
@@ -66,6 +67,8 @@ def search_vectors(
     dataset: str | None = None,
     where: str | None = None,
     refine: Refine = None,
+    nprobe: int | None = None,
+    recall: float | None = None,
     threads: int | None = None,
     device: str = "auto",
     progress: ProgressLike = None,
@@ -88,6 +91,10 @@ def search_vectors(
         Condition that the results fulfil, see `Where`.
     refine : int or "auto", optional
         See `HiHPQIndex.search`, and `ImageIndex.query` for an index of images.
+    nprobe : int, optional
+        See `HiHPQIndex.search`.
+    recall : float, optional
+        See `HiHPQIndex.search`.
     threads : int, optional
         See `HiHPQIndex.search`.
     device : str
@@ -110,6 +117,8 @@ def search_vectors(
     """
     k = as_count(k, "k")
     as_refine(refine)
+    as_recall(recall)
+    check_one(nprobe, recall)
     condition = None if where is None else Where(where)
     # Files first: a wrong path is an error before anything heavy is loaded.
     files = [open_vectors(path, dataset=dataset) for path in paths]
@@ -127,12 +136,24 @@ def search_vectors(
             for batch in file.batches(rows):
                 if images is None:
                     D, I = index.search(  # noqa: E741
-                        batch, k, where=condition, refine=refine, threads=threads
+                        batch,
+                        k,
+                        where=condition,
+                        refine=refine,
+                        nprobe=nprobe,
+                        recall=recall,
+                        threads=threads,
                     )
                     yield FoundVectors(start, D, I)
                 else:
                     answers = images.query(
-                        vectors=batch, k=k, where=condition, refine=refine, threads=threads
+                        vectors=batch,
+                        k=k,
+                        where=condition,
+                        refine=refine,
+                        nprobe=nprobe,
+                        recall=recall,
+                        threads=threads,
                     )
                     yield FoundVectors.of_answers(start, answers, k)
                 start += len(batch)

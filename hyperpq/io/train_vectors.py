@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.build.options import subquantizers
 from hyperpq.index.hihpq_index import HiHPQIndex
+from hyperpq.index.learning import LEARNING
 from hyperpq.io.vector_files import load_views, open_vectors
 from hyperpq.progress import ProgressLike
 from hyperpq.store import find_place
+from hyperpq.utils.imports import need_torch
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -87,6 +89,7 @@ def train_vectors(
     """
     # Before the training, as the index could not be saved after it.
     find_place(index_path).check_free()
+    need_torch(LEARNING)
     x = open_vectors(path, dataset=dataset).read()
     if not len(x):
         raise InvalidInputError(f"{path} has no vectors; expected vectors to train on.")

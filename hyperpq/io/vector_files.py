@@ -89,9 +89,9 @@ class VectorFile:
         return out
 
 
-def is_vector_file(path: Path) -> bool:
+def is_vector_file(path: Path | str) -> bool:
     """Whether a file is a file of vectors, by the ending of its name."""
-    return path.suffix.lower() in ENDINGS
+    return Path(path).suffix.lower() in ENDINGS
 
 
 def check_fit(files: Iterable[VectorFile], index: HiHPQIndex) -> None:

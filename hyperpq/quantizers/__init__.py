@@ -5,6 +5,6 @@ any geometry (`LorentzProductQuantizer` is its earlier name); `FlatProductQuanti
 codebooks of FAISS's ``IndexPQ``; `AdditiveQuantizer` has codewords that add up.
 """
 
-import lazy_loader
+from hyperpq.utils.imports import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

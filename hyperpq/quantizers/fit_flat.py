@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperpq.progress import Phase, ProgressLike, as_progress
+from hyperpq.quantizers.codeword_order import near_codewords_together
 from hyperpq.quantizers.kmeans import import_faiss, kmeans
 from hyperpq.utils.devices import single_thread
 
@@ -47,12 +48,14 @@ def fit_flat(
     Returns
     -------
     ndarray, shape (M, 2**nbits, d / M), float32
-        With n of at most 2**nbits each vector is a codeword, and they repeat in turn.
+        Near codewords follow each other, see `near_codewords_together`. With n of at most 2**nbits
+        each vector is a codeword, and they repeat in turn.
     """
     parts, books = _subspaces(take_evenly(x), M), []
     with as_progress(progress).phase("codebooks", M) as phase:
         for m, part in enumerate(parts):
-            books.append(kmeans(part, 1 << nbits, seed=seed + m)[0])
+            book = kmeans(part, 1 << nbits, seed=seed + m)[0]
+            books.append(book[near_codewords_together(book)])
             phase.advance()
     return np.stack(books)
 

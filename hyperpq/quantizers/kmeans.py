@@ -28,7 +28,7 @@ def import_faiss() -> Any:
         import faiss
     except ImportError as error:
         raise MissingDependencyError(
-            "faiss is missing; install it with `pip install 'hyperpq[cpu]'` "
+            "faiss is missing; install it with `pip install 'hyperpq[train]'` "
             "or, on a machine with an NVIDIA GPU, `pip install 'hyperpq[gpu]'`."
         ) from error
     # The number is one of each thread that calls faiss, and does not follow a container's quota.

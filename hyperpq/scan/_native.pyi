@@ -18,6 +18,24 @@ def range_search_segments(
     threads: int,
     level: str,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
+def search_cells(
+    tables: NDArray[np.float32],
+    segments: list[tuple[Any, ...]],
+    starts: list[NDArray[np.int64]],
+    cells: NDArray[np.int64],
+    k: int,
+    threads: int,
+    level: str,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+def range_search_cells(
+    tables: NDArray[np.float32],
+    segments: list[tuple[Any, ...]],
+    starts: list[NDArray[np.int64]],
+    cells: NDArray[np.int64],
+    radius: float,
+    threads: int,
+    level: str,
+) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]: ...
 def compare_features(
     parts: list[tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.int64]]],
     queries: NDArray[np.float64],

@@ -20,6 +20,13 @@ def checked_tables(tables: Any, segments: Sequence[CodeSegment]) -> NDArray[np.f
     InvalidInputError
         If a shape, dtype or value is not as `scan.search` describes it.
     """
+    array = shaped_tables(tables, segments)
+    check_finite(array)
+    return array
+
+
+def shaped_tables(tables: Any, segments: Sequence[CodeSegment]) -> NDArray[np.float32]:
+    """`checked_tables` without a look at the values."""
     array = np.ascontiguousarray(tables)
     fits = array.ndim == 3 and array.shape[2] in (16, 256) and 1 <= array.shape[1] <= MAX_CODES
     if not fits or array.dtype != np.float32:
@@ -27,8 +34,6 @@ def checked_tables(tables: Any, segments: Sequence[CodeSegment]) -> NDArray[np.f
             f"tables are {array.dtype} {array.shape}; expected float32 (nq, M, K), M up to "
             f"{MAX_CODES}, K 256 or 16."
         )
-    if not np.isfinite(array).all():
-        raise InvalidInputError("tables hold NaN or infinity; expected finite distances.")
     size = code_size(array.shape[1], 8 if array.shape[2] == 256 else 4)
     for segment in segments:
         if segment.codes.code_size != size:
@@ -37,6 +42,12 @@ def checked_tables(tables: Any, segments: Sequence[CodeSegment]) -> NDArray[np.f
                 f"shape {array.shape}."
             )
     return array
+
+
+def check_finite(tables: NDArray[np.float32]) -> None:
+    """Raise InvalidInputError if a value is NaN or infinity."""
+    if not np.isfinite(tables).all():
+        raise InvalidInputError("tables hold NaN or infinity; expected finite distances.")
 
 
 def checked_radius(radius: float) -> float:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import CodeSegment, unpack
+from hyperpq.codes import CodeSegment, row_bits, unpack
 
 # Rows of a block, whose float64 sums stay in the second-level cache.
 _BLOCK = 1 << 16
@@ -65,6 +65,17 @@ def range_search_segments(
         D.append(found[order])
         I.append(labels[order])
     return lims, np.concatenate(D), np.concatenate(I)
+
+
+def in_cells(segment: CodeSegment, cells: NDArray[np.int64]) -> CodeSegment:
+    """The rows of a segment that are in some cells."""
+    starts, n = segment.starts, len(segment.codes)
+    assert starts is not None
+    mask = np.zeros(n, bool)
+    for cell in cells.tolist():
+        mask[starts[cell] : starts[cell + 1]] = True
+    bits = row_bits(mask)
+    return segment._replace(bits=bits if segment.bits is None else bits & segment.bits)
 
 
 def _blocks(

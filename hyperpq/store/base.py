@@ -9,11 +9,12 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import TiledCodes
+from hyperpq.codes import CodeSegment, TiledCodes
 from hyperpq.store.columns import Column
+from hyperpq.store.grouping import CellNumbers, Grouping
 from hyperpq.store.rows import Rows
 from hyperpq.store.segments import (
-    check_features,
+    check_kept,
     conform_rows,
     find_ids,
     plan_append,
@@ -50,7 +51,35 @@ class Segment(Protocol):
 
     @property
     def tiled(self) -> TiledCodes:
-        """The codes in the layout that is stored and scanned."""
+        """The codes in the layout that is stored and scanned, those of a cell together."""
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells that codes are grouped by; 0 if they are not."""
+
+    @property
+    def cells(self) -> CellNumbers | None:
+        """The cell of each row, or None."""
+
+    @property
+    def grouping(self) -> Grouping | None:
+        """Where the codes of the rows are in `tiled`; None where they are in the order of rows."""
+
+    def scanned(self, mask: NDArray[np.bool_] | None = None) -> CodeSegment:
+        """The rows as the scan reads them.
+
+        Parameters
+        ----------
+        mask : ndarray, shape (n,), bool, optional
+            Which of them are searched; by default those that are not deleted.
+        """
+
+    @property
+    def live_bits(self) -> NDArray[np.uint64] | None:
+        """Bits of the rows that are not deleted, in the order of `tiled`; None if no row is."""
+
+    def codes_at(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Codes (r, code_size) of some rows, by their numbers."""
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -59,10 +88,6 @@ class Segment(Protocol):
     @property
     def deleted_rows(self) -> NDArray[np.int64]:
         """Numbers of the deleted rows, shape (n - n_live,), int64, ascending."""
-
-    @property
-    def live_bits(self) -> NDArray[np.uint64] | None:
-        """Bits of the rows that are not deleted, see `codes.row_bits`; None if no row is."""
 
     @property
     def schema(self) -> dict[str, str]:
@@ -235,12 +260,12 @@ class Store(Protocol):
         Raises
         ------
         InvalidInputError
-            The rows have other columns or features of another size than the store. Nothing was
-            changed.
+            The rows have other columns, features of another size or other cells than the store.
+            Nothing was changed.
         """
         if rows.n:
             if self.segments:
-                check_features(rows, self.segments[0])
+                check_kept(rows, self.segments[0])
             change = plan_append(self.segments, self.conform(rows), delete or {})
             self.commit(
                 append=change.append, delete=change.delete, drop=change.drop, next_id=next_id

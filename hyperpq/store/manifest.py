@@ -30,10 +30,12 @@ MANIFEST_NAME = "manifest.json"
 SHARDS_FOLDER, TOMBSTONES_FOLDER = "shards", "dead"
 FOLDERS = (SHARDS_FOLDER, TOMBSTONES_FOLDER)
 FORMAT = "hyperpq-index"
-VERSIONS = (3, 4, 5)
+VERSIONS = (3, 4, 5, 6)
 """Versions that are read and written; see `Manifest.version`."""
 NETWORK_FILE = "network.safetensors"
 """Name in `Manifest.files` of what fine-tuning changed in the network of an index of images."""
+CELLS_FILE = "cells.safetensors"
+"""Name in `Manifest.files` of the centroids of an index whose codes are grouped by cell."""
 MAX_FORMER = 64
 """How many former codecs a manifest remembers."""
 MAX_INT = 2**63 - 1
@@ -164,6 +166,11 @@ class ShardEntry:
         return self.columns["features"].shape[1] if "features" in self.columns else 0
 
     @property
+    def n_cells(self) -> int:
+        """Number of cells that codes are grouped by; 0 if they are not."""
+        return self.columns["cell_starts"].shape[0] - 1 if "cell_starts" in self.columns else 0
+
+    @property
     def schema(self) -> dict[str, str]:
         """Kind of each attribute column, see `columns.kind_of`; ``path`` too if there are paths."""
         kinds = {"path": "path"} if "path_bytes" in self.columns else {}
@@ -232,9 +239,11 @@ class Manifest:
     def version(self) -> int:
         """Version of the format, the lowest whose readers understand everything that is there.
 
-        5 if the index has a network of its own, 4 if rows have features or the codec was replaced,
-        3 otherwise.
+        6 if codes are grouped by cell, 5 if the index has a network of its own, 4 if rows have
+        features or the codec was replaced, 3 otherwise.
         """
+        if CELLS_FILE in self.files:
+            return 6
         if NETWORK_FILE in self.files:
             return 5
         return 4 if self.former or any(shard.feature_size for shard in self.shards) else 3

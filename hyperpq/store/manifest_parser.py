@@ -17,7 +17,9 @@ from hyperpq._version import __version__
 from hyperpq.codes import tiled_size
 from hyperpq.errors import FormatVersionError, IndexNotFoundError
 from hyperpq.store.columns import NUMBERS, is_attribute_name
+from hyperpq.store.grouping import MAX_CELLS
 from hyperpq.store.manifest import (
+    CELLS_FILE,
     FOLDERS,
     FORMAT,
     ITEM_SIZES,
@@ -42,7 +44,7 @@ from hyperpq.utils.files import CHECKSUM_BLOCK, checksum, os_errors, read_regula
 
 MAX_FILE_BYTES = 1 << 30
 """Length of a file that is read whole: nobody can ask for more memory than this."""
-_MAX_MANIFEST_BYTES = 1 << 28  # half a million shards; a longer file is no manifest
+MAX_MANIFEST_BYTES = 1 << 28  # half a million shards; a longer file is no manifest
 _MAX_CODE_SIZE = 1 << 20  # far above any codec's; it bounds the shapes that arrays are made with
 _MAX_MESSAGE = 500  # characters of what is wrong with a manifest; a stranger's text may be in it
 _MAX_SHOWN = 60  # characters of one wrong value
@@ -80,7 +82,7 @@ def read_manifest(root: Path) -> Manifest:
     """
     check_present(root)
     path = root / MANIFEST_NAME
-    return parse_manifest(read_regular(path, limit=_MAX_MANIFEST_BYTES), path)
+    return parse_manifest(read_regular(path, limit=MAX_MANIFEST_BYTES), path)
 
 
 def check_present(root: Path) -> None:
@@ -127,12 +129,12 @@ def is_current(root: Path, manifest: Manifest) -> bool:
     path = root / MANIFEST_NAME
     # Equal manifests have equal bytes: mostly nothing has to be parsed.
     is_there = os.path.lexists(path)
-    if is_there and read_regular(path, limit=_MAX_MANIFEST_BYTES) == manifest.to_bytes():
+    if is_there and read_regular(path, limit=MAX_MANIFEST_BYTES) == manifest.to_bytes():
         return True
     return read_manifest(root) == manifest
 
 
-def parse_manifest(data: bytes, path: Path) -> Manifest:
+def parse_manifest(data: bytes, path: Path | str) -> Manifest:
     """Check the text of a manifest; ``path`` is for messages. See `read_manifest` for errors."""
     try:
         content = json.loads(data, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
@@ -238,6 +240,10 @@ def _check_shards_fit(manifest: Manifest) -> None:
         raise ValueError("shards differ in code_size")
     if len({shard.feature_size for shard in manifest.shards}) > 1:
         raise ValueError("shards differ in the size of their features")
+    if len({shard.n_cells for shard in manifest.shards}) > 1:
+        raise ValueError("shards differ in the number of cells")
+    if manifest.shards and (manifest.shards[0].n_cells > 0) != (CELLS_FILE in manifest.files):
+        raise ValueError(f"shards have cells without {CELLS_FILE}, or none with it")
     if any(shard.schema != manifest.shards[0].schema for shard in manifest.shards):
         raise ValueError("shards differ in their attributes")
     for shard in manifest.shards:
@@ -299,6 +305,8 @@ def _check_together(columns: dict[str, Extent], where: str) -> None:
     """Columns of strings have offsets and bytes, and no two attributes have one name."""
     if ("path_bytes" in columns) != ("path_offsets" in columns):
         raise ValueError(f"{where} has only one of path_bytes and path_offsets")
+    if ("places" in columns) != ("cell_starts" in columns):
+        raise ValueError(f"{where} has only one of places and cell_starts")
     groups: dict[str, set[str]] = {}
     for column in columns:
         group, _, name = column.rpartition("/")
@@ -321,6 +329,8 @@ def _column_fits(name: str, dtype: str, shape: tuple[int, ...], rows: int, code_
         return dtype == "int64" and len(shape) == 1 and 1 <= shape[0] <= rows + 1
     if name == "path_bytes" or group == "label_bytes":
         return dtype == "uint8" and len(shape) == 1
+    if name == "cell_starts":
+        return dtype == "int64" and len(shape) == 1 and 2 <= shape[0] <= MAX_CELLS + 1
     if name == "features":
         fits = len(shape) == 2 and shape[0] == rows and 1 <= shape[1] <= MAX_FEATURE_SIZE
         return dtype == "uint8" and fits
@@ -329,6 +339,7 @@ def _column_fits(name: str, dtype: str, shape: tuple[int, ...], rows: int, code_
         ("categories", "int32", (rows,)),
         ("codes", "uint8", (tiled_size(rows, code_size),)),
         ("ids", "int64", (rows,)),
+        ("places", "int32", (rows,)),
         ("path_offsets", "int64", (rows + 1,)),
     )
 

@@ -23,8 +23,8 @@ from hyperpq.utils.files import os_errors
 
 FORMER_SUFFIX = ".old-hyperpq"
 BUILDING, DISCARDED, SAVING = ".building", ".building-done", ".saving-hyperpq"
-FINETUNING, FINETUNED = ".finetuning", ".finetuning-done"
-WORKING_SUFFIXES = (BUILDING, DISCARDED, SAVING, FINETUNING, FINETUNED)
+FINETUNING, FINETUNED, PULLING = ".finetuning", ".finetuning-done", ".pulling-hyperpq"
+WORKING_SUFFIXES = (BUILDING, DISCARDED, SAVING, FINETUNING, FINETUNED, PULLING)
 """Endings of working directories; inside a place they are the whole name."""
 LOST_AND_FOUND = "lost+found"
 """A folder that file systems have at their top, and that is no part of what a user puts there."""

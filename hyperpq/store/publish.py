@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from hyperpq.errors import SnapshotChangedError
 from hyperpq.store.leftovers import remove_leftovers, unpublished_names, write_unpublished
 from hyperpq.store.lock import writer_lock
 from hyperpq.store.manifest import (
@@ -39,7 +40,9 @@ from hyperpq.utils.files import (
 _NOT_LINKED = frozenset((errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP))
 
 
-def publish_inside(new: Path, place: Place, *, overwrite: bool) -> None:
+def publish_inside(
+    new: Path, place: Place, *, overwrite: bool, expected: Manifest | None = None
+) -> None:
     """Make the content of the index ``new`` that of another directory.
 
     The files of ``new`` are linked into the other one under names that are free there, then the
@@ -54,11 +57,15 @@ def publish_inside(new: Path, place: Place, *, overwrite: bool) -> None:
         An index directory, or a folder that is to become one.
     overwrite : bool
         False refuses to replace an index.
+    expected : Manifest, optional
+        Refuse to replace an index unless it has this manifest.
 
     Raises
     ------
     IndexLockedError
         If another process is writing to the place.
+    SnapshotChangedError
+        If the index has not the manifest that is expected. Nothing was changed.
     StoreError
         If there is an index and ``overwrite`` is False, or the system refuses. The place is then as
         before, but for files that its next commit removes; or it has the new index, if the system
@@ -70,6 +77,10 @@ def publish_inside(new: Path, place: Place, *, overwrite: bool) -> None:
             place.check_free()
         source = read_manifest(new)
         former = read_manifest(old) if os.path.lexists(old / MANIFEST_NAME) else None
+        if expected is not None and former != expected:
+            raise SnapshotChangedError(
+                f"{old}: the index was changed by another writer meanwhile; try again."
+            )
         target = source if former is None else _behind(source, former)
         # An earlier attempt may have failed after its manifest was renamed and put back. Its names
         # are used again, so what is in the folder now must be there for good.
@@ -84,7 +95,7 @@ def publish_inside(new: Path, place: Place, *, overwrite: bool) -> None:
         for (path, entry), (name, _) in zip(
             source.named_files.items(), target.named_files.items(), strict=True
         ):
-            _link(new / path, old / name, entry)
+            link_file(new / path, old / name, entry)
         for folder in ("", *FOLDERS):
             fsync_folder(old / folder)
         write_manifest(old, target)
@@ -118,8 +129,16 @@ def _renumbered(shard: ShardEntry, first: int, snapshot_number: int) -> ShardEnt
     return replace(shard, number=number, tombstones=tombstones)
 
 
-def _link(source: Path, target: Path, entry: FileEntry | None = None) -> None:
-    """Give a file a second name, or copy it where that is not possible."""
+def link_file(source: Path, target: Path, entry: FileEntry | None = None) -> None:
+    """Give a file a second name, or copy it where that is not possible.
+
+    Raises
+    ------
+    CorruptIndexError
+        If a copy has not the content of ``entry``.
+    StoreError
+        If the system refuses.
+    """
     remove_quietly(target)
     with os_errors("make a link", target):
         try:
@@ -144,7 +163,7 @@ def _replace_reports(new: Path, old: Path, source: Manifest, target: Manifest) -
     reports = _reports(new, source)
     for name in reports:
         aside = temporary_path(old / name)
-        _link(new / name, aside)
+        link_file(new / name, aside)
         rename_over(aside, old / name)
     for name in _reports(old, target) - reports:
         remove_quietly(old / name)

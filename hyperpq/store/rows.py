@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import TiledCodes
+from hyperpq.codes import CodeSegment, TiledCodes, row_bits
 from hyperpq.errors import InvalidInputError
 from hyperpq.store.columns import (
     Column,
@@ -18,6 +19,7 @@ from hyperpq.store.columns import (
     kind_of,
     unknown_attribute,
 )
+from hyperpq.store.grouping import CellNumbers, Grouping, placed
 from hyperpq.store.strings import Strings
 from hyperpq.utils.forks import cached
 
@@ -41,6 +43,8 @@ class Rows:
     features : ndarray, shape (n, feature_size), uint8, optional
         What the codes were made from, as bytes that the store does not interpret. A row has 1 to
         `MAX_FEATURE_SIZE` of them.
+    cells : CellNumbers, optional
+        The cell of each row, by which its code is stored.
 
     Raises
     ------
@@ -55,6 +59,7 @@ class Rows:
         attributes: Mapping[str, Any] | None = None,
         paths: Strings | Sequence[bytes] | None = None,
         features: NDArray[np.uint8] | None = None,
+        cells: CellNumbers | None = None,
     ) -> None:
         if not isinstance(codes, np.ndarray) or codes.dtype != np.uint8 or codes.ndim != 2:
             raise InvalidInputError(f"codes are {_describe(codes)}; expected uint8 (n, code_size).")
@@ -64,6 +69,8 @@ class Rows:
         if not isinstance(ids, np.ndarray) or ids.shape != (n,) or ids.dtype != np.int64:
             raise InvalidInputError(f"ids are {_describe(ids)}; expected int64 ({n},).")
         _check_features(features, n)
+        if cells is not None:
+            cells.check(n)
         columns = {}
         if attributes is not None and not isinstance(attributes, Mapping):
             raise InvalidInputError(
@@ -75,6 +82,7 @@ class Rows:
         self._codes, self._ids = np.ascontiguousarray(codes), np.ascontiguousarray(ids)
         self._attributes, self._paths = columns, _as_paths(paths, n)
         self._features = None if features is None else np.ascontiguousarray(features)
+        self._cells = cells
         if np.any(self._ids[1:] <= self._ids[:-1]):
             self._sort()
 
@@ -90,10 +98,12 @@ class Rows:
             self._paths = self._paths.take(order)
         if self._features is not None:
             self._features = self._features[order]
+        if self._cells is not None:
+            self._cells = self._cells[order]
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickle has the codes once.
-        return {name: value for name, value in self.__dict__.items() if name != "tiled"}
+        return {name: value for name, value in self.__dict__.items() if name not in _DERIVED}
 
     def __repr__(self) -> str:
         kept = f", feature_size={self.feature_size}" if self.feature_size else ""
@@ -119,10 +129,46 @@ class Rows:
         """Codes, shape (n, code_size), uint8."""
         return self._codes
 
+    @property
+    def cells(self) -> CellNumbers | None:
+        """The cell of each row, or None."""
+        return self._cells
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells that codes are grouped by; 0 if they are not."""
+        return 0 if self._cells is None else self._cells.count
+
+    @cached
+    def _grouped(self) -> tuple[Grouping, NDArray[np.intp]] | None:
+        return None if self._cells is None else Grouping.of(self._cells)
+
+    @property
+    def grouping(self) -> Grouping | None:
+        """Where the codes of the rows are in `tiled`; None where they are in the order of rows."""
+        return None if self._grouped is None else self._grouped[0]
+
     @cached
     def tiled(self) -> TiledCodes:
         """The codes in the layout that is stored and scanned."""
-        return TiledCodes.from_rows(self._codes)
+        codes = self._codes if self._grouped is None else self._codes[self._grouped[1]]
+        return TiledCodes.from_rows(codes)
+
+    @cached
+    def scanned_ids(self) -> NDArray[np.int64]:
+        """Ids (n,) int64 in the order of `tiled`."""
+        return self._ids if self._grouped is None else self._ids[self._grouped[1]]
+
+    def scanned(self, mask: NDArray[np.bool_] | None = None) -> CodeSegment:
+        """The rows that a mask (n,) selects, all of them by default, as the scan reads them."""
+        grouping = self.grouping
+        places, starts = (None, None) if grouping is None else (grouping.places, grouping.starts)
+        bits = None if mask is None else row_bits(placed(mask, places))
+        return CodeSegment(self.tiled, self.scanned_ids, bits, starts)
+
+    def codes_at(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Codes (r, code_size) of some rows, by their numbers."""
+        return self._codes[rows]
 
     @property
     def ids(self) -> NDArray[np.int64]:
@@ -204,7 +250,14 @@ class Rows:
             {name: column[rows] for name, column in self._attributes.items()},
             None if self._paths is None else self._paths.take(rows),
             self._features[rows] if features and self._features is not None else None,
+            None if self._cells is None else self._cells[rows],
         )
+
+    def grouped(self, cells: CellNumbers | None) -> Rows:
+        """The same rows with their cells, or without."""
+        out = copy.copy(self)
+        out._cells = cells
+        return out
 
     @classmethod
     def merge(cls, several: Sequence[Rows]) -> Rows:
@@ -213,6 +266,7 @@ class Rows:
             return several[0]
         paths = [rows.path_strings for rows in several if rows.path_strings is not None]
         features = [rows.features for rows in several if rows.features is not None]
+        cells = [rows.cells for rows in several if rows.cells is not None]
         names = several[0].attributes
         return cls(
             np.concatenate([rows.codes for rows in several]),
@@ -220,7 +274,12 @@ class Rows:
             {name: concatenate([rows.attributes[name] for rows in several]) for name in names},
             Strings.concatenate(paths) if paths else None,
             np.concatenate(features) if features else None,
+            CellNumbers.concatenate(cells) if cells else None,
         )
+
+
+# What can be made again of a pickle.
+_DERIVED = ("tiled", "scanned_ids", "_grouped")
 
 
 def rows_of(ids: NDArray[np.int64], ascending: NDArray[np.int64]) -> NDArray[np.int64]:

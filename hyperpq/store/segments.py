@@ -33,6 +33,12 @@ many files: at 1.3 kB a row, 10 million rows that were added 4,096 at a time are
 of them holds a file descriptor, of which some systems give a process 256."""
 MAX_COMPACTED_FEATURES = 1 << 28
 """Bytes of features of a segment that compaction makes from others, and of a batch of rows."""
+MAX_GROUPED_BYTES = 1 << 28
+"""Bytes of a segment that compaction makes of rows that are grouped by cell and have nothing but
+codes and ids, where that is more than `MAX_COMPACTED_ROWS`.
+
+A search reads a cell in every segment. With 10 million codes of 8 bytes in 8,192 cells, a query of
+96 cells takes 140 us in one segment and 240 us in ten."""
 
 
 @dataclass(frozen=True)
@@ -170,28 +176,52 @@ def plan_compaction(segments: Sequence[Segment]) -> Change | None:
     runs = [run for run in _runs(segments) if len(run) > 1 or _has_deleted(segments[run[0]])]
     if not runs:
         return None
+    return Change(_joined(segments, runs), [position for run in runs for position in run])
 
+
+def joined(segments: Sequence[Segment], *, grouped: bool = False) -> Iterator[Rows]:
+    """All rows that are not deleted, in as few batches as compaction makes of them.
+
+    Parameters
+    ----------
+    segments : sequence of Segment
+        The rows.
+    grouped : bool
+        Whether they will be grouped by cell.
+    """
+    return _joined(segments, _runs(segments, grouped), grouped)
+
+
+def _joined(
+    segments: Sequence[Segment], runs: list[list[int]], grouped: bool = False
+) -> Iterator[Rows]:
     def merged(run: list[int]) -> Iterator[Rows]:
         if len(run) == 1:
-            return live_batches([segments[run[0]]])
+            return live_batches([segments[run[0]]], _most_rows(segments[run[0]], grouped))
         return iter([Rows.merge(list(live_batches([segments[p] for p in run])))])
 
     # A generator here would hold on to a segment while it makes the next one.
-    append = chain.from_iterable(map(merged, runs))
-    return Change(append, [position for run in runs for position in run])
+    return chain.from_iterable(map(merged, runs))
 
 
-def _runs(segments: Sequence[Segment]) -> list[list[int]]:
+def _runs(segments: Sequence[Segment], grouped: bool = False) -> list[list[int]]:
     """Positions of neighbouring segments that fit into one."""
     runs: list[list[int]] = []
     free = 0
     for position, segment in enumerate(segments):
         if segment.n_live > free:
             runs.append([])
-            free = _bounded(MAX_COMPACTED_ROWS, MAX_COMPACTED_FEATURES, segment.feature_size)
+            free = _most_rows(segment, grouped)
         runs[-1].append(position)
         free -= segment.n_live
     return runs
+
+
+def _most_rows(segment: Segment, grouped: bool) -> int:
+    """Rows of a segment that compaction makes of one and its neighbours."""
+    if (grouped or segment.n_cells) and not segment.schema and not segment.feature_size:
+        return max(MAX_COMPACTED_ROWS, MAX_GROUPED_BYTES // (segment.code_size + 8))
+    return _bounded(MAX_COMPACTED_ROWS, MAX_COMPACTED_FEATURES, segment.feature_size)
 
 
 def _has_deleted(segment: Segment) -> bool:
@@ -211,7 +241,7 @@ def conform_rows(rows: Rows, schema: Mapping[str, str] | None) -> Rows:
     columns = {
         name: conform(name, column, schema[name]) for name, column in rows.attributes.items()
     }
-    return Rows(rows.codes, rows.ids, columns, rows.path_strings, rows.features)
+    return Rows(rows.codes, rows.ids, columns, rows.path_strings, rows.features, rows.cells)
 
 
 def check_deletions(segments: Sequence[Segment], delete: Deletions) -> dict[int, NDArray[np.int64]]:
@@ -255,11 +285,16 @@ def check_appended(rows: Rows, first: Segment) -> None:
             f"append has code_size {rows.code_size} and columns {rows.schema}; expected "
             f"{first.code_size} and {first.schema}, as the store has."
         )
-    check_features(rows, first)
+    check_kept(rows, first)
 
 
-def check_features(rows: Rows, first: Segment) -> None:
-    """Raise `InvalidInputError` unless rows have features exactly as a segment of the store."""
+def check_kept(rows: Rows, first: Segment) -> None:
+    """Raise `InvalidInputError` unless rows have features and cells as a segment of the store."""
+    if rows.n_cells != first.n_cells:
+        raise InvalidInputError(
+            f"rows are in {rows.n_cells or 'no'} cells; expected {first.n_cells or 'none'}, as the "
+            "store has."
+        )
     given, kept = rows.feature_size, first.feature_size
     if given != kept:
         raise InvalidInputError(

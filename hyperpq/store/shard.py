@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.codes import TiledCodes, row_bits
+from hyperpq.codes import CodeSegment, TiledCodes, row_bits
 from hyperpq.errors import CorruptIndexError, InvalidInputError
 from hyperpq.store.columns import TIME, Categories, Column, datasets_of, unknown_attribute
+from hyperpq.store.grouping import CellNumbers, Grouping, placed, positions_of
 from hyperpq.store.hdf5_layout import map_file, view_column, write_columns
 from hyperpq.store.manifest import ShardEntry
 from hyperpq.store.rows import Rows, check_row, rows_of
@@ -88,7 +89,8 @@ class Shard:
     @property
     def codes(self) -> NDArray[np.uint8]:
         """Codes, shape (n, code_size), uint8: a copy by rows of what `tiled` maps."""
-        return self.tiled.rows()
+        codes = self.tiled.rows()
+        return codes if self.grouping is None else codes[self._places(slice(None))]
 
     @cached
     def tiled(self) -> TiledCodes:
@@ -96,9 +98,62 @@ class Shard:
         return TiledCodes(self._column("codes"), self.n, self.code_size)
 
     @cached
-    def ids(self) -> NDArray[np.int64]:
-        """Ids, shape (n,), int64, ascending, read-only."""
+    def scanned_ids(self) -> NDArray[np.int64]:
+        """Ids, shape (n,), int64, in the order of `tiled`, read-only."""
         return self._column("ids")
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids, shape (n,), int64, ascending; a copy where codes are grouped, else read-only."""
+        if self.grouping is None:
+            return self.scanned_ids
+        return self.scanned_ids[self._places(slice(None))]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells that codes are grouped by; 0 if they are not."""
+        return self.entry.n_cells
+
+    @cached
+    def grouping(self) -> Grouping | None:
+        """Where the codes of the rows are in `tiled`; None where they are in the order of rows.
+
+        Raises
+        ------
+        CorruptIndexError
+            If cells do not divide the rows.
+        """
+        if not self.n_cells:
+            return None
+        places, starts = self._column("places"), self._column("cell_starts")
+        if starts[0] != 0 or starts[-1] != self.n or np.any(starts[1:] < starts[:-1]):
+            raise self._torn("/cell_starts do not divide the rows")
+        return Grouping(places, starts)
+
+    @property
+    def cells(self) -> CellNumbers | None:
+        """The cell of each row, or None."""
+        return None if self.grouping is None else self.grouping.cells(self._places(slice(None)))
+
+    def _places(self, rows: NDArray[np.int64] | slice) -> NDArray[np.int64]:
+        """Where the codes of some rows lie in `tiled`, checked."""
+        assert self.grouping is not None
+        places = self.grouping.places[rows]
+        if len(places) and not 0 <= places.min() <= places.max() < self.n:
+            raise self._torn("/places are out of range")
+        return places.astype(np.int64)
+
+    def scanned(self, mask: NDArray[np.bool_] | None = None) -> CodeSegment:
+        """The rows that a mask (n,) selects, as the scan reads them; without it, `live_bits`."""
+        grouping = self.grouping
+        bits, starts = self.live_bits, None if grouping is None else grouping.starts
+        if mask is not None:
+            bits = row_bits(placed(mask, None if grouping is None else self._places(slice(None))))
+        return CodeSegment(self.tiled, self.scanned_ids, bits, starts)
+
+    def codes_at(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Codes (r, code_size) of some rows, by their numbers."""
+        return self.tiled.take(rows if self.grouping is None else self._places(rows))
 
     @property
     def schema(self) -> dict[str, str]:
@@ -154,11 +209,11 @@ class Shard:
 
     @cached
     def live_bits(self) -> NDArray[np.uint64] | None:
-        """Bits of the rows that are not deleted, see `codes.row_bits`; None if no row is."""
+        """Bits of the rows that are not deleted, in the order of `tiled`; None if no row is."""
         if not len(self.deleted_rows):
             return None
-        mask = np.ones(self.n, bool)
-        mask[self.deleted_rows] = False
+        mask, deleted = np.ones(self.n, bool), self.deleted_rows
+        mask[deleted if self.grouping is None else self._places(deleted)] = False
         return row_bits(mask)
 
     @cached
@@ -209,26 +264,40 @@ class Shard:
         near = np.flatnonzero((ids >= low) & (ids <= high))
         # Most lookups end here, without a page of the file.
         if len(near):
-            rows = rows_of(ids[near], self.ids)
+            rows = self._rows_of(ids[near])
             out[near] = np.where(rows_of(rows, self.deleted_rows) < 0, rows, -1)
         return out
+
+    def _rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Row of each id, deleted or not; -1 where there is none."""
+        placed_ids = self.scanned_ids
+        if self.grouping is None:
+            return rows_of(ids, placed_ids)
+        low, high = self.entry.ids or (1, 0)
+        if high - low == self.n - 1:
+            return np.where((ids >= low) & (ids <= high), ids - low, -1)
+        # Without a copy of all ids in order.
+        return positions_of(ids, self.n, lambda rows: placed_ids[self._places(rows)])
 
     def take(self, rows: NDArray[np.int64], *, features: bool = True) -> Rows:
         """Some of the rows in memory, by their numbers; see `Segment.take`."""
         strings, kept = self.path_strings, self.features if features else None
+        grouping = self.grouping
+        places = rows if grouping is None else self._places(rows)
         return Rows(
-            self.tiled.take(rows),
-            self.ids[rows],
+            self.tiled.take(places),
+            self.scanned_ids[places],
             {name: self.attribute_at(name, rows) for name in self.attribute_names},
             None if strings is None else strings.take(rows),
             None if kept is None else kept[rows],
+            None if grouping is None else grouping.cells(places),
         )
 
     def replace_deleted(self, entry: ShardEntry, deleted_rows: NDArray[np.int64]) -> Shard:
         """The same shard, mapped once, with other rows deleted."""
         out = Shard(self._path.parent.parent, entry, deleted_rows, self._bytes)
         # The same object, by which a GPU knows the codes that it holds.
-        out.__dict__["tiled"] = self.tiled
+        out.__dict__["tiled"], out.__dict__["grouping"] = self.tiled, self.grouping
         return out
 
     def _column(self, name: str) -> NDArray[Any]:
@@ -268,7 +337,9 @@ def write_shard(path: Path, number: int, rows: Rows, *, sync: bool = True) -> Sh
         If the system refuses to write.
     """
     columns = datasets_of(rows.attributes)
-    columns["codes"], columns["ids"] = rows.tiled.data, rows.ids
+    columns["codes"], columns["ids"] = rows.tiled.data, rows.scanned_ids
+    if rows.grouping is not None:
+        columns["places"], columns["cell_starts"] = rows.grouping.places, rows.grouping.starts
     if rows.path_strings is not None:
         columns["path_offsets"] = rows.path_strings.offsets
         columns["path_bytes"] = rows.path_strings.blob

@@ -6,6 +6,6 @@ held-out images. A `Recipe` has all settings, each documented in `hyperpq.traini
 `get_recipe` gives the presets ``default`` and ``paper``.
 """
 
-import lazy_loader
+from hyperpq.utils.imports import attach_stub
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

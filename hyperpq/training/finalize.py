@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.codec.learned import SAMPLE_SIZE, evenly
+from hyperpq.codec.sample import SAMPLE_SIZE, evenly
 from hyperpq.codec.smoothing import fit_centroids
 from hyperpq.training.features import tangent_vectors
 from hyperpq.training.initialize import LEARNING_NBITS

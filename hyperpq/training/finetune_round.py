@@ -18,7 +18,11 @@ from hyperpq.backbones.trainable import TrainableNetwork
 from hyperpq.datasets.device_views import DeviceViews
 from hyperpq.errors import TrainingError
 from hyperpq.progress import Phase, Progress
-from hyperpq.training.finetune_features import network_features, precision
+from hyperpq.training.finetune_features import (
+    network_features,
+    plain_squares,
+    precision,
+)
 from hyperpq.training.finetune_images import TrainingImages, ahead, load_squares
 from hyperpq.training.finetune_objective import Objective
 from hyperpq.training.finetune_settings import FinetuneSettings
@@ -215,6 +219,7 @@ class RoundTrainer:
         if plan.seconds is not None:
             total = max(total, TIMED_STEPS)
         losses: list[Tensor] = []
+        of_rounds = {"round": f"{plan.number} of {settings.rounds}"} if settings.rounds > 1 else {}
         begun = time.perf_counter()
         cuda = [network.device.index or 0] if network.device.type == "cuda" else []
         with torch.random.fork_rng(cuda):
@@ -230,10 +235,10 @@ class RoundTrainer:
                     share = _rate(step, total, settings.warmup_steps)
                     losses.append(self._step(pairs, views, objective, optimizers, share))
                     self._follow(average)
-                    facts = {}
+                    facts: dict[str, float] = {}
                     if step % _REPORT_STEPS == 0 or step + 1 == last:
                         facts["loss"] = self._checked(losses[-1], plan.number, step)
-                    phase.advance(len(pairs.rows), round=plan.number, **facts)
+                    phase.advance(len(pairs.rows), **of_rounds, **facts)
 
             done = 0
             if plan.seconds is not None:
@@ -327,7 +332,8 @@ class RoundTrainer:
                     average[name].lerp_(parameter, 1 - self._settings.ema)
 
     def _features(self) -> NDArray[np.float32]:
-        return network_features(self.network, self._images, self._rows, _Silent())
+        make = plain_squares(self.network.size)
+        return network_features(self.network, self._images, self._rows, _Silent(), make)
 
     def _wait(self) -> None:
         if self.network.device.type == "cuda":

@@ -78,10 +78,11 @@ class FinetuneSettings(CheckedSettings):
     blocks: int | None = optional_whole(POSITIVE)
     """Train the last so many blocks and what follows them; None trains the whole network."""
 
-    batch_norm: BatchNormMode = choice("recalibrate", BatchNormMode)
-    """``train``: statistics of the batch in training, running ones afterwards (H100).
-    ``recalibrate``: the same, and after each round the statistics are computed anew from plain
-    training images at the network's own size. ``frozen``: those of the network as it came."""
+    batch_norm: BatchNormMode = choice("frozen", BatchNormMode)
+    """``frozen``: the statistics of the network as it came. ``train``: those of the batch in
+    training, running ones afterwards (H100). ``recalibrate``: as ``train``, and after each round
+    the statistics are computed anew from plain training images at the network's own size. CPU:
+    90 steps bring mAP@1000 from .365 to .479, .439 and .412, in this order."""
 
     augmentation: ViewStrength = choice("tuning", ViewStrength)
     """Strength of the views: ``tuning`` (H100), or one of the head's recipes."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.codec.learned import evenly
+from hyperpq.codec.sample import evenly
 from hyperpq.quantizers.kmeans import import_faiss, on_device
 from hyperpq.training.features import normalized_features
 from hyperpq.training.recipe import GraphSettings

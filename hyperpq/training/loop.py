@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperpq.codec.hihpq import HiHPQCodec
+from hyperpq.quantizers.ward import usable_levels
 from hyperpq.training import losses
 from hyperpq.training.checkpoint import load_checkpoint, save_checkpoint
 from hyperpq.training.features import tangent_vectors
-from hyperpq.training.hierarchy import Hierarchy, usable_levels
+from hyperpq.training.hierarchy import Hierarchy
 from hyperpq.training.optimizers import learning_rate, make_optimizers
 from hyperpq.training.recipe import Recipe
 from hyperpq.training.repair import move_unused_codewords

@@ -1,4 +1,4 @@
-"""The presets ``default``, ``balanced`` and ``paper`` of `Recipe`, and the published settings."""
+"""The presets of `Recipe` by their names, and the published settings."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from hyperpq.utils.validation import as_choice
 
 Preset = Literal["default", "balanced", "paper"]
 PRESETS: tuple[Preset, ...] = get_args(Preset)
+END_TO_END = "paper-finetuned"
+"""The preset of `paper_finetuned`, which learns together with an image network."""
 
 
 class PublishedSettings(NamedTuple):
@@ -115,7 +117,7 @@ def paper_finetuned(bits: int, dataset: str = "cifar10-ii") -> Recipe:
     bits, dataset
         See `paper`.
     """
-    return paper(bits, dataset).replace(name="paper-finetuned")
+    return paper(bits, dataset).replace(name=END_TO_END)
 
 
 def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
@@ -123,10 +125,11 @@ def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
 
     Parameters
     ----------
-    recipe : {"default", "balanced", "paper"} or Recipe
+    recipe : {"default", "balanced", "paper", "paper-finetuned"} or Recipe
         The preset by its name, or a recipe. ``balanced`` is the default with that objective.
+        ``paper-finetuned`` is `paper_finetuned`, which on features alone is ``paper``.
     bits : int
-        Bits of a code; the preset ``paper`` depends on it.
+        Bits of a code; the presets of the paper depend on it.
     **changes
         Fields to change, see `Recipe.replace`.
 
@@ -138,7 +141,8 @@ def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe.replace(**changes)
-    preset = as_choice(recipe, "recipe", PRESETS, "pass a Recipe for settings of your own")
+    known = (*PRESETS, END_TO_END)
+    preset = as_choice(recipe, "recipe", known, "pass a Recipe for settings of your own")
     if preset == "balanced":
         objective = changes.setdefault("objective", "balanced")
         if objective != "balanced":
@@ -147,5 +151,7 @@ def get_recipe(recipe: str | Recipe, bits: int, **changes: Any) -> Recipe:
                 "the recipe 'default'."
             )
         return Recipe(name=preset).replace(**changes)
-    chosen = paper(bits) if preset == "paper" else Recipe()
-    return chosen.replace(**changes)
+    if preset == "default":
+        return Recipe().replace(**changes)
+    published = paper if preset == "paper" else paper_finetuned
+    return published(bits).replace(**changes)

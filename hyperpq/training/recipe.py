@@ -270,6 +270,11 @@ class ViewSettings(CheckedSettings):
     """Views of each training image, made once before the training. Measured; the paper draws new
     ones for every step."""
 
+    transferred_views: int = whole(0)
+    """Further views of each training image that has views of its own, made of views of other images
+    (`training.feature_views.transferred_views`). They cost no pass of the network. `hyperpq build`
+    sets as many as its ``--n-views`` leaves of ``n_views`` (measured)."""
+
 
 @dataclass(frozen=True)
 class Recipe(CheckedSettings):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hyperpq.codec.additive import AdditiveCodec
 from hyperpq.codec.config import AdditiveConfig
-from hyperpq.codec.learned import evenly
+from hyperpq.codec.sample import evenly
 from hyperpq.errors import InvalidInputError
 from hyperpq.progress import ProgressLike
 from hyperpq.quantizers.additive import AdditiveQuantizer

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperpq.codec.hihpq import HiHPQCodec
-from hyperpq.codec.learned import evenly
+from hyperpq.codec.sample import evenly
 from hyperpq.codes import unpack
 from hyperpq.errors import TrainingError
 from hyperpq.training.initialize import initialize_codebooks

@@ -19,7 +19,7 @@ from hyperpq.codec.hihpq import HiHPQCodec
 from hyperpq.codec.serialization import stored_settings
 from hyperpq.errors import InvalidInputError
 from hyperpq.geometry.registry import METRICS
-from hyperpq.training.feature_views import feature_views
+from hyperpq.training.feature_views import feature_views, transferred_views
 from hyperpq.training.finalize import Finalizer
 from hyperpq.training.graph import training_graph
 from hyperpq.training.holdout_check import HoldoutCheck
@@ -170,7 +170,7 @@ def _learn(
         )
     with torch.random.fork_rng(_cuda_numbers(device)):
         with run.progress.phase("prepare", None, ""):
-            sampler = BatchSampler(x, views, split, graph, recipe)
+            sampler = BatchSampler(x, _drawn_views(task, views, split), split, graph, recipe)
         learn(codec, x[split.learning_rows], sampler, recipe, options)
     if recipe.learns_codebooks:
         refit_collapsed_codebooks(codec, x, recipe, seed)
@@ -187,6 +187,20 @@ def _learn(
         if not recipe.learns_codebooks:
             check_codes(learned, x)
     return learned
+
+
+def _drawn_views(
+    task: TrainingTask, views: NDArray[np.floating], split: TrainingSplit
+) -> NDArray[np.floating]:
+    """The views that batches are drawn from: those of the images, and transferred ones."""
+    count = task.recipe.views.transferred_views
+    # Held-out images give nothing to those that are learned from.
+    donors = np.flatnonzero(np.isin(split.view_rows, split.learning_rows))
+    if not (count and split.has_image_views and len(donors)):
+        return views
+    x = task.x[split.view_rows]
+    made = transferred_views(x, views, count, donors=donors, seed=task.seed)
+    return np.concatenate([views, made])
 
 
 def _check_shapes(

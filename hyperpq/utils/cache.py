@@ -1,9 +1,18 @@
-"""`cache_folder`: where files are kept that can be generated again."""
+"""`cache_folder`: where files are kept that can be generated again, and how they are kept."""
 
 from __future__ import annotations
 
+import logging
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+import xxhash
+
+from hyperpq.utils.json_text import encodable_text
+
+_log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path | None:
@@ -44,3 +53,52 @@ def _recorded_home() -> str:
     # A container may run as a user that the database does not have.
     except (ImportError, KeyError):
         return ""
+
+
+def read_cached(name: str) -> bytes | None:
+    """The content that `write_cached` kept under a name; None if it is absent or damaged."""
+    folder = cache_folder()
+    if folder is None:
+        _log.info("there is no home directory; set HYPERPQ_CACHE to a folder for cached files")
+        return None
+    path = folder / f"{name}.xxh3"
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _log.info(
+            "%s cannot be read (%s); its content is made again",
+            encodable_text(path),
+            error.strerror,
+        )
+        return None
+    # The file begins with the 16 bytes of its hash.
+    if data[:16] == xxhash.xxh3_128_digest(data[16:]):
+        return data[16:]
+    _log.warning("%s is damaged; its content is made again", encodable_text(path))
+    return None
+
+
+def write_cached(name: str, content: bytes) -> None:
+    """Keep content under a name, if that is possible: a temporary file is written and renamed."""
+    folder = cache_folder()
+    if folder is None:
+        return
+    path = folder / f"{name}.xxh3"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(xxhash.xxh3_128_digest(content) + content)
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        # What is not kept is made again at each start.
+        _log.info(
+            "%s cannot be written (%s); nothing is cached", encodable_text(path), error.strerror
+        )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from hyperpq.errors import InvalidInputError
 from hyperpq.utils.cgroups import cpu_quota
+from hyperpq.utils.imports import need
 
 # Quotas of control groups are read once: they seldom change while a process runs.
 _cpu_quota = functools.cache(cpu_quota)
@@ -35,9 +36,14 @@ def default_threads() -> int:
     It is `usable_cores`, up to the first number of ``OMP_NUM_THREADS`` where that variable is set.
     Other values of the variable are ignored.
     """
-    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    asked = int(first) if re.fullmatch(r"0*[1-9][0-9]{0,8}", first, re.ASCII) else None
+    asked = _asked_threads(os.environ.get("OMP_NUM_THREADS", ""))
     return usable_cores() if asked is None else min(asked, usable_cores())
+
+
+@functools.cache
+def _asked_threads(text: str) -> int | None:
+    first = text.partition(",")[0].strip()
+    return int(first) if re.fullmatch(r"0*[1-9][0-9]{0,8}", first, re.ASCII) else None
 
 
 def limit_torch_threads() -> None:
@@ -68,6 +74,8 @@ def resolve_device(device: str) -> str:
     ------
     InvalidInputError
         If the name is another one, or there is no such GPU.
+    MissingDependencyError
+        If a GPU is asked for and PyTorch is not installed.
     """
     found = re.fullmatch(r"auto|cpu|cuda(?::(\d+))?", device) if isinstance(device, str) else None
     if found is None:
@@ -76,7 +84,7 @@ def resolve_device(device: str) -> str:
         )
     if device == "cpu" or (device == "auto" and not _cuda_possible()):
         return "cpu"
-
+    need("torch", "gpu", "computations on a GPU")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -108,7 +116,7 @@ def resolve_devices(device: str) -> tuple[str, ...]:
 
     Raises
     ------
-    InvalidInputError
+    InvalidInputError, MissingDependencyError
         As `resolve_device` does.
     """
     if device == "cuda:all":
@@ -162,7 +170,10 @@ def _cuda_possible() -> bool:
     """Whether asking PyTorch is worth its import, over a second on a machine without a GPU."""
     if "torch" in sys.modules:
         return True
-    build = importlib.metadata.version("torch").partition("+")[2]
+    try:
+        build = importlib.metadata.version("torch").partition("+")[2]
+    except importlib.metadata.PackageNotFoundError:
+        return False
     if build == "cpu" or sys.platform == "darwin":
         return False
     if build.startswith("rocm"):

@@ -271,7 +271,7 @@ def wrong_length(path: Path, found: int, expected: int) -> CorruptIndexError:
     return torn_file(path, f"the file has {found} bytes; the manifest says {expected}")
 
 
-def torn_file(path: Path, what: str) -> CorruptIndexError:
+def torn_file(path: Path | str, what: str) -> CorruptIndexError:
     """The error for a file with other content than it was written with."""
     return CorruptIndexError(
         f"{path}: {what}; the file is torn or altered, so restore it from a copy or build the "

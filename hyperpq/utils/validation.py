@@ -74,12 +74,15 @@ def as_features(
         )
     if array.shape[1] == 0 or (d is not None and array.shape[1] != d):
         raise InvalidInputError(f"{name} has width {array.shape[1]}; expected {d or 'at least 1'}.")
-    with np.errstate(over="ignore"):
-        out = np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype == np.float32:
+        out = np.ascontiguousarray(array)
+    else:
+        with np.errstate(over="ignore"):
+            out = np.ascontiguousarray(array, dtype=np.float32)
     for start in range(0, len(out), _BATCH):
-        finite = np.isfinite(out[start : start + _BATCH]).all(axis=1)
+        finite = np.isfinite(out[start : start + _BATCH])
         if not finite.all():
-            row = start + int(np.argmin(finite))
+            row = start + int(np.argmin(finite.all(axis=1)))
             raise InvalidInputError(
                 f"{name} has NaN, infinite or too large values, first in row {first_row + row}; "
                 "remove or replace those rows."
@@ -287,3 +290,27 @@ def as_choice(value: object, name: str, choices: tuple[C, ...], hint: str = "") 
     *others, last = map(repr, choices)
     expected = f"{', '.join(others)} or {last}" if others else last
     raise InvalidInputError(f"{name} is {value!r}; expected {expected}{hint and f'; {hint}'}.")
+
+
+def as_weights(weights: object, n: int) -> NDArray[np.float64]:
+    """Return weights of ``n`` things as float64; all are 1 by default.
+
+    Raises
+    ------
+    InvalidInputError
+        Not n finite numbers, or none of them is above 0.
+    """
+    if weights is None:
+        weights = np.ones(n)
+    given = as_array(weights, "weights")
+    if given.dtype.kind not in "fiu" or given.shape != (n,):
+        raise InvalidInputError(
+            f"weights has dtype {given.dtype} and shape {given.shape}; expected {n} numbers, one "
+            "for each image or vector."
+        )
+    out = given.astype(np.float64)
+    if not (np.isfinite(out).all() and (out > 0).any()):
+        raise InvalidInputError(
+            f"weights is {out.tolist()!r}; expected finite numbers, at least one of them above 0."
+        )
+    return out

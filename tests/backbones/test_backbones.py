@@ -266,8 +266,8 @@ def test_varint(value):
 
 def test_written_graph_is_valid_onnx():
     onnx = pytest.importorskip("onnx")
-    network = lite._network("lite0", lite._weights_path("lite0"))
-    model = onnx.load_from_string(lite.build_onnx(network, 224))
+    blocks = lite._blocks("lite0", lite._weights_path("lite0"))
+    model = onnx.load_from_string(lite.build_onnx(blocks, 224))
     onnx.checker.check_model(model, full_check=True)
     assert model.opset_import[0].version == 13
 

@@ -56,7 +56,7 @@ def test_the_embedded_network_keeps_its_precision_in_a_pickle():
 
 def test_what_has_no_precision_is_refused(tmp_path):
     with pytest.raises(InvalidInputError, match="precision"):
-        load_backbone("lite0", device="cpu", precision="int8")
+        load_backbone("lite0", device="cpu", precision="int4")
     for name in ("onnx:a.onnx", "torchscript:a.pt"):
         with pytest.raises(BackboneError, match="expected 'float32'"):
             load_backbone(name, device="cpu", precision="float16")

@@ -349,7 +349,7 @@ def test_finished_programs_cannot_be_tuned(kind, tmp_path):
     file = tmp_path / "net"
     if kind == "onnx":
         name = "lite0"
-        file.write_bytes(lite.build_onnx(lite._network(name, lite._weights_path(name)), 224))
+        file.write_bytes(lite.build_onnx(lite._blocks(name, lite._weights_path(name)), 224))
     else:
         torch.jit.save(torch.jit.script(nn.AvgPool2d(56)), str(file))
     name = f"{kind}:{file}"

@@ -53,8 +53,33 @@ def test_every_part_is_measured(folder, monkeypatch, capsys):
         "decoding and 4 views, processes:1",
         "pipeline, float32, processes:1",
         "pipeline, bfloat16, threads:1 / network alone, bfloat16, batches of 32: ",
+        "pipeline, bfloat16, processes:1 / both together: ",
+        "network alone, bfloat16, batches of 2 / float32: ",
+        "pipeline, bfloat16, threads:1 / float32: ",
     ):
         assert part in text
+
+
+@pytest.mark.skipif(not processes_possible(), reason="no decoding processes here")
+def test_threads_of_the_network_take_turns(folder, monkeypatch, capsys):
+    asked = []
+
+    def load(*_, precision, threads, **__):
+        asked.append((precision, threads))
+        return Means(precision)
+
+    monkeypatch.setattr(encode, "load_backbone", load)
+    options = ["--rounds", "1", "--precision", "float32", "int8", "--threads", "1", "2"]
+    encode.main(["--images", str(folder), *options, "--workers", "threads:1"])
+    text = capsys.readouterr().out
+    assert asked == [("float32", 1), ("int8", 1), ("float32", 2), ("int8", 2)]
+    assert "network alone, int8, 2 threads, batches of 32 / float32: " in text
+
+
+def test_what_network_and_decoding_allow_together():
+    """An image takes 1 / 100 s of all cores in the network and 1 / 25 s in decoding."""
+    assert encode.allowed(100, 25, "cpu") == pytest.approx(20)
+    assert encode.allowed(100, 25, "cuda:0") == 25
 
 
 def test_batches_of_another_size_leave_the_network_as_it_was():

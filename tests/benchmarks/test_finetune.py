@@ -142,7 +142,10 @@ def test_the_page_shows_the_runs_beside_the_published_figures(tmp_path):
             made_up("frozen", value=0.544),
             made_up("round", bits=1, value=0.634, score=0.7),
             made_up("tuned", value=0.634, finetune={"kept": 1, "rounds": rounds}, seconds=65.4),
-            *(made_up("codes", "learned", bits, 0.6 + bits / 1000) for bits in (16, 32, 64)),
+            *(
+                made_up("codes", "learned", bits, 0.6 + bits / 1000, seconds=40.2)
+                for bits in (16, 32, 64)
+            ),
             made_up("paper", "flat", 32, 0.51),
         ]
     )
@@ -153,5 +156,6 @@ def test_the_page_shows_the_runs_beside_the_published_figures(tmp_path):
     assert "| tuned, `default` learned again | .634 | .616 | .632 | .664 | 1 |" in page
     assert "| `paper-finetuned`, flat |  |  | .510 |  | 1 |" in page
     assert "| 1 | .634 | .700 |" in page
-    assert "Kept: round 1, 65 s in all." in page
+    assert "Kept: round 1. Fine-tuning took 65 s, and 40 s more go by until the codes" in page
+    assert ": 106 s end to end, without the reading of the files." in page
     assert "a card, 2026-01-02, a processor, 16 cores, commit abc" in page

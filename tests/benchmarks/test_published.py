@@ -16,6 +16,7 @@ from benchmarks import (
     levels_page,
     quality_page,
     robustness,
+    scale_page,
     scan_page,
     store,
     trees_page,
@@ -31,6 +32,7 @@ WRITERS = {
     "levels": levels_page.write_levels_page,
     "quality": quality_page.write_quality_page,
     "robustness": robustness.write_robustness_page,
+    "scale": scale_page.write_scale_page,
     "scan": scan_page.write_scan_page,
     "store": lambda out: store.write_store_page(out, 10_000_000),
     "trees": trees_page.write_trees_page,
@@ -47,6 +49,8 @@ def test_a_page_is_a_function_of_the_runs_beside_it(name, tmp_path, monkeypatch)
     monkeypatch.setattr(ablation_page, "plot_differences", lambda *_: None)
     monkeypatch.setattr(levels_page, "plot_effects", lambda *_: None)
     monkeypatch.setattr(trees_page, "plot_gains", lambda *_: None)
+    monkeypatch.setattr(scale_page, "plot_recall", lambda *_: None)
+    monkeypatch.setattr(scale_page, "plot_growth", lambda *_: None)
     monkeypatch.setattr(scan_page, "plot", lambda *_: None)
     monkeypatch.setattr(growth_page, "plot_curves", lambda _, file: file)
     shutil.copytree(RESULTS / "runs", tmp_path / "runs")

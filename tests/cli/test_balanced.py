@@ -15,6 +15,8 @@ def test_a_build_of_images(hyperpq, photos, tmp_path):
         "16",
         "--epochs",
         "0",
+        "--view-size",
+        "1",
         "--index",
         tmp_path / "i",
     ]

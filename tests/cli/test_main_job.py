@@ -210,7 +210,7 @@ def test_completion_completes(hyperpq):
     assert ok(hyperpq(env=env)) == "plain,build\n"
     env |= {"COMP_WORDS": "hyperpq build --im"}
     env |= {"COMP_CWORD": "2"}
-    assert ok(hyperpq(env=env)) == "plain,--images\n"
+    assert ok(hyperpq(env=env)) == "plain,--images\nplain,--images-from\n"
 
 
 def test_quiet_is_silent(hyperpq, copy):

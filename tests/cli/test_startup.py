@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "numpy", "faiss", "onnxruntime", "h5py", "PIL", "rich", "safetensors"}
+HEAVY = {"torch", "numpy", "faiss", "onnxruntime", "h5py", "PIL", "rich", "safetensors", "fastapi"}
 
 PROGRAM = """
 import sys
@@ -30,6 +30,7 @@ finally:
         ("info", "--help"),
         ("import", "--help"),
         ("export", "--help"),
+        ("serve", "--help"),
         ("completion", "bash"),
         ("query",),
         ("build", "--images", "x", "--recipe", "none"),
@@ -93,12 +94,44 @@ def test_version(hyperpq):
     assert hyperpq("--version").stdout.decode() == f"hyperpq, version {__version__}\n"
 
 
-def test_a_query_by_an_image_needs_no_pytorch_on_a_cpu(place, photos):
-    index = str(place / "hyperpq-index")
-    args = ["query", str(photos[0]), "--index", index, "--device", "cpu", "-k", "3"]
-    command = [sys.executable, "-c", PROGRAM, *args]
+def loaded_by(*args):
+    """Top-level modules that a command has loaded at its end, and what it printed."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert str(photos[0].name) in done.stdout
-    loaded = {name.partition(".")[0] for name in done.stderr.rpartition("loaded:")[2].split()}
+    said, _, modules = done.stderr.rpartition("loaded:")
+    assert "error: " not in said, said
+    return {name.partition(".")[0] for name in modules.split()}, done.stdout
+
+
+LEARNING = {"torch", "geoopt", "faiss", "scipy", "efficientnet_lite_pytorch"}
+
+
+def test_a_query_by_an_image_needs_no_pytorch_on_a_cpu(place, photos):
+    index = ("--index", place / "hyperpq-index")
+    loaded, out = loaded_by("query", photos[0], *index, "--device", "cpu", "-k", "3")
+    assert photos[0].name in out
     assert "onnxruntime" in loaded
-    assert loaded & {"torch", "geoopt", "faiss", "scipy"} == set()
+    assert loaded & LEARNING == set()
+
+
+@pytest.mark.parametrize(
+    ("args", "network"),
+    [
+        ("info --index I", False),
+        ("verify --index I", False),
+        ("export rows.npz --index I", False),
+        ("remove --where width<0 --index I", False),
+        ("forget O --index I", False),
+        ("compact --index I", False),
+        ("encode P -o codes.npy --index I", True),
+        ("build photos --no-relearn --index I", True),
+        ("add P --no-relearn --index I", True),
+    ],
+)
+def test_what_learns_nothing_loads_no_pytorch(args, network, copy, photos, monkeypatch):
+    monkeypatch.chdir(copy)
+    photo = next((copy / "photos").rglob("*.jpg"))
+    words = {"I": copy / "hyperpq-index", "P": photo, "O": photos[0]}
+    loaded, _ = loaded_by(*(words.get(word, word) for word in args.split()))
+    assert loaded & LEARNING == set()
+    assert ("onnxruntime" in loaded) == network

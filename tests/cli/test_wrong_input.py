@@ -20,7 +20,7 @@ from hyperpq.utils.devices import usable_cores
 # line ends with the command whose help it names.
 COMMANDS = {
     "no-such-command": ("biuld", 2, "usage: no such command 'biuld'; did you mean 'build'?"),
-    "no-such-option": ("query P --top 3", 2, "usage: no such option '--top'.*"),
+    "no-such-option": ("query P --top 3", 2, "usage: no such option '--top'*"),
     "build-without-images": (
         "build",
         2,
@@ -89,7 +89,15 @@ COMMANDS = {
     "build-recipe": (
         "build --images P --recipe best",
         2,
-        "usage: invalid value for '--recipe': 'best' is not one of 'default', 'paper'.",
+        "usage: invalid value for '--recipe': 'best' is not one of 'default', 'paper', "
+        "'paper-finetuned'.",
+    ),
+    "build-end-to-end": (
+        "build P --recipe paper-finetuned",
+        2,
+        "finetune is not given; expected it, without a limit in minutes, as the recipe "
+        "'paper-finetuned' trains network and codec together for a number of epochs; change it, or "
+        "choose the recipe 'paper'.",
     ),
     "build-pattern": (
         "build --images P --exclude !",

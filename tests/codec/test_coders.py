@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import erf
 
 from hyperpq import HiHPQIndex
 from hyperpq.codec.coder import coder_of
@@ -21,7 +22,7 @@ from hyperpq.codec.pq import PQCodec
 from hyperpq.codec.serialization import from_files, to_files
 from hyperpq.codec.torch_coder import TorchCoder
 from hyperpq.errors import NotTrainedError
-from hyperpq.inference import spaces
+from hyperpq.inference import heads, smoothing, spaces
 from hyperpq.inference.additive import smallest
 from hyperpq.quantizers.additive import smallest as smallest_tensors
 from hyperpq.utils import exact_matmul, exact_products
@@ -187,7 +188,7 @@ def test_spaces_are_those_of_the_geometries(geometry):
     np.testing.assert_allclose(x, want.expmap0(clipped[0], tensors[2]).numpy(), rtol=1e-13)
     points = [torch.from_numpy(array).transpose(0, 1) for array in (x, y)]
     column = tensors[2][:, None]
-    q2 = space.table(x.swapaxes(0, 1), y.swapaxes(0, 1), c[:, None])
+    q2 = space.table(y.swapaxes(0, 1), c[:, None])(x.swapaxes(0, 1))
     expected = want.sqchord_table(*points, column).numpy()
     np.testing.assert_allclose(q2, expected, rtol=1e-8)
     for metric in METRICS:
@@ -253,3 +254,23 @@ def test_the_length_of_features_does_not_matter(normalization, scale):
     x = X * np.float32(scale)
     for coder in (codec.frozen(), TorchCoder(codec)):
         np.testing.assert_array_equal(coder.encode(x), coder.encode(X))
+
+
+def test_the_error_function_is_that_of_scipy():
+    rng = np.random.default_rng(0)
+    ends = [0.0, -0.0, 1.0, -1.0, 6.0, 1e-300, np.inf, -np.inf]
+    x = np.concatenate([rng.normal(size=5000), rng.uniform(-8, 8, 5000), ends])
+    np.testing.assert_allclose(heads._erf(x), erf(x), rtol=4e-16, atol=0)
+    assert np.signbit(heads._erf(np.array([-0.0]))).all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 64, 256])
+def test_sums_of_few_rows_are_those_of_many(width):
+    """They are added in turn, whatever the number of vectors."""
+    rng = np.random.default_rng(width)
+    x = rng.normal(size=(90, width)) * 10.0 ** rng.integers(-8, 8, (90, 1))
+    for count in (1, 2, 12, 40):
+        which = rng.integers(0, 90, (9, count))
+        many = smoothing.sum_of_rows(x, which)
+        for n in (1, 2, 4):
+            np.testing.assert_array_equal(smoothing.sum_of_rows(x, which[:n]), many[:n])

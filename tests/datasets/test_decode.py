@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
-from hyperpq.datasets.decode import open_image, sniff
+from hyperpq.datasets.decode import full_size, open_image, sniff
 from hyperpq.errors import ImageError, ImageUnavailableError
 
 RED, GREEN, BLUE = (220, 30, 20), (20, 200, 40), (30, 40, 210)
@@ -252,6 +252,29 @@ def test_shrink_to_keeps_the_shorter_side():
     assert open_image(io.BytesIO(data), shrink_to=100).size == (100, 200)
     small = open_image(io.BytesIO(encoded(scene(800, 400), "PNG")), shrink_to=100)
     assert small.size == (800, 400)
+
+
+def exif_with_thumbnail(thumbnail):
+    """An EXIF block whose second directory, as cameras write it, names a JPEG in the block."""
+    first = struct.pack(">H HHLHH L", 1, 0x0112, 3, 1, 1, 0, 26)
+    start = 8 + len(first) + struct.calcsize(">H HHLL HHLL L")
+    second = struct.pack(">H HHLL HHLL L", 2, 0x0201, 4, 1, start, 0x0202, 4, 1, len(thumbnail), 0)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + first + second + thumbnail
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP"])
+@pytest.mark.parametrize("shrink_to", [None, 24, 60])
+def test_an_exif_thumbnail_is_never_taken_for_the_image(kind, shrink_to):
+    """It may be older than the pixels, or cropped: an editor need not have renewed it."""
+    other = Image.new("RGB", (160, 96), (255, 0, 0))
+    exif = exif_with_thumbnail(encoded(other, "JPEG"))
+    known = Image.Exif()
+    known.load(exif)
+    assert known.get_ifd(ExifTags.IFD.IFD1)[0x0202] > 500, "it is there"
+    data = encoded(scene(800, 480), kind, exif=exif)
+    opened = open_image(io.BytesIO(data), shrink_to=shrink_to)
+    assert full_size(opened) == (800, 480)
+    assert error_between(opened, scene(*opened.size)) <= 12
 
 
 def test_heic_and_avif():

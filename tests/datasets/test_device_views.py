@@ -171,6 +171,20 @@ def test_choices_have_the_distribution_of_the_pillow_views(strength):
         assert (value**2).mean() == pytest.approx(strength.jitter_p * amount**2 / 3, rel=0.12)
 
 
+@pytest.mark.parametrize("size", [(300, 100), (90, 160)])
+def test_crops_of_squeezed_images_are_those_of_the_images(size):
+    n, side = 3000, 64
+    sizes = np.tile(np.array(size, np.int32), (n, 1))
+    got = DeviceViews(MILD, side, seed=1).choices(np.arange(n), 0, side, sizes).boxes
+    rngs = (augment.view_rng(0, b"%d" % i, 0) for i in range(n))
+    boxes = np.array([augment.crop_box(size, MILD, rng) for rng in rngs])
+    wanted = boxes * side / np.array([*size, *size])
+    assert np.abs(got.mean(0) - wanted.mean(0)).max() < 1.3
+    assert np.abs(got.std(0) - wanted.std(0)).max() < 1.3
+    assert got.min() >= 0
+    assert (got[:, :2] + got[:, 2:]).max() <= side * (1 + 1e-6)
+
+
 def test_views_look_like_those_of_pillow():
     """Mean and spread of the values, over many views of the same image."""
     image = squares(1)

@@ -59,7 +59,8 @@ def test_every_command_and_option_has_help(name):
 
 def test_every_file_of_the_command_line_is_a_command():
     helpers = {"__init__", "main", "formats", "interrupts", "options", "output", "streams", "text"}
-    helpers |= {"conditions", "index_kind", "query_vectors"}
+    helpers |= {"conditions", "index_kind", "looks", "query_images", "query_vectors", "ray_cluster"}
+    helpers |= {"index_option", "learning_options"}
     assert {file.stem for file in (ROOT / "cli").glob("*.py")} - helpers == {
         MODULES.get(name, name) for name in COMMANDS
     }
@@ -156,7 +157,7 @@ def test_relative_links_resolve(page):
 def defaults() -> dict[str, list[str]]:
     """Sentences of pages that name a default or a limit, with the values of the code."""
     from hyperpq import HiHPQIndex
-    from hyperpq.codec.learned import SAMPLE_SIZE
+    from hyperpq.codec.sample import SAMPLE_SIZE
     from hyperpq.datasets import decode
     from hyperpq.filters.where import MAX_LENGTH
     from hyperpq.images import decoding_budget, updater
@@ -186,7 +187,7 @@ def defaults() -> dict[str, list[str]]:
         "docs/tutorials/images.md": [
             f"Learning needs at least {images} images",
             f"at most {build.train_size:,} images (`--train-size`)",
-            f"at most {build.view_size:,} of them (`--view-size`)",
+            f"and two augmented views of at most {build.view_size:,} of them",
             f"commits of {batch:,} images",
         ],
         "docs/tutorials/vectors.md": [f"the default is `M={index['M'].default}`"],

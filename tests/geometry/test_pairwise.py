@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperpq.geometry import METRICS, lorentz_chord, pairwise
+from hyperpq.utils import side_by_side
+from hyperpq.utils.devices import single_thread
 
 
 def drawn(n, m, M, D, seed, spread=0.7):
@@ -69,3 +71,20 @@ def test_float32_is_near_float64():
     wide = pairwise.pairwise_distances(x, y, c, "l1")
     narrow = pairwise.pairwise_distances(x.float(), y.float(), c.float(), "l1")
     torch.testing.assert_close(narrow.double(), wide, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_number_of_cores_changes_no_bit(metric, monkeypatch):
+    x, y, c = (value.float() for value in drawn(300, 450, 5, 4, seed=4))
+    weights = torch.randn(300, 450, generator=torch.Generator().manual_seed(5))
+
+    def results(cores):
+        monkeypatch.setattr(side_by_side, "default_threads", lambda: cores)
+        inputs = [value.clone().requires_grad_() for value in (x, y, c)]
+        with single_thread():
+            out = pairwise.pairwise_distances(*inputs, metric)
+            (out * weights).sum().backward()
+        return out, *(value.grad for value in inputs)
+
+    for one, several in zip(results(1), results(4), strict=True):
+        assert torch.equal(one, several)

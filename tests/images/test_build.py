@@ -31,7 +31,9 @@ from hyperpq.errors import (
     InvalidInputError,
 )
 from hyperpq.images.build import build_index, update_index, working_directory
+from hyperpq.images.build.options import BuildOptions
 from hyperpq.images.build.state import BuildState
+from hyperpq.images.metadata import ImageMetadata
 from hyperpq.images.roots import recorded_roots
 from hyperpq.images.skipped import from_csv
 from hyperpq.progress import SilentProgress
@@ -584,11 +586,23 @@ names = st.binary(min_size=1, max_size=12).map(lambda name: b"/" + name.replace(
 )
 def test_a_plan_is_read_as_it_was_written(tmp_path_factory, files, skipped, other):
     folder = tmp_path_factory.mktemp("state")
-    listing = Listing(files, skipped, other=Counter(other))
+    listing = Listing(skipped=skipped, other=Counter(other))
     state = BuildState(folder)
-    state.write_plan({"a": 1}, listing)
-    assert state.read_plan({"a": 1}) == listing
+    for plan in (state.write_plan({"a": 1}, files, listing), state.read_plan({"a": 1})):
+        assert [*plan.files] == plan.files[:] == files
+        assert plan.files[1:-1] == files[1:-1]
+        assert (plan.skipped, plan.other) == (skipped, other)
     shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("n", [63, 64, 65, 128, 400])
+@pytest.mark.parametrize("skipped", [{}, {b"/s": "is a folder"}])
+def test_a_plan_is_read_in_blocks(tmp_path, monkeypatch, n, skipped):
+    monkeypatch.setattr("hyperpq.images.build.plan._BLOCK", 1000)
+    files = [ImageFile(b"/%d" % (7**row), row, -row) for row in range(n)]
+    plan = BuildState(tmp_path).write_plan({}, files, Listing(skipped=skipped))
+    assert ([*plan.files], plan.skipped) == (files, skipped)
+    assert [plan.files[row] for row in range(n)[::-7]] == files[::-7]
 
 
 def test_images_of_a_folder_are_removed_on_purpose(tmp_path):
@@ -672,3 +686,42 @@ def test_no_work_is_outside_of_a_phase(tmp_path, monkeypatch):
         assert name in names, name
     for name in ("list", "open", "compare", "load", "encode", "prepare", "train", "check"):
         assert name in names, name
+
+
+def views_of_batches(keep):
+    """Shapes of the views of each batch of the sample, and what notes them."""
+    shapes = []
+
+    def write(self, name, number, features):
+        shapes.append(features.views.shape)
+        keep(self, name, number, features)
+
+    return shapes, write
+
+
+@pytest.mark.parametrize(
+    ("options", "n_views"),
+    [({}, 2), ({"n_views": 3}, 3), ({"recipe": "paper"}, 4), ({"objective": "fidelity"}, 0)],
+)
+def test_number_of_views(tmp_path, monkeypatch, options, n_views):
+    """The default of a recipe with a graph is less than the views that recipes have elsewhere."""
+    shapes, write = views_of_batches(BuildState.write_features)
+    monkeypatch.setattr(BuildState, "write_features", write)
+    folder = fill(tmp_path / "p", 20)
+    made, _ = build(folder, tmp_path / "index", view_size=12, epochs=0, **options)
+    viewed = [shape for shape in shapes if shape[0]]
+    assert [shape[:2] for shape in viewed] == ([(n_views, 12)] if n_views else [])
+    # The number is recorded, and another one is refused.
+    recorded = ImageMetadata.from_index(made.index.metadata).options["n_views"]
+    assert recorded == BuildOptions(**options).n_views
+    update_index(folder, tmp_path / "index", n_views=recorded)
+    with pytest.raises(InvalidInputError, match=f"n-views is 9; .* was built with {recorded}"):
+        update_index(folder, tmp_path / "index", n_views=9)
+
+
+def test_views_of_an_index_that_does_not_record_their_number():
+    stored = BuildOptions().to_stored()
+    del stored["n_views"]
+    assert BuildOptions.from_stored(stored).n_views == 4
+    with pytest.raises(InvalidInputError, match="n_views"):
+        BuildOptions(n_views=0)

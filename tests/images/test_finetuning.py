@@ -24,7 +24,7 @@ from hyperpq.errors import (
     SnapshotChangedError,
     StoreError,
 )
-from hyperpq.images import ImageIndex, build_index, updater
+from hyperpq.images import ImageIndex, build_index, finetuned_rows, updater
 from hyperpq.images import finetuning as finetuning_module
 from hyperpq.images.additions import Additions
 from hyperpq.images.build import finetune_stage, stages
@@ -106,6 +106,25 @@ def test_a_build_stores_the_tuned_network_and_answers_by_it(kept):
     record = index.index.metadata["pictures"]["finetuned"]
     assert (record["kept"], record["images"]) == (2, COUNT)
     assert record["settings"] == SETTINGS.to_dict()
+
+
+def test_cells_are_made_of_the_new_codes(place):
+    images = opened(place / "plain")
+    images.index.make_cells(3)
+    before = images.index.collection.held.cells.centroids
+    _, report = finetune_index(place / "plain", SETTINGS, device="cpu")
+    assert report.kept
+    assert verify_directory(place / "plain") == []
+    images = opened(place / "plain")
+    held, rows = images.index.collection.held, images.index.view().rows
+    assert images.index.nlist == 3
+    assert not np.array_equal(held.cells.centroids, before)
+    # Each code is in the nearest cell, and what was measured is of these rows.
+    for segment in rows.segments:
+        v = held.decode(segment.codes_at(np.arange(segment.n))).astype(np.float64)
+        near = ((v[:, None] - held.cells.centroids.astype(np.float64)) ** 2).sum(2).argmin(1)
+        np.testing.assert_array_equal(segment.cells.numbers, near)
+    assert rows.recall_curve.holds_for(rows)
 
 
 def test_an_index_without_fine_tuning_is_written_as_before(kept):
@@ -362,8 +381,8 @@ def test_the_objective_of_the_index_stays(kept, tmp_path, objective):
 
 MOMENTS = {
     **KILLS,
-    "the catching up": lambda patch: kill_at(patch, finetuning_module, "extract_features"),
-    "the commit": lambda patch: kill_at(patch, finetuning_module._Encoded, "metadata"),
+    "the catching up": lambda patch: kill_at(patch, finetuned_rows, "extract_features"),
+    "the commit": lambda patch: kill_at(patch, finetuning_module.FinetunedRows, "metadata"),
 }
 
 
@@ -373,7 +392,7 @@ def test_a_killed_finetuning_goes_on(place, kept, tmp_path, moment, monkeypatch)
     index = opened(place / "plain")
     codes = index.index.ids, index.index.view().rows.codes_of(index.index.ids)
     late = {"done": False}
-    real = finetuning_module._Encoded.catch_up
+    real = finetuning_module.FinetunedRows.catch_up
 
     def catch_up(self, images):
         if not late["done"]:
@@ -381,7 +400,7 @@ def test_a_killed_finetuning_goes_on(place, kept, tmp_path, moment, monkeypatch)
             opened(place / "plain").add([*sorted((tmp_path / "late").iterdir())])
         real(self, images)
 
-    monkeypatch.setattr(finetuning_module._Encoded, "catch_up", catch_up)
+    monkeypatch.setattr(finetuning_module.FinetunedRows, "catch_up", catch_up)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         MOMENTS[moment](patch)
         index.finetune(SETTINGS)
@@ -427,7 +446,7 @@ def test_images_that_are_removed_or_replaced_meanwhile(place, kept, tmp_path, mo
     shutil.copytree(kept / "p", tmp_path / "q")
     build(tmp_path / "q", tmp_path / "index")
     index = opened(tmp_path / "index")
-    real = finetuning_module._Encoded.catch_up
+    real = finetuning_module.FinetunedRows.catch_up
 
     def catch_up(self, images):
         other = opened(tmp_path / "index")
@@ -436,7 +455,7 @@ def test_images_that_are_removed_or_replaced_meanwhile(place, kept, tmp_path, mo
         other.update([tmp_path / "q"])
         real(self, images)
 
-    monkeypatch.setattr(finetuning_module._Encoded, "catch_up", catch_up)
+    monkeypatch.setattr(finetuning_module.FinetunedRows, "catch_up", catch_up)
     index.finetune(SETTINGS)
     assert len(index) == COUNT - 1
     found = index.query(tmp_path / "q/004.png", 1)[0].results[0]
@@ -526,3 +545,18 @@ def test_changes_that_are_no_part_of_the_network_are_refused(place):
     index.save(place / "other")
     with pytest.raises(BackboneError, match="'none', which the network does not have"):
         opened(place / "other").query(image(0), 1)
+
+
+def test_an_index_in_int8_has_a_tuned_network_in_float32(kept, tmp_path):
+    """Which all of its images are encoded by again, and queries after it."""
+    build(kept / "p", tmp_path / "index", precision="int8")
+    assert opened(tmp_path / "index").backbone_identity["dtype"] == "int8"
+    images, _ = finetune_index(tmp_path / "index", SETTINGS, device="cpu")
+    assert images.backbone_identity["dtype"] == images.backbone.precision == "float32"
+    assert images.backbone.tuned == tuned_of(tmp_path / "index") is not None
+    again = opened(tmp_path / "index")
+    assert again.query(kept / "p" / "000.png", 1)[0].results[0].similarity == 100
+    assert "precision" not in again.index.metadata["pictures"]["options"]
+    updated, report = build_index([kept / "p"], tmp_path / "index", device="cpu")
+    assert report.added == report.removed == 0
+    assert updated.backbone_identity == images.backbone_identity

@@ -181,7 +181,9 @@ def test_nothing_leaves_the_machine(place, shim, drawn):
     assert (folder / "attempts").read_text() == ""
     assert written_below(folder / "home") == []
     assert [path.name for path in (folder / "work").iterdir()] == ["index"]
-    assert all(name.startswith("lite0-") for name in written_below(folder / "cache"))
+    # The network, and which precision is faster here.
+    names = written_below(folder / "cache")
+    assert all(name.startswith(("lite0-", "speed-lite0-")) for name in names)
 
 
 @pytest.mark.skipif(not sends_usage_data(), reason="this ONNX Runtime reports nothing")

@@ -123,6 +123,51 @@ def test_more_images_than_a_commit_holds(opened, monkeypatch):
     assert index.index.collection.snapshot == before + 3
 
 
+def test_images_of_an_iterator_are_asked_for_in_parts(opened, monkeypatch, tmp_path):
+    """Its items are images or batches of them, and what it holds is not kept."""
+    index, folder = opened
+    monkeypatch.setattr(additions, "SEGMENT_SIZE", 3)
+    before, asked = index.index.collection.snapshot, []
+
+    def images():
+        yield content(80)
+        yield [content(81), folder / "003.png", b"text"]
+        for i in range(82, 100):
+            asked.append((i, len(index)))
+            yield [content(i)]
+        yield []
+
+    added = index.add(images(), (f"n{i}" if i != 2 else None for i in range(22)))
+    assert added.ids.tolist() == [20, 21, 3, -1, *range(22, 40)]
+    assert list(added.skipped) == [3]
+    assert index.index.collection.snapshot == before + 8
+    # A few transactions are read ahead of the one that is written.
+    assert all(i - 82 <= n - 20 + 18 for i, n in asked)
+    assert asked[-1][1] > 20
+    again = index.add(iter([folder / "003.png", content(80)]), iter([None, "n0"]))
+    assert again.ids.tolist() == [3, 40]
+    assert len(index) == 40
+    (path := tmp_path / "one.png").write_bytes(content(50))
+    with open(path, "rb") as file:
+        assert index.add(file, "open").ids.tolist() == [41]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["a", "b", "c", "d"], "names has 4 names; expected 5, one for each image"),
+        ([*"abcdef"], "names has 'f' behind the names of all 5 images; expected one name for each"),
+        ([*"abcdd"], r"images\[3\] and images\[4\] have the name 'd'"),
+        (None, r"images\[0\] is not given by a path and has no name"),
+    ],
+)
+def test_names_that_do_not_fit_an_iterator(opened, monkeypatch, given, message):
+    index, _ = opened
+    monkeypatch.setattr(additions, "SEGMENT_SIZE", 3)
+    with pytest.raises(InvalidInputError, match=message):
+        index.add((content(i) for i in range(80, 85)), given)
+
+
 @pytest.mark.parametrize(
     ("images", "given", "message"),
     [

@@ -95,6 +95,21 @@ def rows_of(index):
     return found
 
 
+def test_an_update_measures_cells_again_that_are_outgrown(tmp_path):
+    folder = fill(tmp_path / "imgs", 8)
+    index, _ = build([folder], tmp_path / "index", cells=2)
+
+    def measured():
+        return index.index.collection.view().recall_curve.n
+
+    assert measured() == 8
+    for total, expected in ((10, 8), (14, 14)):
+        fill(folder, total)
+        options = {"relearn": "never", "backbone": Grid(), "device": "cpu"}
+        index, _ = update_index(None, tmp_path / "index", **options)
+        assert (len(index), measured()) == (total, expected)
+
+
 # What cannot be read
 
 

@@ -52,9 +52,10 @@ class TinyNetwork(Backbone):
             return self._module((x / 255 - 0.5) / 0.5).mean((2, 3)).numpy()
 
 
-def load(name="lite0", *, device="auto", threads=None, tuned=None, **_):
+def load(name="lite0", *, device="auto", threads=None, tuned=None, precision="float32"):
     network = TinyNetwork(tuned)
-    network.reload = partial(load, name, tuned=tuned)
+    network.precision = "float32" if precision == "auto" else precision
+    network.reload = partial(load, name, tuned=tuned, precision=precision)
     return network
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperpq import scan
+from hyperpq import HiHPQIndex, scan
 from hyperpq.codec.additive import AdditiveCodec
 from hyperpq.codec.config import AdditiveConfig, CodecConfig
 from hyperpq.codec.hihpq import HiHPQCodec
@@ -197,7 +197,10 @@ def test_ids_reach_their_codes_in_faiss():
         (lambda: faiss.index_factory(d, "L2norm,PQ4x8"), "NormalizationTransform, which cannot"),
         (lambda: faiss.index_factory(d, "RR8,RR8,PQ4x8"), "Matrix and RandomRotationMatrix, wh"),
         (lambda: skewed(), "rotation has rows whose products differ by up to 3"),
-        (lambda: faiss.index_factory(d, "IVF4,PQ4x8"), "index is of type IndexIVFPQ"),
+        (lambda: faiss.index_factory(d, "IVF4,PQ4x8"), "IVFPQ with codes of residuals, .*=False"),
+        (lambda: faiss.index_factory(d, "IVF4,PQ4+4"), "index is of type IndexIVFPQR; expected"),
+        (lambda: faiss.index_factory(d, "IVF4,SQ8"), "index is of type IndexIVFScalarQuantizer"),
+        (lambda: plain_lists(faiss.index_factory(d, "IVF4,PQ4x8")), "IVFPQ .* not trained"),
         (lambda: faiss.index_factory(d, "PQ4x4fs"), "index is of type IndexPQFastScan"),
         (lambda: faiss.IndexPQ(d, 4, 8), "not trained; expected a trained one"),
         (lambda: trained(faiss.IndexPQ(d, 4, 6)), "with metric 1 and 6 bits, trained"),
@@ -207,6 +210,21 @@ def test_ids_reach_their_codes_in_faiss():
 def test_other_indexes_are_refused(make, message):
     with pytest.raises(InvalidInputError, match=message):
         from_faiss(make())
+
+
+def plain_lists(index):
+    """An index of lists whose codes are those of vectors, and not of residuals."""
+    faiss.extract_index_ivf(index).by_residual = False
+    return in_any_order(index)
+
+
+def in_any_order(index):
+    """An index that does not order its codewords, which takes seconds and changes no distance."""
+    inner = index
+    while hasattr(inner, "index"):
+        inner = faiss.downcast_index(inner.index)
+    inner.do_polysemous_training = False
+    return index
 
 
 def trained(index):
@@ -238,7 +256,7 @@ SLOW = pytest.param("OPQ4,PQ4x8", marks=pytest.mark.slow)
 @pytest.mark.parametrize("metric", ["l2", "ip"])
 def test_a_rotated_index_comes_over_and_goes_back(text, metric, tmp_path):
     kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
-    theirs = faiss.index_factory(d, text, kind)
+    theirs = in_any_order(faiss.index_factory(d, text, kind))
     x, queries = vectors(N, 1), vectors(30, 2)
     theirs.train(x)
     outer = theirs if "IDMap" in text else faiss.IndexIDMap2(theirs)
@@ -255,6 +273,70 @@ def test_a_rotated_index_comes_over_and_goes_back(text, metric, tmp_path):
     write_faiss(export, tmp_path / "index.faiss")
     again = faiss.read_index(str(tmp_path / "index.faiss"))
     np.testing.assert_array_equal(again.search(queries, K), got)
+
+
+def grouped(n, seed):
+    """Vectors around centres, so that their lists are uneven and no two distances are equal."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).normal(size=(30, d))
+    return (centres[rng.integers(0, 30, n) ** 2 % 30] + 0.5 * rng.normal(size=(n, d))).astype("f")
+
+
+def assert_same_lists(theirs, ours):
+    """Two answers have the same distances, and the same ids where these are not nearly equal."""
+    (D, I), (wanted, ids) = theirs, ours  # noqa: E741
+    np.testing.assert_array_equal(np.isinf(D), np.isinf(wanted))
+    np.testing.assert_array_equal(I == -1, np.isinf(wanted))
+    np.testing.assert_allclose(D, wanted, rtol=1e-5, atol=2e-5)
+    last = wanted.max(1, initial=-np.inf, where=np.isfinite(wanted))[:, None]
+    clear = np.isfinite(wanted) & (wanted < last - 4e-5 - 2e-5 * np.abs(last))
+    assert clear.sum() > len(clear)
+    for row, some in enumerate(clear):
+        assert set(ids[row, some]) <= set(I[row])
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("text", ["IVF8,PQ4x8", "RR12,IVF8,PQ4x4", "IDMap,IVF8,PQ3x4"])
+def test_lists_without_residuals_come_over(text, metric):
+    kind = faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT
+    theirs = plain_lists(faiss.index_factory(d, text, kind))
+    x, queries, ids = grouped(N, 1), grouped(30, 2), spread_ids(N)
+    theirs.train(x)
+    theirs.add_with_ids(x, ids)
+    codec, codes, labels = from_faiss(theirs)
+    np.testing.assert_array_equal(np.sort(labels), np.sort(ids))
+    assert (codec.encode(x)[np.argsort(ids)] == codes[np.argsort(labels)]).all(1).mean() > 0.999
+    faiss.extract_index_ivf(theirs).nprobe = 8
+    D, I = theirs.search(queries, 60)  # noqa: E741
+    ours = HiHPQIndex.from_faiss(theirs)
+    assert (ours.nlist, ours.ntotal) == (0, N)
+    assert_same_lists((D if metric == "l2" else -D, I), ours.search(queries, 60))
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+@pytest.mark.parametrize("rotation", [0, d, 12])
+def test_cells_of_plain_codebooks_become_lists(metric, rotation, tmp_path):
+    x, queries = grouped(N, 1), grouped(30, 2)
+    index = HiHPQIndex(d, 4, metric=metric, rotation=rotation, device="cpu")
+    index.train(x)
+    index.add(x, ids=spread_ids(N))
+    index.make_cells(20)
+    index.write_faiss(tmp_path / "index.faiss")
+    export = index.to_faiss()
+    again = FaissExport(faiss.read_index(str(tmp_path / "index.faiss")), export.codec, export.how)
+    for one in (export, again):
+        lists = faiss.downcast_index(faiss.extract_index_ivf(one.index))
+        assert (type(lists), lists.nlist, lists.nprobe) == (faiss.IndexIVFPQ, 20, 20)
+        assert one.index.ntotal == N
+        for nprobe in (20, 3, 1):
+            lists.nprobe = nprobe
+            D, I = one.index.search(one.queries(queries), 60)  # noqa: E741
+            found = index.search(queries, 60, nprobe=nprobe)
+            assert_same_lists((one.distances(D), I), found)
+    assert np.isinf(found[0]).any()
+    # They come back with the same codes.
+    back = HiHPQIndex.from_faiss(export.index)
+    np.testing.assert_array_equal(back.codes_of(index.ids), index.codes_of(index.ids))
 
 
 @pytest.mark.parametrize(("ids", "message"), [([5, 6, 5], "5 twice"), ([5, -6, 7], "contain -6")])

@@ -171,9 +171,9 @@ def test_a_change_of_an_index_that_is_gone_says_so(two, tmp_path):
 def test_an_unopened_index_has_no_other_attributes(stored):
     again = pickle.loads(pickle.dumps(stored))
     assert not hasattr(again, "__array__")
-    assert not hasattr(again, "nprobe")
-    with pytest.raises(AttributeError, match="'HiHPQIndex' object has no attribute 'nprobe'"):
-        _ = stored.nprobe
+    assert not hasattr(again, "quantizer")
+    with pytest.raises(AttributeError, match="'HiHPQIndex' object has no attribute 'quantizer'"):
+        _ = stored.quantizer
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])

@@ -93,3 +93,19 @@ def test_a_held_codec_says_what_the_codec_says(trained):
                 np.testing.assert_array_equal(found, want)
             np.testing.assert_array_equal(held.decode(codes), module.decode(codes))
     assert IndexCodec.of(None) is None
+
+
+def test_curvatures_and_recipe_are_read_from_files(trained):
+    for index in trained.values():
+        module = index.codec
+        read = IndexCodec(files=to_files(module))
+        wanted = module.quantizer.curvatures.numpy()
+        np.testing.assert_allclose(read.curvatures, wanted, rtol=1e-6)
+        np.testing.assert_array_equal(IndexCodec.of(module).curvatures, wanted)
+        assert IndexCodec.of(module).recipe == module.recipe
+        assert read.difference(IndexCodec(files=to_files(module))) is None
+        assert read._module is None  # the same files are the same codec
+        assert read.recipe == read.module.recipe
+    l1, nibbles = (IndexCodec(files=to_files(trained[name].codec)) for name in ("l1", "nibbles"))
+    assert "is" in l1.difference(nibbles)
+    assert IndexCodec.of(trained["l1"].codec).difference(l1) is None

@@ -84,7 +84,7 @@ def test_a_file_that_is_given_twice(place):
 
 
 def test_an_interrupted_import_goes_on(place, monkeypatch):
-    monkeypatch.setattr("hyperpq.io.import_vectors.SEGMENT_SIZE", 100)
+    monkeypatch.setattr("hyperpq.index.streamed.SEGMENT_SIZE", 100)
     monkeypatch.setattr("hyperpq.io.import_vectors.batch_rows", lambda d: 50)
     add, calls = Collection.add, []
 
@@ -113,7 +113,7 @@ def test_an_import_record_that_was_changed_is_no_error(place):
 
 
 def test_segments_of_batches_are_all_rows(place, monkeypatch):
-    monkeypatch.setattr("hyperpq.io.import_vectors.SEGMENT_SIZE", 128)
+    monkeypatch.setattr("hyperpq.index.streamed.SEGMENT_SIZE", 128)
     monkeypatch.setattr("hyperpq.io.import_vectors.batch_rows", lambda d: 50)
     np.save(place / "c.npy", X[300:])
     done = import_vectors([place / "a.npy", place / "c.npy"], place / "index", device="cpu")
@@ -255,7 +255,7 @@ def test_ids_that_cannot_be_counted_on(place):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreError("disk full")])
 def test_what_was_added_before_a_stop_is_said(place, monkeypatch, error):
-    monkeypatch.setattr("hyperpq.io.import_vectors.SEGMENT_SIZE", 100)
+    monkeypatch.setattr("hyperpq.index.streamed.SEGMENT_SIZE", 100)
     monkeypatch.setattr("hyperpq.io.import_vectors.batch_rows", lambda d: 50)
     add, calls = Collection.add, []
 

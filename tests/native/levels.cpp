@@ -17,44 +17,57 @@ using namespace hyperpq;
 static std::mt19937 draw(1);
 
 static bool survivors_agree(const Level& level) {
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 6000; ++round) {
+    const bool coarse = round % 2, low = draw() % 2;
+    if (coarse && !level.coarse_survivors) continue;
     const size_t columns = 1 + draw() % 40, n_blocks = 1 + draw() % kTile;
+    const size_t width = coarse ? kCoarse : level.fine(columns);
     const size_t stride = n_blocks * kBlock + kBlock * (draw() % 3);
-    std::vector<uint8_t> codes(columns * stride), bytes(columns * 256);
+    std::vector<uint8_t> codes(columns * stride), bytes(columns * width);
     const unsigned most = draw() % 4 == 0 ? 256 : 1 + 600 / static_cast<unsigned>(columns);
     for (uint8_t& code : codes) code = static_cast<uint8_t>(draw());
-    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(draw() % std::min(most, 256u));
+    for (size_t i = 0; i < bytes.size(); ++i)
+      bytes[i] = coarse && !low && i % kCoarse >= 16
+                     ? 0
+                     : static_cast<uint8_t>(draw() % std::min(most, 256u));
     std::vector<uint16_t> order(columns);
     for (size_t c = 0; c < columns; ++c) order[c] = static_cast<uint16_t>(c);
     std::shuffle(order.begin(), order.end(), draw);
-    const View view{codes.data(),
-                    stride,
-                    n_blocks,
-                    bytes.data(),
-                    order.data(),
-                    order.size(),
-                    static_cast<uint8_t>(draw() % 256),
-                    0};
-    std::vector<uint64_t> want(n_blocks);
+    const uint8_t limit = static_cast<uint8_t>(draw() % 3 ? draw() : 255);
+    const View view{codes.data(),  stride,         n_blocks, bytes.data(), order.data(),
+                    order.size(), low,            limit,    0};
+    // Some of the blocks.
+    Survivors out;
+    size_t active = 0;
     for (size_t b = 0; b < n_blocks; ++b)
+      if (draw() % 4 || round % 3) out.block[active++] = static_cast<uint32_t>(b);
+    std::vector<uint64_t> want(n_blocks);
+    std::vector<uint8_t> sums(active * kBlock);
+    for (size_t i = 0; i < active; ++i)
       for (size_t r = 0; r < kBlock; ++r) {
         unsigned sum = 0;
-        for (size_t c = 0; c < columns; ++c)
-          sum += bytes[c * 256 + codes[c * stride + b * kBlock + r]];
-        if (std::min(sum, 255u) <= view.limit) want[b] |= uint64_t{1} << r;
+        for (size_t c = 0; c < columns; ++c) {
+          const uint8_t code = codes[c * stride + out.block[i] * kBlock + r];
+          const uint8_t* entries = bytes.data() + c * width;
+          sum += coarse ? entries[code >> 4] + entries[16 + (code & 15)]
+                        : entries[code / (256 / level.fine(columns))];
+        }
+        sums[i * kBlock + r] = static_cast<uint8_t>(std::min(sum, 255u));
+        if (std::min(sum, 255u) <= limit) want[out.block[i]] |= uint64_t{1} << r;
       }
-    Survivors out;
-    const size_t found = level.survivors(view, out);
+    const size_t found = (coarse ? level.coarse_survivors : level.survivors)(view, active, out);
     std::vector<uint64_t> got(n_blocks);
     for (size_t i = 0; i < found; ++i) got[out.block[i]] = out.rows[i];
     if (got != want) return false;
+    // No block is dropped with a limit of 255, so the sums are those of all.
+    if (limit == 255 && !std::equal(sums.begin(), sums.end(), out.sums)) return false;
   }
   return true;
 }
 
 static bool searches_agree(const Level& level) {
   for (int round = 0; round < 60; ++round) {
-    const size_t K = round % 2 ? 16 : 256, M = 1 + draw() % 12, n = 1 + draw() % 20000, nq = 3;
+    const size_t K = round % 2 ? 16 : 256, M = 1 + draw() % 12, n = 1 + draw() % 24000, nq = 3;
     const size_t columns = K == 16 ? (M + 1) / 2 : M, k = 1 + draw() % 20;
     std::vector<float> tables(nq * M * K);
     std::normal_distribution<float> normal;
@@ -66,18 +79,21 @@ static bool searches_agree(const Level& level) {
     std::vector<uint8_t> codes(blocks * kBlock * columns);
     for (uint8_t& code : codes) code = static_cast<uint8_t>(draw());
     const std::vector<Segment> segments{{codes.data(), n, nullptr, nullptr}};
-    const Queries queries{tables.data(), nq, M, K};
+    const Queries queries{tables.data(), nq, M, K, std::numeric_limits<float>::max()};
     std::vector<float> D(nq * k);
     std::vector<int64_t> I(nq * k);
     search(level, queries, segments, k, 1, D.data(), I.data());
     for (size_t q = 0; q < nq; ++q) {
-      Tables exact;
-      exact.set(level, tables.data() + q * M * K, M, K);
       std::vector<Hit> hits;
       for (size_t i = 0; i < n; ++i) {
         const size_t b = i / kBlock;
         const uint8_t* row = segments[0].block(b, columns) + i % kBlock;
-        hits.push_back({exact.distance(row, segments[0].stride(b)), static_cast<int64_t>(i)});
+        double sum = 0;
+        for (size_t m = 0; m < M; ++m) {
+          const uint8_t byte = row[(K == 16 ? m / 2 : m) * segments[0].stride(b)];
+          sum += tables[(q * M + m) * K + (K == 16 ? byte >> (m % 2 * 4) & 15 : byte)];
+        }
+        hits.push_back({distance_of(sum), static_cast<int64_t>(i)});
       }
       std::sort(hits.begin(), hits.end());
       for (size_t i = 0; i < k; ++i) {

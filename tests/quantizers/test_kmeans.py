@@ -15,7 +15,7 @@ def test_missing_faiss_names_both_commands(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingDependencyError) as error:
         import_faiss()
-    assert "pip install 'hyperpq[cpu]'" in str(error.value)
+    assert "pip install 'hyperpq[train]'" in str(error.value)
     assert "pip install 'hyperpq[gpu]'" in str(error.value)
 
 

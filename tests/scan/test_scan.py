@@ -165,6 +165,67 @@ def test_pruning_keeps_rows_that_tie_in_float32(level, K, n_segments):
             np.testing.assert_array_equal(I[q], ids[order[:k]])
 
 
+def near_by_code(rng, kind, n, M=6, nq=3):
+    """Tables whose entries follow the codes, as those of grouped codewords, or do not."""
+    codes = rng.integers(0, 256, (n, M)).astype(np.uint8)
+    words = np.arange(256, dtype=np.float32)
+    if kind == "no groups":
+        words = rng.permutation(words)
+    if kind == "half":  # Few columns decide; the others have no groups.
+        words = np.where(np.arange(256) < 128, words, rng.permutation(words)).astype(np.float32)
+    at = rng.integers(0, 256, (nq, M, 1)).astype(np.float32)
+    tables = ((words - at) ** 2 / 100).astype(np.float32)
+    if kind == "clusters":
+        centres = rng.integers(0, 256, (30, M))
+        codes = np.clip(centres[rng.integers(0, 30, n)] + rng.integers(-3, 4, (n, M)), 0, 255)
+        codes = codes.astype(np.uint8)
+    return tables, codes
+
+
+@pytest.mark.parametrize("kind", ["groups", "no groups", "half", "clusters"])
+@pytest.mark.parametrize("n", [900, 9_001, 40_000])
+def test_coarse_tables_lose_no_row(level, kind, n):
+    """Data that coarse tables exclude nearly all of, and data that they exclude nothing of."""
+    rng = np.random.default_rng(n)
+    tables, codes = near_by_code(rng, kind, n)
+    tiled, mask = prepare(codes), rng.random(n) < 0.3
+    totals = tables.astype(np.float64)[:, np.arange(6), codes].sum(-1).astype(np.float32)
+    for rows in (np.arange(n), np.flatnonzero(mask)):
+        orders = [np.lexsort((rows, distances[rows])) for distances in totals]
+        for k in (1, 10, 500):
+            given = None if len(rows) == n else mask
+            D, I = scan.search(tables, tiled, k, mask=given)  # noqa: E741
+            for q, order in enumerate(orders):
+                best = rows[order[:k]]
+                np.testing.assert_array_equal(I[q, : len(best)], best)
+                np.testing.assert_array_equal(D[q, : len(best)], totals[q, best])
+    radius = float(np.sort(totals[0])[n // 3])
+    ids = scan.range_search(tables[:1], tiled, radius)[2]
+    np.testing.assert_array_equal(np.sort(ids), np.flatnonzero(totals[0] < np.float32(radius)))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_sample_that_misleads_loses_no_row(level, masked):
+    """The nearest rows lie where a sample is taken, so that its threshold is too low."""
+    n, k = 64 * 1000, 100
+    taken = 1000 * np.arange(25) // 25
+    codes = np.full((n, 2), 9, np.uint8)
+    codes[:, 1] = np.arange(n) % 251
+    near = 64 * taken[:20] + 5
+    codes[near] = 0
+    tables = np.zeros((1, 2, 256), np.float32)
+    tables[0, 0, 9] = 1000
+    tables[0, 1] = np.arange(256)
+    mask = np.arange(n) % 64 < 40 if masked else None
+    D, I = scan.search(tables, codes, k, mask=mask)  # noqa: E741
+    totals = tables[0, 0][codes[:, 0]] + tables[0, 1][codes[:, 1]]
+    rows = np.arange(n) if mask is None else np.flatnonzero(mask)
+    want = rows[np.lexsort((rows, totals[rows]))[:k]]
+    np.testing.assert_array_equal(I[0], want)
+    np.testing.assert_array_equal(D[0], totals[want])
+    assert set(near) <= set(I[0])
+
+
 @pytest.mark.parametrize("kind", ["normal", "float32 ties", "offset", "squares"])
 def test_range_search_with_radii_taken_from_distances(level, kind):
     """The rows within a radius are those of a full search whose distance is below it."""

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -15,6 +16,8 @@ from hyperpq.codec.feature_codec import FeatureCodec
 from hyperpq.codec.pq import PQCodec
 from hyperpq.codec.serialization import to_files
 from hyperpq.codes import unpack
+from hyperpq.index.cells import Cells, regrouped
+from hyperpq.index.directory import codec_of, index_files
 from hyperpq.store import IndexStore, Rows, live_batches, verify_directory
 from hyperpq.store.manifest import NETWORK_FILE, VERSIONS
 
@@ -44,7 +47,7 @@ def make_format(version: int, path: Path) -> None:
     """Write the index that is kept for a format: ``make_format(4, DATA / "format-4")``.
 
     In version 4 it keeps features, and its codec was replaced once. In version 5 it has tuned
-    weights of its network, too.
+    weights of its network, too, and in version 6 cells.
     """
     words, x = vectors()
     codec = PQCodec.from_codebooks(words)
@@ -57,6 +60,8 @@ def make_format(version: int, path: Path) -> None:
     index.add(x[:5], IDS[:5], attributes=some)
     if version > 3:
         replace_codec(path, codec, {NETWORK_FILE: network().to_bytes()} if version > 4 else {})
+        if version > 5:
+            make_cells(path, x[[0, 2, 4]])
         index = HiHPQIndex.load(path, device="cpu")
     index.add(x[5:], IDS[5:], attributes={n: values[5:] for n, values in ATTRIBUTES.items()})
     index.remove_ids(REMOVED)
@@ -80,6 +85,16 @@ def replace_codec(path: Path, codec: PQCodec, others: dict[str, bytes]) -> None:
     ]
     files = to_files(codec) | others
     store.commit(append=recoded, drop=range(len(store.segments)), files=files)
+
+
+def make_cells(path: Path, centroids: np.ndarray) -> None:
+    store = IndexStore.open(path)
+    codec = codec_of(store).with_cells(Cells(centroids))
+    store.commit(
+        append=regrouped(store.segments, codec),
+        drop=range(len(store.segments)),
+        files=index_files(codec, network()),
+    )
 
 
 def test_every_format_is_kept():
@@ -106,7 +121,7 @@ def test_what_was_written_is_read(path, tmp_path):
         assert (np.abs(values - wanted) <= scale / 2).all()
         np.testing.assert_array_equal(index.features_of(batch.ids), values)
     tuned = index.view().rows.tuned
-    assert tuned == (network() if path.name == "format-5" else None)
+    assert tuned == (network() if path.name in ("format-5", "format-6") else None)
     if tuned is not None:
         assert tuned.changes.keys() == network().changes.keys()
         for name, change in tuned.changes.items():
@@ -120,6 +135,17 @@ def test_what_was_written_is_read(path, tmp_path):
     far = ((x[kept][:, None] - x[named]) ** 2).sum(-1)
     np.testing.assert_array_equal(D[:, 0], far.min(1))
     assert (I[D[:, 0] == 0, 0] == ids[far.min(1) == 0]).all()
+    assert index.nlist == (3 if path.name == "format-6" else 0)
+    if index.nlist:
+        # As the page of the format says: codes and ids by cell, and where each row is.
+        for shard in IndexStore.open(path).segments:
+            with h5py.File(path / shard.entry.file) as file:
+                starts, places, by_cell = (file[n][:] for n in ("cell_starts", "places", "ids"))
+                assert by_cell[places].tolist() == sorted(by_cell.tolist())
+                cells = np.repeat(np.arange(3), np.diff(starts))
+                at = np.array([x[IDS.index(id)] for id in by_cell.tolist()])
+                far = ((at[:, None] - x[[0, 2, 4]]) ** 2).sum(-1)
+                np.testing.assert_array_equal(cells, far.argmin(1))
     # It can be written to.
     index.add(x[:1], [99], attributes={n: values[:1] for n, values in ATTRIBUTES.items()})
     index.compact()

@@ -18,7 +18,7 @@ from hyperpq.store.manifest_parser import is_current, read_manifest
 def test_another_format_is_refused_by_name(tmp_path, version, advice):
     make_store(tmp_path / "index")
     rewrite_manifest(tmp_path / "index", lambda m: m.update(version=version))
-    message = rf"format version {version}; .* reads versions 3 to 5; {advice}"
+    message = rf"format version {version}; .* reads versions 3 to 6; {advice}"
     with pytest.raises(FormatVersionError, match=message):
         IndexStore.open(tmp_path / "index")
 

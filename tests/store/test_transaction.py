@@ -66,7 +66,7 @@ def test_compaction_has_one_segment_in_memory_at_a_time(tmp_path, monkeypatch):
     store = IndexStore.create(tmp_path / "index", settings={}, files={})
     store.commit(append=[make_rows(10, first=i, feature_size=3) for i in (0, 10, 20)])
     store.commit(delete={0: [1], 1: [2], 2: [3]})
-    monkeypatch.setattr(segments, "MAX_COMPACTED_ROWS", 9)
+    monkeypatch.setattr(segments, "MAX_COMPACTED_ROWS", 10)
     made: list[weakref.ref] = []
 
     def take(shard, numbers, original=Shard.take, **options):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,11 +124,23 @@ class Watched:
         return self._images.pixels(rows)
 
 
+class Told:
+    """Progress that remembers what it was told beside the number of images."""
+
+    def __init__(self):
+        self.seconds, self.facts = {}, []
+
+    @contextmanager
+    def phase(self, name, total, unit="images"):
+        yield SimpleNamespace(advance=lambda n=1, **facts: self.facts.append((name, facts)))
+
+
 @pytest.fixture(scope="module")
 def whole(backbone, drawn, tmp_path_factory):
-    """An undisturbed run, with its checkpoint."""
-    path = tmp_path_factory.mktemp("run") / "checkpoint"
-    return finetune(ArrayImages(drawn[0]), backbone, QUICK, checkpoint=path), path
+    """An undisturbed run, with its checkpoint and what was told of its steps."""
+    path, told = tmp_path_factory.mktemp("run") / "checkpoint", Told()
+    result = finetune(ArrayImages(drawn[0]), backbone, QUICK, checkpoint=path, progress=told)
+    return result, path, [facts for name, facts in told.facts if name == "fine-tune"]
 
 
 def weights_after(backbone, images, **changes):
@@ -135,7 +149,7 @@ def weights_after(backbone, images, **changes):
 
 
 def test_rounds_and_their_records(whole, backbone, drawn):
-    result, path = whole
+    result, path, facts_of_steps = whole
     assert [one.round for one in result.rounds] == [0, 1, 2]
     # 173 images are learned from, 48 in a step, each with its partner.
     assert [one.steps for one in result.rounds] == [0, 3, 3]
@@ -146,6 +160,8 @@ def test_rounds_and_their_records(whole, backbone, drawn):
     assert facts["settings"]["learning_rate"] == 2e-4
     assert facts["kept"] == result.kept
     assert backbone.tuned is None
+    assert [facts["round"] for facts in facts_of_steps] == ["1 of 2"] * 3 + ["2 of 2"] * 3
+    assert facts_of_steps[-1]["loss"] > 0
 
 
 def test_the_same_seed_gives_the_same_weights(backbone, drawn):
@@ -154,11 +170,13 @@ def test_the_same_seed_gives_the_same_weights(backbone, drawn):
     assert weights_after(backbone, images) == first
     assert weights_after(backbone, images, seed=1) != first
     assert first.backbone == "tiny"
-    assert "stem.1.running_mean" in first.changes
+    assert "stem.0.weight" in first.changes
+    # The statistics of batch normalization stay unless asked for.
+    assert "stem.1.running_mean" not in first.changes
 
 
 def test_a_resumed_run_gives_the_same_weights(whole, backbone, drawn, tmp_path, monkeypatch):
-    result, _ = whole
+    result, _, _ = whole
     path, save = tmp_path / "checkpoint", finetuning.save_state
 
     def kill(*args):
@@ -185,7 +203,7 @@ def test_a_resumed_run_gives_the_same_weights(whole, backbone, drawn, tmp_path, 
 
 
 def test_checkpoints_of_others_are_refused(whole, backbone, drawn, tmp_path):
-    _, path = whole
+    _, path, _ = whole
     images = ArrayImages(drawn[0])
     other = dataclasses.replace(QUICK, learning_rate=1e-3)
     with pytest.raises(TrainingError, match="belongs to a fine-tuning with other images"):
@@ -252,7 +270,10 @@ def test_a_network_that_no_round_improves_stays_as_it_is(backbone, drawn, caplog
 def test_fine_tuning_helps_images_of_the_same_kind(backbone):
     """Neighbours among new images share their class more often."""
     x, _ = textures(360)
-    settings = dataclasses.replace(QUICK, epochs=10, learning_rate=3e-3, batch=108)
+    # Random weights have no statistics that would be worth keeping.
+    settings = dataclasses.replace(
+        QUICK, epochs=10, learning_rate=3e-3, batch=108, batch_norm="recalibrate"
+    )
     result = finetune(ArrayImages(x), backbone, settings)
     assert result.kept > 0
     new, labels = textures(240, seed=5)

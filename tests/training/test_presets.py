@@ -60,7 +60,8 @@ def test_balanced_is_the_default_with_that_objective():
 @pytest.mark.parametrize("recipe", ["best", None, 3, {}])
 def test_unknown_recipe(recipe):
     with pytest.raises(
-        InvalidInputError, match="expected 'default', 'balanced' or 'paper'; pass a"
+        InvalidInputError,
+        match="expected 'default', 'balanced', 'paper' or 'paper-finetuned'; pass a",
     ):
         get_recipe(recipe, 32)
     with pytest.raises(InvalidInputError, match="dataset is 'mnist'"):

@@ -13,6 +13,7 @@ from hyperpq.errors import InvalidInputError, TrainingError
 from hyperpq.evaluation import mean_average_precision
 from hyperpq.geometry import GEOMETRIES
 from hyperpq.training import graph
+from hyperpq.training import train as train_module
 from hyperpq.training.trace import code_statistics
 from hyperpq.training.train import train_codec
 
@@ -94,6 +95,44 @@ def test_images_weigh_what_the_recipe_says_or_by_what_views_lose(
     assert given == 2.5
     assert some > 6
     assert f"an image weighs {bad:.1f} times as much" in caplog.text
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("holds_out", [False, True])
+def test_transferred_views_are_drawn_but_are_not_on_the_graph(
+    x, small, train, monkeypatch, count, holds_out
+):
+    """A batch has them as it has the others; the mean of an image and its views is without them."""
+    on_graph, drawn, donors = [], [], []
+    real_graph, real_sampler = train_module.training_graph, train_module.BatchSampler
+    real_transfer = train_module.transferred_views
+
+    def graph_spy(codec, features, views, *rest):
+        on_graph.append(views)
+        return real_graph(codec, features, views, *rest)
+
+    def sampler_spy(features, views, *rest):
+        drawn.append(views)
+        return real_sampler(features, views, *rest)
+
+    def transfer_spy(*given, **options):
+        donors.append(options["donors"])
+        return real_transfer(*given, **options)
+
+    monkeypatch.setattr(train_module, "training_graph", graph_spy)
+    monkeypatch.setattr(train_module, "BatchSampler", sampler_spy)
+    monkeypatch.setattr(train_module, "transferred_views", transfer_spy)
+    recipe = small.replace(graph_neighbours=5, graph_steps=2, epochs=1, holdout_check=holds_out)
+    recipe = recipe.replace(transferred_views=count)
+    views = x[None, 100:] + np.random.default_rng(0).normal(size=(2, 200, 16)).astype(np.float32)
+    train(x, recipe, views=views, view_rows=np.arange(100, 300))
+    # Views of features are made by themselves, not of those of others.
+    train(x, recipe)
+    assert [None if one is None else len(one) for one in on_graph] == [2, None]
+    assert [len(one) for one in drawn] == [2 + count, 4]
+    np.testing.assert_array_equal(drawn[0][:2], views)
+    # Held-out images give nothing.
+    assert [len(one) for one in donors] == ([180 if holds_out else 200] if count else [])
 
 
 @pytest.mark.parametrize("views", [np.zeros((3, 16)), np.zeros((2, 3, 16)), np.zeros((0, 300, 16))])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperpq.errors import InvalidInputError
+from hyperpq.errors import InvalidInputError, MissingDependencyError
 from hyperpq.utils import devices
 from hyperpq.utils.devices import (
     default_threads,
@@ -168,3 +168,15 @@ def test_decoding_and_onnx_runtime_follow_the_quota(cores, monkeypatch, tmp_path
     monkeypatch.setattr(ort, "InferenceSession", watched)
     load_backbone("lite0", device="cpu")
     assert sessions == [3]
+
+
+def test_without_pytorch_there_is_the_cpu(monkeypatch):
+    def version(name):
+        raise devices.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(devices.importlib.metadata, "version", version)
+    assert resolve_device("auto") == "cpu"
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingDependencyError, match=r"computations on a GPU need torch .*\[gpu\]"):
+        resolve_device("cuda")

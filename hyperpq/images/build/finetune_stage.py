@@ -17,6 +17,7 @@ from hyperpq.backbones.registry import load_backbone
 from hyperpq.backbones.tuned import TunedWeights
 from hyperpq.datasets.listing import ImageFile
 from hyperpq.errors import BackboneError, InvalidInputError
+from hyperpq.images.build.end_to_end import is_end_to_end, learn_end_to_end, whole_settings
 from hyperpq.images.build.options import BuildOptions, as_finetune
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.training_pixels import TrainingPixels
@@ -24,6 +25,7 @@ from hyperpq.progress import duration
 from hyperpq.store.manifest_parser import MAX_FILE_BYTES
 from hyperpq.training.split import MIN_CHECKED_IMAGES, MIN_TRAINING_IMAGES
 from hyperpq.utils.files import atomic_write, fsync_folder
+from hyperpq.utils.imports import need_torch
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone
@@ -46,12 +48,15 @@ class FinetuneFiles:
         written last.
     pixels : Path
         Folder of the pixels that it learns from.
+    codec : Path
+        Folder of the codec, if that has learned with the network.
     """
 
     checkpoint: Path
     weights: Path
     record: Path
     pixels: Path
+    codec: Path
 
     @classmethod
     def of(cls, state: BuildState) -> FinetuneFiles:
@@ -61,6 +66,7 @@ class FinetuneFiles:
             state.path / "network.safetensors",
             state.path / "finetuned.json",
             state.path / "pixels",
+            state.path / "codec",
         )
 
     def is_begun(self) -> bool:
@@ -82,7 +88,14 @@ class FinetuneFiles:
 
 
 def check_tunable(network: Backbone) -> None:
-    """Raise `BackboneError` if a network cannot be fine-tuned."""
+    """Raise `BackboneError` if a network cannot be fine-tuned.
+
+    Raises
+    ------
+    MissingDependencyError
+        If PyTorch is not installed.
+    """
+    need_torch("networks that are fine-tuned")
     if network.open_network is None:
         raise BackboneError(
             f"backbone {network.name!r} cannot be fine-tuned, as its file holds a finished "
@@ -114,6 +127,7 @@ def finetune_network(build: Build, files: Sequence[ImageFile]) -> Build:
     settings = as_finetune(build.options.finetune)
     if settings is None:
         return build
+    settings = whole_settings(build, settings)
     kept = FinetuneFiles.of(build.state)
     if kept.read_record() is None:
         check_tunable(build.network)
@@ -135,7 +149,7 @@ def _check_number(n: int, settings: FinetuneSettings) -> None:
 def _run(
     build: Build, files: Sequence[ImageFile], settings: FinetuneSettings, kept: FinetuneFiles
 ) -> None:
-    from hyperpq.training.finetuning import estimate_seconds, finetune
+    from hyperpq.training.finetuning import estimate_seconds
 
     rows = np.sort(training_rows(build.options, len(files)))
     kept.pixels.mkdir(exist_ok=True)
@@ -155,19 +169,13 @@ def _run(
             with build.progress.phase("estimate", None, ""):
                 free = replace(settings, minutes=0.0)
                 seconds = estimate_seconds(images, network, free)
-            log.warning("%s", expected_duration(len(images), settings, seconds))
-        result = finetune(
-            images,
-            network,
-            settings,
-            checkpoint=kept.checkpoint,
-            resume=True,
-            progress=build.progress,
-        )
+            shorter = "fewer epochs end" if is_end_to_end(build.options) else None
+            log.warning("%s", expected_duration(len(images), settings, seconds, shorter))
+        weights, record = _learn(build, images, settings, kept)
     finally:
         images.close()
-    if result.weights is not None:
-        data = result.weights.to_bytes()
+    if weights is not None:
+        data = weights.to_bytes()
         if len(data) > MAX_FILE_BYTES:
             raise BackboneError(
                 f"the changes of backbone {network.name!r} have {len(data):,} bytes, and an index "
@@ -175,14 +183,35 @@ def _run(
                 "fine-tune: FinetuneSettings(blocks=4)."
             )
         atomic_write(kept.weights, data)
-    atomic_write(kept.record, json.dumps(result.to_dict()).encode())
+    atomic_write(kept.record, json.dumps(record).encode())
     images.remove()
     shutil.rmtree(kept.pixels, ignore_errors=True)
     kept.checkpoint.unlink(missing_ok=True)
     fsync_folder(build.state.path)
 
 
-def expected_duration(n: int, settings: FinetuneSettings, seconds: float) -> str:
+def _learn(
+    build: Build, images: TrainingPixels, settings: FinetuneSettings, kept: FinetuneFiles
+) -> tuple[TunedWeights | None, dict[str, Any]]:
+    """Weights of the network, and what is recorded of the stage."""
+    from hyperpq.training.finetuning import finetune
+
+    if is_end_to_end(build.options):
+        return learn_end_to_end(build, images, settings, kept.codec)
+    result = finetune(
+        images,
+        build.network,
+        settings,
+        checkpoint=kept.checkpoint,
+        resume=True,
+        progress=build.progress,
+    )
+    return result.weights, result.to_dict()
+
+
+def expected_duration(
+    n: int, settings: FinetuneSettings, seconds: float, shorter: str | None = None
+) -> str:
     """What is said before a network is fine-tuned on a CPU.
 
     Parameters
@@ -193,6 +222,8 @@ def expected_duration(n: int, settings: FinetuneSettings, seconds: float) -> str
         The settings.
     seconds : float
         How long it takes without a limit in time.
+    shorter : str, optional
+        What ends it earlier, with its verb; a limit in time unless given.
     """
     passes = settings.rounds * settings.epochs
     rate = f"{n * passes / max(seconds, 1e-9):,.1f} images/s"
@@ -205,8 +236,8 @@ def expected_duration(n: int, settings: FinetuneSettings, seconds: float) -> str
         )
     return (
         f"fine-tuning on the CPU will take about {duration(seconds)}, {passes} times through "
-        f"{n:,} images at {rate}; a GPU takes minutes, and a limit such as 60 minutes ends it "
-        "earlier."
+        f"{n:,} images at {rate}; a GPU takes minutes, and "
+        f"{shorter or 'a limit such as 60 minutes ends'} it earlier."
     )
 
 
@@ -218,5 +249,5 @@ def _tuned(network: Backbone, tuned: TunedWeights | None) -> Backbone:
         network.name,
         device=",".join(network.devices),
         tuned=tuned,
-        precision=network.precision,
+        precision="float32" if network.precision == "int8" else network.precision,
     )

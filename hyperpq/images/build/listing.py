@@ -5,14 +5,57 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hyperpq.datasets.folder import scan_roots
 from hyperpq.datasets.listing import Listing, RootOptions
 from hyperpq.errors import DatasetError
 from hyperpq.images.build.options import BuildOptions, other_files
+from hyperpq.images.build.plan import Plan
 from hyperpq.images.build.state import BuildState
 from hyperpq.progress import Progress
 from hyperpq.store.place import former_of, holds_index
+from hyperpq.utils.locations import absolute
+
+if TYPE_CHECKING:
+    from hyperpq.images.build.stages import Build
+
+
+def read_or_list(build: Build) -> Plan:
+    """The list of images, which is made once: a resumed build has the same list.
+
+    Raises
+    ------
+    DatasetError
+        If there is no image.
+    InvalidInputError
+        If a list of paths cannot be read.
+    """
+    settings: dict[str, object] = {
+        "roots": [absolute(root).hex() for root in build.roots],
+        "options": build.options.to_stored(),
+    }
+    if build.listed is not None:
+        settings["list"] = build.listed.to_stored()
+    plan = build.state.read_plan(settings)
+    if plan is not None:
+        return plan
+    if build.listed is not None:
+        found = Listing()
+        with build.progress.phase("list", None, "files") as phase:
+            files = build.listed.images(found, phase.advance)
+            return build.state.write_plan(settings, files, found)
+    found = list_for_build(
+        build.roots,
+        build.place,
+        build.state,
+        build.options,
+        build.progress,
+        allow_missing=build.allow_empty,
+    )
+    if not found.files:
+        raise no_image_found(build.roots, found)
+    return build.state.write_plan(settings, found.files, found)
 
 
 def list_for_build(

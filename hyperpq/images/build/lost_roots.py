@@ -6,12 +6,14 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from hyperpq.datasets.file_source import is_folder, may_exist
 from hyperpq.datasets.folder import missing_root, scan_roots
 from hyperpq.datasets.listing import Listing, RootOptions
 from hyperpq.errors import DatasetError
 from hyperpq.images.build.update_plan import UpdatePlan
 from hyperpq.images.changes import ancestors, is_unknown
 from hyperpq.images.roots import Roots, unmounted
+from hyperpq.utils.locations import is_remote
 
 _MISSING, _EMPTY = "does not exist", "has no image"
 _UNMOUNTED = "is on a disk that is not mounted"
@@ -148,15 +150,22 @@ def _suspects(
     seen = _below((file.path for file in listing.files), inner)
     empty |= {root for root in inner if not seen[root] and _is_empty(root, inner[root])}
     for root in [*listed, *inner]:
-        if not os.path.exists(root):
+        if not _exists(root):
             found[root] = _MISSING
-        elif not os.path.isdir(root):
+        elif not is_folder(root):
             found[root] = _NO_FOLDER
+        elif root in empty and root in listing.unknown:
+            found[root] = f"cannot be listed ({listing.skipped[root]})"
         elif root in empty:
             found[root] = _EMPTY
         elif root in away:
             found[root] = _UNMOUNTED
     return found
+
+
+def _exists(root: bytes) -> bool:
+    """Whether a root is there, and no broken link."""
+    return may_exist(root) if is_remote(root) else os.path.exists(root)
 
 
 def _is_empty(root: bytes, options: RootOptions) -> bool:

@@ -6,9 +6,9 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
-from hyperpq.backbones.base import PRECISIONS, Precision
+from hyperpq.backbones.base import PRECISIONS, PrecisionChoice
 from hyperpq.codec.config import (
     INNER,
     LEARNED_METRICS,
@@ -19,20 +19,32 @@ from hyperpq.codec.config import (
 from hyperpq.codec.feature_codec import KEPT, KeptFeatures
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.metadata import MAX_MEGAPIXELS
+from hyperpq.index.cells import as_nlist
 from hyperpq.training.finetune_settings import FinetuneSettings
-from hyperpq.training.presets import get_recipe
+from hyperpq.training.presets import END_TO_END, get_recipe
 from hyperpq.utils.validation import as_choice, as_count, as_number
+
+ViewMakers = Literal["auto", "files", "device"]
+"""Where augmented views are made, see `BuildOptions`."""
 
 # Fields that are stored in an index under another name, which the format fixes.
 _STORED_NAMES = {"metric": "score"}
 FIXED_OPTIONS = frozenset(
     (
-        *("bits", "recipe", "objective", "metric", "seed", "train_size", "view_size", "epochs"),
-        *("features", "finetune", "precision"),
+        *("bits", "recipe", "objective", "metric", "seed", "train_size", "view_size", "n_views"),
+        *("epochs", "features", "finetune", "precision", "views", "cells"),
     )
 )
 """Options that an index has for life, as its codec was trained with them."""
-_TRAINING_OPTIONS = ("recipe", "objective", "epochs", "train_size", "view_size", "finetune")
+_TRAINING_OPTIONS = (
+    *("recipe", "objective", "epochs", "train_size", "view_size", "n_views"),
+    *("finetune", "views"),
+)
+GRAPH_VIEWS = 2
+"""Views of each image by default where training has a neighbour graph. Four have nearly that mAP
+(docs/method/choices.md)."""
+# Views of the builds whose indexes do not record their number.
+_UNRECORDED_VIEWS = 4
 
 
 def subquantizers(bits: int) -> int:
@@ -55,6 +67,7 @@ class BuildChoices(TypedDict, total=False):
     seed: int
     train_size: int
     view_size: int
+    n_views: int | None
     recipe: str
     objective: str
     codec: str | os.PathLike[str] | None
@@ -65,7 +78,9 @@ class BuildChoices(TypedDict, total=False):
     exclude: Sequence[str]
     features: KeptFeatures
     finetune: FinetuneSettings | float | None
-    precision: Precision
+    precision: PrecisionChoice
+    views: ViewMakers
+    cells: int | Literal["auto"] | None
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,13 @@ class BuildOptions:
     view_size : int
         Largest number of these images that augmented views are made of. Each of them costs as much
         time as ``1 + n_views`` images.
+    n_views : int, optional
+        Views of each of these images. None, the default, becomes `GRAPH_VIEWS`, or the ``n_views``
+        of a recipe without a neighbour graph. Where the recipe has more, the others are made of
+        views of other images (``transferred_views``).
     recipe : str
-        Preset of the training, see `Recipe`.
+        Preset of the training, see `get_recipe`. ``paper-finetuned`` trains network and codec
+        together, and needs ``finetune``.
     objective : {"semantic", "fidelity", "balanced"}
         See `Recipe`.
     codec : path-like, optional
@@ -109,8 +129,17 @@ class BuildOptions:
         Settings by which the network is fine-tuned on the training images before anything is
         encoded, or only a number of minutes. The index then has tuned weights of its own. None, the
         default, leaves the network as it is.
-    precision : {"float32", "bfloat16", "float16"}
-        What the network computes in on a GPU, see `load_backbone`.
+    precision : {"auto", "float32", "int8", "bfloat16", "float16"}
+        What the network computes in, see `load_backbone`. ``auto``, the default, chooses int8 or
+        float32 when a build begins, and the index records which: another machine may choose
+        otherwise. It is float32 with ``finetune``, where int8 is an error, and that of ``codec``
+        with a codec.
+    views : {"auto", "files", "device"}
+        Where augmented views are made: by the workers from the decoded files, or on the device of
+        the network, see `images.device_passes`. ``auto``, the default, chooses ``device`` if that
+        is a GPU when a build begins, and the index records which.
+    cells : int, "auto" or None
+        Number of cells that the codes of a new index are grouped by, see `HiHPQIndex.make_cells`.
     """
 
     # The order of the fields is that of the stored options.
@@ -119,6 +148,7 @@ class BuildOptions:
     seed: int = 0
     train_size: int = 25_000
     view_size: int = 5000
+    n_views: int | None = None
     recipe: str = "default"
     objective: str = "semantic"
     codec: str | os.PathLike[str] | None = None
@@ -129,7 +159,9 @@ class BuildOptions:
     exclude: Sequence[str] = ()
     features: KeptFeatures = "int8"
     finetune: FinetuneSettings | float | None = None
-    precision: Precision = "float32"
+    precision: PrecisionChoice = "auto"
+    views: ViewMakers = "auto"
+    cells: int | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         subquantizers(self.bits)
@@ -152,17 +184,46 @@ class BuildOptions:
             )
         object.__setattr__(self, "exclude", _as_patterns(self.exclude))
         as_choice(self.features, "features", KEPT)
-        as_choice(self.precision, "precision", PRECISIONS)
+        if self.cells is not None:
+            as_nlist(self.cells, 0)
+        as_choice(self.precision, "precision", (*PRECISIONS, "auto"))
+        as_choice(self.views, "views", ("auto", "files", "device"))
         if self.metric is not None:
             named = "cosine" if self.metric == INNER else self.metric
             object.__setattr__(self, "metric", as_choice(named, "metric", LEARNED_METRICS))
             check_metric(named, self.objective)
-        get_recipe(self.recipe, self.bits, objective=self.objective)
+        recipe = get_recipe(self.recipe, self.bits, objective=self.objective)
+        if self.n_views is None:
+            has_graph = recipe.graph.graph_neighbours > 0
+            object.__setattr__(self, "n_views", GRAPH_VIEWS if has_graph else recipe.views.n_views)
+        as_count(self.n_views, "n_views")
         if self.objective == "balanced":
             balanced_parts(subquantizers(self.bits))
         object.__setattr__(self, "finetune", as_finetune(self.finetune))
+        if self.finetune is not None and self.precision == "int8":
+            raise InvalidInputError(
+                "precision is 'int8' and finetune is given; expected 'float32' or 'auto', as a "
+                "fine-tuned network loses too much in int8."
+            )
+        if self.recipe == END_TO_END:
+            self._check_end_to_end()
         if self.codec is not None:
             object.__setattr__(self, "codec", os.path.abspath(self.codec))
+
+    def _check_end_to_end(self) -> None:
+        """Raise `InvalidInputError` unless network and codec can learn together."""
+        problem, settings = "", self.finetune
+        if self.objective != "semantic":
+            problem = f"objective is {self.objective!r}; expected 'semantic'"
+        elif not isinstance(settings, FinetuneSettings):
+            problem = "finetune is not given; expected it, without a limit in minutes"
+        elif settings.minutes:
+            problem = f"finetune is {settings.minutes:g} minutes; expected no limit"
+        if problem:
+            raise InvalidInputError(
+                f"{problem}, as the recipe {END_TO_END!r} trains network and codec together for a "
+                "number of epochs; change it, or choose the recipe 'paper'."
+            )
 
     def to_stored(self) -> dict[str, Any]:
         """Fields as JSON types, by the names that they have in an index."""
@@ -173,6 +234,10 @@ class BuildOptions:
             del out["finetune"]
         if self.precision == "float32":
             del out["precision"]
+        if self.views != "device":
+            del out["views"]
+        if self.cells is None:
+            del out["cells"]
         return {_STORED_NAMES.get(name, name): value for name, value in out.items()}
 
     @classmethod
@@ -192,8 +257,15 @@ class BuildOptions:
                 f"the stored options of the build have {', '.join(unknown) or 'a name twice'}; "
                 "expected only options of hyperpq build, so a later version may have written them."
             )
-        # The path of another index is never stored, and earlier versions kept no features.
-        return cls(**{"features": "none"} | known | {"codec": None})
+        # The path of another index is never stored, and earlier versions kept no features and
+        # computed in float32.
+        earlier: dict[str, Any] = {
+            "features": "none",
+            "precision": "float32",
+            "views": "files",
+            "n_views": _UNRECORDED_VIEWS,
+        }
+        return cls(**earlier | known | {"codec": None})
 
 
 def as_finetune(value: object) -> FinetuneSettings | None:

@@ -16,6 +16,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hyperpq.backbones import load_backbone
+from hyperpq.backbones.base import recorded_precision
+from hyperpq.datasets.file_source import may_exist
 from hyperpq.datasets.folder import missing_root
 from hyperpq.errors import (
     BackboneError,
@@ -31,20 +33,25 @@ from hyperpq.images.build.finetune_stage import (
     check_tunable,
     finetune_network,
 )
+from hyperpq.images.build.listing import read_or_list
 from hyperpq.images.build.options import (
     BuildChoices,
     BuildOptions,
     BuildReport,
+    ViewMakers,
     check_codec_alone,
 )
+from hyperpq.images.build.path_list import PathList, check_listable
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.build.update import update_index
 from hyperpq.images.decoders import WorkersLike
 from hyperpq.images.image_index import ImageIndex
 from hyperpq.images.listing import PathLike, as_roots
-from hyperpq.images.metadata import describe_finetuning
+from hyperpq.images.metadata import ImageMetadata, describe_finetuning
 from hyperpq.images.relearning import MODES, Relearn
+from hyperpq.index.cells import as_nlist
 from hyperpq.index.directory import kept_tuned
+from hyperpq.index.learning import LEARNING
 from hyperpq.progress import ProgressLike, as_progress
 from hyperpq.store import (
     IndexStore,
@@ -56,6 +63,7 @@ from hyperpq.store import (
 from hyperpq.store.lock import writer_lock
 from hyperpq.utils.devices import first_device
 from hyperpq.utils.files import make_folder
+from hyperpq.utils.imports import need_torch
 from hyperpq.utils.validation import as_choice
 
 if TYPE_CHECKING:
@@ -65,7 +73,7 @@ if TYPE_CHECKING:
 
 
 def build_index(
-    roots: PathLike | Sequence[PathLike],
+    roots: PathLike | Sequence[PathLike] | PathList,
     path: str | os.PathLike[str],
     *,
     backbone: Backbone | str | None = None,
@@ -86,8 +94,9 @@ def build_index(
 
     Parameters
     ----------
-    roots : path-like or sequence of path-like
-        Folders or images.
+    roots : path-like, sequence of path-like, or PathList
+        Folders or images, or a file with a list of images. An index that is built of a list records
+        no folder. It can be built anew, or be added to (`ImageIndex.add`), but not be updated.
     path : path-like
         Directory of the index.
     backbone : Backbone or str, optional
@@ -130,7 +139,8 @@ def build_index(
         If ``path`` is in use for something else, there is an interrupted build and neither
         ``resume`` nor ``overwrite`` is given, or the system refuses to write.
     """
-    roots, progress = as_roots(roots), as_progress(progress)
+    listed = roots if isinstance(roots, PathList) else None
+    roots, progress = [] if isinstance(roots, PathList) else as_roots(roots), as_progress(progress)
     check_codec_alone(options)
     chosen, relearn = BuildOptions(**options), as_choice(relearn, "relearn", MODES)
     if backbone is not None:
@@ -146,6 +156,8 @@ def build_index(
         # The interrupted build that this call resumes was complete.
         overwrite = overwrite and not resume
     is_index = IndexStore.exists(place.path)
+    if listed is not None:
+        check_listable(options, is_there=is_index and not (overwrite or state.exists()))
     if is_index and not overwrite and not state.exists():
         return update_index(
             roots,
@@ -162,11 +174,15 @@ def build_index(
         place.check_free()
     check_replaceable(state.index, place.path)
     begun = state.exists()
+    if not begun and listed is not None:
+        listed.check()
     if not begun and not allow_empty:
         # A wrong path is named before PyTorch is imported.
         for root in roots:
-            if not os.path.lexists(root):
+            if not may_exist(root):
                 raise missing_root(root)
+    if chosen.codec is None:
+        need_torch(LEARNING)
     make_folder(state.path)
     with writer_lock(state.path):
         if begun and not resume:
@@ -179,11 +195,11 @@ def build_index(
         try:
             # A network that cannot be loaded is the likeliest error, so this is the first step.
             if backbone is None or isinstance(backbone, str):
-                tuned = None if chosen.codec is None else kept_tuned(IndexStore.open(chosen.codec))
                 with progress.phase("load", None, ""):
-                    backbone = load_backbone(
-                        chosen.backbone, device=device, tuned=tuned, precision=chosen.precision
-                    )
+                    backbone = _load_network(chosen, device, state)
+                chosen = replace(chosen, precision=backbone.precision)
+            if chosen.views == "auto":
+                chosen = replace(chosen, views=_choose_views(backbone, state))
             if chosen.finetune is not None:
                 check_tunable(backbone)
             build = stages.Build(
@@ -196,6 +212,7 @@ def build_index(
                 workers=workers,
                 progress=progress,
                 allow_empty=allow_empty,
+                listed=listed,
             )
             report, backbone = _run(build)
         except (BackboneError, DatasetError, InvalidInputError, MissingDependencyError):
@@ -210,20 +227,43 @@ def build_index(
     return images, report
 
 
+def _choose_views(backbone: Backbone, state: BuildState) -> ViewMakers:
+    """Where views are made; an interrupted build goes on as it began."""
+    if (begun := state.read_options()) is not None:
+        return BuildOptions.from_stored(begun).views
+    return "files" if backbone.device == "cpu" else "device"
+
+
+def _load_network(options: BuildOptions, device: str, state: BuildState) -> Backbone:
+    """The network of a build; an interrupted one goes on in the precision that was chosen then."""
+    tuned, precision = None, options.precision
+    if options.codec is not None:
+        store = IndexStore.open(options.codec)
+        tuned = kept_tuned(store)
+        metadata = ImageMetadata.from_index(store.settings.get("metadata", {}))
+        if precision == "auto" and metadata is not None:
+            precision = recorded_precision(metadata.backbone)
+    if precision == "auto" and (begun := state.read_options()) is not None:
+        precision = BuildOptions.from_stored(begun).precision
+    if precision == "auto" and options.finetune is not None:
+        precision = "float32"
+    return load_backbone(options.backbone, device=device, tuned=tuned, precision=precision)
+
+
 def _run(build: stages.Build) -> tuple[BuildReport, Backbone]:
     """All stages of a build; the network is that of the index."""
     with build.progress.phase("load", None, ""):
         index = stages.new_index(build)
-    plan = stages.read_or_list(build)
-    build = finetune_network(build, plan.files)
-    if index.is_trained:
-        sample = stages.Sample.empty(build.network.d)
-    else:
-        sample = stages.sample_features(build, plan.files)
+    plan = read_or_list(build)
+    if build.options.finetune is not None:
+        build = finetune_network(build, plan.files)
+        index = stages.new_index(build)
+    sample = stages.sample_for(build, index, plan.files)
     images = stages.train_index(build, index, sample)
     skipped = plan.skipped | stages.encode_images(build, images, plan.files, sample)
     count = len(images)
     tuned = FinetuneFiles.of(build.state).read_record()
+    _make_cells(build, images)
     with build.progress.phase("save", None, ""):
         _publish(build, images, skipped)
     report = BuildReport(
@@ -236,6 +276,15 @@ def _run(build: stages.Build) -> tuple[BuildReport, Backbone]:
         finetuned=None if tuned is None else describe_finetuning(tuned),
     )
     return report, build.network
+
+
+def _make_cells(build: stages.Build, images: ImageIndex) -> None:
+    """Group the codes by the cells that were asked for, unless that was done before a kill."""
+    cells = build.options.cells
+    if cells is None or images.index.nlist == as_nlist(cells, len(images)):
+        return
+    with build.progress.phase("cells", None, ""):
+        images.index.make_cells(cells)
 
 
 def _publish(build: stages.Build, images: ImageIndex, skipped: dict[bytes, str]) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.datasets.augment import AUGMENTATIONS
-from hyperpq.datasets.listing import ImageFile, Listing, RootOptions
+from hyperpq.datasets.listing import ImageFile, RootOptions
 from hyperpq.errors import DatasetError, InvalidInputError
+from hyperpq.images.build.end_to_end import is_end_to_end, learned_index
 from hyperpq.images.build.finetune_stage import FinetuneFiles, training_rows
-from hyperpq.images.build.listing import list_for_build, no_image_found
 from hyperpq.images.build.options import BuildOptions, subquantizers
+from hyperpq.images.build.path_list import PathList
 from hyperpq.images.build.state import BuildState
 from hyperpq.images.build.writer import BackgroundWriter
 from hyperpq.images.decoders import WorkersLike
@@ -50,7 +51,7 @@ class Build:
     Attributes
     ----------
     roots : list of bytes
-        Folders or images, as absolute paths.
+        Folders or images, as absolute paths; none with a list of paths.
     place : Path
         Directory of the finished index, without links.
     state : BuildState
@@ -67,6 +68,8 @@ class Build:
         Where to report progress.
     allow_empty : bool
         Whether a root may be missing.
+    listed : PathList, optional
+        The list of paths.
     """
 
     roots: list[bytes]
@@ -78,12 +81,16 @@ class Build:
     workers: WorkersLike
     progress: Progress
     allow_empty: bool = False
+    listed: PathList | None = None
 
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe of the training."""
         options = self.options
         recipe = get_recipe(options.recipe, options.bits, objective=options.objective)
+        if recipe.is_semantic:
+            left = max(0, recipe.views.n_views - (options.n_views or 0))
+            recipe = recipe.replace(transferred_views=left)
         return recipe if options.epochs is None else recipe.replace(epochs=options.epochs)
 
     @property
@@ -113,36 +120,10 @@ class Sample:
         return cls(Features.empty(d), Features.empty(d))
 
 
-def read_or_list(build: Build) -> Listing:
-    """The list of images, which is made once: a resumed build has the same list.
-
-    Raises
-    ------
-    DatasetError
-        If there is no image.
-    """
-    settings = {
-        "roots": [os.path.abspath(root).hex() for root in build.roots],
-        "options": build.options.to_stored(),
-    }
-    plan = build.state.read_plan(settings)
-    if plan is None:
-        plan = list_for_build(
-            build.roots,
-            build.place,
-            build.state,
-            build.options,
-            build.progress,
-            allow_missing=build.allow_empty,
-        )
-        if not plan.files:
-            raise no_image_found(build.roots, plan)
-        build.state.write_plan(settings, plan)
-    return plan
-
-
 def new_index(build: Build) -> HiHPQIndex:
-    """An empty index in memory: not trained, or with the codec of another index.
+    """An empty index in memory: not trained, or with a codec that is there already.
+
+    That is the codec of another index, or the one that has learned with the network.
 
     Raises
     ------
@@ -150,6 +131,9 @@ def new_index(build: Build) -> HiHPQIndex:
         If the other index does not fit the network of this build.
     """
     options, network = build.options, build.network
+    learned = FinetuneFiles.of(build.state)
+    if is_end_to_end(options) and learned.read_record() is not None:
+        return learned_index(build, learned.codec)
     if options.codec is None:
         M = subquantizers(options.bits)
         return HiHPQIndex(
@@ -172,6 +156,11 @@ def new_index(build: Build) -> HiHPQIndex:
     return other.with_bits(options.bits, metric=options.metric, features=options.features)
 
 
+def sample_for(build: Build, index: HiHPQIndex, files: Sequence[ImageFile]) -> Sample:
+    """`sample_features` for an index that is to learn from them, and none for another."""
+    return Sample.empty(build.network.d) if index.is_trained else sample_features(build, files)
+
+
 def sample_features(build: Build, files: Sequence[ImageFile]) -> Sample:
     """Features of randomly chosen training images, and of views of the first of them.
 
@@ -181,7 +170,7 @@ def sample_features(build: Build, files: Sequence[ImageFile]) -> Sample:
         If none of the images can be read.
     """
     recipe, options, network = build.recipe, build.options, build.network
-    n_views = recipe.views.n_views if recipe.is_semantic else 0
+    n_views = (options.n_views or 0) if recipe.is_semantic else 0
     size = min(options.train_size, len(files))
     n_viewed = min(options.view_size, size) if n_views else 0
     if n_views and not recipe.graph.graph_neighbours:
@@ -193,6 +182,7 @@ def sample_features(build: Build, files: Sequence[ImageFile]) -> Sample:
         augmentation=AUGMENTATIONS[recipe.views.augmentation],
         n_views=n_views,
         seed=options.seed,
+        views_on_device=options.views == "device",
     )
     with build.progress.phase("features", size) as phase:
         viewed = _sample_batches(build, "views", files, chosen[:n_viewed], with_views, phase)
@@ -282,8 +272,9 @@ def train_index(build: Build, index: HiHPQIndex, sample: Sample) -> ImageIndex:
             resume=True,
         )
     # The path of another index belongs to this machine, and its metric is that of the codec.
-    assert index.codec is not None  # the index of a finished training
-    metric = product_metric_of(index.codec.config) or index.metric
+    held = index.collection.held
+    assert held is not None  # the index of a finished training
+    metric = product_metric_of(held.config) or index.metric
     options = replace(build.options, codec=None, metric=metric)
     tuned = FinetuneFiles.of(state).read_record()
     before = ImageMetadata.from_index(index.metadata)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from hyperpq.datasets.listing import ImageFile, Listing
 from hyperpq.errors import InvalidInputError
 from hyperpq.images import skipped as skipped_files
+from hyperpq.images.build.plan import Plan, read_plan, write_plan
 from hyperpq.images.extract import Features
 from hyperpq.store import find_place
 from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME
@@ -94,7 +96,17 @@ class BuildState:
         fsync_folder(self.path.parent)
         shutil.rmtree(self.discarded, ignore_errors=True)
 
-    def read_plan(self, settings: dict[str, Any]) -> Listing | None:
+    def read_options(self) -> dict[str, Any] | None:
+        """The options of the unfinished build, as `BuildOptions.to_stored` wrote them.
+
+        None if there are none yet.
+        """
+        if not (self._settings.exists() and self._plan.exists()):
+            return None
+        options: dict[str, Any] = json.loads(self._settings.read_text())["options"]
+        return options
+
+    def read_plan(self, settings: dict[str, Any]) -> Plan | None:
         """The plan of a build with equal settings; None, in an empty directory, if there is none.
 
         Raises
@@ -108,7 +120,7 @@ class BuildState:
                     f"{self.path} is an interrupted build with other folders or options; repeat "
                     "these, or start again with --overwrite."
                 )
-            return _parse_plan(self._plan.read_bytes())
+            return read_plan(self._plan)
         # Without settings, all other files belong to a build that was given up.
         for entry in self.path.iterdir():
             if entry.is_dir():
@@ -117,10 +129,23 @@ class BuildState:
                 entry.unlink()
         return None
 
-    def write_plan(self, settings: dict[str, Any], listing: Listing) -> None:
-        """Write the list of images, and then the settings, which make it valid."""
-        atomic_write(self._plan, _plan_bytes(listing))
+    def write_plan(
+        self, settings: dict[str, Any], files: Iterable[ImageFile], found: Listing
+    ) -> Plan:
+        """Write the list of images, and then the settings, which make it valid.
+
+        Parameters
+        ----------
+        settings : dict
+            What a resumed build is recognised by.
+        files : iterable of ImageFile
+            The images.
+        found : Listing
+            What else was found, once all images have been gone through.
+        """
+        write_plan(self._plan, files, found)
         atomic_write(self._settings, json.dumps(settings, indent=1).encode())
+        return read_plan(self._plan)
 
     def make_folder(self, name: str) -> None:
         """Make a folder for features or for skipped files, durably."""
@@ -157,35 +182,6 @@ class BuildState:
 
     def _batch(self, folder: str, number: int, ending: str = "") -> Path:
         return self.path / folder / f"{number:05d}{ending}"
-
-
-def _plan_bytes(listing: Listing) -> bytes:
-    """The plan as records that end with NUL, the only byte that a path cannot contain."""
-    records = [b"f %d %d %s" % (f.size, f.mtime_ns, f.path) for f in listing.files]
-    records += [b"s %s" % path for path in listing.skipped]
-    records += [b"r %s" % reason.encode() for reason in listing.skipped.values()]
-    records += [b"o %d %s" % (n, ending.encode()) for ending, n in sorted(listing.other.items())]
-    return b"".join(record + b"\0" for record in records)
-
-
-def _parse_plan(data: bytes) -> Listing:
-    """Inverse of `_plan_bytes`: all that a build, which removes nothing, needs of a listing."""
-    plan = Listing()
-    skipped, reasons = [], []
-    for record in data.split(b"\0")[:-1]:
-        kind, rest = record[:2], record[2:]
-        if kind == b"f ":
-            size, mtime, path = rest.split(b" ", 2)
-            plan.files.append(ImageFile(path, int(size), int(mtime)))
-        elif kind == b"s ":
-            skipped.append(rest)
-        elif kind == b"r ":
-            reasons.append(rest.decode())
-        else:
-            count, ending = rest.split(b" ", 1)
-            plan.other[ending.decode()] = int(count)
-    plan.skipped = dict(zip(skipped, reasons, strict=True))
-    return plan
 
 
 def _load(path: Path) -> NDArray[Any]:

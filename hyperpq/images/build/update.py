@@ -142,9 +142,8 @@ def _apply(
         # An error, if there are none, is not kept for the end.
         index.collection.view().kept_by()
     recorded = recorded_roots(index)
-    files = {file.path: file for file in plan.listing.files}
     # Where recorded folders are that are gone; they are not among the listed ones then.
-    places = find_moved_roots(recorded, entries(index.collection), files)
+    places = find_moved_roots(recorded, entries(index.collection), plan.listing.files)
     plan = plan.with_options_of_moved(recorded, places, progress)
     listing, gone = plan.listing, gone_images(recorded, entries(index.collection))
     known = (path for path, *_ in entries(index.collection))
@@ -175,6 +174,7 @@ def _apply(
     relearned = relearn_if_needed(
         index, request.relearn, train_size=options.train_size, seed=options.seed, progress=progress
     )
+    index.collection.store_recall()
     return BuildReport(
         images=len(images),
         added=update.added,

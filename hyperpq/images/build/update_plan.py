@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hyperpq.datasets.file_source import may_exist
 from hyperpq.datasets.folder import missing_root, root_fault
 from hyperpq.datasets.listing import Listing, RootOptions
 from hyperpq.errors import CorruptIndexError, InvalidInputError
@@ -124,8 +125,9 @@ class UpdatePlan:
         recorded = present_roots(settings, store.path)
         if named is None and not recorded:
             raise InvalidInputError(
-                f"{target} records no folder: its images were added one by one or by an earlier "
-                "version, or its folders were forgotten; name its folders: hyperpq build DIR."
+                f"{target} records no folder: its images are those of a list, or were added one by "
+                "one or by an earlier version, or its folders were forgotten; name its folders: "
+                "hyperpq build DIR."
             )
         paths, unexamined = [root.path for root in recorded], {}
         if named is not None:
@@ -143,7 +145,7 @@ class UpdatePlan:
         if named is not None and not request.allow_empty:
             # A mistyped name; a folder of which the index has images is found out about later.
             for root in listing.empty:
-                if not os.path.lexists(root) and not _has_images(store, root):
+                if not may_exist(root) and not _has_images(store, root):
                     raise missing_root(root)
         return cls(target, request, chosen, listed, listing, named is not None, unexamined)
 
@@ -213,6 +215,11 @@ def _options_of(
         raise CorruptIndexError(
             f"{target / 'manifest.json'} holds options of the build that are not valid: {error}"
         ) from error
+    if options.get("precision") == "auto":
+        # An index has chosen for life.
+        options = {**options, "precision": built.precision}
+    if options.get("views") == "auto":
+        options = {**options, "views": built.views}
     for name, value in sorted(options.items()):
         old = getattr(built, name, None)
         if name == "finetune" and as_finetune(value) != old:
@@ -220,6 +227,12 @@ def _options_of(
             raise InvalidInputError(
                 f"finetune is given; {target} was built {how}; leave the option out, fine-tune the "
                 "index with hyperpq finetune, or build anew with --overwrite."
+            )
+        if name == "cells" and value != old:
+            how = "without cells" if old is None else f"with {old}"
+            raise InvalidInputError(
+                f"cells is {value}; {target} was built {how}; leave the option out, call "
+                "make_cells() of its index in Python, or build anew with --overwrite."
             )
         if name in FIXED_OPTIONS - {"finetune"} and value != old:
             raise InvalidInputError(

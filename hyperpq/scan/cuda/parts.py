@@ -43,12 +43,18 @@ class Part:
         return self.segment.codes.data[start : start + tiled_size(self.n, self.code_size)]
 
     @property
+    def words(self) -> NDArray[np.uint64] | None:
+        """Which rows are searched, as in the segment; None: all."""
+        bits = self.segment.bits
+        last = -(-(self.first + self.n) // BLOCK_ROWS)
+        return None if bits is None else bits[self.first // BLOCK_ROWS : last]
+
+    @property
     def bits(self) -> NDArray[np.uint8] | None:
         """Which rows are searched, (8 * ceil(n / 64),), bit r % 8 of byte r // 8; None: all."""
-        bits = self.segment.bits
-        if bits is None:
+        words = self.words
+        if words is None:
             return None
-        words = bits[self.first // BLOCK_ROWS : -(-(self.first + self.n) // BLOCK_ROWS)]
         # Bits are numbers of the machine; the bytes of a number begin with the lowest bits.
         return (words if sys.byteorder == "little" else words.byteswap()).view(np.uint8)
 

@@ -15,63 +15,73 @@ inline bool runs_here() {
   return __builtin_cpu_supports("avx2");
 }
 
-constexpr size_t kColumns = 1;
+constexpr size_t kColumns = 1, kFine = 128;  // columns of a pass, entries of a column
 
-// Table entries of 32 codes; `steps` are the 16 lines that avx512bw.h describes.
-HYPERPQ_TARGET inline __m256i look_up(const __m128i* steps, __m256i low) {
-  const __m256i step = _mm256_set1_epi8(16);
-  __m256i high = _mm256_xor_si256(low, _mm256_set1_epi8(static_cast<char>(0x80)));
-  __m256i entry = _mm256_setzero_si256(), other = entry;
-#pragma GCC unroll 8
-  for (int j = 0; j < 8; ++j) {
-    // Broadcast from memory, since the lines do not all fit in registers.
-    const __m256i line = _mm256_broadcastsi128_si256(steps[j]);
-    const __m256i second = _mm256_broadcastsi128_si256(steps[j + 8]);
-    entry = _mm256_xor_si256(entry, _mm256_shuffle_epi8(line, low));
-    other = _mm256_xor_si256(other, _mm256_shuffle_epi8(second, high));
-    low = _mm256_subs_epi8(low, step);
-    high = _mm256_subs_epi8(high, step);
-  }
-  return _mm256_xor_si256(entry, other);
+// What passes.inl and coarse.inl need.
+using Lanes = __m256i;
+constexpr size_t kLanes = 32;
+
+HYPERPQ_TARGET inline Lanes filled(uint8_t byte) {
+  return _mm256_set1_epi8(static_cast<char>(byte));
 }
-
+HYPERPQ_TARGET inline Lanes load(const uint8_t* from) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+HYPERPQ_TARGET inline void store(uint8_t* to, Lanes x) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(to), x);
+}
+HYPERPQ_TARGET inline Lanes spread(const uint8_t* entries) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(entries)));
+}
+HYPERPQ_TARGET inline Lanes low_bits(Lanes code) {
+  return _mm256_and_si256(code, _mm256_set1_epi8(15));
+}
+HYPERPQ_TARGET inline Lanes high_bits(Lanes code) {
+  return low_bits(_mm256_srli_epi16(code, 4));
+}
+HYPERPQ_TARGET inline Lanes entries(Lanes table, Lanes index) {
+  return _mm256_shuffle_epi8(table, index);
+}
+HYPERPQ_TARGET inline Lanes plus(Lanes a, Lanes b) {
+  return _mm256_adds_epu8(a, b);
+}
 // One bit for each of 32 sums that is at most `most`.
-HYPERPQ_TARGET inline uint64_t at_most(__m256i sum, __m256i most) {
-  const __m256i within = _mm256_cmpeq_epi8(_mm256_min_epu8(sum, most), sum);
-  return static_cast<uint32_t>(_mm256_movemask_epi8(within));
+HYPERPQ_TARGET inline uint64_t within(Lanes sum, Lanes most) {
+  const Lanes least = _mm256_min_epu8(sum, most);
+  return static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(least, sum)));
 }
 
-HYPERPQ_TARGET inline size_t add(const View& view, size_t c, size_t active, uint8_t* sums,
-                                 Survivors& out) {
-  const size_t column = view.order[c];
-  const uint8_t* bytes = view.bytes + column * 256;
-  alignas(16) uint8_t lines[256];
-  for (int i = 0; i < 256; ++i)
-    lines[i] = i % 128 < 16 ? bytes[i] : static_cast<uint8_t>(bytes[i] ^ bytes[i - 16]);
-  const __m128i* steps = reinterpret_cast<const __m128i*>(lines);
-  const __m256i most = _mm256_set1_epi8(static_cast<char>(view.limit));
-  __m256i* totals = reinterpret_cast<__m256i*>(sums);
-  size_t kept = 0;
-  for (size_t i = 0; i < active; ++i) {
-    const uint32_t b = c ? out.block[i] : static_cast<uint32_t>(i);
-    const __m256i* codes =
-        reinterpret_cast<const __m256i*>(view.codes + column * view.stride + b * kBlock);
-    if (c == 0 && view.next) __builtin_prefetch(reinterpret_cast<const char*>(codes) + view.next);
-    __m256i first = look_up(steps, _mm256_loadu_si256(codes));
-    __m256i second = look_up(steps, _mm256_loadu_si256(codes + 1));
-    if (c) {
-      first = _mm256_adds_epu8(first, totals[2 * i]);
-      second = _mm256_adds_epu8(second, totals[2 * i + 1]);
-    }
-    const uint64_t rows = at_most(first, most) | at_most(second, most) << 32;
-    totals[2 * kept] = first;
-    totals[2 * kept + 1] = second;
-    kept = out.keep(kept, b, rows);
+// Lines of a fine table, as avx512bw.h describes them.
+struct Fine {
+  static constexpr size_t kEntries = kFine, kLines = kFine / 16;
+  Lanes line[kLines];
+
+  HYPERPQ_TARGET void set(const uint8_t* bytes) {
+    line[0] = spread(bytes);
+#pragma GCC unroll 8
+    for (size_t j = 1; j < kLines; ++j)
+      line[j] = _mm256_xor_si256(spread(bytes + 16 * j), spread(bytes + 16 * (j - 1)));
   }
-  return kept;
-}
+  HYPERPQ_TARGET Lanes at(Lanes code) const {
+    Lanes index = _mm256_srli_epi16(code, 1);
+    index = _mm256_and_si256(index, filled(kEntries - 1));
+    Lanes entry = entries(line[0], index);
+#pragma GCC unroll 8
+    for (size_t j = 1; j < kLines; ++j) {
+      index = _mm256_sub_epi8(index, filled(16));
+      entry = _mm256_xor_si256(entry, entries(line[j], index));
+    }
+    return entry;
+  }
+};
 
 #include "passes.inl"
+#include "coarse.inl"
+
+HYPERPQ_TARGET inline size_t survivors(const View& view, size_t active, Survivors& out) {
+  return passes<Fine, kColumns>(view, active, out);
+}
+
 #undef HYPERPQ_TARGET
 
 }  // namespace hyperpq::avx2

@@ -19,53 +19,51 @@ inline bool runs_here() {
 
 // Two columns a pass. With three or four, adding columns to blocks that could have been dropped
 // costs more than the passes saved.
-constexpr size_t kColumns = 2;
+constexpr size_t kColumns = 2, kFine = 256;
 
-template <int G, bool fresh>
-HYPERPQ_TARGET inline size_t add_columns(const View& view, size_t c, size_t active, uint8_t* sums,
-                                         Survivors& out) {
-  __m512i table[4 * G];
-  const uint8_t* codes[G];
-#pragma GCC unroll 2
-  for (int g = 0; g < G; ++g) {
-    const size_t column = view.order[c + g];
-    codes[g] = view.codes + column * view.stride;
+// What passes.inl needs.
+using Lanes = __m512i;
+constexpr size_t kLanes = 64;
+
+HYPERPQ_TARGET inline Lanes filled(uint8_t byte) {
+  return _mm512_set1_epi8(static_cast<char>(byte));
+}
+HYPERPQ_TARGET inline Lanes load(const uint8_t* from) {
+  return _mm512_loadu_si512(from);
+}
+HYPERPQ_TARGET inline void store(uint8_t* to, Lanes x) {
+  _mm512_store_si512(to, x);
+}
+HYPERPQ_TARGET inline Lanes plus(Lanes a, Lanes b) {
+  return _mm512_adds_epu8(a, b);
+}
+HYPERPQ_TARGET inline uint64_t within(Lanes sum, Lanes most) {
+  return _mm512_cmple_epu8_mask(sum, most);
+}
+
+struct Fine {
+  static constexpr size_t kEntries = kFine;
+  Lanes part[4];
+
+  HYPERPQ_TARGET void set(const uint8_t* bytes) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i)
-      table[4 * g + i] = _mm512_loadu_si512(view.bytes + column * 256 + 64 * i);
+    for (size_t i = 0; i < 4; ++i) part[i] = load(bytes + 64 * i);
   }
-  const __m512i most = _mm512_set1_epi8(static_cast<char>(view.limit));
-  size_t kept = 0;
-  for (size_t i = 0; i < active; ++i) {
-    const uint32_t b = fresh ? static_cast<uint32_t>(i) : out.block[i];
-    __m512i sum = fresh ? _mm512_setzero_si512() : _mm512_load_si512(sums + i * kBlock);
-#pragma GCC unroll 2
-    for (int g = 0; g < G; ++g) {
-      const __m512i code = _mm512_loadu_si512(codes[g] + b * kBlock);
-      if (fresh && view.next) __builtin_prefetch(codes[g] + b * kBlock + view.next);
-      const __m512i low = _mm512_permutex2var_epi8(table[4 * g], code, table[4 * g + 1]);
-      const __m512i high = _mm512_permutex2var_epi8(table[4 * g + 2], code, table[4 * g + 3]);
-      sum = _mm512_adds_epu8(sum, _mm512_mask_blend_epi8(_mm512_movepi8_mask(code), low, high));
-    }
-    const uint64_t rows = _mm512_cmple_epu8_mask(sum, most);
-    _mm512_store_si512(sums + kept * kBlock, sum);
-    kept = out.keep(kept, b, rows);
+  HYPERPQ_TARGET Lanes at(Lanes code) const {
+    // Otherwise GCC 12 loads the codes three times, and a pass takes 1.4 times as long.
+    asm("" : "+v"(code));
+    const Lanes low = _mm512_permutex2var_epi8(part[0], code, part[1]);
+    const Lanes high = _mm512_permutex2var_epi8(part[2], code, part[3]);
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(code), low, high);
   }
-  return kept;
-}
-
-HYPERPQ_TARGET inline size_t add(const View& view, size_t c, size_t active, uint8_t* sums,
-                                 Survivors& out) {
-  const bool two = view.columns - c >= 2;
-  if (c == 0) {
-    return two ? add_columns<2, true>(view, c, active, sums, out)
-               : add_columns<1, true>(view, c, active, sums, out);
-  }
-  return two ? add_columns<2, false>(view, c, active, sums, out)
-             : add_columns<1, false>(view, c, active, sums, out);
-}
+};
 
 #include "passes.inl"
+
+HYPERPQ_TARGET inline size_t survivors(const View& view, size_t active, Survivors& out) {
+  return passes<Fine, kColumns>(view, active, out);
+}
+
 #undef HYPERPQ_TARGET
 
 }  // namespace hyperpq::avx512vbmi

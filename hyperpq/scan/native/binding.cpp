@@ -3,11 +3,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "cells.h"
 #include "compare.h"
 #include "levels.h"
 #include "search.h"
@@ -34,12 +37,17 @@ const Level& level_named(const std::string& name) {
   throw std::invalid_argument("level " + name + " does not run on this processor");
 }
 
-Queries queries_of(const Array<float>& tables) {
+Queries queries_of(const Array<float>& tables, const Level& level) {
   require(tables.ndim() == 3, "tables must have shape (nq, M, K)");
+  const uint32_t bits = level.magnitude(tables.data(), static_cast<size_t>(tables.size()));
+  float most;
+  std::memcpy(&most, &bits, sizeof most);
   const Queries queries{tables.data(), static_cast<size_t>(tables.shape(0)),
-                        static_cast<size_t>(tables.shape(1)), static_cast<size_t>(tables.shape(2))};
+                        static_cast<size_t>(tables.shape(1)), static_cast<size_t>(tables.shape(2)),
+                        most};
   require(queries.K == 16 || queries.K == 256, "K must be 16 or 256");
   require(queries.M >= 1 && queries.M <= 1024, "M must be 1 to 1024");
+  require(std::isfinite(queries.most), "tables must be finite");
   return queries;
 }
 
@@ -60,9 +68,9 @@ std::vector<Segment> segments_of(const std::vector<SegmentArrays>& arrays, const
 
 py::tuple search_segments(const Array<float>& tables, const std::vector<SegmentArrays>& arrays,
                           size_t k, size_t threads, const std::string& level) {
-  const Queries queries = queries_of(tables);
-  const std::vector<Segment> segments = segments_of(arrays, queries);
   const Level& chosen = level_named(level);
+  const Queries queries = queries_of(tables, chosen);
+  const std::vector<Segment> segments = segments_of(arrays, queries);
   require(k >= 1 && threads >= 1, "k and threads must be at least 1");
   py::array_t<float> D({queries.n, k});
   py::array_t<int64_t> I({queries.n, k});
@@ -75,25 +83,14 @@ py::tuple search_segments(const Array<float>& tables, const std::vector<SegmentA
   return py::make_tuple(D, I);
 }
 
-py::tuple range_search_segments(const Array<float>& tables,
-                                const std::vector<SegmentArrays>& arrays, float radius,
-                                size_t threads, const std::string& level) {
-  const Queries queries = queries_of(tables);
-  const std::vector<Segment> segments = segments_of(arrays, queries);
-  const Level& chosen = level_named(level);
-  require(threads >= 1, "threads must be at least 1");
-  std::vector<std::vector<Hit>> found;
-  {
-    py::gil_scoped_release released;
-    found = range_search(chosen, queries, segments, radius, threads);
-  }
-  py::array_t<int64_t> limits(static_cast<py::ssize_t>(queries.n + 1));
+py::tuple arrays_of(const std::vector<std::vector<Hit>>& found) {
+  const size_t n = found.size();
+  py::array_t<int64_t> limits(static_cast<py::ssize_t>(n + 1));
   int64_t* lims = limits.mutable_data();
   lims[0] = 0;
-  for (size_t q = 0; q < queries.n; ++q)
-    lims[q + 1] = lims[q] + static_cast<int64_t>(found[q].size());
-  py::array_t<float> D(static_cast<py::ssize_t>(lims[queries.n]));
-  py::array_t<int64_t> I(static_cast<py::ssize_t>(lims[queries.n]));
+  for (size_t q = 0; q < n; ++q) lims[q + 1] = lims[q] + static_cast<int64_t>(found[q].size());
+  py::array_t<float> D(static_cast<py::ssize_t>(lims[n]));
+  py::array_t<int64_t> I(static_cast<py::ssize_t>(lims[n]));
   float* distances = D.mutable_data();
   int64_t* ids = I.mutable_data();
   for (const std::vector<Hit>& hits : found)
@@ -102,6 +99,102 @@ py::tuple range_search_segments(const Array<float>& tables,
       *ids++ = hit.id;
     }
   return py::make_tuple(limits, D, I);
+}
+
+py::tuple range_search_segments(const Array<float>& tables,
+                                const std::vector<SegmentArrays>& arrays, float radius,
+                                size_t threads, const std::string& level) {
+  const Level& chosen = level_named(level);
+  const Queries queries = queries_of(tables, chosen);
+  const std::vector<Segment> segments = segments_of(arrays, queries);
+  require(threads >= 1, "threads must be at least 1");
+  std::vector<std::vector<Hit>> found;
+  {
+    py::gil_scoped_release released;
+    found = range_search(chosen, queries, segments, radius, threads);
+  }
+  return arrays_of(found);
+}
+
+// The different ones of some cells, of so many.
+std::vector<size_t> asked_of(const Array<int64_t>& cells, size_t nlist) {
+  std::vector<size_t> asked;
+  std::vector<bool> seen(nlist);
+  for (py::ssize_t i = 0; i < cells.size(); ++i) {
+    const int64_t cell = cells.data()[i];
+    require(cell >= 0 && static_cast<size_t>(cell) < nlist, "cells must be 0 to nlist - 1");
+    const size_t number = static_cast<size_t>(cell);
+    if (!seen[number]) asked.push_back(number);
+    seen[number] = true;
+  }
+  return asked;
+}
+
+// The segments with their cells, of which the queries have `cells` (nq, n), ascending. Starts are
+// checked where they are read.
+std::vector<Grouped> grouped_of(const std::vector<SegmentArrays>& arrays,
+                                const std::vector<Array<int64_t>>& starts,
+                                const Array<int64_t>& cells, const Queries& queries) {
+  require(cells.ndim() == 2 && static_cast<size_t>(cells.shape(0)) == queries.n,
+          "cells must have shape (nq, n)");
+  require(arrays.size() == starts.size(), "each segment must have starts");
+  std::vector<Grouped> grouped;
+  // An index may have many segments and more cells, of which the queries ask for few.
+  std::vector<size_t> asked;
+  size_t nlist = 0;
+  for (size_t s = 0; s < arrays.size(); ++s) {
+    const std::vector<Segment> segment = segments_of({arrays[s]}, queries);
+    if (segment.empty()) continue;
+    const int64_t n = static_cast<int64_t>(segment[0].n);
+    const int64_t* at = starts[s].data();
+    if (grouped.empty()) {
+      nlist = static_cast<size_t>(std::max<py::ssize_t>(starts[s].size(), 1) - 1);
+      asked = asked_of(cells, nlist);
+    }
+    require(static_cast<size_t>(starts[s].size()) == nlist + 1,
+            "starts must have shape (nlist + 1,)");
+    for (const size_t cell : asked)
+      require(0 <= at[cell] && at[cell] <= at[cell + 1] && at[cell + 1] <= n,
+              "starts must rise from 0 to n");
+    grouped.push_back({segment[0], at});
+  }
+  return grouped;
+}
+
+py::tuple search_cells(const Array<float>& tables, const std::vector<SegmentArrays>& arrays,
+                       const std::vector<Array<int64_t>>& starts, const Array<int64_t>& cells,
+                       size_t k, size_t threads, const std::string& level) {
+  const Level& chosen = level_named(level);
+  const Queries queries = queries_of(tables, chosen);
+  const std::vector<Grouped> grouped = grouped_of(arrays, starts, cells, queries);
+  const Probes probes{cells.data(), static_cast<size_t>(cells.shape(1))};
+  require(k >= 1 && threads >= 1, "k and threads must be at least 1");
+  py::array_t<float> D({queries.n, k});
+  py::array_t<int64_t> I({queries.n, k});
+  float* distances = D.mutable_data();
+  int64_t* ids = I.mutable_data();
+  {
+    py::gil_scoped_release released;
+    search_in_cells(chosen, queries, grouped, probes, k, threads, distances, ids);
+  }
+  return py::make_tuple(D, I);
+}
+
+py::tuple range_search_cells(const Array<float>& tables, const std::vector<SegmentArrays>& arrays,
+                             const std::vector<Array<int64_t>>& starts,
+                             const Array<int64_t>& cells, float radius, size_t threads,
+                             const std::string& level) {
+  const Level& chosen = level_named(level);
+  const Queries queries = queries_of(tables, chosen);
+  const std::vector<Grouped> grouped = grouped_of(arrays, starts, cells, queries);
+  const Probes probes{cells.data(), static_cast<size_t>(cells.shape(1))};
+  require(threads >= 1, "threads must be at least 1");
+  std::vector<std::vector<Hit>> found;
+  {
+    py::gil_scoped_release released;
+    found = range_search_in_cells(chosen, queries, grouped, probes, radius, threads);
+  }
+  return arrays_of(found);
 }
 
 std::vector<std::string> levels() {
@@ -179,6 +272,13 @@ PYBIND11_MODULE(_native, module) {
              py::arg("segments").noconvert(), py::arg("k"), py::arg("threads"), py::arg("level"));
   module.def("range_search_segments", &range_search_segments, py::arg("tables").noconvert(),
              py::arg("segments").noconvert(), py::arg("radius"), py::arg("threads"),
+             py::arg("level"));
+  module.def("search_cells", &search_cells, py::arg("tables").noconvert(),
+             py::arg("segments").noconvert(), py::arg("starts").noconvert(),
+             py::arg("cells").noconvert(), py::arg("k"), py::arg("threads"), py::arg("level"));
+  module.def("range_search_cells", &range_search_cells, py::arg("tables").noconvert(),
+             py::arg("segments").noconvert(), py::arg("starts").noconvert(),
+             py::arg("cells").noconvert(), py::arg("radius"), py::arg("threads"),
              py::arg("level"));
   module.def("compare_features", &compare_features, py::arg("parts").noconvert(),
              py::arg("queries").noconvert(), py::arg("kind"), py::arg("root"),

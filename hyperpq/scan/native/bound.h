@@ -38,12 +38,12 @@ inline float distance_of(double sum) {
 //
 // **Bytes.** With a[m] the least entry of subspace m and A = sum a[m], every entry is replaced by
 //
-//     b = min(255, floor(fl(fl(t - a) * s)))            fl(t - a) shrunk by 1 - 2^-22
+//     b = min(255, floor(fl(fl(t - a) * s')))            s' = fl(s (1 - 2^-21)), all in float32
 //
-// Rounding to double, rounding to float32 and rounding the product increase a value by a factor of
-// less than (1 + 2^-23)^2 in all, so b <= s (t - a). Values below the smallest normal float32 are
-// an exception; they increase by at most 2^-149 each. `unit` is a power of two that keeps t - a
-// within the range of float32.
+// Rounding the difference, s' and the product increases a value by a factor of less than
+// (1 + 2^-24)^3 in all, so b <= s (t - a). `unit` is a power of two that keeps t - a within the
+// range of float32. Entries that it makes smaller than the least normal float32 are an exception;
+// t - a increases by at most 2^-149 then.
 //
 // **Limit.** Let E be the exact sum of a row's entries and u = 2^-53. fl gives
 // S >= E - M u sum |t|, and |t| <= (t - a) + |a|, so with g = M u, B = sum |a|
@@ -51,7 +51,7 @@ inline float distance_of(double sum) {
 //     S <= sigma   =>   (E - A) (1 - g) <= sigma - A + g B
 //     =>   sum b <= s (E - A) + M 2^-149 s <= s (sigma - A' + margin) (1 + 2^-40)
 //
-// where A' is A as summed in float64 (off by at most g B) and margin = 4 g B + M 2^-149 / unit +
+// where A' is A as summed in float64 (off by at most g B) and margin = 4 g B + 2 M 2^-149 / unit +
 // 1e-300. So a row whose byte sum exceeds that bound, `limit(theta)`, has D > theta and can be
 // skipped. A saturated sum of 255 stands for any larger sum, so with a limit of 255 no row can be
 // skipped. The distances of the remaining rows are computed exactly, so the result is that of the
@@ -61,139 +61,207 @@ inline float distance_of(double sum) {
 // whole range of a byte for the values that decide. theta decreases during a search; once the limit
 // is below 170, the bytes are computed again.
 //
-// **K = 16.** Two codes share a byte. The table of a column of bytes therefore has the 256 sums of
-// two entries, and the byte tables are computed from those. The levels do not distinguish the
-// cases.
+// **Coarse tables.** The byte of an entry does not decrease with the entry, so the byte of the least
+// entry of a group of codewords is at most the byte of each. A coarse table has one byte for each
+// group of 16 codewords with the same high four bits. Its sums are bounds as well, with the same
+// scale and limit, and 16 entries are looked up at once on every processor. Where 256 are not, a
+// fine table has the least byte of each two codewords, which makes half of the look-ups. Of each
+// four, codes of the fidelity objective leave so many rows that a scan takes up to twice as long;
+// others gain a sixth.
+//
+// **K = 16.** Two codes share a byte. Its coarse table has the bytes of either code by its own four
+// bits, and its fine table their saturated sums, so both bound alike, by the sum over all M
+// subspaces; a level with coarse tables needs no others then.
 class Tables {
  public:
-  // table: M x K floats, which the caller keeps alive.
-  void set(const Level& level, const float* table, size_t M, size_t K) {
+  // table: M x K floats, which the caller keeps alive; no absolute value is above `most`.
+  void set(const Level& level, const float* table, size_t M, size_t K, float most) {
     level_ = &level;
     table_ = table;
     M_ = M;
-    nibbles_ = K == 16;
-    columns_ = nibbles_ ? (M + 1) / 2 : M;
-    above_.resize(columns_ * 256);
-    bytes_.resize(columns_ * 256);
-    float most = 0;
+    K_ = K;
+    columns_ = K == 16 ? (M + 1) / 2 : M;
+    const float* of_16 = table;
+    if (K == 256) {
+      for (size_t i = 0; i < 4; ++i) {
+        minima_[i].resize(M * (128 >> i));
+        level.halve(i ? minima_[i - 1].data() : table, minima_[i].size(), minima_[i].data());
+      }
+      of_16 = minima_[3].data();
+    }
+    least_.resize(M);
+    float eight[8], four[4];
     base_ = 0;
     double magnitude = 0;
-    least_.resize(M);
     for (size_t m = 0; m < M; ++m) {
-      float low[16], high[16];
-      for (size_t j = 0; j < 16; ++j) low[j] = high[j] = table[m * K + j];
-      for (size_t i = m * K + 16; i < m * K + K; i += 16)
-        for (size_t j = 0; j < 16; ++j) {
-          low[j] = table[i + j] < low[j] ? table[i + j] : low[j];
-          high[j] = table[i + j] > high[j] ? table[i + j] : high[j];
-        }
-      for (size_t j = 1; j < 16; ++j) {
-        low[0] = low[j] < low[0] ? low[j] : low[0];
-        high[0] = high[j] > high[0] ? high[j] : high[0];
-      }
-      least_[m] = low[0];
-      base_ += low[0];
-      magnitude += std::abs(static_cast<double>(low[0]));
-      const float larger = std::max(std::abs(low[0]), std::abs(high[0]));
-      most = most < larger ? larger : most;
+      level.halve(of_16 + m * 16, 8, eight);
+      level.halve(eight, 4, four);
+      least_[m] = std::min(std::min(four[0], four[1]), std::min(four[2], four[3]));
+      base_ += least_[m];
+      magnitude += std::abs(least_[m]);
     }
-    unit_ = most > 1e36f ? 0x1p-24 : 1.0;
-    margin_ = 4 * M * 0x1p-53 * magnitude + M * 0x1p-149 / unit_ + 1e-300;
-    if (!nibbles_) {
-      for (size_t m = 0; m < M; ++m)
-        level.lift(table + m * 256, least_[m], unit_, above_.data() + m * 256);
-    } else {
-      for (size_t c = 0; c < columns_; ++c) pair(c);
-    }
-    scale_ = 0;
+    unit_ = most > 1e36f ? 0x1p-24f : 1.0f;
+    margin_ = 4 * M * 0x1p-53 * magnitude + 2 * M * 0x1p-149 / unit_ + 1e-300;
+    scale_ = coarse_.scale = fine_.scale = 0;  // No bytes are up to date.
   }
 
   size_t columns() const { return columns_; }
 
-  // The view of some blocks at `codes`; to be called after `limit`.
-  View view(const uint8_t* codes, size_t stride, size_t n_blocks, int limit, size_t next) const {
-    return {codes,
-            stride,
-            n_blocks,
-            bytes_.data(),
-            order_.data(),
-            order_.size(),
-            static_cast<uint8_t>(limit),
-            next};
+  // Whether a fine table says more than a coarse one.
+  bool needs_fine() const { return K_ == 256; }
+
+  // Views of some blocks at `codes`; to be called after `limit` or `rank`.
+  View fine(const Blocks& blocks, int limit, size_t next) {
+    if (fine_.scale != scale_) fill_fine();
+    return view(fine_, blocks, limit, next);
+  }
+  View coarse(const Blocks& blocks, int limit, size_t next) {
+    if (coarse_.scale != scale_) fill_coarse();
+    return view(coarse_, blocks, limit, next);
   }
 
   // Prepares the bytes for `theta` and returns its limit, or -1 if no row can be that near.
   int limit(float theta) {
-    const double sigma = largest_sum(theta);
-    if (sigma == kInfinity) return 255;
-    const double slack = sigma - base_ + margin_;
-    if (!(slack >= 0)) return -1;
-    if (scale_ == 0 || limit_of(slack) < 170) {
-      const float scale = static_cast<float>(std::min(253 / slack / unit_, 1e37));
-      if (scale != scale_) {
-        scale_ = scale;
-        level_->quantize(above_.data(), above_.size(), scale, bytes_.data());
-        rank_columns();
-      }
-    }
+    const int present = present_limit(theta);
+    if (present < 0 || (170 <= present && present < 255)) return present;
+    const double slack = slack_of(theta);
+    if (slack == kInfinity) return 255;
+    set_scale(slack);
     return limit_of(slack);
   }
 
-  // Distance of a row whose code in column c is codes[c * stride].
-  float distance(const uint8_t* codes, size_t stride) const {
-    if (!nibbles_) {
-      double sum = table_[codes[0]];
-      for (size_t m = 1; m < M_; ++m) sum += table_[m * 256 + codes[m * stride]];
-      return distance_of(sum);
-    }
-    double sum = table_[codes[0] & 15];
-    for (size_t m = 1; m < M_; ++m)
-      sum += table_[m * 16 + (codes[m / 2 * stride] >> (m % 2 * 4) & 15)];
-    return distance_of(sum);
+  // The limit of `theta` for the bytes as they are.
+  int present_limit(float theta) const {
+    const double slack = slack_of(theta);
+    return slack >= 0 ? limit_of(slack) : -1;
+  }
+
+  // Prepares bytes whose sums rank rows before a threshold is known: the mean sum is about 253.
+  void rank() {
+    const size_t step = K_ / 16;
+    double sums[4] = {0, 0, 0, 0};
+    for (size_t i = 0; i < 16 * M_; i += 4)
+      for (size_t j = 0; j < 4; ++j) sums[j] += table_[(i + j) * step];
+    set_scale(std::max((sums[0] + sums[1] + sums[2] + sums[3]) / 16 - base_, 0.0) + margin_);
+  }
+
+  // Distances of n rows of some blocks; row r of block b has the number 64 b + r.
+  void distances(const Blocks& blocks, const uint32_t* rows, size_t n, float* out) const {
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) add<4>(blocks, rows + i, out + i);
+    for (; i < n; ++i) add<1>(blocks, rows + i, out + i);
   }
 
  private:
+  template <size_t n>
+  void add(const Blocks& blocks, const uint32_t* rows, float* out) const {
+    const uint8_t* codes[n];
+    for (size_t i = 0; i < n; ++i) codes[i] = blocks.at(rows[i] / kBlock) + rows[i] % kBlock;
+    double sums[n] = {};
+    size_t at = 0;
+    if (K_ == 256) {
+      const float* entries = table_;
+      for (size_t m = 0; m < M_; ++m, at += blocks.stride, entries += 256)
+#pragma GCC unroll 4
+        for (size_t i = 0; i < n; ++i) sums[i] += entries[codes[i][at]];
+    } else {
+      for (size_t m = 0; m < M_; ++m)
+        for (size_t i = 0; i < n; ++i)
+          sums[i] += table_[m * 16 + (codes[i][m / 2 * blocks.stride] >> (m % 2 * 4) & 15)];
+    }
+    for (size_t i = 0; i < n; ++i) out[i] = distance_of(sums[i]);
+  }
+
+  struct Bytes {
+    float scale = 0;  // with which they were computed
+    std::vector<uint8_t> entries;
+    std::vector<uint16_t> order;
+  };
+
+  View view(const Bytes& of, const Blocks& blocks, int limit, size_t next) const {
+    return {blocks,   of.entries.data(), of.order.data(), columns_, K_ == 16,
+            static_cast<uint8_t>(limit), next};
+  }
+
+  void set_scale(double slack) {
+    scale_ = static_cast<float>(std::min(253 / slack / unit_, 1e37));
+  }
+
+  // How far a sum whose distance is `theta` can be above the least one.
+  double slack_of(float theta) const { return largest_sum(theta) - base_ + margin_; }
+
   int limit_of(double slack) const {
     const double limit = slack * unit_ * scale_ * (1 + 0x1p-40);
     return limit < 255 ? static_cast<int>(limit) : 255;
   }
 
-  // Orders columns by their mean entry, the largest first, so that sums exceed the limit early.
-  void rank_columns() {
-    weight_.resize(columns_);
-    order_.resize(columns_);
-    for (size_t c = 0; c < columns_; ++c) {
-      uint32_t sum = 0;
-      for (size_t i = 0; i < 256; ++i) sum += bytes_[c * 256 + i];
-      weight_[c] = sum;
-      order_[c] = static_cast<uint16_t>(c);
-    }
-    std::sort(order_.begin(), order_.end(), [this](uint16_t a, uint16_t b) {
-      return weight_[a] > weight_[b] || (weight_[a] == weight_[b] && a < b);
-    });
+  // Bytes of `rows` rows of entries from subspace m on.
+  void quantize(const float* x, size_t rows, size_t width, size_t m, uint8_t* bytes,
+                size_t stride) {
+    // The factor covers the rounding, see above.
+    const float scale = scale_ * (1 - 0x1p-21f);
+    level_->quantize({x, rows, width, least_.data() + m, unit_, scale}, bytes, stride,
+                     weight_.data() + m);
   }
 
-  void pair(size_t c) {
-    const float* first = table_ + 2 * c * 16;
-    const float* second = 2 * c + 1 < M_ ? first + 16 : nullptr;
-    for (size_t i = 0; i < 256; ++i) {
-      double sum = static_cast<double>(first[i & 15]) - least_[2 * c];
-      if (second) sum += static_cast<double>(second[i >> 4]) - least_[2 * c + 1];
-      above_[c * 256 + i] = static_cast<float>(sum * (unit_ * (1 - 0x1p-22)));
+  void fill_coarse() {
+    coarse_.scale = scale_;
+    coarse_.entries.assign(columns_ * kCoarse, 0);
+    weight_.assign(M_ + 1, 0);
+    uint8_t* bytes = coarse_.entries.data();
+    if (K_ == 256) {
+      quantize(minima_[3].data(), M_, 16, 0, bytes, kCoarse);
+    } else {
+      for (size_t m = 0; m < M_; ++m)
+        quantize(table_ + m * 16, 1, 16, m, bytes + m / 2 * kCoarse + (m % 2 ? 0 : 16), kCoarse);
+      for (size_t c = 0; c < columns_; ++c) weight_[c] = weight_[2 * c] + weight_[2 * c + 1];
+    }
+    rank_columns(coarse_);
+  }
+
+  void fill_fine() {
+    const size_t width = level_->fine;
+    fine_.entries.resize(columns_ * width);
+    uint8_t* bytes = fine_.entries.data();
+    if (K_ == 256) {
+      weight_.resize(M_);
+      const float* x = width == 256 ? table_ : minima_[0].data();
+      quantize(x, M_, width, 0, bytes, width);
+    } else {
+      if (coarse_.scale != scale_) fill_coarse();
+      for (size_t c = 0; c < columns_; ++c) {
+        const uint8_t* high = coarse_.entries.data() + c * kCoarse;
+        weight_[c] = 0;
+        for (size_t i = 0; i < 256; ++i, ++bytes) {
+          *bytes = static_cast<uint8_t>(std::min(255, high[i / 16] + high[16 + i % 16]));
+          weight_[c] += *bytes;
+        }
+      }
+    }
+    fine_.scale = scale_;
+    rank_columns(fine_);
+  }
+
+  // Orders columns by the sum of their bytes, the largest first, so that the sums of rows exceed the
+  // limit early.
+  void rank_columns(Bytes& of) {
+    of.order.resize(columns_);
+    for (size_t c = 0; c < columns_; ++c) {
+      size_t i = c;
+      for (; i > 0 && weight_[of.order[i - 1]] < weight_[c]; --i) of.order[i] = of.order[i - 1];
+      of.order[i] = static_cast<uint16_t>(c);
     }
   }
 
   const Level* level_ = nullptr;
   const float* table_ = nullptr;
-  size_t M_ = 0, columns_ = 0;
-  bool nibbles_ = false;
-  double base_ = 0, margin_ = 0, unit_ = 1;
-  float scale_ = 0;
-  std::vector<double> least_;
-  std::vector<float> above_;
-  std::vector<uint8_t> bytes_;
+  size_t M_ = 0, K_ = 0, columns_ = 0;
+  double base_ = 0, margin_ = 0;
+  float unit_ = 1, scale_ = 0;
+  std::vector<float> minima_[4];  // of each 2, 4, 8 and 16 entries, for K = 256
+  std::vector<float> least_;      // of each subspace
+  Bytes fine_, coarse_;
   std::vector<uint32_t> weight_;
-  std::vector<uint16_t> order_;
 };
 
 }  // namespace hyperpq

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "level.h"
-#include "search.h"
+#include "threads.h"
 
 namespace hyperpq {
 

@@ -2,12 +2,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <vector>
-
-#include "bound.h"
 
 namespace hyperpq {
 
@@ -25,6 +24,7 @@ inline bool operator<(const Hit& a, const Hit& b) {
 // dropped, so that the cost of a hit does not depend on k.
 class Nearest {
  public:
+  // theta: a threshold to begin with, which may be too low.
   void reset(size_t k, float theta) {
     k_ = k;
     theta_ = theta;
@@ -44,6 +44,14 @@ class Nearest {
   // Lowers theta once enough hits were added; called between tiles.
   void settle() {
     if (hits_.size() >= k_ && hits_.size() > kept_ + k_ / 4) drop();
+  }
+
+  // Whether fewer than k rows were within the threshold, so that it may have been too low; then
+  // prepares another search, without one.
+  bool restart() {
+    if (hits_.size() >= k_ || std::isinf(theta_)) return false;
+    reset(k_, std::numeric_limits<float>::infinity());
+    return true;
   }
 
   std::vector<Hit>& sorted() {
@@ -81,6 +89,8 @@ class Within {
   }
 
   void settle() {}
+
+  bool restart() { return false; }
 
   std::vector<Hit>& sorted() {
     std::sort(hits_.begin(), hits_.end());

@@ -1,4 +1,4 @@
-// The NEON level. A table of 256 bytes fills four times four registers. The instruction tbl looks
+// The NEON level. A fine table of 128 bytes fills two times four registers. The instruction tbl looks
 // up 64 entries and returns 0 where the index is out of range; tbx leaves the lane unchanged there.
 #pragma once
 
@@ -16,44 +16,65 @@ inline bool runs_here() {
   return true;
 }
 
-constexpr size_t kColumns = 1;
+constexpr size_t kColumns = 1, kFine = 128;
 
+// What passes.inl and coarse.inl need.
+using Lanes = uint8x16_t;
+constexpr size_t kLanes = 16;
+
+inline Lanes filled(uint8_t byte) {
+  return vdupq_n_u8(byte);
+}
+inline Lanes load(const uint8_t* from) {
+  return vld1q_u8(from);
+}
+inline void store(uint8_t* to, Lanes x) {
+  vst1q_u8(to, x);
+}
+inline Lanes spread(const uint8_t* entries) {
+  return vld1q_u8(entries);
+}
+inline Lanes low_bits(Lanes code) {
+  return vandq_u8(code, vdupq_n_u8(15));
+}
+inline Lanes high_bits(Lanes code) {
+  return vshrq_n_u8(code, 4);
+}
+inline Lanes entries(Lanes table, Lanes index) {
+  return vqtbl1q_u8(table, index);
+}
+inline Lanes plus(Lanes a, Lanes b) {
+  return vqaddq_u8(a, b);
+}
 // One bit for each lane that is at most `most`.
-inline uint64_t at_most(uint8x16_t sum, uint8x16_t most) {
+inline uint64_t within(Lanes sum, Lanes most) {
   const uint8x16_t bit = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
   const uint8x16_t within = vandq_u8(vcleq_u8(sum, most), bit);
   return vaddv_u8(vget_low_u8(within)) | static_cast<uint64_t>(vaddv_u8(vget_high_u8(within))) << 8;
 }
 
-inline size_t add(const View& view, size_t c, size_t active, uint8_t* sums, Survivors& out) {
-  const size_t column = view.order[c];
-  uint8x16x4_t table[4];
-  for (int i = 0; i < 4; ++i) table[i] = vld1q_u8_x4(view.bytes + column * 256 + 64 * i);
-  const uint8x16_t step = vdupq_n_u8(64), most = vdupq_n_u8(view.limit);
-  size_t kept = 0;
-  for (size_t i = 0; i < active; ++i) {
-    const uint32_t b = c ? out.block[i] : static_cast<uint32_t>(i);
-    const uint8_t* codes = view.codes + column * view.stride + b * kBlock;
-    uint64_t rows = 0;
-    for (size_t quarter = 0; quarter < 4; ++quarter) {
-      uint8x16_t code = vld1q_u8(codes + 16 * quarter);
-      uint8x16_t sum = vqtbl4q_u8(table[0], code);
-      for (int j = 1; j < 4; ++j) {
-        code = vsubq_u8(code, step);
-        // The entry found before stays where the index is not among these 64; codes that were
-        // looked up already have wrapped around.
-        sum = vqtbx4q_u8(sum, table[j], code);
-      }
-      if (c) sum = vqaddq_u8(sum, vld1q_u8(sums + i * kBlock + 16 * quarter));
-      vst1q_u8(sums + kept * kBlock + 16 * quarter, sum);
-      rows |= at_most(sum, most) << (16 * quarter);
-    }
-    kept = out.keep(kept, b, rows);
+struct Fine {
+  static constexpr size_t kEntries = kFine;
+  uint8x16x4_t first, second;
+
+  void set(const uint8_t* bytes) {
+    first = vld1q_u8_x4(bytes);
+    second = vld1q_u8_x4(bytes + 64);
   }
-  return kept;
-}
+  // The first entry stays where the index is not among the second 64.
+  Lanes at(Lanes code) const {
+    const Lanes index = vshrq_n_u8(code, 1);
+    return vqtbx4q_u8(vqtbl4q_u8(first, index), second, vsubq_u8(index, vdupq_n_u8(64)));
+  }
+};
 
 #include "passes.inl"
+
+HYPERPQ_TARGET inline size_t survivors(const View& view, size_t active, Survivors& out) {
+  return passes<Fine, kColumns>(view, active, out);
+}
+
+#include "coarse.inl"
 #undef HYPERPQ_TARGET
 
 }  // namespace hyperpq::neon

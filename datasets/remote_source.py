@@ -1,0 +1,225 @@
+"""`RemoteSource`: files in object storage, by their URLs.
+
+fsspec opens a URL, with credentials and addresses of its own settings and the environment. Every
+error becomes an `OSError`, as that of a file; `FileNotFoundError` means that the storage says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import lru_cache
+from itertools import islice
+from typing import Any, BinaryIO, Protocol, TypeVar
+
+from hyperpq.datasets.listing import ImageFile, Listing
+from hyperpq.errors import HyperPQError, InvalidInputError, MissingDependencyError
+from hyperpq.utils.imports import need
+
+REQUESTS_AT_ONCE = 32
+"""Requests that wait for their answers side by side."""
+MAX_BYTES = 1 << 30
+"""Larger objects are not listed, as an image is read into memory as a whole."""
+
+# They lead to files of this machine, around what is checked of paths.
+_LOCAL = frozenset(("file", "local"))
+# What the packages of fsspec call the time of the last change.
+_TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class _FileSystem(Protocol):
+    """What is used of a file system of fsspec."""
+
+    def info(self, path: str) -> dict[str, Any]: ...
+
+    def ls(self, path: str, detail: bool) -> list[dict[str, Any]]: ...
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None) -> bytes: ...
+
+
+def in_parallel(do: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """What a function returns for each of some items, in their order, with many requests at once.
+
+    Items are taken as results are, so that there may be any number of them.
+    """
+    waiting = iter(items)
+    with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="request") as pool:
+        while part := [*islice(waiting, 8 * REQUESTS_AT_ONCE)]:
+            yield from pool.map(do, part)
+
+
+def check_remote(path: bytes) -> None:
+    """Raise an error unless URLs of this kind can be opened here; no request is sent.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such protocol, or the URL names nothing.
+    MissingDependencyError
+        If a package is missing that the protocol needs.
+    """
+    _storage(path)
+
+
+class RemoteSource:
+    """Files at URLs, as a `FileSource`."""
+
+    def entries(self, root: bytes, found: Listing) -> Iterator[ImageFile]:
+        """See `FileSource`; folders are listed one by one, many at once."""
+        waiting = [root]
+        while waiting:
+            folders, waiting = waiting[-REQUESTS_AT_ONCE:], waiting[:-REQUESTS_AT_ONCE]
+            for folder, content in zip(folders, in_parallel(self._content, folders), strict=True):
+                if isinstance(content, OSError):
+                    found.skipped[folder] = str(content.strerror)
+                    if folder == root or not isinstance(content, FileNotFoundError):
+                        found.unknown.add(folder)
+                    continue
+                for path, info in content:
+                    if info["type"] == "directory":
+                        waiting.append(path)
+                    elif (size := int(info["size"] or 0)) > MAX_BYTES:
+                        found.skipped[path] = f"larger than {MAX_BYTES >> 20:,} MiB"
+                    else:
+                        yield ImageFile(path, size, _time_of(info))
+
+    def open(self, path: bytes) -> BinaryIO:
+        """See `FileSource`; the content is in memory."""
+        return io.BytesIO(self.read(path))
+
+    def read(self, path: bytes) -> bytes:
+        """The content of a file."""
+        with _as_os_errors(path):
+            storage, name = _storage(path)
+            return storage.cat_file(name)
+
+    def start(self, path: bytes, size: int) -> bytes:
+        """See `FileSource`."""
+        with _as_os_errors(path):
+            storage, name = _storage(path)
+            return storage.cat_file(name, 0, size)
+
+    def status(self, path: bytes) -> ImageFile:
+        """See `FileSource`."""
+        info = self._info(path)
+        if info["type"] == "directory":
+            raise IsADirectoryError(errno.EISDIR, "is a folder", path)
+        return ImageFile(path, int(info["size"] or 0), _time_of(info))
+
+    def is_folder(self, path: bytes) -> bool:
+        """Whether there are files below a path, or it is a bucket, and not a file."""
+        return bool(self._info(path)["type"] == "directory")
+
+    def _info(self, path: bytes) -> dict[str, Any]:
+        with _as_os_errors(path):
+            storage, name = _storage(path)
+            return storage.info(name)
+
+    def _content(self, folder: bytes) -> list[tuple[bytes, dict[str, Any]]] | OSError:
+        """Paths in a folder, with what is known of each."""
+        try:
+            with _as_os_errors(folder):
+                storage, name = _storage(folder)
+                listed = storage.ls(name, detail=True)
+        except OSError as error:
+            return error
+        out, before = [], name.rstrip("/") + "/"
+        for info in listed:
+            # A name that ends with a slash stands for the folder itself.
+            own = str(info["name"]).rstrip("/")
+            end = own[len(before) :]
+            if own.startswith(before) and end and "/" not in end and "\0" not in end:
+                path = folder + b"/" + end.encode("utf-8", "surrogateescape")
+                out.append((path, info))
+        return out
+
+
+def _storage(path: bytes) -> tuple[_FileSystem, str]:
+    """The file system of a URL, and the name that it has there."""
+    url = path.decode("utf-8", "surrogateescape")
+    protocol, _, rest = url.partition("://")
+    if protocol in _LOCAL or "::" in url or not rest.strip("/"):
+        raise InvalidInputError(
+            f"{url!r} is no folder or image in object storage; expected a URL such as "
+            "s3://bucket/folder, or a path of this machine."
+        )
+    # A fork would share its connections.
+    storage = _connected(protocol, rest.partition("/")[0], os.getpid())
+    return storage, str(type(storage)._strip_protocol(url))  # type: ignore[attr-defined]
+
+
+_CONNECTING = threading.Lock()
+
+
+def _connected(protocol: str, host: str, process: int) -> _FileSystem:
+    with _CONNECTING:
+        return _connect(protocol, host, process)
+
+
+@lru_cache(64)
+def _connect(protocol: str, host: str, process: int) -> _FileSystem:
+    """The file system of a bucket, one for all threads."""
+    fsspec = need("fsspec", "remote", "images at URLs")
+    url = f"{protocol}://{host}/"
+    try:
+        storage, _ = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+    except ValueError as error:
+        raise InvalidInputError(f"images cannot be read at {url}: {_said(error)}.") from error
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"images at {url} need a package: {_said(error)}; for s3:// install it with "
+            "`pip install 'hyperpq[remote]'`."
+        ) from error
+    # What it has listed once is not what is there later.
+    storage.dircache.use_listings_cache = False
+    found: _FileSystem = storage
+    return found
+
+
+@contextmanager
+def _as_os_errors(path: bytes) -> Iterator[None]:
+    """Turn what a file system raises into an `OSError` with a reason."""
+    try:
+        yield
+    except HyperPQError as error:
+        raise OSError(errno.EPROTONOSUPPORT, _said(error), path) from error
+    except FileNotFoundError as error:
+        raise FileNotFoundError(errno.ENOENT, "no such object", path) from error
+    except PermissionError as error:
+        raise PermissionError(errno.EACCES, f"permission denied: {_said(error)}", path) from error
+    except IsADirectoryError as error:
+        raise IsADirectoryError(errno.EISDIR, "is a folder", path) from error
+    # Every package of fsspec has exceptions of its own.
+    except Exception as error:
+        raise OSError(errno.EIO, _said(error), path) from error
+
+
+def _said(error: BaseException) -> str:
+    """What an error says, in one line without a full stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _time_of(info: dict[str, Any]) -> int:
+    """Time of the last change in whole seconds, as nanoseconds; 0 if the storage has none.
+
+    A listing and the answer for a single object may differ in the digits behind.
+    """
+    value = next((info[name] for name in _TIMES if info.get(name)), 0)
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        except ValueError:
+            return 0
+    if isinstance(value, datetime):
+        value = (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
+    return math.floor(value) * 10**9

@@ -1,0 +1,13 @@
+from .codewords import CodewordDisk as CodewordDisk
+from .codewords import codeword_disks as codeword_disks
+from .codewords import codeword_usage as codeword_usage
+from .distances import CodeDistances as CodeDistances
+from .exploration import Exploration as Exploration
+from .groups import link_groups as link_groups
+from .labels import Label as Label
+from .layout import Layout as Layout
+from .training_trace import TrainingTrace as TrainingTrace
+from .tree import DEFAULT_LEVELS as DEFAULT_LEVELS
+from .tree import MAX_CLUSTERS as MAX_CLUSTERS
+from .tree import Cluster as Cluster
+from .tree import Tree as Tree

@@ -1,0 +1,9 @@
+from .contact_sheet import write_contact_sheet as write_contact_sheet
+from .map_page import write_map as write_map
+from .page import write_page as write_page
+from .report_page import write_report as write_report
+from .sections import Caption as Caption
+from .sections import Section as Section
+from .sections import Shown as Shown
+from .sections import sections_of as sections_of
+from .terminal import print_preview as print_preview
