@@ -38,11 +38,8 @@ class _PathType(click.Path):
         return super().convert(value, param, ctx)
 
 
-class _IndexType(_PathType):
-    """The directory of an index, or of images, or its URL, which stays text."""
-
-    def __init__(self) -> None:
-        super().__init__("dir")
+class _UrlOrPathType(_PathType):
+    """A path, or a URL, which stays text."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from hyperpq.remote.address import is_url
@@ -59,7 +56,8 @@ def completed_paths(incomplete: str, kind: str) -> list[CompletionItem]:
 
 PATH = _PathType()
 FOLDER = _PathType("dir")
-INDEX = SOURCE = _IndexType()
+INDEX = _UrlOrPathType("dir")
+SOURCE = _UrlOrPathType()  # folders, and tar files
 
 
 def _chosen_index(

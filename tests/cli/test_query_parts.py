@@ -162,16 +162,18 @@ def test_an_image_of_the_web(hyperpq, place, photos, tmp_path):
         (("--plus", "cat.jpg:-1"), "'cat.jpg:-1' is no image with a weight"),
         (("--minus", ":2"), "':2' is no image with a weight"),
         (("--plus", "-"), "- is a list of names on stdin, and one image is expected"),
-        (("--plus", "ftp://host/x.jpg"), None),
+        (("--plus", "nowhere://host/x.jpg"), None),
         (("--plus", "http://user:pass@host/x.jpg"), "has a user or a password"),
         (("--stdin-image",), "--stdin-image is given without the name -"),
     ],
 )
 def test_wrong_use(hyperpq, place, photos, options, words):
     done = hyperpq("query", photos[0], *options, cwd=place)
-    if words is None:  # the name of a file that does not exist
+    if words is None:  # a URL that nothing opens is an image that cannot be read, no wrong use
         assert done.returncode == 1
-        assert done.stderr.decode().endswith(": ftp://host/x.jpg: no such file\n")
+        assert done.stderr.decode().endswith(
+            " (images cannot be read at nowhere://host/: Protocol not known: nowhere)\n"
+        )
         return
     assert done.returncode == 2
     (line,) = done.stderr.decode().splitlines()

@@ -160,7 +160,7 @@ def test_contents_that_cannot_be_read_have_an_answer(opened):
         "not an image": b"\0" * 100,
         "truncated": good[:300],
         "cannot be read (I/O operation on closed file)": closed,
-        "cannot be read (input/output error)": Failing(OSError(errno.EIO, "failed")),
+        "cannot be read (failed)": Failing(OSError(errno.EIO, "Failed")),
         "cannot be read (RuntimeError)": Failing(RuntimeError()),
         "reading it gave str; expected bytes": types.SimpleNamespace(read=lambda: "text"),
     }
