@@ -101,7 +101,7 @@ class Cells:
         Returns
         -------
         ndarray, shape (nq, nprobe), int64
-            Ascending numbers.
+            The number of the nearest cell, then the others, ascending.
         """
         return self._nearest(coder).nearest(coder.embed(x), nprobe)
 

@@ -28,7 +28,7 @@ class CellScanner:
     Attributes
     ----------
     cells : ndarray, shape (nq, n), int64
-        Those of each query, ascending.
+        Those of each query, the nearest one first.
     """
 
     cells: NDArray[np.int64]

@@ -218,7 +218,8 @@ def search_cells(
     segments : sequence of CodeSegment
         Rows that are grouped by cell, see `CodeSegment.starts`.
     cells : ndarray, shape (nq, n), int64
-        The cells of each query, ascending.
+        The cells of each query, different ones. A search is fastest if the first one is the nearest
+        and the others ascend.
     """
     level = _level()
     tables = shaped_tables(tables, segments)

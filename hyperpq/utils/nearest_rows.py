@@ -57,7 +57,7 @@ class NearestRows:
         Returns
         -------
         ndarray, shape (n, count), int64
-            Ascending numbers.
+            The number of the nearest row, then the others, ascending.
         """
         out = np.empty((len(v), count), np.int64)
         native = exact_products._native
@@ -119,11 +119,15 @@ class NearestRows:
 
 
 def _smallest(far: Float64s, n: int) -> NDArray[np.int64]:
-    """Ascending positions (nq, n) of the n smallest of each row, of equal ones the first."""
+    """Positions (nq, n) of the smallest of each row, of equal ones the first, and of the other n - 1.
+
+    The others are ascending.
+    """
     near = far <= np.partition(far, n - 1, 1)[:, n - 1 : n]
     tied = np.count_nonzero(near, 1) > n
     if tied.any():
         near[tied] = False
         first = np.argsort(far[tied], 1, kind="stable")[:, :n]
         near[np.flatnonzero(tied)[:, None], first] = True
-    return near.nonzero()[1].reshape(len(far), n)
+    near[np.arange(len(far)), far.argmin(1)] = False
+    return np.hstack([far.argmin(1)[:, None], near.nonzero()[1].reshape(len(far), n - 1)])

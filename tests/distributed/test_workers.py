@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tarfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hyperpq.distributed import RayWorkers, workers
 from hyperpq.distributed.cluster import Cluster, Share, divide_machines
 from hyperpq.distributed.pool import MAX_TRIES, Pool
 from hyperpq.errors import BackboneError, ClusterError, InvalidInputError
-from hyperpq.images.build import build_index
+from hyperpq.images.build import PathList, build_index
 from hyperpq.images.extract import ReadOptions, extract_features
 
 ray = pytest.importorskip("ray")
@@ -96,6 +97,22 @@ def test_the_index_has_the_same_bytes(cluster, images, plain, tmp_path, small_pa
         _, report = build(images, tmp_path / "index", found)
     assert content(tmp_path / "index") == content(plain)
     assert [Path(os.fsdecode(path)).name for path in report.skipped] == ["broken.jpg"]
+
+
+def test_a_list_of_images_and_of_tar_shards(cluster, images, tmp_path, small_parts):
+    files = sorted(images.rglob("*.jpg"))
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        for file in files[:80]:
+            shard.add(file, f"{file.parent.name}/{file.name}")
+    listed = [tmp_path / "shard.tar", *files[80:]]
+    (tmp_path / "list").write_bytes(b"\n".join(os.fsencode(path) for path in listed))
+    with RayWorkers("auto", count=2, device="cpu") as found:
+        built = [
+            build(PathList(tmp_path / "list"), tmp_path / name, workers)
+            for name, workers in (("plain", 2), ("ray", found))
+        ]
+    assert content(tmp_path / "ray") == content(tmp_path / "plain")
+    assert [len(index) for index, _ in built] == [300, 300]
 
 
 def test_a_machine_that_is_lost_and_another_that_joins(

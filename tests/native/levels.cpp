@@ -1,6 +1,7 @@
 // Every level that runs here against a plain loop: the survivors of random and hostile views, whole
 // searches, and products of features. Prints one line for each level; exits with 1 at the first
 // difference.
+#include "cells.h"
 #include "compare.h"
 #include "levels.h"
 
@@ -21,7 +22,7 @@ static bool survivors_agree(const Level& level) {
     const bool coarse = round % 2, low = draw() % 2;
     if (coarse && !level.coarse_survivors) continue;
     const size_t columns = 1 + draw() % 40, n_blocks = 1 + draw() % kTile;
-    const size_t width = coarse ? kCoarse : level.fine(columns);
+    const size_t width = coarse ? kCoarse : level.fine;
     const size_t stride = n_blocks * kBlock + kBlock * (draw() % 3);
     std::vector<uint8_t> codes(columns * stride), bytes(columns * width);
     const unsigned most = draw() % 4 == 0 ? 256 : 1 + 600 / static_cast<unsigned>(columns);
@@ -34,8 +35,10 @@ static bool survivors_agree(const Level& level) {
     for (size_t c = 0; c < columns; ++c) order[c] = static_cast<uint16_t>(c);
     std::shuffle(order.begin(), order.end(), draw);
     const uint8_t limit = static_cast<uint8_t>(draw() % 3 ? draw() : 255);
-    const View view{codes.data(),  stride,         n_blocks, bytes.data(), order.data(),
-                    order.size(), low,            limit,    0};
+    std::vector<const uint8_t*> listed(n_blocks);
+    for (size_t b = 0; b < n_blocks; ++b) listed[b] = codes.data() + b * kBlock;
+    const Blocks run{codes.data(), nullptr, stride}, list{nullptr, listed.data(), stride};
+    const View view{draw() % 2 ? run : list, bytes.data(), order.data(), order.size(), low, limit, 0};
     // Some of the blocks.
     Survivors out;
     size_t active = 0;
@@ -50,7 +53,7 @@ static bool survivors_agree(const Level& level) {
           const uint8_t code = codes[c * stride + out.block[i] * kBlock + r];
           const uint8_t* entries = bytes.data() + c * width;
           sum += coarse ? entries[code >> 4] + entries[16 + (code & 15)]
-                        : entries[code / (256 / level.fine(columns))];
+                        : entries[code / (256 / level.fine)];
         }
         sums[i * kBlock + r] = static_cast<uint8_t>(std::min(sum, 255u));
         if (std::min(sum, 255u) <= limit) want[out.block[i]] |= uint64_t{1} << r;
@@ -100,6 +103,53 @@ static bool searches_agree(const Level& level) {
         if (I[q * k + i] != (i < n ? hits[i].id : -1)) return false;
         if (i < n && D[q * k + i] != hits[i].distance) return false;
       }
+    }
+  }
+  return true;
+}
+
+// Searches of some cells against those of a segment that has only their rows.
+static bool cells_agree(const Level& level) {
+  for (int round = 0; round < 40; ++round) {
+    const size_t M = 1 + draw() % 9, K = round % 2 ? 16 : 256, nlist = 1 + draw() % 40;
+    const size_t columns = K == 16 ? (M + 1) / 2 : M, nq = 1 + draw() % 30, k = 1 + draw() % 30;
+    std::vector<int64_t> starts{0};
+    for (size_t c = 0; c < nlist; ++c)
+      starts.push_back(starts.back() + static_cast<int64_t>(draw() % 2 ? draw() % 500 : 0));
+    const size_t n = static_cast<size_t>(starts.back()), blocks = (n + kBlock - 1) / kBlock;
+    std::vector<uint8_t> codes(blocks * kBlock * columns);
+    for (uint8_t& code : codes) code = static_cast<uint8_t>(draw());
+    std::vector<uint64_t> mask(blocks);
+    for (uint64_t& word : mask) word = uint64_t{draw()} << 32 | draw();
+    const Segment segment{codes.data(), n, nullptr, round % 3 ? nullptr : mask.data()};
+    std::vector<float> tables(nq * M * K);
+    std::normal_distribution<float> normal;
+    for (float& entry : tables) entry = round % 4 ? normal(draw) : std::round(normal(draw));
+    const size_t per_query = 1 + draw() % nlist;
+    std::vector<int64_t> order(nlist), cells;
+    for (size_t c = 0; c < nlist; ++c) order[c] = static_cast<int64_t>(c);
+    for (size_t q = 0; q < nq; ++q) {
+      std::shuffle(order.begin(), order.end(), draw);
+      cells.insert(cells.end(), order.begin(), order.begin() + static_cast<std::ptrdiff_t>(per_query));
+    }
+    const Queries all{tables.data(), nq, M, K, std::numeric_limits<float>::max()};
+    std::vector<float> D(nq * k), near(k);
+    std::vector<int64_t> I(nq * k), ids(k);
+    search_in_cells(level, all, {{segment, starts.data()}}, {cells.data(), per_query, nlist}, k,
+                    1 + draw() % 2, D.data(), I.data());
+    for (size_t q = 0; q < nq; ++q) {
+      std::vector<uint64_t> rows(blocks);
+      for (size_t i = 0; i < per_query; ++i) {
+        const size_t cell = static_cast<size_t>(cells[q * per_query + i]);
+        for (int64_t row = starts[cell]; row < starts[cell + 1]; ++row)
+          rows[static_cast<size_t>(row) / kBlock] |= uint64_t{1} << row % kBlock;
+      }
+      for (size_t b = 0; segment.mask && b < blocks; ++b) rows[b] &= segment.mask[b];
+      const Queries one{tables.data() + q * M * K, 1, M, K, all.most};
+      search(level, one, {{codes.data(), n, nullptr, rows.data()}}, k, 1, near.data(), ids.data());
+      const auto at = static_cast<std::ptrdiff_t>(q * k);
+      if (!std::equal(near.begin(), near.end(), D.begin() + at)) return false;
+      if (!std::equal(ids.begin(), ids.end(), I.begin() + at)) return false;
     }
   }
   return true;
@@ -178,7 +228,8 @@ static bool features_agree(const Level& level) {
 int main() {
   for (const Level& level : kLevels) {
     if (!level.runs_here()) continue;
-    const bool right = survivors_agree(level) && searches_agree(level) && features_agree(level);
+    const bool right = survivors_agree(level) && searches_agree(level) && cells_agree(level) &&
+                       features_agree(level);
     std::printf("%s %s\n", level.name, right ? "agrees" : "DIFFERS");
     if (!right) return 1;
   }

@@ -34,7 +34,7 @@ def grouped(draw):
         segments.append(CodeSegment(prepare(pack(codes, nbits)), ids, bits, starts))
         plain.append((codes, ids, mask, np.repeat(np.arange(nlist), sizes)))
     n_probes = draw(st.integers(1, nlist))
-    cells = np.sort([rng.permutation(nlist)[:n_probes] for _ in range(nq)], 1).astype(np.int64)
+    cells = np.stack([rng.permutation(nlist)[:n_probes] for _ in range(nq)])
     found = [
         brute_force(
             tables[q : q + 1], [(c, i, m & np.isin(of, cells[q])) for c, i, m, of in plain]

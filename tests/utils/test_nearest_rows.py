@@ -17,7 +17,8 @@ def nearest(v, rows, by, count):
     far = -RoundedMatrix(wide.T.copy()).left_product(v.astype(np.float64))
     if by == "l2":
         far += squared_lengths(wide) / 2
-    return np.sort(np.argsort(far, 1, kind="stable")[:, :count], 1)
+    order = np.argsort(far, 1, kind="stable")[:, :count]
+    return np.hstack([order[:, :1], np.sort(order[:, 1:], 1)])
 
 
 @given(

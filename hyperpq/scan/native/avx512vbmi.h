@@ -61,7 +61,7 @@ struct Fine {
 #include "passes.inl"
 
 HYPERPQ_TARGET inline size_t survivors(const View& view, size_t active, Survivors& out) {
-  return passes<Fine, kColumns>(view, active, out);
+  return passes<Fine, kColumns, 4>(view, active, out);
 }
 
 #undef HYPERPQ_TARGET

@@ -130,11 +130,15 @@ std::vector<size_t> asked_of(const Array<int64_t>& cells, size_t nlist) {
   return asked;
 }
 
-// The segments with their cells, of which the queries have `cells` (nq, n), ascending. Starts are
-// checked where they are read.
-std::vector<Grouped> grouped_of(const std::vector<SegmentArrays>& arrays,
-                                const std::vector<Array<int64_t>>& starts,
-                                const Array<int64_t>& cells, const Queries& queries) {
+// The segments with their cells, of which the queries have `probes.cells`. Starts are checked where
+// they are read.
+struct Cells {
+  std::vector<Grouped> segments;
+  Probes probes;
+};
+
+Cells cells_of(const std::vector<SegmentArrays>& arrays, const std::vector<Array<int64_t>>& starts,
+               const Array<int64_t>& cells, const Queries& queries) {
   require(cells.ndim() == 2 && static_cast<size_t>(cells.shape(0)) == queries.n,
           "cells must have shape (nq, n)");
   require(arrays.size() == starts.size(), "each segment must have starts");
@@ -158,7 +162,7 @@ std::vector<Grouped> grouped_of(const std::vector<SegmentArrays>& arrays,
               "starts must rise from 0 to n");
     grouped.push_back({segment[0], at});
   }
-  return grouped;
+  return {grouped, {cells.data(), static_cast<size_t>(cells.shape(1)), nlist}};
 }
 
 py::tuple search_cells(const Array<float>& tables, const std::vector<SegmentArrays>& arrays,
@@ -166,8 +170,7 @@ py::tuple search_cells(const Array<float>& tables, const std::vector<SegmentArra
                        size_t k, size_t threads, const std::string& level) {
   const Level& chosen = level_named(level);
   const Queries queries = queries_of(tables, chosen);
-  const std::vector<Grouped> grouped = grouped_of(arrays, starts, cells, queries);
-  const Probes probes{cells.data(), static_cast<size_t>(cells.shape(1))};
+  const Cells probed = cells_of(arrays, starts, cells, queries);
   require(k >= 1 && threads >= 1, "k and threads must be at least 1");
   py::array_t<float> D({queries.n, k});
   py::array_t<int64_t> I({queries.n, k});
@@ -175,7 +178,7 @@ py::tuple search_cells(const Array<float>& tables, const std::vector<SegmentArra
   int64_t* ids = I.mutable_data();
   {
     py::gil_scoped_release released;
-    search_in_cells(chosen, queries, grouped, probes, k, threads, distances, ids);
+    search_in_cells(chosen, queries, probed.segments, probed.probes, k, threads, distances, ids);
   }
   return py::make_tuple(D, I);
 }
@@ -186,13 +189,12 @@ py::tuple range_search_cells(const Array<float>& tables, const std::vector<Segme
                              const std::string& level) {
   const Level& chosen = level_named(level);
   const Queries queries = queries_of(tables, chosen);
-  const std::vector<Grouped> grouped = grouped_of(arrays, starts, cells, queries);
-  const Probes probes{cells.data(), static_cast<size_t>(cells.shape(1))};
+  const Cells probed = cells_of(arrays, starts, cells, queries);
   require(threads >= 1, "threads must be at least 1");
   std::vector<std::vector<Hit>> found;
   {
     py::gil_scoped_release released;
-    found = range_search_in_cells(chosen, queries, grouped, probes, radius, threads);
+    found = range_search_in_cells(chosen, queries, probed.segments, probed.probes, radius, threads);
   }
   return arrays_of(found);
 }

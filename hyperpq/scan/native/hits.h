@@ -35,8 +35,10 @@ class Nearest {
   // No row at a greater distance can be among the k nearest.
   float theta() const { return theta_; }
 
+  bool takes(float distance) const { return !(distance > theta_); }
+
+  // Adds a row that it takes.
   void put(float distance, int64_t id) {
-    if (distance > theta_) return;
     hits_.push_back({distance, id});
     if (hits_.size() >= 2 * k_ + 64) drop();
   }
@@ -84,9 +86,9 @@ class Within {
 
   float theta() const { return radius_; }
 
-  void put(float distance, int64_t id) {
-    if (distance < radius_) hits_.push_back({distance, id});
-  }
+  bool takes(float distance) const { return distance < radius_; }
+
+  void put(float distance, int64_t id) { hits_.push_back({distance, id}); }
 
   void settle() {}
 

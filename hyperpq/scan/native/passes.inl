@@ -47,11 +47,15 @@ HYPERPQ_TARGET inline size_t add(const View& view, size_t c, size_t active, Surv
   return kept;
 }
 
-template <class Table, size_t G, bool listed>
+template <class Table, size_t G, size_t W, bool listed>
 HYPERPQ_TARGET inline size_t passes(const View& view, size_t active, Survivors& out) {
+  const size_t before = active;
   size_t c = view.columns >= G ? G : 1;
   active = c == G ? add<Table, G, listed, true>(view, 0, active, out)
                   : add<Table, 1, listed, true>(view, 0, active, out);
+  if (W > G && active > before / 4)
+    for (; c + W <= view.columns && active; c += W)
+      active = add<Table, W, listed, false>(view, c, active, out);
   for (; c + G <= view.columns && active; c += G)
     active = add<Table, G, listed, false>(view, c, active, out);
   for (; c < view.columns && active; ++c)
@@ -59,10 +63,10 @@ HYPERPQ_TARGET inline size_t passes(const View& view, size_t active, Survivors& 
   return active;
 }
 
-template <class Table, size_t G>
+template <class Table, size_t G, size_t W = G>
 HYPERPQ_TARGET inline size_t passes(const View& view, size_t active, Survivors& out) {
-  return view.blocks.listed ? passes<Table, G, true>(view, active, out)
-                     : passes<Table, G, false>(view, active, out);
+  return view.blocks.listed ? passes<Table, G, W, true>(view, active, out)
+                     : passes<Table, G, W, false>(view, active, out);
 }
 
 HYPERPQ_TARGET inline size_t at_most(const uint8_t* sums, size_t n_blocks, size_t step,

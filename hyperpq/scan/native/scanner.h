@@ -72,6 +72,12 @@ struct Query {
   bool done = false;   // whether all rows were scanned already
 };
 
+// Some of the queries of a batch.
+struct Some {
+  const uint32_t* queries;
+  size_t n;
+};
+
 // The number of set bits; without an instruction for it compilers call a function.
 inline size_t count_rows(uint64_t rows) {
   rows -= rows >> 1 & 0x5555555555555555;
@@ -136,7 +142,6 @@ class Scanner {
     // The threshold decreases most at the start, so the first steps are small.
     size_t step = kTile / 16;
     for (const Range& range : ranges_) {
-      const Segment& segment = *range.segment;
       for (size_t first = range.first; first < range.last;) {
         const size_t tile_end = (first / kTile + 1) * kTile;
         const size_t last = std::min({first + step, tile_end, range.last});
@@ -144,18 +149,28 @@ class Scanner {
         size_t next = tile_end < range.last ? kTile * kBlock * columns_ : 0;
         for (size_t q = 0; q < n; ++q) {
           if (queries[q].done) continue;
-          if (segment.mask) {
-            masked(queries[q], range, first, last);
-          } else {
-            bounded(queries[q], run(range, first, last), next);
-          }
-          queries[q].sink.settle();
+          scan(queries[q], range, first, last, next);
           next = 0;
         }
         first = last;
         step = std::min(2 * step, kTile);
       }
     }
+  }
+
+  // Scans all rows for some of the queries, where ranges are short.
+  template <class Sink>
+  void scan(Query<Sink>* queries, Some some) {
+    for (const Range& range : ranges_)
+      for (size_t first = range.first; first < range.last;) {
+        const size_t last = std::min((first / kTile + 1) * kTile, range.last);
+        for (size_t i = 0; i < some.n; ++i) {
+          Query<Sink>& query = queries[some.queries[i]];
+          if (i + 1 < some.n) queries[some.queries[i + 1]].tables.prefetch();
+          if (!query.done) scan(query, range, first, last, 0);
+        }
+        first = last;
+      }
   }
 
   // Scans all rows for one query where ranges are short: as many blocks at a time, of several ranges.
@@ -303,6 +318,17 @@ class Scanner {
     return active;
   }
 
+  // Scans the blocks of a range from `first` to `last`, which are of one tile.
+  template <class Sink>
+  void scan(Query<Sink>& query, const Range& range, size_t first, size_t last, size_t next) {
+    if (range.segment->mask) {
+      masked(query, range, first, last);
+    } else {
+      bounded(query, run(range, first, last), next);
+    }
+    query.sink.settle();
+  }
+
   // Skips blocks without active rows; the distance of a single active row is computed directly.
   template <class Sink>
   void masked(Query<Sink>& query, const Range& range, size_t first, size_t last) {
@@ -385,6 +411,8 @@ class Scanner {
     const size_t n = due_;
     get_noted(query.tables, run, scratch_.found);
     for (size_t i = 0; i < n; ++i) {
+      // The ids of other rows are not loaded: they lie anywhere in memory.
+      if (!query.sink.takes(scratch_.found[i])) continue;
       const uint32_t row = scratch_.due[i];
       const Place place = run.at(row / kBlock);
       const size_t at = place.b * kBlock + row % kBlock;

@@ -34,6 +34,22 @@ HYPERPQ_CLONES inline void least_of_strides(const float* half, const float* prod
   }
 }
 
+// Rows whose values are looked at together.
+constexpr size_t kTogether = 16;
+
+// Whether any of the rows of each block of m values of half - product is within the limit.
+HYPERPQ_CLONES inline void within(const float* half, const float* products, size_t m, float limit,
+                                  uint8_t* any) {
+  size_t b = 0;
+  for (; (b + 1) * kTogether <= m; ++b) {
+    int found = 0;
+    for (size_t j = b * kTogether; j < (b + 1) * kTogether; ++j)
+      found += half[j] - products[j] <= limit;
+    any[b] = found > 0;
+  }
+  if (b * kTogether < m) any[b] = 1;
+}
+
 // Finds the `count` nearest rows, of those that are as near the first ones.
 class NearestRows {
  public:
@@ -43,7 +59,7 @@ class NearestRows {
         strides_(std::min(centres.m, std::max(kFewest, kSpare * count))),
         half_(centres.half, centres.half + centres.m) {}
 
-  // Writes their numbers, ascending, for v (k,). The products (m,) of float32 may be off by `error`
+  // Writes their numbers for v (k,): that of the nearest row, then the others, ascending. The products (m,) of float32 may be off by `error`
   // where half of the squared length is subtracted from them; they may be anything if it is
   // infinite.
   void find(const float* v, const float* products, double error, int64_t* out) {
@@ -63,11 +79,14 @@ class NearestRows {
     if (doubtful_.size() > count_ - found) choose(v, count_ - found);
     for (const Row& row : doubtful_) out[found++] = row.number;
     std::sort(out, out + count_);
+    const int64_t first = nearest(v, error);
+    int64_t* const at = std::lower_bound(out, out + count_, first);
+    std::rotate(out, at, at + 1);
   }
 
  private:
   // With so many strides, at least and for each row, seldom more than a few others are listed.
-  static constexpr size_t kFewest = 64, kSpare = 8;
+  static constexpr size_t kFewest = 64, kSpare = 2;
 
   struct Row {
     double value;
@@ -77,6 +96,16 @@ class NearestRows {
     }
   };
 
+  // The nearest one of the rows that are listed.
+  int64_t nearest(const float* v, double error) {
+    double least = std::min_element(listed_.begin(), listed_.end())->value;
+    doubtful_.clear();
+    for (const Row& row : listed_)
+      if (!(row.value > least + 2 * error)) doubtful_.push_back(row);
+    if (doubtful_.size() > 1) choose(v, 1);
+    return doubtful_[0].number;
+  }
+
   // Lists the rows that may be among the nearest: `count` strides have one that is as near as the
   // limit.
   void list(const float* products, double error) {
@@ -85,19 +114,25 @@ class NearestRows {
     least_.resize(strides_);
     if (strides_ < centres_.m && std::isfinite(error)) {
       least_of_strides(half_.data(), products, centres_.m, strides_, least_.data());
-      sorted_ = least_;
-      const auto kth = sorted_.begin() + static_cast<std::ptrdiff_t>(count_ - 1);
-      std::nth_element(sorted_.begin(), kth, sorted_.end());
+      const auto kth = least_.begin() + static_cast<std::ptrdiff_t>(count_ - 1);
+      std::nth_element(least_.begin(), kth, least_.end());
       limit = std::nextafter(static_cast<float>(*kth + 2 * error), kNone);
     }
     listed_.clear();
-    for (size_t start = 0; start < strides_; ++start) {
-      if (limit < kNone && least_[start] > limit) continue;
-      for (size_t j = start; j < centres_.m; j += strides_) {
+    if (limit == kNone) {  // The products tell nothing of any row if their errors are infinite.
+      for (size_t j = 0; j < centres_.m; ++j)
+        listed_.push_back({std::isfinite(error) ? half_[j] - products[j] : 0.0,
+                           static_cast<int64_t>(j)});
+      return;
+    }
+    any_.resize((centres_.m + kTogether - 1) / kTogether);
+    within(half_.data(), products, centres_.m, limit, any_.data());
+    for (size_t b = 0; b < any_.size(); ++b) {
+      if (!any_[b]) continue;
+      const size_t end = std::min((b + 1) * kTogether, centres_.m);
+      for (size_t j = b * kTogether; j < end; ++j) {
         const float value = half_[j] - products[j];
-        // Infinite errors tell nothing of any row, so that its value may be any number.
-        if (limit == kNone || value <= limit)
-          listed_.push_back({std::isfinite(error) ? value : 0.0, static_cast<int64_t>(j)});
+        if (value <= limit) listed_.push_back({value, static_cast<int64_t>(j)});
       }
     }
   }
@@ -121,7 +156,8 @@ class NearestRows {
   const Centres centres_;
   const size_t count_, strides_;
   const std::vector<float> half_;
-  std::vector<float> least_, sorted_;
+  std::vector<float> least_;
+  std::vector<uint8_t> any_;
   std::vector<Row> listed_, doubtful_;
   std::vector<double> wide_;
   std::vector<int32_t> integers_;
