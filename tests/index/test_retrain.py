@@ -481,8 +481,9 @@ def test_threads_search_and_add_while_another_one_learns(index):
     def add():
         n = 0
         while not done.is_set():
-            index.add(NEW[n : n + 1], attributes={"row": [-1]})
-            index.update(NEW[n : n + 1], index.ids[-1:])
+            x = NEW[n % len(NEW)][None]
+            index.add(x, attributes={"row": [-1]})
+            index.update(x, index.ids[-1:])
             n += 1
         return []
 
