@@ -5,7 +5,6 @@ Paths are bytes, because a file name on Linux is bytes in any encoding.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from bisect import bisect_left
@@ -15,10 +14,11 @@ from pathlib import Path
 
 from hyperpq.datasets.file_table import FileTable
 from hyperpq.datasets.ignore import IGNORE_FILE, IgnorePatterns, IgnoreRules
-from hyperpq.datasets.image_files import is_hidden, may_be_image, unread_format
+from hyperpq.datasets.image_files import examine, is_hidden
 from hyperpq.datasets.listing import ImageFile, Listing, RootOptions
 from hyperpq.datasets.path_table import PathTable, SortedNames
-from hyperpq.datasets.remote_source import RemoteSource, check_remote
+from hyperpq.datasets.remote_source import RemoteSource
+from hyperpq.datasets.root_faults import GONE, missing_root, root_fault
 from hyperpq.datasets.source_listing import images_in
 from hyperpq.datasets.tar_source import COMPRESSED, TarSource, is_shard_name
 from hyperpq.errors import DatasetError, InvalidInputError
@@ -26,8 +26,6 @@ from hyperpq.utils.locations import absolute, is_remote
 
 # Files of which a listing of object storage tells at once.
 _TOLD = 1000
-# What the system answers where a file is gone; after any other error it may still be there.
-_GONE = frozenset((errno.ENOENT, errno.ENOTDIR))
 
 OnSkip = Callable[[bytes, str], None]
 
@@ -125,77 +123,6 @@ def scan_roots(
     patterns = {path: _patterns(chosen[path].exclude) for path in paths}
     hidden = {path for path in paths if chosen[path].include_hidden}
     return _Run(hidden, leave_out, is_left_out, allow_missing, on_found).scan(patterns)
-
-
-def missing_root(path: bytes) -> DatasetError:
-    """The error for a root that does not exist."""
-    if is_remote(path):
-        return DatasetError(
-            f"{os.fsdecode(path)} does not exist: there is no such bucket or object, and none is "
-            "below it; give an existing folder of images."
-        )
-    return DatasetError(f"{os.fsdecode(path)} does not exist; give an existing folder of images.")
-
-
-def root_fault(path: bytes) -> str | None:
-    """Why a root cannot be listed, such as an error of its disk; None if it can, or is gone.
-
-    Raises
-    ------
-    InvalidInputError, MissingDependencyError
-        If it is a URL that cannot be opened here.
-    """
-    if is_remote(path):
-        return _remote_fault(path)
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            # A disk that is mounted when it is first used is mounted now.
-            os.scandir(path).close()
-    except OSError as error:
-        return None if error.errno in _GONE else f"cannot be read ({error.strerror})"
-    if stat.S_ISDIR(status.st_mode) or stat.S_ISREG(status.st_mode):
-        return None
-    return "is neither a file nor a folder"
-
-
-def _remote_fault(path: bytes) -> str | None:
-    check_remote(path)
-    try:
-        RemoteSource().is_folder(path)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return None
-
-
-def examine(path: bytes, status: os.stat_result, found: Listing) -> bool:
-    """Whether a path is that of a file that may be an image; what else it is, is noted.
-
-    Parameters
-    ----------
-    path : bytes
-        The path.
-    status : stat_result
-        What the system says of it.
-    found : Listing
-        Gets what is skipped, and the numbers of other files.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    """
-    if not stat.S_ISREG(status.st_mode):
-        found.skipped[path] = "not a regular file"
-    elif may_be_image(path):
-        return True
-    elif kind := unread_format(path):
-        found.skipped[path] = f"images of the format {kind} are not read"
-    elif os.path.basename(path) != IGNORE_FILE:
-        found.count_other(path)
-    return False
 
 
 def _patterns(exclude: Sequence[str]) -> IgnorePatterns:
@@ -343,7 +270,7 @@ class _Run:
             if rules.ignore(path, is_folder=False):
                 return
             self._skip(path, error)
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 self.found.skipped[path] = "broken link"
                 # It may lead to a file or folder of a disk that is not mounted.
                 self.found.unknown.add(path)
@@ -444,7 +371,7 @@ class _Run:
     def _skip(self, path: bytes, error: OSError) -> None:
         """Report an entry after an error of the system."""
         self.found.skipped[path] = (error.strerror or "cannot be read").lower()
-        if error.errno not in _GONE:
+        if error.errno not in GONE:
             self.found.unknown.add(path)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from hyperpq.datasets.decode import RAW_EXTENSIONS, SNIFF_BYTES, sniff
 from hyperpq.datasets.file_source import open_file
+from hyperpq.datasets.ignore import IGNORE_FILE
+from hyperpq.datasets.listing import Listing
 from hyperpq.errors import ImageError
 
 IMAGE_EXTENSIONS = RAW_EXTENSIONS | frozenset(
@@ -56,3 +59,31 @@ def is_hidden(name: bytes) -> bool:
 
 def _ending(path: bytes) -> bytes:
     return os.path.splitext(path)[1].lower()
+
+
+def examine(path: bytes, status: os.stat_result, found: Listing) -> bool:
+    """Whether a path is that of a file that may be an image; what else it is, is noted.
+
+    Parameters
+    ----------
+    path : bytes
+        The path.
+    status : stat_result
+        What the system says of it.
+    found : Listing
+        Gets what is skipped, and the numbers of other files.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        found.skipped[path] = "not a regular file"
+    elif may_be_image(path):
+        return True
+    elif kind := unread_format(path):
+        found.skipped[path] = f"images of the format {kind} are not read"
+    elif os.path.basename(path) != IGNORE_FILE:
+        found.count_other(path)
+    return False

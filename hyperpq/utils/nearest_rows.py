@@ -119,9 +119,9 @@ class NearestRows:
 
 
 def _smallest(far: Float64s, n: int) -> NDArray[np.int64]:
-    """Positions (nq, n) of the smallest of each row, of equal ones the first, and of the other n - 1.
+    """Positions (nq, n) of the smallest of each row, the first of equal ones, and of others.
 
-    The others are ascending.
+    These are ascending, and among the n smallest.
     """
     near = far <= np.partition(far, n - 1, 1)[:, n - 1 : n]
     tied = np.count_nonzero(near, 1) > n

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from hyperpq.datasets.file_source import is_folder, may_exist
-from hyperpq.datasets.folder import missing_root, scan_roots
+from hyperpq.datasets.folder import scan_roots
 from hyperpq.datasets.listing import Listing, RootOptions
+from hyperpq.datasets.root_faults import missing_root
 from hyperpq.errors import DatasetError
 from hyperpq.images.build.update_plan import UpdatePlan
 from hyperpq.images.changes import ancestors, is_unknown

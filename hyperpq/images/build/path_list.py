@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hyperpq.datasets.decode import SNIFF_BYTES, sniff
 from hyperpq.datasets.file_source import source_of
-from hyperpq.datasets.folder import examine
+from hyperpq.datasets.image_files import examine
 from hyperpq.datasets.listing import ImageFile, Listing
 from hyperpq.datasets.remote_source import RemoteSource, check_remote, in_parallel
 from hyperpq.datasets.source_listing import images_in

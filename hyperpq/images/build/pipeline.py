@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from hyperpq.backbones import load_backbone
 from hyperpq.backbones.base import recorded_precision
 from hyperpq.datasets.file_source import may_exist
-from hyperpq.datasets.folder import missing_root
+from hyperpq.datasets.root_faults import missing_root
 from hyperpq.errors import (
     BackboneError,
     DatasetError,

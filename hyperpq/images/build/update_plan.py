@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperpq.datasets.file_source import may_exist
-from hyperpq.datasets.folder import missing_root, root_fault
 from hyperpq.datasets.listing import Listing, RootOptions
+from hyperpq.datasets.root_faults import missing_root, root_fault
 from hyperpq.errors import CorruptIndexError, InvalidInputError
 from hyperpq.images.build.listing import list_for_build
 from hyperpq.images.build.options import (
