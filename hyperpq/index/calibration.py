@@ -197,7 +197,7 @@ class Scale(NamedTuple):
 
         The distance is that to the sample or, if it is smaller, to the nearest of all rows by its
         code: few rows may be like a query. ``tables`` are those of the queries. ``nearest`` are the
-        ids (nq,) of these rows; they are looked for unless given.
+        ids (nq,) of these rows; they are looked for where they are not given, or -1.
         """
         like, unlike = self.calibration.like, self.calibration.unlike
         if like is None or unlike is None or self.features is None or not like < unlike:
@@ -207,12 +207,12 @@ class Scale(NamedTuple):
             far = _to_nearest(1 - unit @ self.features.T)
         others = np.flatnonzero(far > like)
         if len(others):
-            if nearest is None:
-                every = rows.code_segments()
-                found = rows.scanner.search_segments(tables[others], every, 1, threads=threads)
-                ids = found[1][:, 0]
-            else:
-                ids = nearest[others]
+            ids = np.full(len(others), -1) if nearest is None else nearest[others]
+            missing = np.flatnonzero(ids < 0)
+            if len(missing):
+                every, asked = rows.code_segments(), tables[others[missing]]
+                found = rows.scanner.search_segments(asked, every, 1, threads=threads)
+                ids[missing] = found[1][:, 0]
             products = (unit[others] * _unit(rows.features_of(ids))).sum(1)
             far[others] = np.minimum(far[others], 1 - products)
         # Rounded, as the last bits of a product depend on the batch.

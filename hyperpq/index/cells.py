@@ -207,15 +207,24 @@ def learned_cells(
     count = as_nlist(nlist, n)
     if count == 0:
         return None
-    most = min(n, _SAMPLED * count)
-    drawn = np.random.default_rng(_SEED).permutation(n)[:most] if most < n else np.arange(n)
-    drawn.sort()
+    drawn = sampled(n, count)
     codes, start = [np.empty((0, coder.code_size), np.uint8)], 0
     for segment in segments:
         first, last = np.searchsorted(drawn, [start, start + segment.n_live])
         codes.append(segment.codes_at(live_at(segment, drawn[first:last] - start)))
         start += segment.n_live
     return Cells.learn(np.concatenate(codes), coder, count)
+
+
+def sampled(n: int, nlist: int) -> NDArray[np.int64]:
+    """Ascending numbers of the rows, of so many, that cells are learned from.
+
+    One is drawn of each of as many equal parts, which takes no memory for the others.
+    """
+    most = min(n, _SAMPLED * nlist)
+    edges = np.arange(most + 1, dtype=np.int64) * n // max(most, 1)
+    shift: NDArray[np.float64] = np.random.default_rng(_SEED).random(most) * np.diff(edges)
+    return edges[:-1] + shift.astype(np.int64)
 
 
 def regrouped(segments: Sequence[Segment], codec: IndexCodec) -> Iterable[Rows]:

@@ -304,6 +304,8 @@ class Collection(RowChanges):
         InvalidInputError
             If there are fewer rows than cells, or the call is inside `exclusive` or
             `on_this_snapshot`.
+        SnapshotChangedError
+            If the codec or the cells are replaced meanwhile; nothing was changed.
         StoreError
             If the system refuses; the index is as it was.
         """
@@ -317,9 +319,16 @@ class Collection(RowChanges):
                     "cells cannot be replaced inside a block of exclusive() or on_this_snapshot(); "
                     "expected a call outside."
                 )
+            replaced = SnapshotChangedError(
+                f"{self.path or 'the index'}: its codec or its cells were replaced meanwhile; try "
+                "again."
+            )
+            # The cells are those of the codes of this codec.
+            if held is not self.held:
+                raise replaced
+            codec = held.with_cells(cells)
             if (directory := self._directory) is None:
-                codec, memory = held.with_cells(cells), MemoryStore()
-                self._check_codec(held)
+                memory = MemoryStore()
                 memory.commit(append=regrouped(self._store.segments, codec), next_id=self.next_id)
                 self._shown = replace(self._shown, store=memory, codec=codec)
                 return
@@ -328,10 +337,7 @@ class Collection(RowChanges):
                 self._refresh(newest)
                 if newest.manifest.files != directory.manifest.files:
                     self._show_newest(newest)
-                    raise SnapshotChangedError(
-                        f"{newest.path}: its codec or its cells were replaced meanwhile; try again."
-                    )
-                codec = held.with_cells(cells)
+                    raise replaced
                 newest.commit(
                     append=regrouped(newest.segments, codec),
                     drop=range(len(newest.segments)),

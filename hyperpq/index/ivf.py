@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import ArrayLike
 
 from hyperpq.codec.feature_codec import KeptFeatures
-from hyperpq.index.cells import Cells, as_nlist
+from hyperpq.index.cells import Cells, sampled
 from hyperpq.index.hihpq_index import HiHPQIndex
 from hyperpq.index.searcher import trained
-from hyperpq.utils.validation import as_features
+from hyperpq.store.grouping import MAX_CELLS
+from hyperpq.utils.validation import as_count, as_features
 
 if TYPE_CHECKING:
     from hyperpq.index.collection import Collection
@@ -67,7 +68,7 @@ class HiHPQIVFIndex(HiHPQIndex):
             features=features,
             device=device,
         )
-        self._nlist = as_nlist(nlist, 0)
+        self._nlist = as_count(nlist, "nlist", 0, MAX_CELLS)
 
     @property
     def nlist(self) -> int:
@@ -89,6 +90,6 @@ class HiHPQIVFIndex(HiHPQIndex):
         rows: Collection = self.collection
         held = trained(rows.held)
         if wanted:
-            codes = self._encoded(features).codes
+            codes = self._encoded(features[sampled(len(features), wanted)]).codes
             held = held.with_cells(Cells.learn(codes, held.coder, wanted))
         rows.set_codec(held, held.code_size, rows.view().training)

@@ -65,14 +65,21 @@ class RecallCurve:
     @classmethod
     def of(cls, rows: RowView, coder: Coder, cells: Cells) -> RecallCurve:
         """The curve of an index: the stored one if it still holds, or a measured one."""
-        known = _KNOWN.get(cells)
-        if known is not None and known.has_seen(rows.segments):
-            return known.curve
-        for curve in (None if known is None else known.curve, rows.recall_curve):
+        known = _KNOWN.get(cells, ())
+        for one in known:
+            if one.has_seen(rows.segments):
+                return one.curve
+        for curve in (*(one.curve for one in known), rows.recall_curve):
             if curve is not None and curve.holds_for(rows):
-                _KNOWN[cells] = _Known.of(curve, rows.segments)
-                return curve
+                return curve._remembered(rows, cells)
         return cls.measured(rows, coder, cells)
+
+    def _remembered(self, rows: RowView, cells: Cells) -> RecallCurve:
+        """Itself, which the process knows from then on."""
+        new = _Known(self, tuple(map(ref, rows.segments)))
+        others = [one for one in _KNOWN.get(cells, ()) if one.curve is not self]
+        _KNOWN[cells] = (new, *others[: _MOST_KNOWN - 1])
+        return self
 
     def holds_for(self, rows: RowView) -> bool:
         """Whether most rows of an index, with the same cells, are those that were measured."""
@@ -86,8 +93,7 @@ class RecallCurve:
         them that are in its cells.
         """
         curve = replace(cls._measured(rows, coder, cells), rows=RowSketch.of(rows))
-        _KNOWN[cells] = _Known.of(curve, rows.segments)
-        return curve
+        return curve._remembered(rows, cells)
 
     @classmethod
     def _measured(cls, rows: RowView, coder: Coder, cells: Cells) -> RecallCurve:
@@ -218,15 +224,13 @@ class _Known:
     curve: RecallCurve
     segments: tuple[ref[Segment], ...]
 
-    @classmethod
-    def of(cls, curve: RecallCurve, segments: Sequence[Segment]) -> _Known:
-        return cls(curve, tuple(map(ref, segments)))
-
     def has_seen(self, segments: Sequence[Segment]) -> bool:
         return len(segments) == len(self.segments) and all(
             known() is segment for known, segment in zip(self.segments, segments, strict=True)
         )
 
 
-# What was measured or read in this process, by the cells. New ones of an index are another object.
-_KNOWN: WeakKeyDictionary[Cells, _Known] = WeakKeyDictionary()
+# What was measured or read in this process, by the cells, the latest first. New cells of an index
+# are another object; copies of an index and its views share one.
+_KNOWN: WeakKeyDictionary[Cells, tuple[_Known, ...]] = WeakKeyDictionary()
+_MOST_KNOWN = 4

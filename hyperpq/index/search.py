@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 # Queries whose distance tables are in memory at once, and results of queries: 50 MB.
 _QUERY_BATCH, _RESULTS = 256, 1 << 22
-# The same where some cells are searched, which are loaded once for all queries of a batch: with 256
-# queries, 96 of 8,192 cells of ten million rows take 1.25 times as long.
-_PROBE_BATCH = 1024
+# The same where some cells are searched, at most: they are loaded once for as many queries as have
+# tables of 8 MB. With 256 queries, 96 of 8,192 cells of ten million rows take 1.25 times as long.
+_PROBE_BATCH, _PROBE_TABLES = 1024, 8 << 20
 N = TypeVar("N", bound=np.generic)
 
 
@@ -211,7 +211,11 @@ def query_batches(
     probe: Probe | None = None,
 ) -> Iterator[slice]:
     """Batches of queries with so many results each; a report when the next one is asked for."""
-    most = _QUERY_BATCH if probe is None else _PROBE_BATCH
+    most = _QUERY_BATCH
+    if probe is not None:
+        config = probe.coder
+        fitting = _PROBE_TABLES // (4 * config.M << config.nbits)
+        most = max(most, min(_PROBE_BATCH, fitting))
     size = min(most, max(1, _RESULTS // max(width, 1)))
     if 0 < n <= size and progress is None:  # A phase that nobody sees takes time, too.
         yield slice(0, n)

@@ -82,7 +82,7 @@ def search_similar(
     segments = rows.code_segments() if segments is None else segments
     width = result_width(k, segments)
     scanned = width if refinement is None else refinement.width(width, segments)
-    for batch in query_batches(len(queries), "search", progress, scanned):
+    for batch in query_batches(len(queries), "search", progress, scanned, probe):
         x = queries[batch]
         kept = _as_kept(x, kept_by)
         tables, own = finite_tables(codec, x), _codes(codec, kept)
@@ -92,8 +92,8 @@ def search_similar(
         near, ids = by_code if refinement is None else refinement.ranked(x, *by_code, threads)
         similar = np.full((len(x), width), np.nan)
         if scale is not None:
-            # Cells may have no row.
-            nearest = by_code[1][:, 0] if is_whole and (by_code[1][:, 0] >= 0).all() else None
+            # -1 where the cells of a query have no row.
+            nearest = by_code[1][:, 0] if is_whole else None
             kinship = scale.kinship(rows, x, tables, threads, nearest=nearest)
             similar = _similarities(scale, near[:, :width], x, d_self, kinship, refinement)
         hits = _Hits(near[:, :width], ids[:, :width], similar)

@@ -47,6 +47,7 @@ class StreamedRows:
         # Codes and kept features; the vectors themselves would take too much memory.
         self._codes: list[NDArray[np.uint8]] = []
         self._features: list[NDArray[np.uint8]] = []
+        self._n, self._bytes = 0, 0  # vectors, and bytes of their features
         self.done = 0
         # For each commit the number of its first vector, and the id that this one has.
         self._starts, self._ids = list[int](), list[int]()
@@ -60,13 +61,14 @@ class StreamedRows:
         self._codes.append(encoded.codes)
         if encoded.features is not None:
             self._features.append(encoded.features)
-        kept = sum(features.nbytes for features in self._features)
-        if sum(map(len, self._codes)) >= SEGMENT_SIZE or kept >= SEGMENT_BYTES:
+            self._bytes += encoded.features.nbytes
+        self._n += len(encoded.codes)
+        if self._n >= SEGMENT_SIZE or self._bytes >= SEGMENT_BYTES:
             self.commit()
 
     def commit(self) -> None:
         """Add what is encoded."""
-        n = sum(map(len, self._codes))
+        n = self._n
         if not n:
             return
         collection = self._index.collection
@@ -80,7 +82,7 @@ class StreamedRows:
             self._index.add_encoded(EncodedVectors.from_kept(codec, codes, features, kept), own)
         self._starts.append(self.done)
         self._ids.append(collection.view().next_id - n)
-        self._codes, self._features = [], []
+        self._codes, self._features, self._n, self._bytes = [], [], 0, 0
         self.done += n
 
     def extent(self, start: int, stop: int) -> tuple[int, int]:

@@ -127,7 +127,8 @@ def _smallest(far: Float64s, n: int) -> NDArray[np.int64]:
     tied = np.count_nonzero(near, 1) > n
     if tied.any():
         near[tied] = False
-        first = np.argsort(far[tied], 1, kind="stable")[:, :n]
-        near[np.flatnonzero(tied)[:, None], first] = True
-    near[np.arange(len(far)), far.argmin(1)] = False
-    return np.hstack([far.argmin(1)[:, None], near.nonzero()[1].reshape(len(far), n - 1)])
+        order = np.argsort(far[tied], 1, kind="stable")
+        near[np.flatnonzero(tied)[:, None], order[:, :n]] = True
+    first = far.argmin(1)[:, None]
+    np.put_along_axis(near, first, False, 1)
+    return np.hstack([first, near.nonzero()[1].reshape(len(far), n - 1)])

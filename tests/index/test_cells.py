@@ -13,7 +13,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from index_tools import D_IN, QUERIES, X, assert_same, brute_force
 
 from hyperpq import HiHPQIndex, HiHPQIVFIndex, index_factory
-from hyperpq.errors import CorruptIndexError, InvalidInputError, NotTrainedError
+from hyperpq.errors import (
+    CorruptIndexError,
+    InvalidInputError,
+    NotTrainedError,
+    SnapshotChangedError,
+)
+from hyperpq.index import collection
 from hyperpq.store.manifest import CELLS_FILE
 
 NLIST = 12
@@ -126,6 +132,45 @@ def test_refined_and_similar_results_are_of_the_cells(trained, kind):
     assert S.shape == I.shape
 
 
+def test_similarities_do_not_depend_on_other_queries(trained):
+    """Also where the cells of some queries have no row any more."""
+    index = HiHPQIndex.from_codec(trained["l2"].codec, device="cpu", features="float32")
+    index.add(X)
+    index.make_cells(NLIST)
+    queries = (X[:150] + X[150:]) / 2
+    near = nearest_cells(index, queries, 1)[:, 0]
+    index.remove_ids(np.flatnonzero(cell_numbers(index, X) == near[0]))
+    I, S = index.search_similar(queries, 5, nprobe=1)[1:]  # noqa: E741
+    assert (I[near == near[0]] == -1).all()
+    for q in range(len(queries)):
+        np.testing.assert_array_equal(index.search_similar(queries[q], 5, nprobe=1)[2][0], S[q])
+
+
+@pytest.mark.parametrize("retrains", ["a thread", "a process"])
+def test_cells_of_a_codec_that_is_replaced_meanwhile_are_refused(retrains, tmp_path, monkeypatch):
+    index = HiHPQIndex(D_IN, 4, 4, metric="l2", features="float32", device="cpu")
+    index.train(X)
+    index.add(X)
+    index.save(tmp_path / "index")
+    index = HiHPQIndex.load(tmp_path / "index", device="cpu")
+
+    def learned(*args):
+        monkeypatch.undo()
+        cells = collection.learned_cells(*args)
+        if retrains == "a thread":
+            index.retrain(seed=5)
+        else:
+            HiHPQIndex.load(tmp_path / "index", device="cpu").retrain(seed=5)
+            index.add(X[:1])  # shows the new codec
+        return cells
+
+    monkeypatch.setattr(collection, "learned_cells", learned)
+    with pytest.raises(SnapshotChangedError, match="codec or its cells were replaced meanwhile"):
+        index.make_cells(NLIST)
+    stored = HiHPQIndex.load(tmp_path / "index", device="cpu")
+    np.testing.assert_array_equal(stored.view().codes_of(np.arange(len(X))), stored.encode(X))
+
+
 def test_an_index_that_is_trained_with_cells():
     index = HiHPQIVFIndex(D_IN, 4, NLIST, metric="l2", device="cpu")
     assert (index.nlist, index.is_trained) == (NLIST, False)
@@ -143,6 +188,8 @@ def test_an_index_that_is_trained_with_cells():
         HiHPQIVFIndex(D_IN, 4, NLIST, device="cpu").train(X[:11])
     with pytest.raises(InvalidInputError, match="nlist is -1"):
         HiHPQIVFIndex(D_IN, 4, -1, device="cpu")
+    with pytest.raises(InvalidInputError, match="nlist is 'auto'"):
+        HiHPQIVFIndex(D_IN, 4, "auto", device="cpu")
 
 
 def test_retraining_makes_cells_again():

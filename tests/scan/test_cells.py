@@ -68,6 +68,17 @@ def test_the_nearest_rows_of_the_cells_are_found(level, monkeypatch):
     check()
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_queries_without_cells_find_nothing(level, monkeypatch):
+    monkeypatch.setenv(scan.LEVEL_VARIABLE, level)
+    segment = CodeSegment(prepare(np.zeros((10, 2), np.uint8)), None, None, np.array([0, 5, 10]))
+    tables, cells = np.zeros((3, 2, 256), np.float32), np.zeros((3, 0), np.int64)
+    D, I = scan.search_cells(tables, [segment], cells, 4)  # noqa: E741
+    assert np.isposinf(D).all()
+    assert (I == -1).all()
+    assert scan.range_search_cells(tables, [segment], cells, 1.0)[0].tolist() == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("starts", "cells"),
     [

@@ -121,12 +121,13 @@ class CellSearch {
     // Cells are loaded once for all queries that have them. That takes longer for each cell of a
     // query, but less in all if at least every second cell is that of one.
     const bool together = !segments.empty() && 2 * n * probes.per_query >= probes.nlist;
+    const size_t one = std::min<size_t>(1, probes.per_query);
     for (size_t i = 0; i < n; ++i) {
       prepare(queries_[i], level, all, first + i);
       near_.clear();
-      near_.add(segments, probes.of(first + i), 1);
+      near_.add(segments, probes.of(first + i), one);
       runs_ = near_;
-      runs_.add(segments, probes.of(first + i) + 1, probes.per_query - 1);
+      runs_.add(segments, probes.of(first + i) + one, probes.per_query - one);
       Scanner near = scanner(near_), whole = scanner(runs_);
       skipped_[i] = begin(queries_[i], near, near_.rows, whole, runs_.rows);
       if (!together) scan_rest(i, skipped_[i]);

@@ -82,6 +82,8 @@ class Within {
   void reset(float radius) {
     radius_ = radius;
     hits_.clear();
+    // A thread keeps this object: millions of hits of one search are not to stay in memory.
+    if (hits_.capacity() > kKept) std::vector<Hit>().swap(hits_);
   }
 
   float theta() const { return radius_; }
@@ -100,6 +102,8 @@ class Within {
   }
 
  private:
+  static constexpr size_t kKept = 1 << 16;
+
   float radius_ = 0;
   std::vector<Hit> hits_;
 };
