@@ -13,12 +13,12 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
 from hyperpq.errors import IndexLockedError, StoreError
-from hyperpq.utils.files import os_errors, read_regular, remove_quietly
+from hyperpq.utils.files import make_folder, os_errors, read_regular, remove_quietly
 
 LOCK_NAME, HOLDER_NAME = ".lock", ".lock-holder"
 _HOLDER = re.compile(r"process \d+ on [\w.-]* since [-: \d]+ UTC", re.ASCII)
@@ -69,6 +69,49 @@ def writer_lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
         finally:
             if os.getpid() == owner:
                 remove_quietly(holder)
+
+
+@contextmanager
+def working_folder(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+    """Make a working directory, hold its lock, and remove the directory if it is empty then.
+
+    What the block leaves in the directory stays there with it. The lock is in the directory that
+    is removed, so nothing else may remove it: another process may have locked a new file there, and
+    then the directory is not empty.
+
+    Parameters
+    ----------
+    folder : Path
+        The directory; it may exist.
+    wait : float
+        See `writer_lock`.
+
+    Raises
+    ------
+    IndexLockedError, StoreError
+        As `writer_lock`, or if the directory cannot be made.
+    """
+    owner = os.getpid()
+    make_folder(folder.parent)
+    with ExitStack() as lock:
+        while True:
+            with os_errors("create", folder), suppress(FileExistsError):
+                os.mkdir(folder)
+            try:
+                lock.enter_context(writer_lock(folder, wait=wait))
+                break
+            except StoreError as error:
+                # Who held the lock has removed the directory meanwhile.
+                if error.errno != errno.ENOENT or folder.is_symlink():
+                    raise
+        try:
+            yield
+        finally:
+            if os.getpid() == owner:
+                remove_quietly(folder / HOLDER_NAME)
+                remove_quietly(folder / LOCK_NAME)
+                with suppress(OSError):
+                    os.rmdir(folder)
 
 
 # Descriptors of the locks that this process holds.

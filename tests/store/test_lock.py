@@ -17,7 +17,7 @@ from store_tools import make_store
 
 from hyperpq.errors import IndexLockedError, StoreError
 from hyperpq.store import IndexStore
-from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME, folder_lock, writer_lock
+from hyperpq.store.lock import HOLDER_NAME, LOCK_NAME, folder_lock, working_folder, writer_lock
 
 
 def test_one_writer_at_a_time(tmp_path):
@@ -244,3 +244,39 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_folder(tmp_path):
         os.close(gate[0])
         os.close(gate[1])
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_working_folder_goes_when_it_is_empty(tmp_path):
+    work = tmp_path / "deep" / "work"
+    with working_folder(work):
+        (work / "half").touch()
+    assert os.listdir(work) == ["half"]
+    with pytest.raises(KeyError), working_folder(work):
+        (work / "half").unlink()
+        raise KeyError
+    assert not work.exists()
+    work.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StoreError), working_folder(work):
+        pass
+
+
+def test_a_working_folder_that_another_one_takes_while_it_is_removed(tmp_path, monkeypatch):
+    """The other one locks a new file: what it makes stays, and a third one is kept out."""
+    work, unlink = tmp_path / "work", os.unlink
+    other = working_folder(work)
+
+    def late(path, *args, **kwargs):
+        unlink(path, *args, **kwargs)
+        if os.path.basename(os.fspath(path)) == LOCK_NAME:
+            monkeypatch.setattr(os, "unlink", unlink)
+            other.__enter__()
+            (work / "its").touch()
+
+    with working_folder(work):
+        monkeypatch.setattr(os, "unlink", late)
+    assert (work / "its").exists()
+    with pytest.raises(IndexLockedError), working_folder(work):
+        pass
+    (work / "its").unlink()
+    other.__exit__(None, None, None)
+    assert not work.exists()
