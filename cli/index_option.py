@@ -42,7 +42,7 @@ class _UrlOrPathType(_PathType):
     """A path, or a URL, which stays text."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from hyperpq.remote.address import is_url
+        from hyperpq.utils.locations import is_url
 
         return value if is_url(value) else super().convert(value, param, ctx)
 
@@ -130,7 +130,15 @@ _read_index_option = click.option(
 
 def index_option(command: Callable[..., None]) -> Callable[..., None]:
     """Add ``--index`` to a command that reads an index; of one at a URL the command gets a copy."""
+    return _with_copy(command, verify=False)
 
+
+def verified_index_option(command: Callable[..., None]) -> Callable[..., None]:
+    """`index_option`; damaged files of the copy are copied again."""
+    return _with_copy(command, verify=True)
+
+
+def _with_copy(command: Callable[..., None], *, verify: bool) -> Callable[..., None]:
     @functools.wraps(command)
     def with_copy(*, index_path: Path | str, **given: Any) -> None:
         if isinstance(index_path, str):
@@ -138,7 +146,7 @@ def index_option(command: Callable[..., None]) -> Callable[..., None]:
             from hyperpq.remote import local_copy
 
             with output.progress(quiet=bool(given.get("quiet"))) as progress:
-                index_path = local_copy(index_path, progress=progress)
+                index_path = local_copy(index_path, verify=verify, progress=progress)
         command(index_path=index_path, **given)
 
     return _read_index_option(with_copy)

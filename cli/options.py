@@ -17,6 +17,7 @@ from hyperpq.cli.index_option import changed_index_option as changed_index_optio
 from hyperpq.cli.index_option import completed_paths
 from hyperpq.cli.index_option import index_option as index_option
 from hyperpq.cli.index_option import new_index_option as new_index_option
+from hyperpq.cli.index_option import verified_index_option as verified_index_option
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

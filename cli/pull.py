@@ -15,7 +15,8 @@ from hyperpq.cli import options, output
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace an index in the directory that has changes which were not pushed.",
+    help="Replace an index in the directory that has changes which were not pushed, and check all "
+    "its files.",
 )
 @options.quiet_option
 def command(url: str, index_path: Path, overwrite: bool, quiet: bool) -> None:

@@ -15,7 +15,8 @@ from hyperpq.cli import options, output
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace an index at URL that this one was not made from, or that has changed since.",
+    help="Replace an index at URL that this one was not made from, or that has changed since, and "
+    "copy all files again.",
 )
 @click.option(
     "--prune",

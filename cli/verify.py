@@ -13,7 +13,7 @@ from hyperpq.cli.text import escaped, for_json
 
 
 @click.command("verify")
-@options.index_option
+@options.verified_index_option
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON array with an object for each problem."
 )
@@ -22,7 +22,8 @@ def command(index_path: Path, as_json: bool, quiet: bool) -> None:
     """Check all files of an index.
 
     Damaged files are listed, and the exit code is 1 if there are any. Files that do not belong to
-    the index are listed too, as they can be deleted, but they are no damage.
+    the index are listed too, as they can be deleted, but they are no damage. Of an index at a URL
+    the copy in the cache is checked, once damaged files of it were copied again.
     """
     from hyperpq.store import verify_directory
 

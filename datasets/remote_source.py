@@ -20,8 +20,8 @@ from itertools import islice
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from hyperpq.datasets.listing import ImageFile, Listing
-from hyperpq.errors import HyperPQError, InvalidInputError, MissingDependencyError
-from hyperpq.utils.imports import need
+from hyperpq.errors import HyperPQError, InvalidInputError
+from hyperpq.utils.url_storage import open_storage, said
 
 REQUESTS_AT_ONCE = 32
 """Requests that wait for their answers side by side."""
@@ -169,17 +169,7 @@ def _connected(protocol: str, host: str, process: int) -> _FileSystem:
 @lru_cache(64)
 def _connect(protocol: str, host: str, process: int) -> _FileSystem:
     """The file system of a bucket, one for all threads."""
-    fsspec = need("fsspec", "remote", "images at URLs")
-    url = f"{protocol}://{host}/"
-    try:
-        storage, _ = fsspec.core.url_to_fs(url, skip_instance_cache=True)
-    except ValueError as error:
-        raise InvalidInputError(f"images cannot be read at {url}: {_said(error)}.") from error
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"images at {url} need a package: {_said(error)}; for s3:// install it with "
-            "`pip install 'hyperpq[remote]'`."
-        ) from error
+    storage, _ = open_storage(f"{protocol}://{host}/", "images", skip_instance_cache=True)
     # What it has listed once is not what is there later.
     storage.dircache.use_listings_cache = False
     found: _FileSystem = storage
@@ -192,21 +182,16 @@ def _as_os_errors(path: bytes) -> Iterator[None]:
     try:
         yield
     except HyperPQError as error:
-        raise OSError(errno.EPROTONOSUPPORT, _said(error), path) from error
+        raise OSError(errno.EPROTONOSUPPORT, said(error), path) from error
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "no such object", path) from error
     except PermissionError as error:
-        raise PermissionError(errno.EACCES, f"permission denied: {_said(error)}", path) from error
+        raise PermissionError(errno.EACCES, f"permission denied: {said(error)}", path) from error
     except IsADirectoryError as error:
         raise IsADirectoryError(errno.EISDIR, "is a folder", path) from error
     # Every package of fsspec has exceptions of its own.
     except Exception as error:
-        raise OSError(errno.EIO, _said(error), path) from error
-
-
-def _said(error: BaseException) -> str:
-    """What an error says, in one line without a full stop."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise OSError(errno.EIO, said(error), path) from error
 
 
 def _time_of(info: dict[str, Any]) -> int:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from hyperpq.codes import code_size
 from hyperpq.errors import BackboneError, CorruptIndexError, InvalidInputError
-from hyperpq.remote.address import is_url
 from hyperpq.store import (
     IndexStore,
     check_replaceable,
@@ -19,10 +18,10 @@ from hyperpq.store import (
     recover_directory,
     replace_directory,
 )
-from hyperpq.store.lock import writer_lock
+from hyperpq.store.lock import working_folder
 from hyperpq.store.manifest import NETWORK_FILE
 from hyperpq.store.place import SAVING
-from hyperpq.utils.files import make_folder
+from hyperpq.utils.locations import is_url
 from hyperpq.utils.validation import as_choice, as_number
 
 if TYPE_CHECKING:
@@ -133,8 +132,7 @@ def write_directory(
     # Not in its place: without its rows it would look like an empty index.
     work = place.working_directory(SAVING)
     check_replaceable(work / "index", target)
-    make_folder(work)
-    with writer_lock(work):
+    with working_folder(work):
         try:
             shutil.rmtree(work / "index", ignore_errors=True)
             store = IndexStore.create(work / "index", settings=settings, files=files)
@@ -142,7 +140,7 @@ def write_directory(
                 store.commit(append=rows.batches(features=True), next_id=rows.next_id)
             replace_directory(store.path, target, overwrite=overwrite)
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(work / "index", ignore_errors=True)
     store = IndexStore.open(target)
     store.lock_timeout = LOCK_TIMEOUT
     return store
@@ -172,7 +170,7 @@ def open_directory(
     if is_url(path):
         from hyperpq.remote import local_copy
 
-        path, read_only = local_copy(path), True
+        path, read_only = local_copy(path, verify=verify), True
     store = IndexStore.open(path, verify=verify, read_only=read_only)
     store.durability, store.lock_timeout = durability, wait
     return codec_of(store), store

@@ -70,7 +70,8 @@ def push(
     url : str
         ``s3://BUCKET/PATH``.
     overwrite : bool
-        Whether to replace an index at the URL whose rows this directory may not have.
+        Whether to replace an index at the URL whose rows this directory may not have, and to upload
+        every file again. Without it, a file is there if the storage has one of its length.
     prune : bool
         Whether to remove files of former snapshots at the URL that are older than `PRUNE_AGE`.
     progress : Progress or bool, optional
@@ -100,11 +101,14 @@ def push(
         there = storage.read()
         own = store.fingerprint()
         record = RemoteRecord.read(store.path, storage.url)
-        done = Pushed(0, 0, len(store.manifest.named_files))
-        if there is None or there.manifest.fingerprint() != own:
-            if there is not None and not overwrite:
-                _check_known(there, record, storage.url)
-            done = _upload(store, storage, there, progress)
+        is_published = there is not None and there.manifest.fingerprint() == own
+        if there is not None and not is_published and not overwrite:
+            _check_known(there, record, storage.url)
+        done = _upload(store, storage, there, overwrite, progress)
+        if not is_published:
+            files = store.manifest.named_files.items()
+            file, entry = min(files, key=lambda item: item[1].size)
+            storage.check_conditions(store.path / file, entry)
             store.write_report(REPORT, replace(record, pushing=own).to_bytes())
             try:
                 storage.publish(store.manifest, there)
@@ -128,9 +132,13 @@ def _changed(url: str) -> SnapshotChangedError:
 
 
 def _upload(
-    store: IndexStore, storage: S3Storage, there: Published | None, progress: ProgressLike
+    store: IndexStore,
+    storage: S3Storage,
+    there: Published | None,
+    every: bool,
+    progress: ProgressLike,
 ) -> Pushed:
-    """Upload the files that are not at the URL, once they have their checksums here."""
+    """Upload files that are not at the URL, or every one, once they have their checksums here."""
     found = storage.objects()
     named = {} if there is None else there.manifest.named_files
     safe = {object_name(entry) for entry in named.values()}
@@ -141,7 +149,8 @@ def _upload(
         name = object_name(entry)
         present = found.get(name)
         if (
-            present is None
+            every
+            or present is None
             or present.size != entry.size
             or (name not in safe and present.modified < since)
         ):
@@ -159,8 +168,6 @@ def _upload(
     with shown.phase("uploading", total, "bytes") as phase, ThreadPoolExecutor(FILES_AT_ONCE) as do:
         for size in do.map(copy, missing.values()):
             phase.advance(size)
-    file, entry = min(files.items(), key=lambda item: item[1].size)
-    storage.check_conditions(store.path / file, entry)
     return Pushed(len(missing), total, len(files) - len(missing))
 
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from hyperpq.errors import InvalidInputError, MissingDependencyError, StoreError
+from hyperpq.errors import CorruptIndexError, InvalidInputError, StoreError
 from hyperpq.store.manifest import MANIFEST_NAME, FileEntry, Manifest, canonical
 from hyperpq.store.manifest_parser import MAX_MANIFEST_BYTES, parse_manifest
 from hyperpq.utils.files import (
@@ -26,6 +26,7 @@ from hyperpq.utils.files import (
     torn_file,
 )
 from hyperpq.utils.imports import need
+from hyperpq.utils.url_storage import open_storage, said
 
 OBJECTS = "objects"
 """Folder of the files that a manifest names, each under its `object_name`."""
@@ -35,6 +36,8 @@ _PARTS_AT_ONCE = 4
 # What S3 answers if a condition does not hold, or another request of the same object is under way.
 _REFUSED = frozenset(("PreconditionFailed", "ConditionalRequestConflict", "412", "409"))
 _NO_ETAG = '"00000000000000000000000000000000"'
+# How often the manifest is read until its ETag is the same before and after.
+_READS = 10
 
 
 class _FileSystem(Protocol):
@@ -88,16 +91,12 @@ class Published:
     data : bytes
         Its text.
     etag : str
-        What the storage calls this content; empty where it has no such names.
+        What the storage calls this content; empty where it has no such names, or changes them.
     """
 
     manifest: Manifest
     data: bytes
     etag: str
-
-
-class MissingObjectError(StoreError):
-    """A file that the manifest at a URL names is not there."""
 
 
 class ConditionError(Exception):
@@ -126,18 +125,10 @@ class Storage:
     """
 
     def __init__(self, url: str) -> None:
-        fsspec = need("fsspec", "remote", "indexes at a URL")
         self.url = url.rstrip("/")
         if "://" not in self.url:
             raise _no_folder(url)
-        try:
-            fs, self._root = fsspec.core.url_to_fs(self.url)
-        except ValueError as error:
-            raise InvalidInputError(f"the index is at {url!r}: {_said(error)}.") from error
-        except ImportError as error:
-            raise MissingDependencyError(
-                f"the index is at {url!r}, which needs a package: {_said(error)}."
-            ) from error
+        fs, self._root = open_storage(self.url, "indexes")
         if not self._root.strip("/"):
             raise _no_folder(url)
         self._fs: _FileSystem = fs
@@ -160,7 +151,7 @@ class Storage:
         """
         path, name = self._path(MANIFEST_NAME), f"{self.url}/{MANIFEST_NAME}"
         with self._errors("read", MANIFEST_NAME):
-            while True:
+            for _ in range(_READS):
                 self._fs.invalidate_cache()
                 try:
                     before = self._fs.info(path)
@@ -171,9 +162,13 @@ class Storage:
                     after = self._fs.info(path)
                 except FileNotFoundError:
                     return None
-                if before.get("ETag") == after.get("ETag"):
+                etag = str(before.get("ETag") or "")
+                if etag == str(after.get("ETag") or ""):
                     break
-        return Published(parse_manifest(data, name), data, str(before.get("ETag") or ""))
+            else:
+                # Servers behind one address may each have their own. The text has a checksum.
+                etag = ""
+        return Published(parse_manifest(data, name), data, etag)
 
     def objects(self) -> dict[str, StoredObject]:
         """All files that are there, by their names.
@@ -200,10 +195,8 @@ class Storage:
 
         Raises
         ------
-        MissingObjectError
-            If the storage does not have it.
         CorruptIndexError
-            If it is another one.
+            If the storage does not have it, or has another content.
         StoreError
             If the storage or the system refuses.
         """
@@ -216,7 +209,7 @@ class Storage:
                         raise self._torn(entry, f"the object has {size} bytes")
                     self._fs.get_file(source, os.fspath(aside))
                 except FileNotFoundError as error:
-                    raise MissingObjectError(
+                    raise CorruptIndexError(
                         f"{self.url}/{OBJECTS}/{object_name(entry)}: this file of the index is "
                         "missing; push the index again."
                     ) from error
@@ -229,8 +222,11 @@ class Storage:
             remove_quietly(aside)
             raise
 
-    def _torn(self, entry: FileEntry, what: str) -> StoreError:
-        return torn_file(f"{self.url}/{OBJECTS}/{object_name(entry)}", what)
+    def _torn(self, entry: FileEntry, what: str) -> CorruptIndexError:
+        return CorruptIndexError(
+            f"{self.url}/{OBJECTS}/{object_name(entry)}: {what}; the object is torn or altered, so "
+            "push the index again with overwrite."
+        )
 
     @contextmanager
     def _errors(self, action: str, name: str) -> Iterator[None]:
@@ -241,7 +237,7 @@ class Storage:
             raise
         # Every package of fsspec has exceptions of its own.
         except Exception as error:
-            refused = StoreError(f"{self.url}/{name}: cannot {action}: {_said(error)}.")
+            refused = StoreError(f"{self.url}/{name}: cannot {action}: {said(error)}.")
             refused.errno = getattr(error, "errno", None)
             raise refused from error
 
@@ -347,8 +343,15 @@ class S3Storage(Storage):
         ConditionError
             If another writer has published meanwhile. Nothing was changed.
         StoreError
-            If the storage refuses; it is then not known whether the manifest was replaced.
+            If the storage refuses; it is then not known whether the manifest was replaced. Or if it
+            has no ETag that stays; then nothing was changed.
         """
+        if former is not None and not former.etag:
+            raise StoreError(
+                f"{self.url}/{MANIFEST_NAME}: the storage has no ETag for the manifest that stays "
+                "the same, so another writer's index could be replaced; expected S3, or a storage "
+                "that has its conditional writes."
+            )
         condition = {"IfNoneMatch": "*"} if former is None else {"IfMatch": former.etag}
         data = manifest.to_bytes()
         try:
@@ -386,8 +389,3 @@ def _s3_code(error: BaseException) -> str:
     """What S3 calls an error that s3fs has translated; empty for any other."""
     response = getattr(error.__cause__ or error, "response", None)
     return str(response["Error"].get("Code", "")) if response else ""
-
-
-def _said(error: BaseException) -> str:
-    """What an error says, in one line without a full stop."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

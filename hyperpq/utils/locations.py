@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TypeGuard
 
-_URL = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # Images of the web are queries with limits of their own, and no server lists them.
-_WEB = frozenset((b"http", b"https"))
+_WEB = frozenset(("http", "https"))
+
+
+def is_url(path: object) -> TypeGuard[str]:
+    """Whether the place of an index is a URL of any protocol, which is text, and not a path."""
+    return isinstance(path, str) and _URL.match(path) is not None
 
 
 def is_remote(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bool:
@@ -22,7 +28,7 @@ def is_remote(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bool
     """
     if not isinstance(path, str | bytes):
         return False
-    found = _URL.match(os.fsencode(path))
+    found = _URL.match(path if isinstance(path, str) else path.decode("latin-1"))
     return found is not None and found[1].lower() not in _WEB
 
 

@@ -346,3 +346,21 @@ def test_writing_to_a_folder_of_other_files_says_that_it_is_not_empty(make, tmp_
             write()
         assert [path.name for path in folder.iterdir()] == ["chapter.tex"]
     assert index.path is None
+
+
+def test_another_save_ends_before_this_one_has_its_lock(make, tmp_path, monkeypatch):
+    """The other one removes the working directory, which this one has found or made."""
+    index, other = make(X[:10]), make(X[:20])
+    mkdir, done = os.mkdir, []
+
+    def late(path, *args, **kwargs):
+        mkdir(path, *args, **kwargs)
+        if "saving" in os.fspath(path) and not done:
+            done.append(None)
+            other.save(tmp_path / "i")
+
+    monkeypatch.setattr(os, "mkdir", late)
+    index.save(tmp_path / "i", overwrite=True)
+    assert done
+    assert HiHPQIndex.load(tmp_path / "i", device="cpu", verify=True).ntotal == 10
+    assert os.listdir(tmp_path) == ["i"]

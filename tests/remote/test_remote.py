@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -280,12 +283,14 @@ def test_files_that_are_removed_while_they_are_pulled(published, tmp_path, monke
 
 def test_objects_that_a_prune_may_remove_are_uploaded_again(published, bucket, monkeypatch):
     path, url = published
-    pull(url, path.with_name("b"))
+    former = path.with_name("b")
+    shutil.copytree(path, former)
     IndexStore.open(path).commit(drop=[1])
     push(path, url)
     monkeypatch.setattr("hyperpq.remote.pushing._REUSE_AGE", timedelta(seconds=-60))
-    # The other directory has the shard that was dropped, which no manifest names now.
-    assert push(path.with_name("b"), url, overwrite=True).uploaded == 2
+    # As if the change had been undone: it has the shard that no manifest names now.
+    shutil.copy(path / "remote.json", former)
+    assert push(former, url).uploaded == 2
     assert push(path, url, overwrite=True, prune=True).removed == 0
 
 
@@ -298,6 +303,42 @@ def test_a_damaged_object_is_named_and_not_read(damage, published, bucket, tmp_p
     with pytest.raises(CorruptIndexError, match=rf"s3://{bucket}/{key}"):
         pull(url, tmp_path / "b")
     assert not IndexStore.exists(tmp_path / "b")
+
+
+@pytest.mark.parametrize("damage", ["lost", "shorter", "altered"])
+def test_to_push_again_restores_an_object(damage, published, bucket, tmp_path):
+    """Nothing has changed in the directory. Only `overwrite` replaces what has the right length."""
+    path, url = published
+    before = objects(bucket)
+    key = max((k for k in before if "objects" in k), key=lambda k: len(before[k]))
+    if damage == "lost":
+        boto3.client("s3").delete_object(Bucket=bucket, Key=key)
+    else:
+        put(bucket, key, before[key][:-1] if damage == "shorter" else before[key][::-1])
+    with pytest.raises(CorruptIndexError, match=f"{key}: .*push the index again"):
+        pull(url, tmp_path / "b")
+    done = push(path, url, overwrite=damage == "altered")
+    assert done.uploaded == (len(before) - 1 if damage == "altered" else 1)
+    assert objects(bucket) == before
+    pull(url, tmp_path / "b")
+    assert ids(tmp_path / "b") == ids(path)
+
+
+def test_an_etag_that_changes_from_request_to_request(published, monkeypatch):
+    """As of servers behind one address: what they have is read, and never replaced."""
+    _, url = published
+    storage, n = S3Storage(url), itertools.count()
+    info = storage._fs.info
+
+    def other(path):
+        assert next(n) < 1000
+        return info(path) | {"ETag": f'"{n}"'}
+
+    monkeypatch.setattr(storage._fs, "info", other)
+    there = storage.read()
+    assert there == replace(Storage(url).read(), etag="")
+    with pytest.raises(StoreError, match="no ETag for the manifest that stays"):
+        storage.publish(there.manifest, there)
 
 
 def test_a_damaged_manifest_is_named_with_its_url(published, bucket, tmp_path):

@@ -64,3 +64,17 @@ def test_images_are_searched_where_they_were_published(images, bucket, tmp_path)
     assert subprocess.run(closed, shell=True, cwd=tmp_path, timeout=120).returncode == 0
     code, out, error = run(tmp_path, "pull", url + "x", "--index", "new")
     assert (code, out) == (1, "") and "there is no index here" in error
+
+
+def test_a_damaged_copy_is_copied_again(images, bucket, tmp_path):
+    url = f"s3://{bucket}/index"
+    assert run(tmp_path, "push", url, "--index", images / "index")[0] == 0
+    for reads in (
+        lambda: run(tmp_path, "verify", "--index", url)[0] == 0,
+        lambda: run(tmp_path, "info", "--index", url)[0] == 0,
+        lambda: HiHPQIndex.load(url, device="cpu", verify=True).ntotal == 12,
+    ):
+        assert reads()
+        (shard,) = (tmp_path / "cache").rglob("*.h5")
+        shard.write_bytes(shard.read_bytes()[:100])
+        assert reads()
