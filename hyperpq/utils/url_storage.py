@@ -38,10 +38,10 @@ def open_storage(url: str, what: str, **settings: object) -> tuple[Any, str]:
     try:
         fs, name = fsspec.core.url_to_fs(url, **settings)
     except ValueError as error:
-        raise InvalidInputError(f"{what} cannot be read at {url!r}: {said(error)}.") from error
+        raise InvalidInputError(f"{what} cannot be read at {url}: {said(error)}.") from error
     except ImportError as error:
         raise MissingDependencyError(
-            f"{what} at {url!r} need a package: {said(error)}; for s3:// install it with "
+            f"{what} at {url} need a package: {said(error)}; for s3:// install it with "
             "`pip install 'hyperpq[remote]'`."
         ) from error
     return fs, name
