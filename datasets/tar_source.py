@@ -69,7 +69,7 @@ def read_members(file: OpenFile, size: int) -> Members:
     OSError
         If it cannot be read.
     """
-    found, end = Members(), 0
+    found, end, fault = Members(), 0, ""
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
@@ -87,9 +87,14 @@ def read_members(file: OpenFile, size: int) -> Members:
                 raise tarfile.ReadError("a header is damaged")
             if not block:
                 raise tarfile.ReadError("the mark of its end is missing")
+    except RecursionError:
+        # tarfile calls itself for each header that another one follows, such as a long name.
+        fault = "too many headers for one member"
     except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+        fault = str(error) or type(error).__name__
+    if fault:
         count = len(found.places)
-        found.fault = f"damaged after {count:,} members ({error})" if count else f"no tar ({error})"
+        found.fault = f"damaged after {count:,} members ({fault})" if count else f"no tar ({fault})"
     return found
 
 

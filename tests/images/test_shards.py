@@ -138,6 +138,23 @@ def test_a_damaged_shard_keeps_what_is_known(tmp_path, shards):
         build([shards[1]], tmp_path / "none")
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_headers_without_end_cost_what_follows_them(tmp_path, kind):
+    """tarfile calls itself for each of them."""
+    shard = write(tmp_path / "s.tar", [("a.png", png(0))])
+    header = tarfile.TarInfo("x")
+    header.type = kind
+    image = shard.read_bytes()[: 512 + -(-len(png(0)) // 512) * 512]
+    shard.write_bytes(image + header.tobuf(tarfile.GNU_FORMAT) * 1200 + bytes(1024))
+    found = scan_roots([shard])
+    assert [file.path for file in found.files] == [os.fsencode(shard / "a.png")]
+    assert found.skipped == {
+        os.fsencode(shard): "damaged after 1 members (too many headers for one member)"
+    }
+    index, report = build([shard], tmp_path / "index")
+    assert len(index) == 1 and os.fsencode(shard) in report.skipped
+
+
 def test_names_that_lead_out_links_and_holes_are_no_images(tmp_path):
     link = tarfile.TarInfo("link.png")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
