@@ -235,7 +235,7 @@ def test_fuzzed_readers(files, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FUZZERS)
 def test_fuzzed_readers_for_long(files, capsys, tmp_path, name):
-    seconds = float(os.environ.get("HYPERPQ_FUZZ_SECONDS", "20"))
+    seconds = float(os.environ.get("HYPERPQ_FUZZ_SECONDS", "10"))
     rounds = tmp_path / "rounds"
 
     def child():
