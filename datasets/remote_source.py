@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from hyperpq.datasets.listing import ImageFile, Listing
 from hyperpq.errors import HyperPQError, InvalidInputError
+from hyperpq.utils.locations import is_remote
 from hyperpq.utils.url_storage import open_storage, said
 
 REQUESTS_AT_ONCE = 32
@@ -28,8 +29,6 @@ REQUESTS_AT_ONCE = 32
 MAX_BYTES = 1 << 30
 """Larger objects are not listed, as an image is read into memory as a whole."""
 
-# They lead to files of this machine, around what is checked of paths.
-_LOCAL = frozenset(("file", "local"))
 # What the packages of fsspec call the time of the last change.
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 
@@ -148,7 +147,7 @@ def _storage(path: bytes) -> tuple[_FileSystem, str]:
     """The file system of a URL, and the name that it has there."""
     url = path.decode("utf-8", "surrogateescape")
     protocol, _, rest = url.partition("://")
-    if protocol in _LOCAL or "::" in url or not rest.strip("/"):
+    if not is_remote(path) or not rest.strip("/"):
         raise InvalidInputError(
             f"{url!r} is no folder or image in object storage; expected a URL such as "
             "s3://bucket/folder, or a path of this machine."

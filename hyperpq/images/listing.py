@@ -18,7 +18,7 @@ from hyperpq.images.query_parts import StdinImage, one_image
 from hyperpq.images.sources import EncodedImage
 from hyperpq.images.url_image import is_url
 from hyperpq.store.place import holds_index
-from hyperpq.utils.locations import absolute, is_remote
+from hyperpq.utils.locations import absolute, is_remote, protocol_of
 
 # As in names of shards: shards-{0000..0099}.tar.
 _NUMBERS = re.compile(rb"\{([0-9]{1,9})\.\.([0-9]{1,9})\}")
@@ -42,7 +42,8 @@ def as_roots(roots: PathLike | Sequence[PathLike]) -> list[bytes]:
     Raises
     ------
     InvalidInputError
-        If there is none, one is no path, or one is empty, which would mean the current folder.
+        If there is none, one is no path, or one is empty, which would mean the current folder; or
+        if one is a URL of anything else than object storage.
     """
     try:
         paths = as_paths(roots)
@@ -55,9 +56,10 @@ def as_roots(roots: PathLike | Sequence[PathLike]) -> list[bytes]:
     if not paths or not all(paths):
         found = "an empty path" if paths else "no path"
         raise InvalidInputError(f"roots has {found}; expected at least one folder of images.")
-    if any(is_url(os.fsdecode(path)) for path in paths):
+    others = [protocol_of(path) for path in paths if protocol_of(path) and not is_remote(path)]
+    if others:
         raise InvalidInputError(
-            "roots has the address of a page or an image on the web, which cannot be listed; "
+            f"roots has a URL of the protocol {others[0]}, which cannot be listed; "
             "expected a folder, an image, or a URL of object storage such as s3://bucket/folder."
         )
     return [absolute(path) for given in paths for path in _expanded(given)]

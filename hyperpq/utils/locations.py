@@ -11,25 +11,29 @@ import re
 from typing import TypeGuard
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-# Images of the web are queries with limits of their own, and no server lists them.
-_WEB = frozenset(("http", "https"))
+# Storage that credentials and settings of this machine lead to. With other protocols of fsspec,
+# such as ftp and sftp, the URL itself says which machine is called, and a list may hold it.
+_STORAGE = frozenset("s3 s3a gs gcs az abfs abfss oci oss tos memory".split())
 
 
 def is_url(path: object) -> TypeGuard[str]:
     """Whether the place of an index is a URL of any protocol, which is text, and not a path."""
-    return isinstance(path, str) and _URL.match(path) is not None
+    return isinstance(path, str) and bool(protocol_of(path))
+
+
+def protocol_of(path: str | bytes) -> str:
+    """What a URL has before ``://``, in lower case; empty for what is none."""
+    found = _URL.match(path if isinstance(path, str) else path.decode("latin-1"))
+    return found[1].lower() if found else ""
 
 
 def is_remote(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bool:
-    """Whether a path is a URL of something that fsspec opens, such as ``s3://bucket/a.jpg``.
+    """Whether a path is a URL of object storage, such as ``s3://bucket/a.jpg``.
 
-    ``./s3://bucket`` is a path of the file system. A path object is never a URL, as it has lost one
-    of the slashes.
+    URLs of all other protocols are names of files, and so is ``./s3://bucket``. A path object is
+    never a URL, as it has lost one of the slashes.
     """
-    if not isinstance(path, str | bytes):
-        return False
-    found = _URL.match(path if isinstance(path, str) else path.decode("latin-1"))
-    return found is not None and found[1].lower() not in _WEB
+    return isinstance(path, str | bytes) and protocol_of(path) in _STORAGE
 
 
 def absolute(path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> bytes:

@@ -68,8 +68,10 @@ def names(n=12):
 
 
 def test_what_a_path_is(tmp_path):
-    for url in ("s3://b/a.jpg", b"gs://b/a", "S3://b", "memory://x"):
+    for url in ("s3://b/a.jpg", b"gs://b/a", "S3://b", "memory://x", "abfs://c@account/a"):
         assert is_remote(url)
+    for protocol in ("ftp", "sftp", "ssh", "smb", "webhdfs", "github", "zip", "generic", "file"):
+        assert not is_remote(f"{protocol}://host/a.jpg")
     for path in ("http://h/a.jpg", "HTTPS://h/a", "/s3://b", "./s3://b/a", "a.jpg", tmp_path):
         assert not is_remote(path)
     assert absolute("S3://Bucket/A/") == b"s3://Bucket/A"
@@ -227,11 +229,12 @@ def test_lists_have_urls_and_paths(stored, tmp_path):
 
 def test_urls_that_cannot_be_opened(memory, tmp_path, monkeypatch):
     for url, why in {
-        "nosuch://bucket/a": "nosuch",
-        "file:///etc": "expected a URL",
-        "zip://a::memory://b": "expected a URL",
-        "s3://": "expected a URL",
+        "nosuch://bucket/a": "a URL of the protocol nosuch, which cannot be listed",
+        "file:///etc": "cannot be listed",
+        "zip://a::memory://b": "cannot be listed",
+        "ftp://host/photos": "cannot be listed",
         "https://example.org/photos": "cannot be listed",
+        "s3://": "expected a URL",
     }.items():
         with pytest.raises(InvalidInputError, match=why):
             build([url], tmp_path / "index")
