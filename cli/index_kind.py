@@ -132,9 +132,8 @@ def _recorded(index_path: Path) -> set[bytes]:
 
 def _may_be_image(path: Path) -> bool:
     """Whether a file would be listed in a folder of images."""
-    from hyperpq.datasets.file_source import is_shard
     from hyperpq.datasets.image_files import may_be_image
-    from hyperpq.datasets.tar_source import COMPRESSED
+    from hyperpq.datasets.tar_source import COMPRESSED, is_shard
 
     try:
         name = os.fsencode(path)

@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol, TypeVar
 
 from hyperpq.datasets.listing import ImageFile, Listing
 from hyperpq.datasets.remote_source import RemoteSource, in_parallel
-from hyperpq.datasets.tar_source import TarSource, is_shard_name
+from hyperpq.datasets.tar_source import TarSource, is_shard
 from hyperpq.errors import ImageError
 from hyperpq.utils.locations import is_remote
 
@@ -22,7 +22,15 @@ _AT_ONCE = 1 << 12
 
 
 class FileSource(Protocol):
-    """Files by their paths; all errors are those of the system, `OSError`."""
+    """Files by their paths; all errors are those of the system, `OSError`.
+
+    Attributes
+    ----------
+    max_bytes : int
+        Larger files are not read.
+    """
+
+    max_bytes: int
 
     def entries(self, root: bytes, found: Listing) -> Iterator[ImageFile]:
         """All files below a path, images or not; ``found`` gets what is no file, and why."""
@@ -50,13 +58,8 @@ def shard_of(path: bytes) -> bytes | None:
         except (FileNotFoundError, NotADirectoryError):
             above = os.path.dirname(above)
             continue
-        return above if stat.S_ISREG(status.st_mode) and is_shard_name(above) else None
+        return above if is_shard(above, status) else None
     return None
-
-
-def is_shard(path: bytes) -> bool:
-    """Whether there is a shard at a path."""
-    return is_shard_name(path) and os.path.isfile(path)
 
 
 def source_of(path: bytes) -> FileSource | None:
@@ -153,6 +156,6 @@ def _is_folder(url: bytes) -> bool | None:
         return True
 
 
-def is_of_the_system(path: bytes) -> bool:
+def is_plain_file(path: bytes) -> bool:
     """Whether a path is that of a file by itself, which has links and can be moved."""
     return os.path.isabs(path) and shard_of(path) is None

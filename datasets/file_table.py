@@ -45,7 +45,9 @@ class FileTable(Sequence[ImageFile]):
 
     def append_file(self, root: bytes, file: ImageFile, device: int, inode: int) -> None:
         """Add a file that no folder of the system has, by numbers that no other file has."""
-        self._paths.append(*os.path.split(file.path), (root, device))
+        # A part of a URL may be empty, so that its folder ends with a slash.
+        name = file.path.rfind(b"/") + 1
+        self._paths.append(file.path[:name], file.path[name:], (root, device))
         self._add(file.size, file.mtime_ns, inode)
 
     def _add(self, size: int, time: int, inode: int) -> None:

@@ -16,11 +16,11 @@ from hyperpq.datasets.file_table import FileTable
 from hyperpq.datasets.ignore import IGNORE_FILE, IgnorePatterns, IgnoreRules
 from hyperpq.datasets.image_files import examine, is_hidden
 from hyperpq.datasets.listing import ImageFile, Listing, RootOptions
-from hyperpq.datasets.path_table import PathTable, SortedNames
+from hyperpq.datasets.path_table import PathTable, SortedNames, with_slash
 from hyperpq.datasets.remote_source import RemoteSource
 from hyperpq.datasets.root_faults import GONE, missing_root, root_fault
-from hyperpq.datasets.source_listing import images_in
-from hyperpq.datasets.tar_source import COMPRESSED, TarSource, is_shard_name
+from hyperpq.datasets.source_listing import images_in, is_image
+from hyperpq.datasets.tar_source import COMPRESSED, TarSource, is_shard
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.utils.locations import absolute, is_remote
 
@@ -79,8 +79,8 @@ def scan_roots(
     Parameters
     ----------
     roots : sequence of paths
-        Folders, tar shards, URLs of folders in object storage, or single files, which are always
-        listed.
+        Folders, tar shards, single files, which are always listed, or URLs of folders or images in
+        object storage.
     include_hidden, exclude
         See `RootOptions`.
     leave_out : sequence of paths
@@ -215,10 +215,10 @@ class _Run:
 
     def _has_images(self, root: bytes) -> bool:
         """Whether an image at or below ``root`` was listed."""
-        for prefix in (root, _with_slash(root)):
+        for prefix in (root, with_slash(root)):
             at = bisect_left(self.files, prefix, key=lambda file: file.path)
             paths = [file.path for file in self.files[at : at + 1]]
-            if any(path == root or path.startswith(_with_slash(root)) for path in paths):
+            if any(path == root or path.startswith(with_slash(root)) for path in paths):
                 return True
         return False
 
@@ -239,7 +239,7 @@ class _Run:
                 continue
             if names.has_sought:
                 rules = rules.within(folder)
-            prefix = _with_slash(folder)
+            prefix = with_slash(folder)
             for name in names:
                 if root not in self.with_hidden and is_hidden(name):
                     continue
@@ -255,7 +255,7 @@ class _Run:
                     if not rules.ignore(path, is_folder=True):
                         waiting.append((path, *_identity(status), rules))
                 elif not rules.ignore(path, is_folder=False):
-                    if _is_shard(path, status):
+                    if is_shard(path, status):
                         self._add_shard(root, path, status, rules)
                     else:
                         self._consider(root, path, folder, name, status)
@@ -280,7 +280,7 @@ class _Run:
             return
         if is_folder:
             self._walk(root, path, *_identity(status), rules)
-        elif _is_shard(path, status):
+        elif is_shard(path, status):
             self._add_shard(root, path, status, rules)
         else:
             self._consider(root, path, *os.path.split(path), status)
@@ -302,7 +302,7 @@ class _Run:
                 f"{os.fsdecode(path)} is compressed, so its images cannot be read one by one; "
                 "expected a tar file that is not; unpack it, or write it again without compression."
             )
-        if _is_shard(path, status):
+        if is_shard(path, status):
             self._add_shard(path, path, status, rules)
         else:
             self.files.append(path, *os.path.split(path), status)
@@ -333,7 +333,8 @@ class _Run:
         source = RemoteSource()
         try:
             if not source.is_folder(root):
-                files: Iterable[ImageFile] = [source.status(root)]
+                file = source.status(root)
+                files: Iterable[ImageFile] = [file] if is_image(source, file, self.found) else []
             else:
                 hidden = root in self.with_hidden
                 files = images_in(source, root, self.found, rules, include_hidden=hidden)
@@ -345,7 +346,7 @@ class _Run:
             self._skip(root, error)
             return
         self.n_shards += 1
-        has_roots = any(other != root and other.startswith(_with_slash(root)) for other in roots)
+        has_roots = any(other != root and other.startswith(with_slash(root)) for other in roots)
         before = self.files.n_found
         for number, file in enumerate(files):
             if file.path in self.seen_remote:
@@ -364,7 +365,7 @@ class _Run:
         first = self.seen[device].setdefault(inode, path)
         if first is path:
             return True
-        if path != root and not first.startswith(_with_slash(root)) and first != root:
+        if path != root and not first.startswith(with_slash(root)) and first != root:
             self.shared[root].add(first)
         return False
 
@@ -384,11 +385,3 @@ def _status(path: str | bytes | Path) -> os.stat_result | None:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
-
-
-def _is_shard(path: bytes, status: os.stat_result) -> bool:
-    return is_shard_name(path) and stat.S_ISREG(status.st_mode)
-
-
-def _with_slash(folder: bytes) -> bytes:
-    return folder if folder.endswith(b"/") else folder + b"/"

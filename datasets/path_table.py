@@ -56,12 +56,12 @@ class PathTable(Generic[Tag]):
 
     def path(self, row: int) -> bytes:
         """The path in a row."""
-        return _with_slash(self._folders[self.run(row)]) + next(self._names_of(row, row + 1))
+        return with_slash(self._folders[self.run(row)]) + next(self._names_of(row, row + 1))
 
     def paths(self, start: int, stop: int) -> Iterator[bytes]:
         """The paths in rows of one run."""
         if start < stop:
-            folder = _with_slash(self._folders[self.run(start)])
+            folder = with_slash(self._folders[self.run(start)])
             for name in self._names_of(start, stop):
                 yield folder + name
 
@@ -191,5 +191,6 @@ def _unpacked(blocks: list[bytes]) -> Iterator[bytes]:
         yield from zlib.decompress(block).split(_END)
 
 
-def _with_slash(folder: bytes) -> bytes:
+def with_slash(folder: bytes) -> bytes:
+    """A folder with a slash at its end, as paths in it begin."""
     return folder if folder.endswith(b"/") else folder + b"/"

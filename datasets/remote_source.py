@@ -10,25 +10,25 @@ import errno
 import io
 import math
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from functools import lru_cache
 from itertools import islice
-from typing import Any, BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from hyperpq.datasets.listing import ImageFile, Listing
 from hyperpq.errors import HyperPQError, InvalidInputError
-from hyperpq.utils.locations import is_remote
+from hyperpq.utils.forks import ForkSafeLock
+from hyperpq.utils.locations import is_remote, protocol_of
 from hyperpq.utils.url_storage import open_storage, said
 
 REQUESTS_AT_ONCE = 32
 """Requests that wait for their answers side by side."""
-MAX_BYTES = 1 << 30
-"""Larger objects are not listed, as an image is read into memory as a whole."""
-
+# An image is read into memory as a whole.
+_MAX_BYTES = 1 << 30
+_NO_PATH = "names with an empty part (//) or a NUL are not listed"
 # What the packages of fsspec call the time of the last change.
 _TIMES = ("LastModified", "last_modified", "mtime", "updated", "modified", "created")
 
@@ -70,8 +70,19 @@ def check_remote(path: bytes) -> None:
     _storage(path)
 
 
+class _Entry(NamedTuple):
+    """What is kept of an entry of a folder; the name is empty for what no path leads to."""
+
+    name: bytes
+    is_folder: bool
+    size: int
+    mtime_ns: int
+
+
 class RemoteSource:
     """Files at URLs, as a `FileSource`."""
+
+    max_bytes = _MAX_BYTES
 
     def entries(self, root: bytes, found: Listing) -> Iterator[ImageFile]:
         """See `FileSource`; folders are listed one by one, many at once."""
@@ -84,29 +95,44 @@ class RemoteSource:
                     if folder == root or not isinstance(content, FileNotFoundError):
                         found.unknown.add(folder)
                     continue
-                for path, info in content:
-                    if info["type"] == "directory":
+                for entry in content:
+                    path = folder + b"/" + entry.name
+                    if not entry.name:
+                        found.skipped[path] = (
+                            "names with an empty part (//) or a NUL are not listed"
+                        )
+                        found.unknown.add(path)
+                    elif entry.is_folder:
                         waiting.append(path)
-                    elif (size := int(info["size"] or 0)) > MAX_BYTES:
-                        found.skipped[path] = f"larger than {MAX_BYTES >> 20:,} MiB"
                     else:
-                        yield ImageFile(path, size, _time_of(info))
+                        yield ImageFile(path, entry.size, entry.mtime_ns)
 
     def open(self, path: bytes) -> BinaryIO:
         """See `FileSource`; the content is in memory."""
         return io.BytesIO(self.read(path))
 
     def read(self, path: bytes) -> bytes:
-        """The content of a file."""
-        with _as_os_errors(path):
-            storage, name = _storage(path)
-            return storage.cat_file(name)
+        """The content of a file, of at most ``max_bytes``."""
+        content = self.start(path, self.max_bytes + 1)
+        self.check_size(path, len(content))
+        return content
+
+    def check_size(self, path: bytes, size: int) -> None:
+        """Raise an `OSError` for a file that is too large to be read."""
+        if size > self.max_bytes:
+            raise OSError(errno.EFBIG, f"larger than {self.max_bytes >> 20:,} MiB", path)
 
     def start(self, path: bytes, size: int) -> bytes:
-        """See `FileSource`."""
-        with _as_os_errors(path):
-            storage, name = _storage(path)
-            return storage.cat_file(name, 0, size)
+        """See `FileSource`; of an empty file nothing."""
+        try:
+            with _as_os_errors(path):
+                storage, name = _storage(path)
+                return storage.cat_file(name, start=0, end=size)
+        except OSError as error:
+            # HTTP has no range of an empty object.
+            if "range" in str(error.strerror).lower() and not self.status(path).size:
+                return b""
+            raise
 
     def status(self, path: bytes) -> ImageFile:
         """See `FileSource`."""
@@ -124,8 +150,8 @@ class RemoteSource:
             storage, name = _storage(path)
             return storage.info(name)
 
-    def _content(self, folder: bytes) -> list[tuple[bytes, dict[str, Any]]] | OSError:
-        """Paths in a folder, with what is known of each."""
+    def _content(self, folder: bytes) -> list[_Entry] | OSError:
+        """What is in a folder."""
         try:
             with _as_os_errors(folder):
                 storage, name = _storage(folder)
@@ -134,30 +160,37 @@ class RemoteSource:
             return error
         out, before = [], name.rstrip("/") + "/"
         for info in listed:
-            # A name that ends with a slash stands for the folder itself.
-            own = str(info["name"]).rstrip("/")
-            end = own[len(before) :]
-            if own.startswith(before) and end and "/" not in end and "\0" not in end:
-                path = folder + b"/" + end.encode("utf-8", "surrogateescape")
-                out.append((path, info))
+            # A file whose name ends with a slash stands for a folder.
+            full, is_folder = str(info["name"]), info["type"] == "directory"
+            end = full.rstrip("/").removeprefix(before)
+            if full == before and is_folder:
+                out.append(_Entry(b"", True, 0, 0))
+            elif full.startswith(before) and full != before:
+                is_name = "/" not in end and "\0" not in end
+                own = end.encode("utf-8", "surrogateescape") if is_name else b""
+                out.append(_Entry(own, is_folder, int(info["size"] or 0), _time_of(info)))
         return out
 
 
 def _storage(path: bytes) -> tuple[_FileSystem, str]:
     """The file system of a URL, and the name that it has there."""
     url = path.decode("utf-8", "surrogateescape")
-    protocol, _, rest = url.partition("://")
-    if not is_remote(path) or not rest.strip("/"):
+    rest = url.partition("://")[2]
+    host = rest.partition("/")[0]
+    # fsspec takes :: for the end of a URL that another one follows.
+    if not is_remote(path) or "::" in host or not rest.strip("/"):
         raise InvalidInputError(
             f"{url!r} is no folder or image in object storage; expected a URL such as "
             "s3://bucket/folder, or a path of this machine."
         )
+    protocol = protocol_of(path)
     # A fork would share its connections.
-    storage = _connected(protocol, rest.partition("/")[0], os.getpid())
-    return storage, str(type(storage)._strip_protocol(url))  # type: ignore[attr-defined]
+    storage = _connected(protocol, host, os.getpid())
+    name = type(storage)._strip_protocol(f"{protocol}://{rest}")  # type: ignore[attr-defined]
+    return storage, str(name)
 
 
-_CONNECTING = threading.Lock()
+_CONNECTING = ForkSafeLock()
 
 
 def _connected(protocol: str, host: str, process: int) -> _FileSystem:

@@ -56,24 +56,26 @@ def images_in(
         )
 
     for file in source.entries(root, found):
-        if is_left_out(file.path, False):
-            continue
-        ending = os.path.splitext(file.path)[1].lower()
-        try:
-            is_image = ending in IMAGE_EXTENSIONS or bool(
-                not ending and file.size and _begins_like_an_image(source, file.path)
-            )
-        except (OSError, ImageError) as error:
-            found.skipped[file.path] = str(getattr(error, "strerror", None) or error).lower()
-            found.unknown.add(file.path)
-            continue
-        if is_image:
+        if not is_left_out(file.path, False) and is_image(source, file, found):
             yield file
-        elif kind := unread_format(file.path):
-            found.skipped[file.path] = f"images of the format {kind} are not read"
+
+
+def is_image(source: FileSource, file: ImageFile, found: Listing) -> bool:
+    """Whether a file of a source is an image, as `images_in` says; what else it is, is noted."""
+    path = file.path
+    ending = os.path.splitext(path)[1].lower()
+    try:
+        if ending in IMAGE_EXTENSIONS or (
+            not ending and file.size and sniff(source.start(path, SNIFF_BYTES)) is not None
+        ):
+            if file.size <= source.max_bytes:
+                return True
+            found.skipped[path] = f"larger than {source.max_bytes >> 20:,} MiB"
+        elif kind := unread_format(path):
+            found.skipped[path] = f"images of the format {kind} are not read"
         else:
-            found.count_other(file.path)
-
-
-def _begins_like_an_image(source: FileSource, path: bytes) -> bool:
-    return sniff(source.start(path, SNIFF_BYTES)) is not None
+            found.count_other(path)
+    except (OSError, ImageError) as error:
+        found.skipped[path] = str(getattr(error, "strerror", None) or error).lower()
+        found.unknown.add(path)
+    return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import sys
 import tarfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -29,6 +30,13 @@ _MAX_MEMBERS = 250_000
 def is_shard_name(path: bytes) -> bool:
     """Whether a path has the ending of a shard."""
     return path[-len(ENDING) :].lower() == ENDING
+
+
+def is_shard(path: bytes, status: os.stat_result | None = None) -> bool:
+    """Whether there is a shard at a path; ``status`` is what the system says of it, if known."""
+    if not is_shard_name(path):
+        return False
+    return os.path.isfile(path) if status is None else stat.S_ISREG(status.st_mode)
 
 
 OpenFile: TypeAlias = BinaryIO | io.FileIO
@@ -171,6 +179,8 @@ class TarSource:
         Its path.
     """
 
+    # They are read where they lie.
+    max_bytes = sys.maxsize
     _cache = MembersCache()
 
     def __init__(self, shard: bytes) -> None:

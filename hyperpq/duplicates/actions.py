@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperpq.datasets.content_hash import content_hash
-from hyperpq.datasets.file_source import is_of_the_system
+from hyperpq.datasets.file_source import is_plain_file
 from hyperpq.duplicates.groups import Group, Member
 from hyperpq.errors import InvalidInputError, StoreError
 from hyperpq.utils.files import fsync_folder, make_folder, os_errors, remove_quietly
@@ -267,7 +267,7 @@ def _absolute(member: Member) -> bytes:
 def _differs(kept: Member, copy: Member) -> str:
     """Why two files are not what was examined; empty if they are."""
     for member, name in ((kept, "the image that is kept"), (copy, "the file")):
-        if not is_of_the_system(absolute(member.path)):
+        if not is_plain_file(absolute(member.path)):
             return f"{name} is in a tar shard or in object storage, which are never changed"
         try:
             status = os.lstat(member.path)

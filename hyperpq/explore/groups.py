@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperpq.datasets.file_source import is_of_the_system
+from hyperpq.datasets.file_source import is_plain_file
 from hyperpq.errors import InvalidInputError
 from hyperpq.utils.files import os_errors
 from hyperpq.utils.json_text import for_json, path_text
@@ -145,7 +145,7 @@ def link_groups(tree: Tree, view: IndexView, level: int, folder: Path) -> int:
                 members = _members(tree, view, cluster, True)
                 for place, (_, path) in enumerate(members, 1):
                     assert path is not None
-                    if is_absolute(path) and not is_of_the_system(path):
+                    if is_absolute(path) and not is_plain_file(path):
                         raise InvalidInputError(
                             f"{quoted(path)} is in a tar shard or in object storage, to which no "
                             "link can lead; expected an index of images that are files; write the "

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperpq.datasets.file_source import is_of_the_system
+from hyperpq.datasets.file_source import is_plain_file
 from hyperpq.utils.locations import absolute
 from hyperpq.utils.shown_names import escaped
 
@@ -38,7 +38,7 @@ class Shown:
     @property
     def path(self) -> bytes | None:
         """The absolute path of its file; None if it is no file, or is in a shard."""
-        if isinstance(self.source, bytes) and is_of_the_system(self.source):
+        if isinstance(self.source, bytes) and is_plain_file(self.source):
             return self.source
         return None
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperpq.datasets.file_source import file_status
+from hyperpq.datasets.file_source import file_status, for_each
 from hyperpq.datasets.listing import ImageFile
 from hyperpq.errors import InvalidInputError
 from hyperpq.filters.where import Where
@@ -28,6 +28,8 @@ from hyperpq.store.columns import TIME
 from hyperpq.utils.locations import absolute, is_absolute
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from hyperpq.backbones.base import Backbone
     from hyperpq.images.image_index import ImageIndex
 
@@ -135,7 +137,7 @@ class Additions:
     def _batch(self, part: _Part, ids: NDArray[np.int64]) -> _Batch:
         """Which images are to be read, with what their files are before that."""
         rows = range(len(part.sources))
-        files = {row: _file(part, row) for row in rows}
+        files = dict(enumerate(_files(part)))
         for row, (id, state) in self._known(part, rows).items():
             if isinstance(part.sources[row], bytes) and state_of(files[row]) == state:
                 ids[row] = id
@@ -162,7 +164,9 @@ class Additions:
         encoded, part = self._index.encoded(features.plain), batch.part
         # What was open is measured once it has been read.
         present = [
-            batch.files[row] if isinstance(part.sources[row], bytes) else _file(part, row)
+            batch.files[row]
+            if isinstance(source := part.sources[row], bytes)
+            else _content(source, part.names[row])
             for row in rows
         ]
         with self._index.collection.exclusive():
@@ -193,14 +197,26 @@ class Additions:
         return found
 
 
-def _file(part: _Part, row: int) -> ImageFile:
-    """What the index records of an image. One that is not there will be found out."""
-    source, name = part.sources[row], part.names[row]
-    if isinstance(source, bytes):
-        try:
-            return replace(file_status(source), path=name)
-        except OSError:
-            return ImageFile(name, 0, 0)
+def _files(part: _Part) -> Iterator[ImageFile]:
+    """What the index records of each image."""
+    states = for_each(_state, (source for source in part.sources if isinstance(source, bytes)))
+    for source, name in zip(part.sources, part.names, strict=True):
+        if isinstance(source, bytes):
+            yield replace(next(states), path=name)
+        else:
+            yield _content(source, name)
+
+
+def _state(path: bytes) -> ImageFile:
+    """Size and time of a file. One that is not there will be found out."""
+    try:
+        return file_status(path)
+    except OSError:
+        return ImageFile(path, 0, 0)
+
+
+def _content(source: EncodedImage | Image.Image, name: bytes) -> ImageFile:
+    """What the index records of an image that is no file."""
     size = source.size if isinstance(source, EncodedImage) else 0
     return ImageFile(name, size, time.time_ns())
 

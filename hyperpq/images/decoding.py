@@ -106,6 +106,16 @@ def read_image(
     source: Source, pixels: NDArray[np.uint8], decoding: Decoding, reserve: Reserve
 ) -> ReadImage | Failure:
     """Fill ``pixels`` (1 + V, S, S, 3) with an image and its views; or say why this fails."""
+    try:
+        return _read_image(source, pixels, decoding, reserve)
+    finally:
+        if isinstance(source, RequestedImage):
+            source.drop()
+
+
+def _read_image(
+    source: Source, pixels: NDArray[np.uint8], decoding: Decoding, reserve: Reserve
+) -> ReadImage | Failure:
     from PIL import Image
 
     from hyperpq.datasets.augment import make_view, view_rng

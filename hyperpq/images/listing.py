@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from hyperpq.datasets.decode import SNIFF_BYTES, sniff
-from hyperpq.datasets.file_source import file_exists, is_folder, is_shard
+from hyperpq.datasets.file_source import file_exists, is_folder
 from hyperpq.datasets.folder import scan_roots
 from hyperpq.datasets.listing import Listing
+from hyperpq.datasets.tar_source import is_shard
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.images.query_parts import StdinImage, one_image
 from hyperpq.images.sources import EncodedImage

@@ -13,7 +13,9 @@ from typing import TypeGuard
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 # Storage that credentials and settings of this machine lead to. With other protocols of fsspec,
 # such as ftp and sftp, the URL itself says which machine is called, and a list may hold it.
-_STORAGE = frozenset("s3 s3a gs gcs az abfs abfss oci oss tos memory".split())
+_STORAGE = frozenset(
+    ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss", "tos", "memory")
+)
 
 
 def is_url(path: object) -> TypeGuard[str]:

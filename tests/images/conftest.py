@@ -1,4 +1,4 @@
-"""Indexes whose images move."""
+"""Indexes whose images move, and a storage of objects in memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import pytest
 from image_tools import build, fill
 from moved_images import opened
+from remote_tools import put
 
 from hyperpq.images import updater
 from hyperpq.images.roots import change_roots
@@ -41,3 +42,26 @@ def place(carried):
 def without_hashes(monkeypatch):
     """An index that an earlier version made."""
     monkeypatch.setattr(updater, "has_hashes", lambda images: False)
+
+
+@pytest.fixture
+def memory():
+    """A file system in memory, empty."""
+    fsspec = pytest.importorskip("fsspec")
+    storage = fsspec.filesystem("memory")
+    storage.store.clear()
+    storage.pseudo_dirs[:] = [""]
+    yield storage
+    storage.store.clear()
+    storage.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def stored(memory, tmp_path):
+    """Twelve images in three folders, and what is no image."""
+    for n in range(12):
+        put(memory, f"/photos/set/{n % 3}/{n:03}.png", tmp_path, n)
+    memory.pipe_file("/photos/set/0/notes.txt", b"text")
+    memory.pipe_file("/photos/set/.hidden/a.png", b"hidden")
+    memory.pipe_file("/photos/other/b.png", b"of another root")
+    return memory

@@ -14,7 +14,7 @@ from image_tools import Grid, build, fill, image, paths_of, update
 
 from hyperpq import ImageIndex
 from hyperpq.datasets.content_hash import content_hash
-from hyperpq.datasets.file_source import file_exists, file_status, is_of_the_system, open_file
+from hyperpq.datasets.file_source import file_exists, file_status, is_plain_file, open_file
 from hyperpq.datasets.folder import scan_roots
 from hyperpq.datasets.tar_source import MembersCache, read_members
 from hyperpq.errors import DatasetError, InvalidInputError
@@ -196,7 +196,7 @@ def test_a_member_is_a_file(tmp_path, options):
     assert file_status(path).size == len(content)
     assert file_exists(path)
     assert not file_exists(shard + b"/b")
-    assert not is_of_the_system(path)
+    assert not is_plain_file(path)
     assert content_hash(path) == content_hash(os.fsencode(tmp_path / "c"))
     with open_file(path) as file:
         file.seek(-3, os.SEEK_END)

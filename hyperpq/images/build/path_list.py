@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import compress, islice
@@ -20,10 +20,10 @@ from hyperpq.datasets.file_source import source_of
 from hyperpq.datasets.image_files import examine
 from hyperpq.datasets.listing import ImageFile, Listing
 from hyperpq.datasets.remote_source import RemoteSource, check_remote, in_parallel
-from hyperpq.datasets.source_listing import images_in
-from hyperpq.datasets.tar_source import TarSource, is_shard_name
+from hyperpq.datasets.source_listing import images_in, is_image
+from hyperpq.datasets.tar_source import TarSource, is_shard
 from hyperpq.errors import DatasetError, InvalidInputError
-from hyperpq.utils.locations import absolute, is_remote
+from hyperpq.utils.locations import absolute, is_remote, protocol_of
 
 _AT_ONCE = 1 << 14
 _BLOCK = 1 << 20
@@ -87,9 +87,7 @@ class PathList:
             for path, is_new in zip(paths, new, strict=True):
                 if not is_new:
                     continue
-                files = (
-                    _object(next(objects), path, found) if is_remote(path) else _files(path, found)
-                )
+                files = _object(next(objects), found) if is_remote(path) else _files(path, found)
                 if files and files[0].path != path:
                     # Those of a shard may be in the list, too.
                     files = [*compress(files, known.are_new([file.path for file in files]))]
@@ -211,30 +209,34 @@ class _Known:
         return is_new
 
 
-def _objects(paths: list[bytes]) -> Iterator[ImageFile | OSError]:
-    """What the storage says of some objects."""
-    for example in {path.partition(b"://")[0]: path for path in paths}.values():
+def _objects(paths: list[bytes]) -> Iterator[Listing]:
+    """What each of some objects is found to be."""
+    for protocol in sorted({protocol_of(path) for path in paths}):
         # A package that is missing is no reason to skip all that it would read.
-        check_remote(example)
+        check_remote(b"%s://x/" % protocol.encode())
+    source = RemoteSource()
 
-    def status(path: bytes) -> ImageFile | OSError:
+    def examined(path: bytes) -> Listing:
+        own = Listing()
         try:
-            return RemoteSource().status(path)
+            file = source.status(path)
         except OSError as error:
-            return error
+            own.skipped[path] = str(error.strerror)
+        else:
+            own.files = [file] if is_image(source, file, own) else []
+        return own
 
-    return in_parallel(status, paths)
+    return in_parallel(examined, paths)
 
 
-def _object(status: ImageFile | OSError, path: bytes, found: Listing) -> list[ImageFile]:
+def _object(own: Listing, found: Listing) -> Sequence[ImageFile]:
     """The image that an object is; none, after a note, if it is none."""
-    if isinstance(status, ImageFile):
-        return [status]
-    found.skipped[path] = str(status.strerror)
-    return []
+    found.skipped.update(own.skipped)
+    found.other.update(own.other)
+    return own.files
 
 
-def _files(path: bytes, found: Listing) -> list[ImageFile]:
+def _files(path: bytes, found: Listing) -> Sequence[ImageFile]:
     """The image at a path, or those in a shard; none, after a note, if there is none."""
     try:
         try:
@@ -246,7 +248,7 @@ def _files(path: bytes, found: Listing) -> list[ImageFile]:
             return [source.status(path)]
         if stat.S_ISDIR(status.st_mode):
             found.skipped[path] = "is a folder"
-        elif is_shard_name(path) and stat.S_ISREG(status.st_mode):
+        elif is_shard(path, status):
             return [*images_in(TarSource(path), path, found, include_hidden=True)]
         elif examine(path, status, found):
             return [ImageFile(path, status.st_size, status.st_mtime_ns)]
