@@ -198,7 +198,8 @@ def _described(root: Root, kind: str) -> str:
     if is_remote(root.path):
         notes = [""]
     elif os.path.lexists(root.path):
-        notes = ["a file now" if kind == "folder" and os.path.isfile(root.path) else ""]
+        is_file = os.path.isfile(root.path) and not is_shard_name(root.path)
+        notes = ["a file now" if kind == "folder" and is_file else ""]
     else:
         notes = ["not there"]
     notes += [f"without {pattern}" for pattern in root.exclude]

@@ -17,6 +17,7 @@ from hyperpq.datasets.content_hash import content_hash
 from hyperpq.datasets.file_source import file_exists, file_status, is_plain_file, open_file
 from hyperpq.datasets.folder import scan_roots
 from hyperpq.datasets.tar_source import MembersCache, read_members
+from hyperpq.diagnostics import describe_index
 from hyperpq.errors import DatasetError, InvalidInputError
 from hyperpq.explore import Tree, link_groups
 from hyperpq.images.build import PathList, update_index
@@ -67,6 +68,7 @@ def test_shards_make_the_index_that_their_files_make(tmp_path, shards):
     expected = [f"{shards[n // 6]}/{n:03}.png" for n in range(12)]
     assert paths_of(index) == expected
     assert report.other == {".cls": 12, ".json": 12}
+    assert describe_index(tmp_path / "index")["folder 1"] == str(shards[0])
     found = index.query([f"{shards[1]}/008.png"], 1, exclude_self=False)[0].results[0]
     assert found.path == expected[8]
     assert found.attributes["folder"] == "s-1.tar"
