@@ -98,9 +98,7 @@ class RemoteSource:
                 for entry in content:
                     path = folder + b"/" + entry.name
                     if not entry.name:
-                        found.skipped[path] = (
-                            "names with an empty part (//) or a NUL are not listed"
-                        )
+                        found.skipped[path] = _NO_PATH
                         found.unknown.add(path)
                     elif entry.is_folder:
                         waiting.append(path)
