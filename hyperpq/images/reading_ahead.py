@@ -28,7 +28,7 @@ _MAX_BYTES = 1 << 30
 _FIRST = 16 << 20
 
 
-class _Room:
+class _ByteBudget:
     """A number of bytes for the contents of objects, which have numbers in the order of decoding.
 
     Whoever needs more than there is waits. The first object that is not decoded never does, since
@@ -99,30 +99,30 @@ class RequestedImage(EncodedImage):
     ----------
     url : bytes
         Its URL, which is its name.
-    room : _Room
+    budget : _ByteBudget
         Where its content is counted until `drop` is called.
     requests : ThreadPoolExecutor
         Threads that ask for it; its errors are those of `RemoteSource`.
     """
 
-    def __init__(self, url: bytes, room: _Room, requests: ThreadPoolExecutor) -> None:
+    def __init__(self, url: bytes, budget: _ByteBudget, requests: ThreadPoolExecutor) -> None:
         super().__init__(b"", url)
-        self._room, self._number = room, room.enter()
+        self._budget, self._number = budget, budget.enter()
         self._answer: Future[bytes] | None = requests.submit(self._ask)
 
     def _ask(self) -> bytes:
         source, content = RemoteSource(), b""
-        self._room.take(self._number, _FIRST)
+        self._budget.take(self._number, _FIRST)
         try:
             content = source.start(self.name, _FIRST)
             if len(content) == _FIRST:
                 content, size = b"", source.status(self.name).size
                 source.check_size(self.name, size)
-                self._room.take(self._number, size)
+                self._budget.take(self._number, size)
                 content = source.read(self.name)
             return content
         finally:
-            self._room.keep(self._number, len(content))
+            self._budget.keep(self._number, len(content))
 
     def read(self) -> BinaryIO:
         """The content; waits for it.
@@ -145,7 +145,7 @@ class RequestedImage(EncodedImage):
     def drop(self) -> None:
         """Forget the content, which is not read any more."""
         self._answer = None
-        self._room.leave(self._number)
+        self._budget.leave(self._number)
 
 
 class ReadingAhead:
@@ -160,7 +160,7 @@ class ReadingAhead:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._room = _Room(_MAX_BYTES)
+        self._budget = _ByteBudget(_MAX_BYTES)
         self._requests: ThreadPoolExecutor | None = None
 
     def submit(self, sources: Sequence[Source]) -> DecodedBatch:
@@ -172,11 +172,11 @@ class ReadingAhead:
             return source
         if self._requests is None:
             self._requests = ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="request")
-        return RequestedImage(source, self._room, self._requests)
+        return RequestedImage(source, self._budget, self._requests)
 
     def close(self) -> None:
         """See `Decoder`."""
-        self._room.close()
+        self._budget.close()
         if self._requests is not None:
             # A decoding thread that waits for one of them gets an error.
             self._requests.shutdown(wait=False, cancel_futures=True)

@@ -77,7 +77,7 @@ def test_large_objects_are_not_together_in_memory(memory, monkeypatch):
     start, read = RemoteSource.start, RemoteSource.read
 
     def slow_start(self, path, size):
-        # Small objects are read side by side, and so are as many large ones as there is room for.
+        # Small objects are read side by side, and so are as many large ones as the budget allows.
         if path.rpartition(b"/")[2] in b"012":
             small.wait(60)
         return start(self, path, size)
@@ -106,13 +106,13 @@ def test_large_objects_are_not_together_in_memory(memory, monkeypatch):
     assert not small.broken and not large.broken
 
 
-def test_what_waits_for_room_ends_with_the_reading():
-    room = reading_ahead._Room(100)
-    first, second = room.enter(), room.enter()
-    room.take(first, 60)
+def test_what_waits_for_the_budget_ends_with_the_reading():
+    budget = reading_ahead._ByteBudget(100)
+    first, second = budget.enter(), budget.enter()
+    budget.take(first, 60)
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(room.take, second, 50)
-        room.close()
+        waiting = pool.submit(budget.take, second, 50)
+        budget.close()
         with pytest.raises(CancelledError):
             waiting.result(60)
 
