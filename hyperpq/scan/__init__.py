@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ __all__ = [
     "search_segments",
 ]
 
+P = ParamSpec("P")
+T = TypeVar("T")
 LEVEL_VARIABLE = "HYPERPQ_SCAN_LEVEL"
 """Environment variable that selects a level by its name."""
 _NAMES = ("avx512vbmi", "avx512bw", "avx2", "neon", "portable", "numpy")
@@ -149,12 +151,7 @@ def search_segments(
     if level == "numpy":
         check_finite(tables)
         return reference.search_segments(tables, segments, k, threads=threads)
-    try:
-        return _native.search_segments(tables, _arrays(segments), k, threads, level)
-    except ValueError:
-        # It looks at the values in less time than NumPy, which takes as long as to scan 5,000 rows.
-        check_finite(tables)
-        raise
+    return _checked(_native.search_segments, tables, _arrays(segments), k, threads, level)
 
 
 def range_search(
@@ -196,11 +193,9 @@ def range_search_segments(
     if level == "numpy":
         check_finite(tables)
         return reference.range_search_segments(tables, segments, radius)
-    try:
-        return _native.range_search_segments(tables, _arrays(segments), radius, threads, level)
-    except ValueError:
-        check_finite(tables)
-        raise
+    return _checked(
+        _native.range_search_segments, tables, _arrays(segments), radius, threads, level
+    )
 
 
 def search_cells(
@@ -235,13 +230,9 @@ def search_cells(
         D = [np.empty((0, k), np.float32), *(d for d, _ in each)]
         I = [np.empty((0, k), np.int64), *(i for _, i in each)]  # noqa: E741
         return np.concatenate(D), np.concatenate(I)
-    try:
-        return _native.search_cells(
-            tables, _arrays(segments), _starts(segments), cells, k, threads, level
-        )
-    except ValueError:
-        check_finite(tables)
-        raise
+    return _checked(
+        _native.search_cells, tables, _arrays(segments), _starts(segments), cells, k, threads, level
+    )
 
 
 def range_search_cells(
@@ -268,11 +259,29 @@ def range_search_cells(
         D = [np.empty(0, np.float32), *(d for _, d, _ in each)]
         I = [np.empty(0, np.int64), *(i for _, _, i in each)]  # noqa: E741
         return np.cumsum(sizes, dtype=np.int64), np.concatenate(D), np.concatenate(I)
+    return _checked(
+        _native.range_search_cells,
+        tables,
+        _arrays(segments),
+        _starts(segments),
+        cells,
+        radius,
+        threads,
+        level,
+    )
+
+
+def _checked(
+    kernel: Callable[Concatenate[NDArray[np.float32], P], T],
+    tables: NDArray[np.float32],
+    *arguments: P.args,
+    **options: P.kwargs,
+) -> T:
+    """What a compiled kernel returns, or the error that names what is wrong with the tables."""
     try:
-        return _native.range_search_cells(
-            tables, _arrays(segments), _starts(segments), cells, radius, threads, level
-        )
+        return kernel(tables, *arguments, **options)
     except ValueError:
+        # It looks at the values in less time than NumPy, which takes as long as to scan 5,000 rows.
         check_finite(tables)
         raise
 
