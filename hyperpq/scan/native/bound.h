@@ -107,13 +107,6 @@ class Tables {
 
   size_t columns() const { return columns_; }
 
-  // Begins to load the fine table, if there is one.
-  void prefetch() const {
-    if (fine_.order.empty()) return;
-    __builtin_prefetch(fine_.order.data());
-    for (size_t i = 0; i < fine_.entries.size(); i += 64) __builtin_prefetch(&fine_.entries[i]);
-  }
-
   // Whether a fine table says more than a coarse one.
   bool needs_fine() const { return K_ == 256; }
 

@@ -166,7 +166,6 @@ class Scanner {
         const size_t last = std::min((first / kTile + 1) * kTile, range.last);
         for (size_t i = 0; i < some.n; ++i) {
           Query<Sink>& query = queries[some.queries[i]];
-          if (i + 1 < some.n) queries[some.queries[i + 1]].tables.prefetch();
           if (!query.done) scan(query, range, first, last, 0);
         }
         first = last;
