@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,7 +39,7 @@ from benchmarks.recall_methods import FaissCodes
 from benchmarks.runlog import RunLog
 from hyperpq import HiHPQIndex
 from hyperpq.backbones import load_backbone
-from hyperpq.datasets.augment import PAPER
+from hyperpq.datasets.augment import PAPER, Augmentation
 from hyperpq.datasets.device_views import DeviceViews
 from hyperpq.datasets.folder import list_images
 from hyperpq.errors import InvalidInputError
@@ -57,6 +57,8 @@ BLOCK = 8192
 METHODS = ("exact raw", "hyperpq default", "hyperpq fidelity", "pq", "rq")
 # Images of the folder that are used at most: their pixels are in memory, 150 kB each.
 MOST_IMAGES = 20_000
+VIEWS = {"all": PAPER, "crops": replace(PAPER, jitter_p=0.0, grey_p=0.0, blur_p=0.0)}
+"""Changes of the views of a folder; ``crops`` leaves out those of colour and sharpness."""
 
 
 class Searched(Protocol):
@@ -174,13 +176,13 @@ def cached_rows(features: FeatureSet) -> Iterator[Floats]:
 
 
 def made_rows(
-    folder: Path, backbone: str, device: str, precision: Any, seed: int
+    folder: Path, backbone: str, device: str, precision: Any, strength: Augmentation, seed: int
 ) -> Iterator[Floats]:
     """Features of views of the images of a folder, without end; none is like another one."""
     network = load_backbone(backbone, device=device, precision=precision)
     paths = [file.path for file in list_images([folder])][:MOST_IMAGES]
     pixels = _squares(paths, Decoding(network.preprocessing, 200.0))
-    views = DeviceViews(PAPER, network.preprocessing.size, seed)
+    views = DeviceViews(strength, network.preprocessing.size, seed)
     number = 0
     while True:
         for start in range(0, len(pixels), network.batch_size):
@@ -269,7 +271,7 @@ def run(
                     "base": len(base),
                     "queries": len(features.query),
                     "others": [set_name(other, args.backbone) for other in args.others],
-                    "views": args.images is not None,
+                    "views": args.views if args.images is not None else None,
                     "machine": describe_machine(),
                     "device": args.device,
                     "precision": args.precision,
@@ -286,6 +288,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", type=count, default=1000, help="number of queries")
     parser.add_argument("--others", nargs="*", default=[], help="cached sets whose images distract")
     parser.add_argument("--images", type=Path, help="folder of images whose views distract")
+    parser.add_argument(
+        "--views",
+        choices=VIEWS,
+        default="all",
+        help="changes of these views; 'crops' takes a CPU a third of the time",
+    )
     parser.add_argument("--sizes", nargs="+", type=count, default=SIZES, help="rows")
     parser.add_argument("--bits", type=count, default=64)
     parser.add_argument("--seed", type=int, default=0)
@@ -303,7 +311,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             opened = partial(open_set, backbone=args.backbone)
             yield from cached_rows(opened(other, None, args.features))
         if args.images is not None:
-            yield from made_rows(args.images, args.backbone, args.device, args.precision, args.seed)
+            strength = VIEWS[args.views]
+            yield from made_rows(
+                args.images, args.backbone, args.device, args.precision, strength, args.seed
+            )
 
     run(features, distractors(), args, log)
     published = RunLog(args.out / PUBLISHED, Key._fields)

@@ -17,6 +17,7 @@ MEASURES = {
     "precision10": "precision@10",
     "recall10": "recall@10 of the exact neighbours",
 }
+VIEW_NAMES = {"all": "views", "crops": "crops"}
 EXACT, OURS = "exact raw", "hyperpq default"
 
 
@@ -157,9 +158,9 @@ def made_of(runs: Runs) -> list[str]:
     """How the runs were made."""
     machines = sorted({f"{run['machine']} ({run['device']})" for run in runs.values()})
     others = sorted({name for run in runs.values() for name in run["others"]})
-    views = any(run["views"] for run in runs.values())
+    views = {run["views"] for run in runs.values()} - {None}
     kinds = [f"images and views of {listed(others)}"] if others else []
-    kinds += ["views of the images of a folder, encoded on the device"] if views else []
+    kinds += [f"{VIEW_NAMES[name]} of the images of a folder" for name in sorted(views)]
     return [
         origin("degrade", "quality-against-the-size-of-the-database"),
         f"Measured on {listed(machines)}. Distractors are {listed(kinds)}. The codecs learned from "

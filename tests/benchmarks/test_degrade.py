@@ -14,6 +14,7 @@ from benchmarks.degrade import Exact, base_rows, blocks, made_rows, measures, ru
 from benchmarks.degrade_page import Key, finding, read_runs, write_degrade_page
 from benchmarks.runlog import RunLog
 from hyperpq.backbones.base import Backbone
+from hyperpq.datasets.augment import PAPER
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.evaluation import knn
 
@@ -147,9 +148,9 @@ def test_made_rows_are_views_of_images_and_none_is_like_another(tmp_path, monkey
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
     monkeypatch.setattr(degrade, "load_backbone", lambda *_, **__: Means())
-    source = made_rows(tmp_path, "lite0", "cpu", "float32", 0)
+    source = made_rows(tmp_path, "lite0", "cpu", "float32", PAPER, 0)
     first = np.concatenate([next(source) for _ in range(3)])
     assert first.shape == (15, 3)
     assert len(np.unique(first, axis=0)) == 15
-    again = made_rows(tmp_path, "lite0", "cpu", "float32", 0)
+    again = made_rows(tmp_path, "lite0", "cpu", "float32", PAPER, 0)
     np.testing.assert_array_equal(next(again), first[:5])
