@@ -2,7 +2,7 @@
 
     python -m benchmarks.encode --images DIR [-n 1000] [--rounds 5] [--device auto]
         [--precision float32 int8 ...] [--threads N ...] [--batch N ...]
-        [--workers threads processes] [--simplejpeg]
+        [--workers threads processes] [--compile default reduce-overhead] [--simplejpeg]
 
 How much of the network's own speed does extraction from image files reach? In each round the
 network alone on pixels in memory, decoding alone, views alone and the whole pipeline from files to
@@ -32,6 +32,7 @@ from hyperpq.datasets.augment import MILD
 from hyperpq.datasets.decode import open_image
 from hyperpq.datasets.folder import list_images
 from hyperpq.datasets.preprocessing import to_pixels
+from hyperpq.errors import InvalidInputError
 from hyperpq.images.decoders import Workers, make_decoder
 from hyperpq.images.decoding import Decoding
 from hyperpq.images.extract import ReadOptions, extract_features
@@ -60,6 +61,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--batch", nargs="+", type=count, help="batches of the network alone")
     parser.add_argument("--workers", nargs="+", default=["threads", "processes"])
+    parser.add_argument(
+        "--compile",
+        nargs="+",
+        choices=["default", "reduce-overhead"],
+        default=[],
+        help="modes of torch.compile for a network that PyTorch runs; the second has CUDA graphs",
+    )
     parser.add_argument("--no-network", action="store_true", help="decoding alone")
     parser.add_argument(
         "--simplejpeg", action="store_true", help="JPEG files by simplejpeg, too (pip install it)"
@@ -73,6 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         for threads in args.threads
         for precision in args.precision
     }
+    for precision in args.precision:
+        for mode in args.compile:
+            compiled = load_backbone(args.backbone, device=args.device, precision=precision)
+            networks[f"{precision}, compiled ({mode})"] = _compile(compiled, mode)
     methods: dict[str, Callable[[], object]] = {}
     if not args.no_network:
         for title, network in networks.items():
@@ -110,6 +122,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             if f", {other}, " in name:
                 before = rates[name.replace(f", {other}, ", f", {usual}, ")][0]
                 print(f"{name} / {usual}: {middle / before:.2f}")
+
+
+def _compile(network: Backbone, mode: str) -> Backbone:
+    """The network, compiled for batches of its own size, which takes up to some minutes."""
+    from hyperpq.backbones.torch_modules import TorchBackbone
+
+    if not isinstance(network, TorchBackbone):
+        raise InvalidInputError(
+            f"compile is given, but {network!r} is not run by PyTorch; expected a network of timm "
+            "or OpenCLIP, or a GPU."
+        )
+    network.module.compile(mode=mode, dynamic=False)
+    side = network.preprocessing.size
+    network(np.zeros((network.batch_size, side, side, 3), np.uint8))
+    return network
 
 
 def allowed(network: float, decoding: float, device: str) -> float:

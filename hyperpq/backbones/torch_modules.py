@@ -56,6 +56,11 @@ class TorchBackbone(Backbone):
         What it multiplies and convolves in; unless given, ``precision`` on a GPU and float32 on a
         CPU. In float32 neither TF32 nor another short form is used. Of the shorter types PyTorch's
         autocast decides which operations keep float32; features are float32.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The module, on the device.
     """
 
     def __init__(
@@ -79,10 +84,10 @@ class TorchBackbone(Backbone):
         on_gpu = torch.device(device).type == "cuda"
         computes_in = computes_in or (precision if on_gpu else "float32")
         self._half = None if computes_in == "float32" else getattr(torch, computes_in)
-        self._module = module.eval().to(device)
+        self.module = module.eval().to(device)
         if on_gpu:
             # The stubs of PyTorch do not know the argument.
-            self._module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             memory = torch.cuda.get_device_properties(device).total_memory
             self.batch_size = gpu_batch_size(preprocessing.size, memory)
             self.batches_in_flight = 1
@@ -100,7 +105,7 @@ class TorchBackbone(Backbone):
         try:
             with _full_precision(), torch.inference_mode(), self._autocast():
                 x = _to_device(pixels, self.device).permute(0, 3, 1, 2).float()
-                out = self._module((x / 255 - self._mean) / self._std)
+                out = self.module((x / 255 - self._mean) / self._std)
                 if isinstance(out, torch.Tensor) and out.ndim == 4:
                     out = out.float().mean(dim=(2, 3))
                 if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != len(x):

@@ -23,8 +23,8 @@ def test_a_network_computes_in_the_type_that_is_asked_for(half):
     exact, rounded = network(), network(precision=half, computes_in=half)
     x = images(9)
     want, found = exact(x), rounded(x)
-    assert rounded._module.seen == {getattr(torch, half)}
-    assert exact._module.seen == {torch.float32}
+    assert rounded.module.seen == {getattr(torch, half)}
+    assert exact.module.seen == {torch.float32}
     assert found.dtype == np.float32
     assert 0 < np.abs(found - want).max() < 0.02 * np.abs(want).max()
 
@@ -32,7 +32,7 @@ def test_a_network_computes_in_the_type_that_is_asked_for(half):
 def test_on_a_cpu_features_are_those_of_float32():
     recorded = network(precision="bfloat16")
     np.testing.assert_array_equal(recorded(images(5)), network()(images(5)))
-    assert recorded._module.seen == {torch.float32}
+    assert recorded.module.seen == {torch.float32}
 
 
 def test_the_precision_is_part_of_the_identity():

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks import encode
 from hyperpq.backbones.base import Backbone
+from hyperpq.backbones.torch_modules import TorchBackbone
 from hyperpq.datasets.preprocessing import Preprocessing
+from hyperpq.errors import InvalidInputError
 from hyperpq.images.decoding_processes import processes_possible
 
 
@@ -74,6 +77,38 @@ def test_threads_of_the_network_take_turns(folder, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert asked == [("float32", 1), ("int8", 1), ("float32", 2), ("int8", 2)]
     assert "network alone, int8, 2 threads, batches of 32 / float32: " in text
+
+
+def test_a_compiled_network_gives_the_same_features(folder, monkeypatch, capsys):
+    loaded = []
+
+    def load(*_, precision, **__):
+        loaded.append(
+            TorchBackbone(
+                "mean",
+                torch.nn.AdaptiveAvgPool2d(1),
+                preprocessing=Preprocessing(16),
+                weights_hash="0" * 32,
+                device="cpu",
+                mean=[0.5] * 3,
+                std=[0.5] * 3,
+            )
+        )
+        return loaded[-1]
+
+    monkeypatch.setattr(encode, "load_backbone", load)
+    options = ["--rounds", "1", "--workers", "threads:1", "--compile", "default"]
+    encode.main(["--images", str(folder), *options])
+    assert "pipeline, float32, compiled (default), threads:1" in capsys.readouterr().out
+    usual, compiled = loaded
+    assert compiled.module._compiled_call_impl is not None
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    np.testing.assert_allclose(compiled(pixels), usual(pixels), atol=1e-6)
+
+
+def test_only_networks_of_pytorch_are_compiled():
+    with pytest.raises(InvalidInputError, match="compile is given, but Means"):
+        encode._compile(Means("float32"), "default")
 
 
 def test_what_network_and_decoding_allow_together():
