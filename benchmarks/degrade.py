@@ -195,7 +195,9 @@ def made_rows(
 
 def _squares(paths: Sequence[bytes], decoding: Decoding) -> NDArray[np.uint8]:
     """Pixels (n, S, S, 3) of the images that can be read."""
-    decoder = make_decoder(Workers.of(0), decoding, batch_size=256, ahead=1, processes=False)
+    decoder = make_decoder(
+        Workers.of("threads"), decoding, batch_size=256, ahead=1, n_files=len(paths), device="cpu"
+    )
     found = []
     try:
         for start in range(0, len(paths), 256):

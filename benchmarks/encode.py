@@ -199,7 +199,8 @@ def _decoding(
             decoding,
             batch_size=size,
             ahead=_AHEAD,
-            processes=workers.startswith("processes"),
+            n_files=len(paths),
+            device=network.device,
         )
         try:
             waiting = []

@@ -122,9 +122,9 @@ workers_option = click.option(
     metavar="N|KIND[:N]",
     default=0,
     show_default="one per core",
-    help="Number of workers that decode images, or their kind: threads or processes, such as "
-    "processes:8. By default processes read many files for a network on a GPU, and threads "
-    "everything else.",
+    help="Number of workers that decode images, or their kind: threads, processes or device (the "
+    "GPU decodes JPEG files), such as processes:8. By default processes read many files for a "
+    "network on a GPU, and threads everything else.",
 )
 threads_option = click.option(
     "--threads",

@@ -273,7 +273,7 @@ def _finish(image: Image.Image, kind: str | None, limits: _Limits) -> Image.Imag
     if limits.reserve is not None:
         limits.reserve(bytes_to_decode(image, kind, full_size, factor))
     image.load()
-    orientation = _orientation(image)
+    orientation = exif_orientation(image)
     upright = to_rgb(image, factor)
     if orientation in _TRANSPOSE:
         upright = upright.transpose(_TRANSPOSE[orientation])
@@ -345,13 +345,13 @@ def _raw_preview(file: BinaryIO, limits: _Limits) -> Image.Image:
         else:
             jpeg = BytesIO(preview.data)
             stripped = without_metadata(jpeg, "JPEG")
-            if _orientation(JpegImagePlugin.JpegImageFile(stripped)) is not None:
+            if exif_orientation(JpegImagePlugin.JpegImageFile(stripped)) is not None:
                 orientation = 1  # the preview has an orientation of its own
             image = _decode(jpeg, b"", limits)
     return image.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else image
 
 
-def _orientation(image: Image.Image) -> int | None:
+def exif_orientation(image: Image.Image) -> int | None:
     """The EXIF orientation, None if there is none or none that is known."""
     try:
         orientation = image.getexif().get(_ORIENTATION)

@@ -1,9 +1,7 @@
 """Training views of whole batches, made as tensors on any device.
 
-They are the views of `datasets.augment`, with the same ranges and probabilities. A crop is resized
-by two matrices an image, which are those of Pillow's antialiased bicubic filter, so that it is
-that of Pillow up to rounding. Two things differ: the four changes of colour have one order, and
-the values between the steps are not rounded.
+They are the views of `datasets.augment`, with the same ranges and probabilities. Two things differ:
+the four changes of colour have one order, and the values between them are not rounded.
 
 All random choices are made on the CPU, from a seed and the row of the image. So a view depends
 neither on the batch that it is in nor on the device.
@@ -12,7 +10,6 @@ neither on the batch that it is in nor on the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.datasets.augment import Augmentation
+from hyperpq.datasets.device_resize import resize_boxes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -221,77 +219,6 @@ def apply_choices(pixels: Tensor, choices: ViewChoices, size: int) -> Tensor:
     if (choices.sigma > 0).any():
         x = blur(x, there(choices.sigma))
     return x
-
-
-def resize_boxes(pixels: Tensor, boxes: Tensor, size: int, flip: Tensor | None = None) -> Tensor:
-    """Resize a box of each square by Pillow's antialiased bicubic filter.
-
-    Parameters
-    ----------
-    pixels : Tensor, shape (n, S, S, 3), uint8
-        Squares.
-    boxes : Tensor, shape (n, 4), float32
-        Left, top, width and height.
-    size : int
-        Side of the result.
-    flip : Tensor, shape (n,), bool, optional
-        Which are mirrored.
-
-    Returns
-    -------
-    Tensor, shape (n, 3, size, size), float32
-        From 0 to 255.
-    """
-    import torch
-
-    side = pixels.shape[1]
-    x = pixels.permute(0, 3, 1, 2).float()
-    across = _bicubic_matrix(boxes[:, 0], boxes[:, 2], side, size)
-    down = _bicubic_matrix(boxes[:, 1], boxes[:, 3], side, size)
-    if flip is not None:
-        across = torch.where(flip[:, None, None], across.flip(1), across)
-    # Autocast would multiply in 16 bits.
-    with torch.autocast(x.device.type, enabled=False):
-        x = torch.matmul(down[:, None], torch.matmul(x, across.transpose(1, 2)[:, None]))
-    return x.clamp(0, 255)
-
-
-def resize_squares(pixels: Tensor, size: int) -> Tensor:
-    """Resize whole squares (n, S, S, 3), uint8, to (n, 3, size, size), float32 from 0 to 255."""
-    import torch
-
-    side = pixels.shape[1]
-    if side == size:
-        return pixels.permute(0, 3, 1, 2).float()
-    box = torch.tensor([[0.0, 0.0, side, side]], device=pixels.device)
-    # Rounded, as pixels are that a network is given for a search.
-    return resize_boxes(pixels, box, size).round()
-
-
-def _bicubic_matrix(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Weights (n, size, side) of the pixels of an axis in those of its resized part."""
-    import torch
-
-    pixels = torch.arange(side, device=start.device, dtype=torch.float32)
-    places = torch.arange(size, device=start.device, dtype=torch.float32)
-    scale = (length / size)[:, None]
-    centre = start[:, None] + (places + 0.5) * scale
-    t = (pixels + 0.5 - centre[:, :, None]) / scale.clamp_min(1)[:, :, None]
-    return _normalized(t, _bicubic)
-
-
-def _normalized(t: Tensor, kernel: Callable[[Tensor], Tensor]) -> Tensor:
-    weights = kernel(t.abs())
-    return weights / weights.sum(2, keepdim=True)
-
-
-def _bicubic(t: Tensor) -> Tensor:
-    """Keys' cubic kernel with a = -0.5, of distances that are not negative."""
-    import torch
-
-    near = (1.5 * t - 2.5) * t * t + 1
-    far = ((-0.5 * t + 2.5) * t - 4) * t + 2
-    return torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
 
 
 def blur(x: Tensor, sigma: Tensor) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from hyperpq.errors import InvalidInputError
 
+Interpolation = Literal["bicubic", "bilinear"]
+"""Filters of resizing."""
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -39,7 +41,7 @@ class Preprocessing:
     size: int = 224
     resize: str = "squash"
     crop_fraction: float = 1.0
-    interpolation: str = "bicubic"
+    interpolation: Interpolation = "bicubic"
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or not 1 <= self.size <= 8192:
@@ -64,6 +66,13 @@ class Preprocessing:
     def decode_side(self) -> int:
         """The ``shrink_to`` for `open_image`: twice the resized side, so that no detail is lost."""
         return 2 * self.resized_side
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height of the part of an image that becomes the square."""
+        if self.resize == "squash":
+            return 0.0, 0.0, float(width), float(height)
+        side = self.size * min(width, height) / self.resized_side
+        return (width - side) / 2, (height - side) / 2, side, side
 
     def to_dict(self) -> dict[str, Any]:
         """The values, ready for JSON."""
@@ -109,15 +118,13 @@ def to_pixels(image: Image.Image, prep: Preprocessing, out: np.ndarray | None = 
     ndarray, shape (size, size, 3), uint8
         ``out``, or a new array (read-only).
     """
-    width, height = image.size
-    box = (0.0, 0.0, float(width), float(height))
-    if prep.resize == "crop":
-        side = prep.size * min(width, height) / prep.resized_side
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
+    left, top, width, height = prep.box(*image.size)
     # 3.0: a box-filtered first step for large images, indistinguishable from one resampling.
     square = image.resize(
-        (prep.size, prep.size), _RESAMPLING[prep.interpolation], box=box, reducing_gap=3.0
+        (prep.size, prep.size),
+        _RESAMPLING[prep.interpolation],
+        box=(left, top, left + width, top + height),
+        reducing_gap=3.0,
     )
     if out is None:
         return np.asarray(square)

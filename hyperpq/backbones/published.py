@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hyperpq.backbones.base import Backbone, Precision, check_normalization, first_line
 from hyperpq.backbones.torch_modules import TorchBackbone, hash_parameters
 from hyperpq.backbones.tuned import TunedWeights
-from hyperpq.datasets.preprocessing import Preprocessing
+from hyperpq.datasets.preprocessing import Interpolation, Preprocessing
 from hyperpq.errors import BackboneError, MissingDependencyError
 from hyperpq.utils.imports import need, need_torch
 
@@ -206,8 +206,9 @@ def _unknown(name: str, kind: str, model: str, known: Iterable[str], listing: st
     )
 
 
-def _interpolation(name: str, wanted: str) -> str:
-    if wanted in ("bicubic", "bilinear"):
-        return wanted
-    _log.warning("backbone %r asks for %s interpolation; bicubic is used", name, wanted)
+def _interpolation(name: str, wanted: str) -> Interpolation:
+    if wanted == "bilinear":
+        return "bilinear"
+    if wanted != "bicubic":
+        _log.warning("backbone %r asks for %s interpolation; bicubic is used", name, wanted)
     return "bicubic"

@@ -1,4 +1,4 @@
-"""Threads or processes that decode batches of images, and which of them a call gets."""
+"""Threads, processes or a device that decode batches of images, and which of them a call gets."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hyperpq.errors import InvalidInputError
 from hyperpq.images.decoding import Decoding, Failure, ReadImage, read_image
 from hyperpq.images.decoding_budget import DecodingBudget
 from hyperpq.images.decoding_processes import DecodingProcesses, processes_possible
+from hyperpq.images.device_decoding import DeviceDecoding, need_nvimagecodec
 from hyperpq.images.reading_ahead import ReadingAhead
 from hyperpq.images.shared_blocks import Block
 from hyperpq.images.sources import Source
@@ -43,11 +44,13 @@ class RemoteWorkers(Protocol):
 
 WorkersLike: TypeAlias = int | str | RemoteWorkers
 """Number of workers that decode images, 0 for one per core; or ``"threads"``, ``"processes"``,
-``"threads:N"`` or ``"processes:N"``. A number alone leaves the kind open: processes read many files
-for a network on a GPU, threads everything else. Or `hyperpq.distributed.RayWorkers`: what a build
-reads here all the same, such as pixels for fine-tuning, it reads as with 0 then."""
+``"device"``, ``"threads:N"``, ``"processes:N"`` or ``"device:N"``. A number alone leaves the kind
+open: processes read many files for a network on a GPU, threads everything else. ``"device"`` is
+nvImageCodec on the device of the network, with N threads that read the files. Or
+`hyperpq.distributed.RayWorkers`: what a build reads here all the same, such as pixels for
+fine-tuning, it reads as with 0 then."""
 
-Kind = Literal["auto", "threads", "processes"]
+Kind = Literal["auto", "threads", "processes", "device"]
 
 # Of all decoding threads of this process. Made here, as threads that need it first at the same
 # time would make several.
@@ -70,7 +73,7 @@ class Workers:
 
     Attributes
     ----------
-    kind : {"auto", "threads", "processes"}
+    kind : {"auto", "threads", "processes", "device"}
         See `WorkersLike`.
     count : int
         Their number.
@@ -87,29 +90,33 @@ class Workers:
         ------
         InvalidInputError
             If it is something else, or processes cannot be started here.
+        MissingDependencyError
+            If nvImageCodec is needed and not installed.
         """
         kind, number = "auto", 0 if isinstance(workers, RemoteWorkers) else workers
         if isinstance(workers, str):
             found = re.fullmatch(
-                r"(auto|threads|processes)(?::([0-9]{1,6}))?|([0-9]{1,6})", workers
+                r"(auto|threads|processes|device)(?::([0-9]{1,6}))?|([0-9]{1,6})", workers
             )
             if found is not None:
                 kind, number = found[1] or "auto", int(found[2] or found[3] or 0)
         if type(number) is not int or number < 0:
             raise InvalidInputError(
                 f"workers is {workers!r}; expected a number, 0 for one per core, or 'threads', "
-                "'processes', 'threads:N' or 'processes:N'."
+                "'processes', 'device', 'threads:N', 'processes:N' or 'device:N'."
             )
         if kind == "processes" and not processes_possible():
             raise InvalidInputError(
                 f"workers is {workers!r}, but this system or interpreter cannot start decoding "
                 "processes; give 'threads'."
             )
+        if kind == "device":
+            need_nvimagecodec()
         return cls(cast(Kind, kind), number or default_threads())
 
     def uses_processes(self, n_files: int, device: str) -> bool:
         """Whether processes decode this many files for a network on a device."""
-        if self.kind != "auto":
+        if self.kind in ("threads", "processes"):
             return self.kind == "processes"
         return device != "cpu" and n_files >= _MIN_FOR_PROCESSES and processes_possible()
 
@@ -139,12 +146,38 @@ class Decoder(Protocol):
 
 
 def make_decoder(
-    workers: Workers, decoding: Decoding, *, batch_size: int, ahead: int, processes: bool
+    workers: Workers,
+    decoding: Decoding,
+    *,
+    batch_size: int,
+    ahead: int,
+    n_files: int,
+    device: str,
 ) -> Decoder:
-    """Threads or processes for batches of at most ``batch_size`` images, ``ahead`` at a time."""
-    if not processes:
-        return ReadingAhead(_Threads(workers.count, decoding))
-    return ReadingAhead(_Processes(workers.count, decoding, batch_size, ahead))
+    """What decodes for a network on a device.
+
+    Parameters
+    ----------
+    workers : Workers
+        What the user asked for.
+    decoding : Decoding
+        What becomes of the images. Views that are made of the decoded files need threads or
+        processes, also where a device is asked for.
+    batch_size : int
+        Images in a batch at most.
+    ahead : int
+        Batches that are decoded at a time.
+    n_files : int
+        About how many images there are in all.
+    device : str
+        ``cpu`` or ``cuda:N``.
+    """
+    makes_views = decoding.augmentation is not None and not decoding.views_later
+    if workers.kind == "device" and not makes_views:
+        return ReadingAhead(DeviceDecoding(device, workers.count, decoding, BUDGET))
+    if workers.uses_processes(n_files, device):
+        return ReadingAhead(_Processes(workers.count, decoding, batch_size, ahead))
+    return ReadingAhead(_Threads(workers.count, decoding))
 
 
 def _shape(decoding: Decoding, n: int) -> tuple[int, ...]:

@@ -210,7 +210,8 @@ def _stream(
         decoding,
         batch_size=size,
         ahead=ahead,
-        processes=workers.uses_processes(n_files, backbone.device),
+        n_files=n_files,
+        device=backbone.device,
     )
     parts = _parts(groups, size)
     decoded: deque[tuple[_Part, DecodedBatch]] = deque()

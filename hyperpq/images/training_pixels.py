@@ -142,9 +142,13 @@ class TrainingPixels:
     def _decode(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], list[object]]:
         """Squares of some images, as a copy, and what became of each."""
         if self._decoder is None:
-            processes = self._workers.uses_processes(len(self._paths), self._device)
             self._decoder = make_decoder(
-                self._workers, self._decoding, batch_size=_BATCH, ahead=1, processes=processes
+                self._workers,
+                self._decoding,
+                batch_size=_BATCH,
+                ahead=1,
+                n_files=len(self._paths),
+                device=self._device,
             )
         squares = np.empty((len(rows), *self._shape[1:]), np.uint8)
         outcomes: list[object] = []

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperpq.backbones.trainable import TrainableNetwork
-from hyperpq.datasets.device_views import resize_squares
+from hyperpq.datasets.device_resize import resize_squares
 from hyperpq.progress import Phase
 from hyperpq.training.finetune_images import TrainingImages, ahead, load_squares
 
