@@ -19,7 +19,7 @@ from hyperpq.errors import (
     NotTrainedError,
     SnapshotChangedError,
 )
-from hyperpq.index import collection
+from hyperpq.index import code_changes
 from hyperpq.store.manifest import CELLS_FILE
 
 NLIST = 12
@@ -156,7 +156,7 @@ def test_cells_of_a_codec_that_is_replaced_meanwhile_are_refused(retrains, tmp_p
 
     def learned(*args):
         monkeypatch.undo()
-        cells = collection.learned_cells(*args)
+        cells = code_changes.learned_cells(*args)
         if retrains == "a thread":
             index.retrain(seed=5)
         else:
@@ -164,7 +164,7 @@ def test_cells_of_a_codec_that_is_replaced_meanwhile_are_refused(retrains, tmp_p
             index.add(X[:1])  # shows the new codec
         return cells
 
-    monkeypatch.setattr(collection, "learned_cells", learned)
+    monkeypatch.setattr(code_changes, "learned_cells", learned)
     with pytest.raises(SnapshotChangedError, match="codec or its cells were replaced meanwhile"):
         index.make_cells(NLIST)
     stored = HiHPQIndex.load(tmp_path / "index", device="cpu")
