@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from hyperpq.codes import CodeSegment, TiledCodes, row_bits
 from hyperpq.errors import InvalidInputError
 from hyperpq.scan import reference
-from hyperpq.scan.arguments import check_finite, checked_radius, shaped_tables
+from hyperpq.scan.arguments import check_finite, checked_cells, checked_radius, shaped_tables
 from hyperpq.scan.merge import merge_range_results, merge_results
 from hyperpq.utils.devices import default_threads
 from hyperpq.utils.validation import as_count
@@ -215,10 +215,16 @@ def search_cells(
     cells : ndarray, shape (nq, n), int64
         The cells of each query, different ones. A search is fastest if the first one is the nearest
         and the others ascend.
+
+    Raises
+    ------
+    InvalidInputError
+        As in `search`; also if a cell is none of the segments.
     """
     level = _level()
     tables = shaped_tables(tables, segments)
     k, threads = as_count(k, "k"), _checked_threads(threads)
+    cells = checked_cells(cells, len(tables), segments)
     if level == "numpy":
         check_finite(tables)
         each = [
@@ -247,6 +253,7 @@ def range_search_cells(
     level = _level()
     tables = shaped_tables(tables, segments)
     radius, threads = checked_radius(radius), _checked_threads(threads)
+    cells = checked_cells(cells, len(tables), segments)
     if level == "numpy":
         check_finite(tables)
         each = [

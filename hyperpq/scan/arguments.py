@@ -50,6 +50,28 @@ def check_finite(tables: NDArray[np.float32]) -> None:
         raise InvalidInputError("tables hold NaN or infinity; expected finite distances.")
 
 
+def checked_cells(cells: Any, nq: int, segments: Sequence[CodeSegment]) -> NDArray[np.int64]:
+    """Return the cells (nq, n), int64, that queries look at.
+
+    Raises
+    ------
+    InvalidInputError
+        If they have another shape or type, or are none of the segments.
+    """
+    array = np.asarray(cells)
+    if array.ndim != 2 or len(array) != nq or array.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"cells are {array.dtype} {array.shape}; expected integers ({nq}, n), those of each "
+            "query."
+        )
+    nlist = min((len(s.starts) - 1 for s in segments if s.starts is not None), default=0)
+    if segments and array.size and not 0 <= array.min() <= array.max() < nlist:
+        raise InvalidInputError(
+            f"cells are {array.min()} to {array.max()}; expected 0 to {nlist - 1}."
+        )
+    return array.astype(np.int64, copy=False)
+
+
 def checked_radius(radius: float) -> float:
     """Return a radius rounded to float32.
 

@@ -10,6 +10,7 @@ from scan_cases import KINDS, brute_force, first, make_tables
 
 from hyperpq import scan
 from hyperpq.codes import pack, row_bits
+from hyperpq.errors import InvalidInputError
 from hyperpq.scan import CodeSegment, prepare
 
 LEVELS = [name for name, use in scan.levels().items() if use in ("in use", "available")]
@@ -98,3 +99,26 @@ def test_cells_that_leave_the_rows_are_refused(starts, cells):
         scan.search_cells(
             np.zeros((1, 2, 256), np.float32), [segment], np.array(cells, np.int64), 3
         )
+
+
+@pytest.mark.parametrize("level", ["numpy", None])
+@pytest.mark.parametrize(
+    ("cells", "found"),
+    [
+        (np.array([[2]]), "cells are 2 to 2; expected 0 to 1"),
+        (np.array([[0, -1]]), "cells are -1 to 0"),
+        (np.array([[0], [1]]), r"cells are int64 \(2, 1\); expected integers \(1, n\)"),
+        (np.array([0]), r"cells are int64 \(1,\)"),
+        (np.array([[0.5]]), "cells are float64"),
+    ],
+)
+def test_the_error_names_the_cells(level, cells, found, monkeypatch):
+    if level is not None:
+        monkeypatch.setenv("HYPERPQ_SCAN_LEVEL", level)
+    codes = prepare(np.zeros((10, 2), np.uint8))
+    segments = [CodeSegment(codes, None, None, np.array([0, 5, 10]))]
+    tables = np.zeros((1, 2, 256), np.float32)
+    with pytest.raises(InvalidInputError, match=found):
+        scan.search_cells(tables, segments, cells, 3)
+    with pytest.raises(InvalidInputError, match=found):
+        scan.range_search_cells(tables, segments, cells, 3.0)
