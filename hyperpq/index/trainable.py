@@ -375,23 +375,28 @@ class TrainableIndex(VectorIndex):
         ------
         InvalidInputError
             If a value is not as described, or ``rows`` is True and this index keeps no features.
+            Plain codebooks have one length, and ``metric`` and ``x`` are not for them.
         """
         need_torch("codes of another length")
         from hyperpq.codec.learned import LearnedCodec
 
         view = self.collection.view()
         codec = trained(view.codec)
-        if not isinstance(codec, LearnedCodec):
+        if isinstance(codec, LearnedCodec):
+            shorter: Codec = codec.with_bits(bits, nbits=nbits, metric=metric, x=x)
+            shorter.warn_of_noise()
+        elif (bits, nbits) == (codec.M * codec.nbits, codec.nbits) and metric is None and x is None:
+            shorter = codec
+        else:
             raise InvalidInputError(
-                f"bits is {bits!r}, but plain codebooks have codes of {codec.M * codec.nbits} bits "
-                "only; expected a learned codec; train an index with the metric 'l1'."
+                f"bits is {bits!r} and nbits {nbits!r}, but the index has plain codebooks, whose "
+                f"codes have {codec.M * codec.nbits} bits with nbits {codec.nbits}; expected these "
+                "alone; to change them, train an index with the metric 'l1'."
             )
         kept = view.feature_codec
         read_by = view.kept_by() if rows else None
         if features is not None:
             kept = feature_codec(features, self.d)
-        shorter = codec.with_bits(bits, nbits=nbits, metric=metric, x=x)
-        shorter.warn_of_noise()
         other = self.from_codec(
             shorter, device=self.device, features="none" if kept is None else kept.kind
         )

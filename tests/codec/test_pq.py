@@ -113,7 +113,7 @@ def test_face_of_a_codec():
     assert not isinstance(codec, LearnedCodec)
     assert not hasattr(codec, "with_bits")
     index = HiHPQIndex.from_codec(codec, device="cpu")
-    with pytest.raises(InvalidInputError, match="plain codebooks have codes of 16 bits"):
+    with pytest.raises(InvalidInputError, match="plain codebooks, whose codes have 16 bits"):
         index.with_bits(32)
 
 

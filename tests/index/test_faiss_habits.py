@@ -156,10 +156,20 @@ def test_a_learned_index_in_faiss(metric):
     assert np.mean(want[1] == I) > 0.97
 
 
+def test_an_empty_index_with_the_same_plain_codebooks():
+    ours = HiHPQIndex.from_faiss(pq())
+    empty = ours.with_bits(32)
+    assert empty.ntotal == 0
+    empty.add(X)
+    np.testing.assert_array_equal(empty.view().codes_of(np.arange(len(X))), ours.encode(X))
+
+
 def test_what_a_plain_index_refuses(tmp_path):
     ours = HiHPQIndex.from_faiss(pq())
     with pytest.raises(hyperpq.HyperPQError, match="train a new index"):
         ours.train(X)
-    with pytest.raises(hyperpq.HyperPQError, match="plain codebooks have codes of 32 bits"):
+    with pytest.raises(hyperpq.HyperPQError, match="plain codebooks, whose codes have 32 bits"):
         ours.with_bits(16)
+    with pytest.raises(hyperpq.HyperPQError, match="plain codebooks"):
+        ours.with_bits(32, metric="l1")
     assert copy.deepcopy(ours.codec).settings() == ours.codec.settings()
