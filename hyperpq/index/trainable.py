@@ -382,12 +382,12 @@ class TrainableIndex(VectorIndex):
 
         view = self.collection.view()
         codec = trained(view.codec)
+        shorter: Codec = codec
         if isinstance(codec, LearnedCodec):
-            shorter: Codec = codec.with_bits(bits, nbits=nbits, metric=metric, x=x)
-            shorter.warn_of_noise()
-        elif (bits, nbits) == (codec.M * codec.nbits, codec.nbits) and metric is None and x is None:
-            shorter = codec
-        else:
+            learned = codec.with_bits(bits, nbits=nbits, metric=metric, x=x)
+            learned.warn_of_noise()
+            shorter = learned
+        elif x is not None or (bits, nbits, metric) != (codec.M * codec.nbits, codec.nbits, None):
             raise InvalidInputError(
                 f"bits is {bits!r} and nbits {nbits!r}, but the index has plain codebooks, whose "
                 f"codes have {codec.M * codec.nbits} bits with nbits {codec.nbits}; expected these "

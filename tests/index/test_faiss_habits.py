@@ -172,4 +172,6 @@ def test_what_a_plain_index_refuses(tmp_path):
         ours.with_bits(16)
     with pytest.raises(hyperpq.HyperPQError, match="plain codebooks"):
         ours.with_bits(32, metric="l1")
+    with pytest.raises(hyperpq.HyperPQError, match="plain codebooks"):
+        ours.with_bits(32, x=X)
     assert copy.deepcopy(ours.codec).settings() == ours.codec.settings()
