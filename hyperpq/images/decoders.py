@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from hyperpq.errors import InvalidInputError
 from hyperpq.images.decoding import Decoding, Failure, ReadImage, read_image
 from hyperpq.images.decoding_budget import DecodingBudget
-from hyperpq.images.decoding_processes import DecodingProcesses, processes_possible
+from hyperpq.images.decoding_processes import DecodingProcesses
 from hyperpq.images.device_decoding import DeviceDecoding, need_nvimagecodec
 from hyperpq.images.reading_ahead import ReadingAhead
-from hyperpq.images.shared_blocks import Block
 from hyperpq.images.sources import Source
 from hyperpq.utils.devices import default_threads
+from hyperpq.utils.shared_blocks import Block
+from hyperpq.utils.worker_process import processes_possible
 
 if TYPE_CHECKING:
     from hyperpq.backbones.base import Backbone

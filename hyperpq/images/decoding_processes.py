@@ -1,43 +1,24 @@
 """`DecodingProcesses`: images are decoded by processes, which no interpreter lock holds up.
 
 Small images take so little time in the decoder that threads wait for each other in the interpreter:
-on 16 cores, 16 threads read 1,990 images of 32 pixels a second, no more than 2 threads do. A
-process is a new interpreter that imports `decoding_worker` and nothing of the caller, so it neither
-copies the state of CUDA or of threads nor runs the script of the caller again.
+on 16 cores, 16 threads read 1,990 images of 32 pixels a second, no more than 2 threads do.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from io import BufferedRWPair
+from contextlib import ExitStack
 from typing import Any
 
 from hyperpq.errors import HyperPQError
 from hyperpq.images.decoding import Decoding, Failure, ReadImage, read_image
 from hyperpq.images.decoding_budget import DecodingBudget
-from hyperpq.images.shared_blocks import Block, SharedBlocks
 from hyperpq.images.sources import Source
-
-# The directory of `sys.path` from which this process imports may be missing in a new interpreter.
-_PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from hyperpq.images.decoding_worker import serve; serve(int(sys.argv[2]), int(sys.argv[3]))"
-)
-# Seconds that a process has to end by itself.
-_PATIENCE = 5.0
-
-
-def processes_possible() -> bool:
-    """Whether this system and this interpreter can start decoding processes."""
-    return os.name == "posix" and bool(sys.executable) and not getattr(sys, "frozen", False)
+from hyperpq.utils.shared_blocks import Block, SharedBlocks
+from hyperpq.utils.worker_process import WorkerDied, WorkerProcess
 
 
 class DecodingProcesses:
@@ -134,14 +115,14 @@ class DecodingProcesses:
         }
         try:
             return self._worker().read(request, self._budget)
-        except _WorkerDied as died:
+        except WorkerDied as died:
             self._discard()
             if len(files) > 1:
                 return [self._read_files([file], block, shape, decoding)[0] for file in files]
             first = died
         try:
             return self._worker().read(request, self._budget)
-        except _WorkerDied as died:
+        except WorkerDied as died:
             self._discard()
             # It may have been the memory of the machine, and not the image.
             return [Failure(f"decoding it ended two processes ({first}, {died})", True)]
@@ -159,36 +140,19 @@ class DecodingProcesses:
         worker.close()
 
 
-class _WorkerDied(Exception):  # noqa: N818
-    """A process has ended; the text says how."""
-
-
 class _Worker:
     """One process, used by one thread."""
 
     def __init__(self, file_number: int) -> None:
-        here, there = socket.socketpair()
-        with there:
-            self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-c", _PROGRAM, json.dumps(sys.path)),
-                    *(str(there.fileno()), str(file_number)),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(there.fileno(), file_number),
-                # Ctrl-C is for this process, which then ends the others.
-                start_new_session=True,
-                # It multiplies nothing.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            )
-        self._socket = here
-        stream = here.makefile("rwb")
-        assert isinstance(stream, BufferedRWPair)
-        self._stream = stream
+        self._process = WorkerProcess(
+            "hyperpq.images.decoding_worker",
+            [file_number],
+            # It multiplies nothing.
+            {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        )
         try:
-            self._receive()
-        except _WorkerDied as died:
+            self._process.receive()
+        except WorkerDied as died:
             self.close()
             raise HyperPQError(
                 f"a process that decodes images did not start ({died}); see above for its error, "
@@ -197,16 +161,16 @@ class _Worker:
 
     def read(self, request: dict[str, Any], budget: DecodingBudget) -> list[ReadImage | Failure]:
         """Outcomes of a request, in the order of its images."""
-        self._send(request)
+        self._process.send(request)
         with ExitStack() as claims:
             image, reserve = None, None
-            while "outcomes" not in (answer := self._receive()):
+            while "outcomes" not in (answer := self._process.receive()):
                 if reserve is None or answer["image"] != image:
                     # What the image before it took is free.
                     claims.close()
                     image, reserve = answer["image"], claims.enter_context(budget.claim())
                 reserve(answer["reserve"])
-                self._send({})
+                self._process.send({})
         return [
             ReadImage(*outcome) if len(outcome) == len(ReadImage._fields) else Failure(*outcome)
             for outcome in answer["outcomes"]
@@ -214,35 +178,4 @@ class _Worker:
 
     def close(self) -> None:
         """End the process."""
-        with suppress(OSError):
-            self._stream.close()
-        self._socket.close()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _send(self, message: dict[str, Any]) -> None:
-        try:
-            self._stream.write(json.dumps(message).encode() + b"\n")
-            self._stream.flush()
-        except OSError:
-            raise self._death() from None
-
-    def _receive(self) -> dict[str, Any]:
-        try:
-            line = self._stream.readline()
-        except OSError:
-            line = b""
-        if not line.endswith(b"\n"):
-            raise self._death()
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def _death(self) -> _WorkerDied:
-        try:
-            code = self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            return _WorkerDied("it closed its connection")
-        return _WorkerDied(f"signal {-code}" if code < 0 else f"exit code {code}")
+        self._process.close()

@@ -8,17 +8,14 @@ so with the other process, however that ends.
 
 from __future__ import annotations
 
-import json
-import mmap
-import socket
-from contextlib import suppress
-from io import BufferedRWPair
 from typing import Any
 
 import numpy as np
 
 from hyperpq.images.decoding import Decoding, Failure, ReadImage, read_image
 from hyperpq.images.decoding_budget import LARGE, return_freed_memory
+from hyperpq.utils.shared_blocks import MappedBlocks
+from hyperpq.utils.worker_process import Lines, serving
 
 UNASKED = 1 << 20
 """Bytes that an image may take in each process without being counted.
@@ -35,30 +32,22 @@ def serve(socket_number: int, file_number: int) -> None:
     socket_number, file_number : int
         Descriptors of the socket and of the file that is mapped.
     """
-    # The other process may end without having read the last answer.
-    with suppress(ConnectionError), socket.socket(fileno=socket_number) as connection:
-        stream = connection.makefile("rwb")
-        assert isinstance(stream, BufferedRWPair)
-        _Server(stream, file_number).run()
+    with serving(socket_number) as lines:
+        _Server(lines, MappedBlocks(file_number)).run()
 
 
 class _Server:
-    def __init__(self, stream: BufferedRWPair, file_number: int) -> None:
-        self._stream, self._file = stream, file_number
-        self._blocks: dict[tuple[int, int], mmap.mmap] = {}
+    def __init__(self, lines: Lines, blocks: MappedBlocks) -> None:
+        self._lines, self._blocks = lines, blocks
 
     def run(self) -> None:
-        self._send({"ready": True})
-        while line := self._stream.readline():
-            self._answer(json.loads(line))
-
-    def _send(self, message: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(message).encode() + b"\n")
-        self._stream.flush()
+        self._lines.send({"ready": True})
+        while (request := self._lines.receive()) is not None:
+            self._answer(request)
 
     def _answer(self, request: dict[str, Any]) -> None:
         decoding = Decoding.from_dict(request["decoding"])
-        pixels = self._pixels(request)
+        pixels = self._blocks.block(*request["block"]).array(tuple(request["shape"]))
         outcomes: list[list[Any]] = []
         for number, path in request["images"]:
             outcome = self._read(number, path.encode("latin-1"), pixels[:, number], decoding)
@@ -67,15 +56,7 @@ class _Server:
                 if isinstance(outcome, Failure)
                 else list(outcome)
             )
-        self._send({"outcomes": outcomes})
-
-    def _pixels(self, request: dict[str, Any]) -> np.ndarray:
-        offset, size = request["block"]
-        if (offset, size) not in self._blocks:
-            self._blocks[offset, size] = mmap.mmap(self._file, size, offset=offset)
-        shape = tuple(request["shape"])
-        flat = np.frombuffer(self._blocks[offset, size], np.uint8, int(np.prod(shape)))
-        return flat.reshape(shape)
+        self._lines.send({"outcomes": outcomes})
 
     def _read(
         self, number: int, path: bytes, pixels: np.ndarray, decoding: Decoding
@@ -85,8 +66,8 @@ class _Server:
         def reserve(size: int) -> None:
             nonlocal taken
             if size > max(taken, UNASKED):
-                self._send({"reserve": size, "image": number})
-                if not self._stream.readline():
+                self._lines.send({"reserve": size, "image": number})
+                if self._lines.receive() is None:
                     raise SystemExit  # the other process has ended
                 taken = size
 

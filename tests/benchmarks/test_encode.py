@@ -12,7 +12,7 @@ from hyperpq.backbones.base import Backbone
 from hyperpq.backbones.torch_modules import TorchBackbone
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import InvalidInputError
-from hyperpq.images.decoding_processes import processes_possible
+from hyperpq.utils.worker_process import processes_possible
 
 
 class Means(Backbone):

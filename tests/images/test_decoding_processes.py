@@ -16,14 +16,15 @@ from PIL import Image
 from hyperpq.datasets.augment import PAPER
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import HyperPQError, InvalidInputError
-from hyperpq.images import decoders, decoding_processes
+from hyperpq.images import decoders
 from hyperpq.images.decoders import Workers
 from hyperpq.images.decoding import Decoding, Failure, ReadImage
 from hyperpq.images.decoding_budget import DecodingBudget
-from hyperpq.images.decoding_processes import DecodingProcesses, processes_possible
+from hyperpq.images.decoding_processes import DecodingProcesses
 from hyperpq.images.extract import ReadOptions, extract_features, stream_features
-from hyperpq.images.shared_blocks import SharedBlocks
 from hyperpq.images.sources import EncodedImage
+from hyperpq.utils import worker_process
+from hyperpq.utils.worker_process import processes_possible
 
 pytestmark = pytest.mark.skipif(not processes_possible(), reason="no decoding processes here")
 
@@ -34,7 +35,7 @@ CRASH = (
     "def read(path, *rest):\n"
     "    if path.endswith({name!r}): os.kill(os.getpid(), signal.SIGSEGV)\n"
     "    return real(path, *rest)\n"
-    "w.read_image = read; "
+    "w.read_image = read\n"
 )
 
 
@@ -53,15 +54,14 @@ def started(monkeypatch):
         started.append(popen(*args, **options))
         return started[-1]
 
-    monkeypatch.setattr(decoding_processes.subprocess, "Popen", record)
+    monkeypatch.setattr(worker_process.subprocess, "Popen", record)
     return started
 
 
 def crash_on(monkeypatch, name):
-    program = decoding_processes._PROGRAM.replace(
-        "from hyperpq", CRASH.format(name=name) + "from hyperpq"
-    )
-    monkeypatch.setattr(decoding_processes, "_PROGRAM", program)
+    call = "importlib.import_module"
+    program = worker_process._PROGRAM.replace(call, CRASH.format(name=name) + call)
+    monkeypatch.setattr(worker_process, "_PROGRAM", program)
 
 
 def test_an_image_that_ends_its_process_is_skipped_alone(monkeypatch, paths):
@@ -92,7 +92,7 @@ def test_a_process_that_is_killed_is_replaced(paths, started):
 
 
 def test_a_process_that_cannot_start_is_named(monkeypatch, paths, started):
-    monkeypatch.setattr(decoding_processes, "_PROGRAM", "raise SystemExit(3)")
+    monkeypatch.setattr(worker_process, "_PROGRAM", "raise SystemExit(3)")
     with pytest.raises(HyperPQError, match=r"did not start \(exit code 3\)"):
         extract_features(paths, Grid(), ReadOptions("processes:2"))
     assert {process.returncode for process in started} == {3}
@@ -225,18 +225,6 @@ def test_what_a_process_is_told_survives_json():
     whole = Decoding(Preprocessing(24, "crop", 0.9, "bilinear"), 7.5, PAPER, 3, 11, True)
     assert Decoding.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
     assert Decoding.from_dict(json.loads(json.dumps(DECODING.to_dict()))) == DECODING
-
-
-def test_blocks_are_taken_again():
-    blocks = SharedBlocks()
-    first, second = blocks.take(100), blocks.take(10_000)
-    second.array((2, 3))[:] = 7
-    assert os.pread(blocks.file_number, 7, second.offset) == b"\7" * 6 + b"\0"
-    blocks.give_back(first)
-    blocks.give_back(second)
-    assert blocks.take(50) is first
-    assert blocks.take(50) is second
-    blocks.close()
 
 
 @pytest.mark.parametrize(

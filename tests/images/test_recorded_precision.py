@@ -9,7 +9,7 @@ from hyperpq import ImageIndex
 from hyperpq.errors import BackboneError, InvalidInputError
 from hyperpq.images.build import BuildOptions, build_index, pipeline
 from hyperpq.images.build.state import BuildState
-from hyperpq.images.decoding_processes import processes_possible
+from hyperpq.utils.worker_process import processes_possible
 
 
 class Half(Grid):

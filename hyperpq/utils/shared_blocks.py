@@ -82,3 +82,23 @@ class SharedBlocks:
         """Let go of the file; arrays of blocks remain valid."""
         self._free.clear()
         os.close(self.file_number)
+
+
+class MappedBlocks:
+    """The blocks of another process, in one that has been given the descriptor.
+
+    Parameters
+    ----------
+    file_number : int
+        The descriptor.
+    """
+
+    def __init__(self, file_number: int) -> None:
+        self._file, self._blocks = file_number, dict[tuple[int, int], Block]()
+
+    def block(self, offset: int, size: int) -> Block:
+        """The block that begins there and has so many bytes."""
+        key = offset, size
+        if key not in self._blocks:
+            self._blocks[key] = Block(offset, size, mmap.mmap(self._file, size, offset=offset))
+        return self._blocks[key]
