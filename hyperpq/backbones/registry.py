@@ -6,11 +6,12 @@ import difflib
 import importlib.util
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hyperpq.backbones.auto_precision import choose_precision
 from hyperpq.backbones.base import PRECISIONS, Backbone, Precision, PrecisionChoice
 from hyperpq.backbones.combined import CombinedBackbone
+from hyperpq.backbones.device_processes import NetworkSettings
 from hyperpq.backbones.efficientnet_lite import (
     LITE_MODELS,
     lite_hash,
@@ -27,6 +28,9 @@ from hyperpq.utils.devices import (
     resolve_devices,
 )
 from hyperpq.utils.validation import as_choice
+
+if TYPE_CHECKING:
+    import torch
 
 # All embedded networks together.
 _COMBINED = "lite-all"
@@ -73,10 +77,11 @@ def load_backbone(
         ``open_clip:MODEL/PRETRAINED``, ``onnx:FILE`` or ``torchscript:FILE``.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; several with commas between, such as
-        ``cuda:0,cuda:1``, or ``cuda:all``, which take batches in turn.
+        ``cuda:0,cuda:1``, or ``cuda:all``, which take batches in turn, each in a process of its
+        own.
     threads : int, optional
-        Threads on the CPU; by default all cores. For PyTorch networks the number applies to the
-        whole process.
+        Threads on the CPU, for each device; by default all cores. For PyTorch networks the number
+        applies to the whole process.
     tuned : TunedWeights, optional
         What fine-tuning changed in this network. Features of the tuned network and of the network
         as it came cannot be compared, and have different ``weights_hash``.
@@ -120,9 +125,12 @@ def load_backbone(
             f"precision is 'int8', but backbone {name!r} is fine-tuned; expected 'float32', as a "
             "tuned network loses too much in int8."
         )
-    parts = [_load(name, one, threads, tuned, precision) for one in devices]
-    backbone = parts[0] if len(parts) == 1 else SpreadBackbone(parts)
-    where = ",".join(part.device for part in parts)
+    if len(devices) == 1:
+        backbone = _load(name, devices[0], threads, tuned, precision)
+    else:
+        settings = NetworkSettings(name, threads, precision, tuned)
+        backbone = SpreadBackbone(settings, devices, partial(_open_network, name))
+    where = ",".join(backbone.devices)
     backbone.reload = partial(_reload, name, where, threads, tuned, backbone.identity())
     return backbone
 
@@ -140,6 +148,13 @@ def _reload(
     )
     backbone.check_matches(identity)
     return backbone
+
+
+def _open_network(name: str) -> torch.nn.Module:
+    """The PyTorch module of a network that this process has not loaded."""
+    network = _load(name, "cpu", None, None, "float32")
+    assert network.open_network is not None
+    return network.open_network()
 
 
 def _chosen(

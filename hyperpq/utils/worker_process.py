@@ -63,6 +63,11 @@ class Lines:
         message: dict[str, Any] = json.loads(line)
         return message
 
+    def end(self) -> None:
+        """Let both sides know that no more messages come."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
 
 @contextmanager
 def serving(socket_number: int) -> Iterator[Lines]:
@@ -148,8 +153,7 @@ class WorkerProcess:
     def disconnect(self) -> None:
         """Tell the process to end after what it is doing now; `close` waits for that."""
         if self._owner == os.getpid():
-            with suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+            self._lines.end()
 
     def close(self) -> None:
         """End the process: some seconds after it was told, if it does not end by itself."""

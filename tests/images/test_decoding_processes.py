@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from image_tools import Grid, fill
 from PIL import Image
+from running import record_started, run_before_serving, wait_for_the_end
 
 from hyperpq.datasets.augment import PAPER
 from hyperpq.datasets.preprocessing import Preprocessing
@@ -35,7 +35,7 @@ CRASH = (
     "def read(path, *rest):\n"
     "    if path.endswith({name!r}): os.kill(os.getpid(), signal.SIGSEGV)\n"
     "    return real(path, *rest)\n"
-    "w.read_image = read\n"
+    "w.read_image = read"
 )
 
 
@@ -48,20 +48,11 @@ def paths(tmp_path_factory):
 @pytest.fixture
 def started(monkeypatch):
     """The processes that were started."""
-    started, popen = [], subprocess.Popen
-
-    def record(*args, **options):
-        started.append(popen(*args, **options))
-        return started[-1]
-
-    monkeypatch.setattr(worker_process.subprocess, "Popen", record)
-    return started
+    return record_started(monkeypatch)
 
 
 def crash_on(monkeypatch, name):
-    call = "importlib.import_module"
-    program = worker_process._PROGRAM.replace(call, CRASH.format(name=name) + call)
-    monkeypatch.setattr(worker_process, "_PROGRAM", program)
+    run_before_serving(monkeypatch, CRASH.format(name=name))
 
 
 def test_an_image_that_ends_its_process_is_skipped_alone(monkeypatch, paths):
@@ -140,19 +131,7 @@ def test_processes_end_with_their_owner(paths):
     assert workers
     owner.kill()
     assert owner.communicate()[1] == b""
-    for pid in workers:
-        until = time.monotonic() + 30
-        while is_running(pid):
-            assert time.monotonic() < until
-            time.sleep(0.01)
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    wait_for_the_end(*workers)
 
 
 def test_all_sources_and_relative_paths(monkeypatch, paths):

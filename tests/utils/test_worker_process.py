@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 
 import pytest
+from running import is_running, wait_for_the_end
 
 from hyperpq.utils.worker_process import WorkerDied, WorkerProcess, processes_possible
 
@@ -33,21 +33,6 @@ def echo(tmp_path, monkeypatch):
     (tmp_path / "echo.py").write_text(ECHO)
     monkeypatch.syspath_prepend(str(tmp_path))
     return "echo"
-
-
-def is_running(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for_the_end(pid):
-    until = time.monotonic() + 30
-    while is_running(pid):
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_messages_of_any_size(echo):
