@@ -4,6 +4,9 @@ Training spends most of its time here. One block of pairs at a time is computed,
 between the matrix product and the sum stay in the cache of a core. The backward pass computes these
 values again instead of keeping them, and the gradients are closed forms. Blocks of the forward pass
 and subspaces of the backward pass are independent of each other, so several cores take them.
+
+A GPU takes all pairs and subspaces at once, since starting its kernels is what takes the time there,
+and the curvatures stay on it, since reading them would wait for all work before.
 """
 
 from __future__ import annotations
@@ -45,7 +48,8 @@ def pairwise_distances(x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tenso
     Tensor, shape (n, m)
         Once differentiable; squared chords below 1e-8 count as 1e-8, with zero gradient.
     """
-    return cast(Tensor, _PairwiseDistances.apply(x, y, c, metric))
+    function = _PairwiseDistances if x.device.type == "cpu" else _AllAtOnce
+    return cast(Tensor, function.apply(x, y, c, metric))
 
 
 def _with_time(x: Tensor, c: Tensor) -> Tensor:
@@ -59,14 +63,14 @@ def _negated(x: Tensor) -> Tensor:
     return torch.cat([-x[..., :-1], x[..., -1:]], -1)
 
 
-def _blocks(n: int, m: int, device: torch.device) -> list[slice]:
-    step = n if device.type != "cpu" else max(1, _BLOCK_PAIRS // max(m, 1))
+def _blocks(n: int, m: int) -> list[slice]:
+    step = max(1, _BLOCK_PAIRS // max(m, 1))
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
 def _run(parts: Sequence[Callable[[], None]], pairs: Tensor) -> None:
     """Call functions of parts of all pairs (n, m), on several cores if it is worth it."""
-    if pairs.device.type == "cpu" and pairs.numel() >= 2 * _BLOCK_PAIRS:
+    if pairs.numel() >= 2 * _BLOCK_PAIRS:
         side_by_side(parts)
     else:
         for part in parts:
@@ -106,7 +110,7 @@ class _PairwiseDistances(torch.autograd.Function):
                 else:
                     block.add_(a.square_(), alpha=4 / curvature)
 
-        blocks = _blocks(len(x), len(y), out.device)
+        blocks = _blocks(len(x), len(y))
         _run([partial(add, rows) for rows in blocks], out)
         ctx.save_for_backward(x, y, c)
         ctx.metric = metric
@@ -122,7 +126,7 @@ class _PairwiseDistances(torch.autograd.Function):
         # Slopes by z^2 times the other's coordinates, summed over the pairs; time is last.
         sums, back = torch.zeros_like(one), torch.zeros_like(other)
         dc = torch.zeros_like(c)
-        blocks = _blocks(len(x), len(y), g.device)
+        blocks = _blocks(len(x), len(y))
         outers = [g[rows].contiguous() for rows in blocks]
 
         def add(m: int, curvature: float) -> None:
@@ -152,6 +156,56 @@ class _PairwiseDistances(torch.autograd.Function):
         dx, by_x = _through_time(one, sums, c)
         dy, by_y = _through_time(other, back, c)
         return dx.transpose(0, 1), dy.transpose(0, 1), dc + by_x + by_y, None
+
+
+class _AllAtOnce(torch.autograd.Function):
+    """`_PairwiseDistances` with the pairs of all subspaces in one tensor (M, n, m)."""
+
+    @staticmethod
+    def forward(ctx: _MetricContext, x: Tensor, y: Tensor, c: Tensor, metric: Metric) -> Tensor:
+        ctx.save_for_backward(x, y, c)
+        ctx.metric = metric
+        curvature = c[:, None, None]
+        z2 = _all_half_sinh(_with_time(x, c), _negated(_with_time(y, c)), curvature)
+        if metric == "chord":
+            return z2.mul_(4 / curvature).sum(0)
+        a = (z2 + 1).sqrt_().add_(z2.sqrt_()).log_()
+        if metric == "l1":
+            return a.mul_(2 / curvature.sqrt()).sum(0)
+        return a.square_().mul_(4 / curvature).sum(0)
+
+    @staticmethod
+    def backward(ctx: _MetricContext, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, c = ctx.saved_tensors
+        curvature, g = c[:, None, None], grads[0]
+        one, other = _with_time(x, c), _with_time(y, c)
+        from_x, from_y = _negated(one), _negated(other)
+        z2 = _all_half_sinh(one, from_y, curvature)
+        # By c with z^2 held, of each pair, and the slope by z^2, see `_PairwiseDistances`.
+        if ctx.metric == "chord":
+            by_c = -(g * z2).sum((1, 2)) * 4 / c.square()
+            slope = g * (4 / curvature)
+        else:
+            z, root = z2.sqrt(), (z2 + 1).sqrt_()
+            slope = g / (z * root)
+            a = z.add_(root).log_()
+            if ctx.metric == "l1":
+                by_c = -(g * a).sum((1, 2)) / c**1.5
+                slope = slope.mul_(curvature**-0.5)
+            else:
+                by_c = -(g * a.square()).sum((1, 2)) * 4 / c.square()
+                slope = slope.mul_(a).mul_(4 / curvature)
+        slope = slope.masked_fill_(z2 <= curvature / 4 * CHORD_FLOOR, 0)
+        dc = by_c + ((slope * z2).sum((1, 2)) + slope.sum((1, 2)) / 2) / c
+        dx, by_x = _through_time(one, slope @ from_y, c)
+        dy, by_y = _through_time(other, slope.transpose(1, 2) @ from_x, c)
+        return dx.transpose(0, 1), dy.transpose(0, 1), dc + by_x + by_y, None
+
+
+def _all_half_sinh(x: Tensor, negated: Tensor, c: Tensor) -> Tensor:
+    """`_half_sinh` (M, n, m) of all subspaces, of (M, n, D + 1), (M, m, D + 1) and (M, 1, 1)."""
+    products = x @ (negated.transpose(1, 2) * (c / 2))
+    return torch.maximum(products.sub_(0.5), c / 4 * CHORD_FLOOR)
 
 
 def _through_time(own: Tensor, sums: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:

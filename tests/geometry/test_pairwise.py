@@ -88,3 +88,29 @@ def test_the_number_of_cores_changes_no_bit(metric, monkeypatch):
 
     for one, several in zip(results(1), results(4), strict=True):
         assert torch.equal(one, several)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_all_subspaces_at_once_as_a_gpu_takes_them(metric):
+    """Values and gradients are those of the blocks of a CPU, at the floor, too."""
+    x, y, c = drawn(30, 20, 4, 5, seed=6)
+    y[:7] = x[:7]
+    weights = torch.randn(30, 20, generator=torch.Generator().manual_seed(7)).double()
+    results = []
+    for function in (pairwise._PairwiseDistances, pairwise._AllAtOnce):
+        inputs = [value.clone().requires_grad_() for value in (x, y, c)]
+        out = function.apply(*inputs, metric)
+        (out * weights).sum().backward()
+        results.append((out.detach(), *(value.grad for value in inputs)))
+    for blocks, at_once in zip(*results, strict=True):
+        torch.testing.assert_close(at_once, blocks, rtol=1e-10, atol=1e-10)
+    few = [value.requires_grad_() for value in drawn(6, 4, 3, 4, seed=1)]
+    assert torch.autograd.gradcheck(lambda *inputs: pairwise._AllAtOnce.apply(*inputs, metric), few)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_nothing_is_read_back_from_a_gpu(metric):
+    """Tensors without values, of the device meta, refuse to be read."""
+    inputs = [value.to("meta").requires_grad_() for value in drawn(6, 4, 3, 4, seed=1)]
+    pairwise.pairwise_distances(*inputs, metric).sum().backward()
+    assert [value.grad.shape for value in inputs] == [value.shape for value in inputs]
