@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from pathlib import Path
@@ -31,6 +32,22 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("hyperpq")
+
+
+@pytest.fixture
+def waiting_refused():
+    """Makes a context in which an operation of PyTorch that waits for a GPU raises an error."""
+    import torch
+
+    @contextlib.contextmanager
+    def refused():
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return refused
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ between the matrix product and the sum stay in the cache of a core. The backward
 values again instead of keeping them, and the gradients are closed forms. Blocks of the forward pass
 and subspaces of the backward pass are independent of each other, so several cores take them.
 
-A GPU takes all pairs and subspaces at once, since starting its kernels is what takes the time there,
-and the curvatures stay on it, since reading them would wait for all work before.
+A GPU takes all pairs and subspaces at once, since starting its kernels is what takes the time, and
+the curvatures stay there, since reading them would wait for all work before.
 """
 
 from __future__ import annotations

@@ -75,8 +75,12 @@ def load_squares(images: TrainingImages, rows: NDArray[np.int64], *, pinned: boo
     """Checked squares (b, S, S, 3), uint8, on the CPU, in pinned memory for a copy to a GPU."""
     pixels = images.pixels(rows)
     check_squares(pixels, len(rows))
-    found = torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
-    return found.pin_memory() if pinned else found
+    return pinned_if(torch.from_numpy(np.require(pixels, requirements=["C", "W"])), pinned)
+
+
+def pinned_if(tensor: Tensor, pinned: bool) -> Tensor:
+    """A tensor on the CPU, in pinned memory if a GPU is to get it."""
+    return tensor.pin_memory() if pinned else tensor
 
 
 def ahead(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:

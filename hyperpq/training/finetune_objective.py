@@ -93,6 +93,7 @@ class CosineObjective(nn.Module):
         h = nn.functional.normalize(z @ self.weight + self.bias, dim=1)
         # An image that is twice in a batch has no affinity to itself. Its other view is no negative
         # either: in small sets that would push views of the same image apart.
-        same = (sources[:, None] == sources[None, :]).to(targets.device) & (targets == 0)
+        there = sources.to(targets.device, non_blocking=True)
+        same = (there[:, None] == there[None, :]) & (targets == 0)
         distances = (1 - h @ h.T).masked_fill(same, torch.inf)
         return contrastive_loss(distances, targets, self._settings.temperature)

@@ -23,7 +23,7 @@ from hyperpq.training.finetune_features import (
     plain_squares,
     precision,
 )
-from hyperpq.training.finetune_images import TrainingImages, ahead, load_squares
+from hyperpq.training.finetune_images import TrainingImages, ahead, load_squares, pinned_if
 from hyperpq.training.finetune_objective import Objective
 from hyperpq.training.finetune_settings import FinetuneSettings
 from hyperpq.training.graph import NeighbourGraph
@@ -49,9 +49,10 @@ class Pairs:
     pixels : Tensor, shape (2 B, S, S, 3), uint8
         On the CPU, in pinned memory for a GPU.
     sources : Tensor, shape (2 B,), int64
-        Positions among the images that are learned from.
+        Positions among the images that are learned from. On the CPU.
     targets : Tensor, shape (2 B, 2 B), float32
-        Target affinities.
+        Target affinities, where the pixels are. From other memory a copy to a GPU would wait for
+        the step before.
     step : int
         Number of the step.
     """
@@ -79,7 +80,7 @@ class PairSampler:
     settings : FinetuneSettings
         Batch, walks and weights.
     pinned : bool
-        Whether pixels go to pinned memory.
+        Whether pixels and targets go to pinned memory.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class PairSampler:
             targets = soft_targets(affinities, settings.positive_weight)
         rows = self._rows[sources.numpy()]
         pixels = load_squares(self._images, rows, pinned=self._pinned)
-        return Pairs(rows, pixels, sources, targets, step)
+        return Pairs(rows, pixels, sources, pinned_if(targets, self._pinned), step)
 
 
 @dataclass(frozen=True)

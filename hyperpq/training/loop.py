@@ -136,7 +136,7 @@ def step_loss(
         # First views alone, whose images are those that the batch was drawn for.
         own = quantized[:first_half]
         images = batch.sources[:first_half]
-        labels = [labels[images].to(codec.device) for labels in hierarchy.labels]
+        labels = [labels[images].to(codec.device, non_blocking=True) for labels in hierarchy.labels]
         to_prototypes = [q.pairwise_distances(own, q.points(v)) for v in hierarchy.prototypes]
         out["prototype"] = losses.prototype_loss(to_prototypes, labels, T)
         among_views = q.pairwise_distances(own, own)
@@ -231,19 +231,19 @@ class TrainingLoop:
             hierarchy = Hierarchy.from_tangents(
                 v, self._levels, seed=seed + epoch, device=codec.device
             )
-        means: dict[str, float] = {}
+        losses: list[dict[str, Tensor]] = []
         order = torch.randperm(n, generator=self._generator)
         # Dropout draws from the global generator; seeded here, a resumed run draws the same.
         torch.manual_seed(seed * _SEED_STRIDE + epoch)
         codec.train()
         for step, batch in enumerate(self._batches(order)):
-            parts = self._step(batch, hierarchy, epoch + (step + 1) / steps)
-            for name, value in parts.items():
-                means[name] = means.get(name, 0.0) + float(value.detach()) / steps
-            if math.isnan(self._first_loss):
-                self._first_loss = float(parts["contrastive"].detach())
+            losses.append(self._step(batch, hierarchy, epoch + (step + 1) / steps))
         codec.eval()
-        return means
+        # Read once an epoch: after each step a GPU would wait for the next one.
+        each = {name: torch.stack([one[name] for one in losses]).tolist() for name in losses[0]}
+        if math.isnan(self._first_loss):
+            self._first_loss = each["contrastive"][0]
+        return {name: math.fsum(values) / steps for name, values in each.items()}
 
     def _batches(self, order: Tensor) -> Iterator[Batch]:
         """All whole batches of an order, each drawn by another thread during the step before."""
@@ -254,12 +254,16 @@ class TrainingLoop:
         with ThreadPoolExecutor(1) as thread:
             ahead = None
             for positions in order[: len(order) // size * size].split(size):
-                following = thread.submit(self._sampler.draw, positions, generator)
+                following = thread.submit(self._draw, positions, generator)
                 if ahead is not None:
                     yield ahead.result()
                 ahead = following
             if ahead is not None:
                 yield ahead.result()
+
+    def _draw(self, positions: Tensor, generator: torch.Generator) -> Batch:
+        batch = self._sampler.draw(positions, generator)
+        return batch.pinned() if self.codec.device.type == "cuda" else batch
 
     def _step(self, batch: Batch, hierarchy: Hierarchy, progress: float) -> dict[str, Tensor]:
         """One step of the optimisers, after ``progress`` epochs; the losses and their total."""
@@ -276,7 +280,7 @@ class TrainingLoop:
         for optimizer in self.optimizers:
             optimizer.step()
         self.codec.quantizer.clamp_()
-        return {"total": total, **parts}
+        return {name: value.detach() for name, value in {"total": total, **parts}.items()}
 
     def close_epoch(self, means: dict[str, float], epoch: int) -> dict[str, Any]:
         """Check the values, move unused codewords if the recipe says so, and describe the epoch.

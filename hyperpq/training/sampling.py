@@ -33,9 +33,14 @@ class Batch:
     sources: Tensor
     targets: Tensor
 
+    def pinned(self) -> Batch:
+        """The batch in pinned memory, from which a copy to a GPU waits for no work there."""
+        return Batch(self.views.pin_memory(), self.sources, self.targets.pin_memory())
+
     def to(self, device: torch.device) -> Batch:
         """The batch on another device; the source index stays on the CPU."""
-        return Batch(self.views.to(device), self.sources, self.targets.to(device))
+        views = self.views.to(device, non_blocking=True)
+        return Batch(views, self.sources, self.targets.to(device, non_blocking=True))
 
 
 class BatchSampler:

@@ -1,5 +1,6 @@
 """Fine-tuning of a small network on drawn textures, on the CPU."""
 
+import contextlib
 import dataclasses
 import logging
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from hyperpq.backbones.torch_modules import TorchBackbone, hash_parameters
+from hyperpq.datasets.device_views import DeviceViews
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import CorruptIndexError, InvalidInputError, TrainingError
 from hyperpq.progress import SilentProgress
@@ -487,6 +489,27 @@ def test_fine_tuning_on_a_gpu(backbone, drawn):
     result = finetune(ArrayImages(drawn[0]), backbone, QUICK, device="cuda:0")
     here = finetune(ArrayImages(drawn[0]), backbone, QUICK)
     assert result.rounds[1].loss == pytest.approx(here.rounds[1].loss, rel=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_on_a_gpu_does_not_wait_for_it(backbone, drawn, waiting_refused):
+    network = backbone.trainable("cuda:0")
+    images, rows = ArrayImages(drawn[0]), np.arange(192)
+    trainer = RoundTrainer(network, images, rows, QUICK)
+    objective = CosineObjective(
+        network_features(network, images, rows, _Quiet()), QUICK, network.device
+    )
+    optimizers = trainer._optimizers(objective)
+    views = DeviceViews(QUICK.views, SIZE, 0)
+    sampler = PairSampler(images, rows, None, None, QUICK, pinned=True)
+    for pairs, _ in zip(sampler.batches(0), range(3), strict=False):
+        assert pairs.pixels.is_pinned()
+        assert pairs.targets.is_pinned()
+        # The first steps make the state of the optimisers.
+        with waiting_refused() if pairs.step else contextlib.nullcontext():
+            loss = trainer._step(pairs, views, objective, optimizers, 1.0)
+    assert np.isfinite(float(loss))
 
 
 class Colours(nn.Module):

@@ -18,7 +18,8 @@ from hyperpq.training.loop import (
     total_loss,
 )
 from hyperpq.training.recipe import Recipe
-from hyperpq.training.sampling import Batch
+from hyperpq.training.sampling import Batch, BatchSampler
+from hyperpq.training.split import split_rows
 
 
 def test_total_weighs_the_losses():
@@ -71,6 +72,24 @@ def test_step_loss_is_made_of_geoopt_distances(x, small, train, metric):
     assert set(parts) == {"contrastive", "prototype", "neighbour"}
     parts = step_loss(codec, small, batch, Hierarchy(), torch.Generator())
     assert set(parts) == {"contrastive"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_step_on_a_gpu_does_not_wait_for_it(x, train, waiting_refused):
+    """With the losses of the default recipe; an epoch is waited for once."""
+    recipe = Recipe().replace(epochs=1, batch=64, graph_neighbours=0)
+    codec = train(x, recipe.replace(epochs=0), device="cuda")
+    split = split_rows(len(x), recipe, np.arange(len(x)), seed=0)
+    sampler, rows = BatchSampler(x, x[None], split, None, recipe), split.learning_rows
+    loop = TrainingLoop(codec, x[rows], sampler, recipe, LoopOptions(seed=0))
+    first, second, *_ = loop._batches(torch.randperm(len(rows)))
+    assert first.views.is_pinned()
+    assert first.targets.is_pinned()
+    loop._step(first, Hierarchy(), 0.5)
+    with waiting_refused():
+        parts = loop._step(second, Hierarchy(), 0.6)
+    assert np.isfinite(float(parts["total"]))
 
 
 def test_straight_through_contrasts_codewords(x, small, train):
