@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,47 +30,67 @@ def test_the_kernels_in_the_interpreter():
 
 @pytest.fixture
 def compiled(tmp_path, monkeypatch):
-    """Compiles a kernel for an H100; no GPU is needed for that."""
+    """Compiles a kernel, for an H100 by default; no GPU is needed for that."""
     from triton import compile as compile_kernel
     from triton import knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from triton.runtime.jit import JITFunction
 
-    def compile_for_sm90(kernel, pointers, numbers, constants):
+    def compile_for(kernel, pointers, numbers, constants, capability=90, **options):
         if not isinstance(kernel, JITFunction):
             pytest.skip("TRITON_INTERPRET is set, so that there is nothing to compile")
         names = kernel.arg_names
         signature = {**pointers, **dict.fromkeys(numbers, "i32")}
         signature |= dict.fromkeys(constants, "constexpr")
-        aligned = [*pointers, *(set(numbers) & {"padded", "run"})]
+        aligned = [*pointers, *(set(numbers) & {"padded", "run", "capacity"})]
         source = ASTSource(
             fn=kernel,
             signature={name: signature[name] for name in names},
             constexprs={(names.index(name),): value for name, value in constants.items()},
             attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
         )
-        options = {"num_warps": 4, "enable_fp_fusion": False}
-        return compile_kernel(source, target=GPUTarget("cuda", 90, 32), options=options)
+        options = {"num_warps": 4, "enable_fp_fusion": False, **options}
+        return compile_kernel(source, target=GPUTarget("cuda", capability, 32), options=options)
 
     with knobs.cache.scope():
         knobs.cache.dir = str(tmp_path)
-        yield compile_for_sm90
+        yield compile_for
 
 
 @pytest.mark.parametrize("lanes, is_shared", [(1, False), (4, True)])
-def test_the_survivors_kernel_compiles_for_an_h100(compiled, lanes, is_shared):
-    from hyperpq.scan.cuda.kernels import survivors_kernel
+@pytest.mark.parametrize("capability", [80, 89, 90])
+def test_the_survivors_kernel_compiles_for_a_gpu(compiled, capability, lanes, is_shared, tmp_path):
+    """For an A100, an L4 and an H100: what a program takes leaves room for four of them."""
+    from hyperpq.scan.cuda.kernels import TritonPasses, survivors_kernel
 
     pointers = dict.fromkeys(("limits", "rows", "counts"), "*i32")
     pointers |= {"codes": "*u8", "bits": "*u8", "words": "*u8" if lanes == 1 else "*i32"}
     constants = {"S": 8, "LANES": lanes, "HAS_BITS": True, "SHARED": is_shared, "BLOCK": 2048}
+    numbers, passes = ["padded", "n", "run", "groups", "capacity"], TritonPasses()
     kernel = compiled(
-        survivors_kernel, pointers, ["padded", "n", "run", "groups", "capacity"], constants
+        survivors_kernel, pointers, numbers, constants, capability, **passes.compiled_with
     )
     # A thread reads the codes of 16 rows at once.
     assert "ld.global.v4.b32" in kernel.asm["ptx"]
-    assert kernel.asm["cubin"]
+    used = resources(kernel, tmp_path / "cubin")
+    assert used["STACK"] == used["LOCAL"] == 0  # no register is spilled
+    # A multiprocessor has 65,536 registers, and 100 KB of shared memory, or more.
+    assert 4 * used["REG"] * 32 * passes.warps <= 65536
+    assert 4 * (kernel.metadata.shared + 1024) <= 100 << 10
+
+
+def resources(kernel, path):
+    """Registers of a thread, and bytes of its stack and local memory, of a compiled kernel."""
+    import triton
+
+    path.write_bytes(kernel.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    if not tool.exists():
+        pytest.skip("this Triton comes without cuobjdump")
+    done = subprocess.run([tool, "-res-usage", path], capture_output=True, text=True, check=True)
+    found = re.findall(r"\b(REG|STACK|LOCAL):(\d+)", done.stdout + done.stderr)
+    return {name: int(value) for name, value in found}
 
 
 def test_distances_are_added_one_after_another(compiled):

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 _PROGRAMS = 8192
 # Blocks of a program at most.
 _RUN = 64
+# Registers of a thread at most, so that four programs of four warps share a multiprocessor. The
+# compiler would take up to 186 for the rows that are put into a buffer, and two or three programs
+# would have room. With this many nothing is spilled to memory.
+_REGISTERS = 128
 _TILE = tl.constexpr(TILE_ROWS)
 _LARGEST = tl.constexpr(LARGEST)
 _EVEN = tl.constexpr(0x00FF00FF)
@@ -188,6 +192,11 @@ class TritonPasses:
     block: int = 2048
     warps: int = 4
 
+    @property
+    def compiled_with(self) -> dict[str, int | bool]:
+        """Options of Triton for `survivors_kernel`."""
+        return {"num_warps": self.warps, "maxnreg": _REGISTERS, "enable_fp_fusion": False}
+
     def survivors(self, piece: Piece, bounds: Bounds, capacity: int) -> tuple[Tensor, Tensor]:
         """See `Passes.survivors`."""
         groups, S = bounds.words.shape[:2]
@@ -214,8 +223,7 @@ class TritonPasses:
             HAS_BITS=piece.bits is not None,
             SHARED=gather == "shared",
             BLOCK=self.block,
-            num_warps=self.warps,
-            enable_fp_fusion=False,
+            **self.compiled_with,
         )
         return rows[: bounds.nq], counts[: bounds.nq]
 
