@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from hyperpq.backbones.base import (
 from hyperpq.backbones.onnx_runtime import hash_model_files, read_sidecar
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import BackboneError
-from hyperpq.utils.forks import ForkSafeLock
+from hyperpq.utils.float32 import whole_float32
 from hyperpq.utils.imports import need_torch
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 # fewer. A batch of 256 takes some 3 GB in EfficientNet-Lite0 and float32.
 _GPU_BATCH, _SMALL_GPU_BATCH, _SMALL_GPU = 256, 64, 12 << 30
 _GPU_SIDE = 224
-
-_PRECISION = ForkSafeLock()
 
 
 class TorchBackbone(Backbone):
@@ -103,7 +101,7 @@ class TorchBackbone(Backbone):
         import torch
 
         try:
-            with _full_precision(), torch.inference_mode(), self._autocast():
+            with whole_float32(), torch.inference_mode(), self._autocast():
                 x = _to_device(pixels, self.device).permute(0, 3, 1, 2).float()
                 out = self.module((x / 255 - self._mean) / self._std)
                 if isinstance(out, torch.Tensor) and out.ndim == 4:
@@ -182,27 +180,6 @@ def _from_device(features: torch.Tensor) -> Callable[[], np.ndarray]:
         return np.asarray(pinned.numpy())
 
     return wait
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """Multiply and convolve without TF32, by deterministic algorithms.
-
-    These are settings of the whole process. Of two threads at once, the one that is done first
-    would restore them while the other computes, so one thread is let in at a time.
-    """
-    import torch
-
-    with _PRECISION:
-        precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with torch.backends.cudnn.flags(
-                enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-            ):
-                yield
-        finally:
-            torch.set_float32_matmul_precision(precision)
 
 
 @functools.cache
