@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from hyperpq.errors import MissingDependencyError
 from hyperpq.quantizers.kmeans import import_faiss, kmeans
@@ -65,6 +66,26 @@ def test_points_are_compared_on_a_gpu_where_faiss_can_use_it(moved):
     np.testing.assert_array_equal(found[0], want[0])
     np.testing.assert_array_equal(found[1], want[1])
     assert moved == [(1, "IndexFlatL2")]
+
+
+def test_faiss_gets_the_memory_that_pytorch_only_keeps(moved, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: moved.append("released"))
+    x = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    kmeans(x, 7, seed=3)
+    kmeans(x, 7, seed=3, device="cuda:0")
+    assert moved == ["released", (0, "IndexFlatL2")]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_there_is_memory_for_faiss_when_pytorch_has_had_all():
+    if not hasattr(import_faiss(), "StandardGpuResources"):
+        pytest.skip("needs faiss-gpu")
+    held = torch.empty(torch.cuda.mem_get_info()[0] - (256 << 20), dtype=torch.uint8, device="cuda")
+    del held
+    x = np.random.default_rng(0).normal(size=(300, 5)).astype(np.float32)
+    found = kmeans(x, 7, seed=3, device="cuda:0")
+    np.testing.assert_allclose(found[0], kmeans(x, 7, seed=3)[0], atol=1e-3)
 
 
 def test_neighbours_are_searched_on_a_gpu_where_faiss_can_use_it(moved):
