@@ -1,7 +1,7 @@
 """`SpreadBackbone`: one network on several devices, which take batches in turn.
 
 Each device has a process of its own. A batch is hundreds of kernels, which threads of one process
-start under one interpreter lock, and `torch_modules` lets one of them in at a time. With two cores
+start under one interpreter lock, and `whole_float32` lets one of them in at a time. With two cores
 as devices and lite0 as a TorchScript file, one device encoded 10.3 images a second, two in threads
 11.4, and two in processes 17.5 (medians of 5 rounds in turn, on a busy machine).
 """
