@@ -33,7 +33,11 @@ for name in (
     "PIL.Image",
 ):
     importlib.import_module(name)
-for name in ("backbones", "codec", "store.hdf5_layout", "training.loop", "datasets.augment"):
+for name in (
+    *("backbones", "codec", "codec.serialization", "store.hdf5_layout", "datasets.augment"),
+    *("training.train", "training.feature_views", "training.finalize", "training.reconstruction"),
+    *("geometry.lorentz", "images.build.pipeline", "images.build.update"),
+):
     importlib.import_module(f"hyperpq.{name}")
 
 SIDE = 16

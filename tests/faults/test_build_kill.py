@@ -101,6 +101,7 @@ def test_the_undisturbed_build_is_what_it_should_be(whole, images):
         assert sum(is_step(step, begins) for step in steps) > passed, begins
 
 
+@pytest.mark.sample  # of test_killed_at_every_step_and_resumed
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_and_resumed(jobs, images, whole, tmp_path, step):
     assert jobs(tmp_path, images, kill=STEPS[step], **OPTIONS)["status"] == -signal.SIGKILL
@@ -134,6 +135,7 @@ def test_killed_at_every_step_and_resumed(jobs, images, whole, tmp_path):
         assert jobs(root, images, kill=number, **OPTIONS)["status"] == -signal.SIGKILL
         assert jobs(root, images, resume=True, **OPTIONS)["error"] is None
         check_same(root, whole)
+        assert verify_directory(root / "index") == []
 
 
 def test_killed_again_and_again(jobs, images, whole, tmp_path):
@@ -209,7 +211,10 @@ def test_a_killed_overwrite_leaves_the_old_index(jobs, images, whole, tmp_path, 
     check_same(tmp_path, whole)
 
 
-@pytest.mark.parametrize("stride", [6, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stride",
+    [pytest.param(6, marks=pytest.mark.sample), pytest.param(1, marks=pytest.mark.slow)],
+)
 def test_a_replacement_killed_at_many_steps(jobs, images, whole, tmp_path, old, stride):
     """After the stages of the build, there is always an index that answers, old or new."""
     again = {**OPTIONS, "overwrite": True}

@@ -131,7 +131,10 @@ def test_kill_at_random_moments(tmp_path, capsys):
         )
 
 
-@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "stride",
+    [pytest.param(3, marks=pytest.mark.sample), pytest.param(1, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_kill_between_each_two_system_calls(tmp_path, monkeypatch, capsys, name, stride):
     operation, root = OPERATIONS[name], tmp_path / "index"

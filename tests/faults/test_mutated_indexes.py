@@ -76,7 +76,10 @@ def limit_memory() -> None:
 
 
 @pytest.mark.parametrize("kind", ["plain", "learned", "tuned"])
-@pytest.mark.parametrize("count", [250, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count",
+    [pytest.param(250, marks=pytest.mark.sample), pytest.param(1000, marks=pytest.mark.slow)],
+)
 def test_mutated_indexes(tmp_path, capsys, kind, count):
     root, report = tmp_path / "index", tmp_path / "report"
     make_index(root, kind)

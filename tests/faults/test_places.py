@@ -120,7 +120,10 @@ def clear(folder: Path) -> None:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
-STRIDES = pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+STRIDES = pytest.mark.parametrize(
+    "stride",
+    [pytest.param(7, marks=pytest.mark.sample), pytest.param(1, marks=pytest.mark.slow)],
+)
 KINDS = ("file system of its own", "folder of the same file system", "link to it")
 
 

@@ -125,7 +125,10 @@ def read(root, report, seed: int, seconds: float) -> None:
     report.write_text(json.dumps(found))
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "seconds",
+    [pytest.param(6, marks=pytest.mark.sample), pytest.param(30, marks=pytest.mark.slow)],
+)
 def test_two_writers_and_eight_readers(tmp_path, capsys, seconds):
     root = tmp_path / "index"
     index = new_index(features=KEPT.kind)
