@@ -289,6 +289,8 @@ def measure_all(args: argparse.Namespace) -> None:
     """Measure the cases that the cache does not have, publish them all and write the page."""
     device = resolve_device(args.device)
     name = "CPU" if device == "cpu" else torch.cuda.get_device_name(device)
+    if device != "cpu":
+        torch.cuda.set_device(device)  # where Triton launches the pass that is measured alone
     log = RunLog(args.cache, FIELDS)
     asked = cases(name, args.sizes, args.limit)
     if args.fresh:
