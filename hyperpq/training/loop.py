@@ -240,10 +240,12 @@ class TrainingLoop:
             losses.append(self._step(batch, hierarchy, epoch + (step + 1) / steps))
         codec.eval()
         # Read once an epoch: after each step a GPU would wait for the next one.
-        each = {name: torch.stack([one[name] for one in losses]).tolist() for name in losses[0]}
         if math.isnan(self._first_loss):
-            self._first_loss = each["contrastive"][0]
-        return {name: math.fsum(values) / steps for name, values in each.items()}
+            self._first_loss = float(losses[0]["contrastive"])
+        return {
+            name: float(torch.stack([one[name] for one in losses]).double().mean())
+            for name in losses[0]
+        }
 
     def _batches(self, order: Tensor) -> Iterator[Batch]:
         """All whole batches of an order, each drawn by another thread during the step before."""
