@@ -29,14 +29,14 @@ from hyperpq.images.decoding import Decoding, Failure, ReadImage, read_image, so
 from hyperpq.images.decoding_budget import DecodingBudget
 from hyperpq.images.reading_ahead import RequestedImage
 from hyperpq.images.sources import EncodedImage, Source
-from hyperpq.utils.imports import need
+from hyperpq.utils.imports import need, need_torch
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# Decoded bytes of the images that are on the device at once, unless one image has more. Resizing
-# takes about ten times as much.
+# Decoded bytes of images that are on the device at once. Resizing takes about ten times as many.
+# An image that alone has more is left to the threads, which decode it smaller.
 _MOST_BYTES = 128 << 20
 # Files that are read together, while those before them are decoded.
 _FILES_AHEAD = 64
@@ -53,6 +53,11 @@ class _File(NamedTuple):
     header: PlainJpeg
 
     @property
+    def decoded_bytes(self) -> int:
+        """Bytes of its pixels."""
+        return 3 * self.header.width * self.header.height
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height of the upright image."""
         width, height, orientation = self.header
@@ -65,11 +70,13 @@ def need_nvimagecodec() -> ModuleType:
     Raises
     ------
     MissingDependencyError
-        If it is not installed.
+        If it or PyTorch, which resizes, is not installed.
     """
+    what = "workers of kind 'device'"
+    need_torch(what)
     # It would print a line for each file that it refuses, which threads then decode.
     os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")
-    return need("nvidia.nvimgcodec", "gpu_decode", "workers of kind 'device'")
+    return need("nvidia.nvimgcodec", "gpu_decode", what)
 
 
 class JpegCodec(Protocol):
@@ -96,12 +103,14 @@ class NvImageCodec:
     ------
     MissingDependencyError
         If it is not installed.
+    RuntimeError
+        If it cannot use the device, as with an older driver.
     """
 
     def __init__(self, device: str) -> None:
+        codec = need_nvimagecodec()
         import torch
 
-        codec = need_nvimagecodec()
         self._stream: torch.cuda.Stream | None = None
         self._params = codec.DecodeParams(
             apply_exif_orientation=False,
@@ -145,12 +154,26 @@ class DeviceDecoding:
         What becomes of the images: views are not made here, unless later.
     budget : DecodingBudget
         Memory of the threads.
+
+    Raises
+    ------
+    MissingDependencyError
+        If nvImageCodec or PyTorch is not installed.
+    HyperPQError
+        If nvImageCodec cannot use the device.
     """
 
     def __init__(self, device: str, count: int, decoding: Decoding, budget: DecodingBudget) -> None:
         assert decoding.augmentation is None or decoding.views_later
         self._device, self._decoding, self._budget = device, decoding, budget
-        self._codec: JpegCodec = NvImageCodec(device)
+        try:
+            self._codec: JpegCodec = NvImageCodec(device)
+        except RuntimeError as error:
+            raise HyperPQError(
+                f"nvImageCodec cannot be used on {device} ({first_line(error)}); update the driver "
+                "of the GPU, install the nvImageCodec of its CUDA, or decode in processes: "
+                "workers='processes'."
+            ) from error
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
         # Batches one after the other, in their order.
         self._batches = ThreadPoolExecutor(1, thread_name_prefix="decode on device")
@@ -177,7 +200,8 @@ class DeviceDecoding:
         header = plain_jpeg(data) if len(data) <= _MOST_FILE else None
         if header is None or header.width * header.height / 1e6 > self._decoding.max_megapixels:
             return None
-        return _File(data, header)
+        found = _File(data, header)
+        return found if found.decoded_bytes <= _MOST_BYTES else None
 
     def _decode(
         self, sources: Sequence[Source]
@@ -193,7 +217,8 @@ class DeviceDecoding:
 
         for opened in self._opened(sources):
             files = {row: file for row, file in opened.items() if file is not None}
-            leave(opened.keys() - files.keys())
+            # In their order, in which objects in storage are read.
+            leave(row for row in opened if row not in files)
             for rows in _chunks(files):
                 squares = self._squares([files[row] for row in rows])
                 for row, square in zip(rows, squares, strict=True):
@@ -298,11 +323,10 @@ def _chunks(files: dict[int, _File]) -> Iterator[list[int]]:
     chunk: list[int] = []
     used = 0
     for row, file in files.items():
-        size = 3 * file.header.width * file.header.height
-        if chunk and used + size > _MOST_BYTES:
+        if chunk and used + file.decoded_bytes > _MOST_BYTES:
             yield chunk
             chunk, used = [], 0
         chunk.append(row)
-        used += size
+        used += file.decoded_bytes
     if chunk:
         yield chunk

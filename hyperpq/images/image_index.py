@@ -74,9 +74,10 @@ class ImageIndex(ImageReader):
         relearn : {"auto", "never", "now"}
             Whether the codec is learned again, see `update_index`.
         workers : int or str
-            Number of workers that decode images, 0 for one per core; or ``"threads"``,
-            ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
-            for a network on a GPU, and threads everything else.
+            Number of workers that decode images, 0 for one per core; or their kind:
+            ``"threads"``, ``"processes"`` or ``"device"`` (the GPU decodes JPEG files), also with
+            their number, such as ``"processes:8"``. By default processes read many files for a
+            network on a GPU, and threads everything else.
         progress : Progress or bool, optional
             Where to report progress; True draws bars on stderr.
 
@@ -122,9 +123,10 @@ class ImageIndex(ImageReader):
             path stands for an image without a file, which no update removes. No name begins with
             ``:/``.
         workers : int or str
-            Number of workers that decode images, 0 for one per core; or ``"threads"``,
-            ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
-            for a network on a GPU, and threads everything else.
+            Number of workers that decode images, 0 for one per core; or their kind:
+            ``"threads"``, ``"processes"`` or ``"device"`` (the GPU decodes JPEG files), also with
+            their number, such as ``"processes:8"``. By default processes read many files for a
+            network on a GPU, and threads everything else.
         progress : Progress or bool, optional
             Where to report progress; True draws bars on stderr.
 

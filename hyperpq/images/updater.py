@@ -78,9 +78,10 @@ class Updater:
         skipped : dict, optional
             Paths that the listing skipped, with the reasons, for ``skipped.csv``.
         workers : int or str
-            Number of workers that decode images, 0 for one per core; or ``"threads"``,
-            ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
-            for a network on a GPU, and threads everything else.
+            Number of workers that decode images, 0 for one per core; or their kind:
+            ``"threads"``, ``"processes"`` or ``"device"`` (the GPU decodes JPEG files), also with
+            their number, such as ``"processes:8"``. By default processes read many files for a
+            network on a GPU, and threads everything else.
         progress : Progress or bool, optional
             Where to report progress.
 

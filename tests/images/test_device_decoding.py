@@ -171,6 +171,25 @@ def test_images_beyond_the_limit_have_the_same_reason(folder):
 
 
 @needs_codec
+def test_what_is_too_large_for_the_device_is_decoded_by_threads(folder, monkeypatch):
+    monkeypatch.setattr(device_decoding, "_MOST_BYTES", 3 * 90 * 60 - 1)
+    sizes = []
+    decode_files = device_decoding.NvImageCodec.decode
+
+    def spy(self, files):
+        sizes.extend(plain_jpeg(data)[:2] for data in files)
+        return decode_files(self, files)
+
+    monkeypatch.setattr(device_decoding.NvImageCodec, "decode", spy)
+    paths = [os.fsencode(folder / name) for name in ("plain.jpg", "tall.jpg")]
+    pixels, outcomes = decode(paths, Decoding(SQUASH, 200.0))
+    wanted, expected = decode(paths, Decoding(SQUASH, 200.0), "threads")
+    assert sizes == [(40, 110)]
+    assert outcomes == expected
+    np.testing.assert_array_equal(pixels[:, 0], wanted[:, 0])
+
+
+@needs_codec
 def test_many_files_and_few_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(device_decoding, "_FILES_AHEAD", 3)
     # Two of these images at once.
@@ -234,6 +253,26 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setattr(imports, "_import", missing)
     with pytest.raises(MissingDependencyError, match=r"pip install 'hyperpq\[gpu_decode\]'"):
         Workers.of("device:4")
+
+
+def test_without_pytorch(monkeypatch):
+    monkeypatch.setattr(imports.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"PyTorch.*pip install 'hyperpq\[train\]'"):
+        Workers.of("device")
+
+
+@needs_codec
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a device that cannot be used")
+def test_a_device_that_cannot_be_used_is_named():
+    with pytest.raises(HyperPQError, match=r"cannot be used on cuda:0 \(.*workers='processes'"):
+        make_decoder(
+            Workers.of("device"),
+            Decoding(SQUASH, 200.0),
+            batch_size=8,
+            ahead=1,
+            n_files=9,
+            device="cuda:0",
+        )
 
 
 @pytest.mark.parametrize("asked", ["device:-1", "device:x", "gpu"])

@@ -105,9 +105,10 @@ def build_index(
         ``auto``, ``cpu``, ``cuda`` or ``cuda:n``. Several with commas between, such as
         ``cuda:0,cuda:1``, or ``cuda:all``, encode the images of a new index together.
     workers : int or str
-        Number of workers that decode images, 0 for one per core; or ``"threads"``,
-        ``"processes"`` or both, such as ``"processes:8"``. By default processes read many files
-        for a network on a GPU, and threads everything else.
+        Number of workers that decode images, 0 for one per core; or their kind:
+        ``"threads"``, ``"processes"`` or ``"device"`` (the GPU decodes JPEG files), also with
+        their number, such as ``"processes:8"``. By default processes read many files for a
+        network on a GPU, and threads everything else.
     resume : bool
         Whether to continue an interrupted build; if there is none, a new build starts.
     overwrite : bool
