@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, Any, cast
@@ -100,28 +101,40 @@ class DeviceProcesses:
     Raises
     ------
     HyperPQError
-        That of `load_backbone` in a process, or a `BackboneError` if the process has ended.
+        That of `load_backbone` in a process, or a `BackboneError` if the system refuses to start
+        the process or has ended it.
     """
 
     def __init__(self, settings: NetworkSettings, devices: Sequence[str]) -> None:
         self.facts: list[NetworkFacts] = []
-        self._blocks = SharedBlocks()
         self._processes: list[_DeviceProcess] = []
         self._turn = count()
-        self.close = weakref.finalize(self, _close, self._processes, self._blocks)
-        weights = SharedBlocks()
         try:
-            place = _shared(settings.tuned, weights)
-            for group in (slice(1), slice(1, None)):
-                for device in devices[group]:
-                    process = _DeviceProcess(settings, device, self._blocks, weights, place)
-                    self._processes.append(process)
-                self.facts += [process.ready() for process in self._processes[group]]
-        except BaseException:
-            self.close()
+            with closing(SharedBlocks()) as weights:
+                self._blocks = SharedBlocks()
+                self.close = weakref.finalize(self, _close, self._processes, self._blocks)
+                try:
+                    self._start(settings, devices, weights)
+                except BaseException:
+                    self.close()
+                    raise
+        except HyperPQError:  # some are errors of the system, too
             raise
-        finally:
-            weights.close()
+        except OSError as error:
+            raise BackboneError(
+                f"backbone {settings.name!r} cannot be loaded on {','.join(devices)}, each with a "
+                f"process of its own ({error.strerror}); close other programs, or give one device."
+            ) from error
+
+    def _start(
+        self, settings: NetworkSettings, devices: Sequence[str], weights: SharedBlocks
+    ) -> None:
+        place = _shared(settings.tuned, weights)
+        for group in (slice(1), slice(1, None)):
+            for device in devices[group]:
+                process = _DeviceProcess(settings, device, self._blocks, weights, place)
+                self._processes.append(process)
+            self.facts += [process.ready() for process in self._processes[group]]
 
     @property
     def batches_in_flight(self) -> int:

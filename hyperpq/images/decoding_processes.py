@@ -144,12 +144,15 @@ class _Worker:
     """One process, used by one thread."""
 
     def __init__(self, file_number: int) -> None:
-        self._process = WorkerProcess(
-            "hyperpq.images.decoding_worker",
-            [file_number],
-            # It multiplies nothing.
-            {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        )
+        # It multiplies nothing.
+        alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        try:
+            self._process = WorkerProcess("hyperpq.images.decoding_worker", [file_number], alone)
+        except OSError as error:
+            raise HyperPQError(
+                f"a process that decodes images cannot be started ({error.strerror}); close other "
+                "programs, or decode in threads: workers='threads'."
+            ) from error
         try:
             self._process.receive()
         except WorkerDied as died:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 # The directory of `sys.path` from which this process imports may be missing in a new interpreter.
@@ -98,6 +98,11 @@ class WorkerProcess:
         Descriptors that the process is given.
     environment : mapping of str to str, optional
         Variables of the process that differ from those of this one.
+
+    Raises
+    ------
+    OSError
+        If the system refuses to start it.
     """
 
     def __init__(
@@ -107,7 +112,8 @@ class WorkerProcess:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         here, there = socket.socketpair()
-        with there:
+        with there, ExitStack() as unless_started:
+            unless_started.callback(here.close)
             numbers = (there.fileno(), *files)
             self._process = subprocess.Popen(
                 [
@@ -121,6 +127,7 @@ class WorkerProcess:
                 start_new_session=True,
                 env={**os.environ, **(environment or {})},
             )
+            unless_started.pop_all()
         self._owner, self._socket, self._lines = os.getpid(), here, Lines(here)
         _PROCESSES.add(self)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import os
 import pickle
 import signal
@@ -213,6 +215,27 @@ def test_a_process_that_does_not_start(name, started, monkeypatch):
     with pytest.raises(BackboneError, match=r"device 'cpu' has ended \(exit code 3\)"):
         load_backbone(name, device="cpu,cpu")
     assert [process.returncode for process in started] == [3]
+
+
+@several
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /proc")
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_where_the_system_starts_no_more_processes(name, monkeypatch):
+    popen, started = subprocess.Popen, []
+
+    def refuse_second(*args, **options):
+        if started:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        started.append(popen(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(worker_process.subprocess, "Popen", refuse_second)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(BackboneError, match=r"on cpu,cpu.*\(Resource.*give one device"):
+        load_backbone(name, device="cpu,cpu")
+    assert [process.returncode for process in started] == [0]
+    gc.collect()
+    assert os.listdir("/proc/self/fd") == before
 
 
 BROKEN = """

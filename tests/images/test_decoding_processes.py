@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -87,6 +88,15 @@ def test_a_process_that_cannot_start_is_named(monkeypatch, paths, started):
     with pytest.raises(HyperPQError, match=r"did not start \(exit code 3\)"):
         extract_features(paths, Grid(), ReadOptions("processes:2"))
     assert {process.returncode for process in started} == {3}
+
+
+def test_where_the_system_starts_no_processes(monkeypatch, paths):
+    def refuse(*args, **options):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(worker_process.subprocess, "Popen", refuse)
+    with pytest.raises(HyperPQError, match=r"cannot be started \(Resource.*workers='threads'"):
+        extract_features(paths, Grid(), ReadOptions("processes:2"))
 
 
 def test_processes_end_with_the_stream(paths, started):
