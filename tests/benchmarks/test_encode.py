@@ -40,6 +40,18 @@ def test_methods_take_turns():
     assert all(low <= middle <= high for middle, low, high in rates.values())
 
 
+def test_a_device_makes_no_views_of_files(folder, monkeypatch, capsys):
+    """They would be those of threads under its name."""
+    pytest.importorskip("nvidia.nvimgcodec", reason="nvImageCodec is not installed")
+    monkeypatch.setattr(encode, "load_backbone", lambda *_, precision, **__: Means(precision))
+    encode.main(["--images", str(folder), "--rounds", "1", "--workers", "device:1", "threads:1"])
+    text = capsys.readouterr().out
+    assert "decoding alone, device:1" in text
+    assert "pipeline, float32, device:1" in text
+    assert "views, threads:1" in text
+    assert "views, device:1" not in text
+
+
 @pytest.mark.skipif(not processes_possible(), reason="no decoding processes here")
 def test_every_part_is_measured(folder, monkeypatch, capsys):
     monkeypatch.setattr(encode, "load_backbone", lambda *_, precision, **__: Means(precision))
