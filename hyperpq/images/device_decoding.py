@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -177,15 +178,17 @@ class DeviceDecoding:
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="decode")
         # Batches one after the other, in their order.
         self._batches = ThreadPoolExecutor(1, thread_name_prefix="decode on device")
+        self._closing = threading.Event()
 
     def submit(self, sources: Sequence[Source]) -> DeviceBatch:
         """See `Decoder`."""
         return DeviceBatch(self._batches.submit(self._decode, sources))
 
     def close(self) -> None:
-        """See `Decoder`."""
-        self._batches.shutdown(cancel_futures=True)
+        """See `Decoder`; a batch that has begun is dropped as soon as may be."""
+        self._closing.set()
         self._threads.shutdown(cancel_futures=True)
+        self._batches.shutdown(cancel_futures=True)
 
     def _open(self, source: Source) -> _File | None:
         """The content of a file for the device; None for one that is not."""
@@ -220,6 +223,8 @@ class DeviceDecoding:
             # In their order, in which objects in storage are read.
             leave(row for row in opened if row not in files)
             for rows in _chunks(files):
+                if self._closing.is_set():
+                    raise CancelledError
                 squares = self._squares([files[row] for row in rows])
                 for row, square in zip(rows, squares, strict=True):
                     if square is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import threading
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -209,6 +211,31 @@ def test_many_files_and_few_at_once(tmp_path, monkeypatch):
     for made, source in zip(pixels[0], sources, strict=True):
         wanted = to_pixels(open_image(source.read()), SQUASH)
         assert np.abs(made.astype(int) - wanted).max() <= 1
+
+
+@needs_codec
+def test_closing_does_not_wait_for_a_whole_batch(monkeypatch):
+    """As after Ctrl-C: what the device has not begun is dropped."""
+    monkeypatch.setattr(device_decoding, "_MOST_BYTES", 3 * 90 * 60)
+    decoder = DeviceDecoding("cpu", 1, Decoding(SQUASH, 200.0), decoders.BUDGET)
+    closing = threading.Thread(target=decoder.close)
+    calls = []
+    decode_files = device_decoding.NvImageCodec.decode
+
+    def spy(self, files):
+        calls.append(len(files))
+        if len(calls) == 1:
+            closing.start()
+            assert decoder._closing.wait(60)
+        return decode_files(self, files)
+
+    monkeypatch.setattr(device_decoding.NvImageCodec, "decode", spy)
+    batch = decoder.submit([EncodedImage(encoded(photo()))] * 5)
+    with pytest.raises(CancelledError):
+        batch.result()
+    closing.join(60)
+    assert not closing.is_alive()
+    assert calls == [1]
 
 
 @needs_codec
