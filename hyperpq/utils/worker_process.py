@@ -17,11 +17,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-# The directory of `sys.path` from which this process imports may be missing in a new interpreter.
+# The directory of `sys.path` from which this process imports may be missing in a new interpreter,
+# which would import from the working directory in its place. So that is first, before any import.
 _PROGRAM = """\
-import importlib, json, sys
-sys.path[:] = json.loads(sys.argv[1])
-importlib.import_module(sys.argv[2]).serve(*map(int, sys.argv[3:]))
+import sys
+_, module, numbers, *sys.path = sys.argv
+import importlib
+importlib.import_module(module).serve(*map(int, numbers.split(",")))
 """
 # Seconds that a process has to end by itself.
 _PATIENCE = 5.0
@@ -117,8 +119,9 @@ class WorkerProcess:
             numbers = (there.fileno(), *files)
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-c", _PROGRAM, json.dumps(sys.path), module),
-                    *map(str, numbers),
+                    *(sys.executable, "-c", _PROGRAM, module, ",".join(map(str, numbers))),
+                    # The import system passes over anything else.
+                    *(path for path in sys.path if isinstance(path, str)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

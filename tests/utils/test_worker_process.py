@@ -44,6 +44,19 @@ def test_messages_of_any_size(echo):
     process.close()
 
 
+def test_what_it_imports(echo, tmp_path, monkeypatch):
+    """What this process does, and nothing of the working directory, as of downloaded images."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("json", "importlib", "socket", "numpy"):
+        (folder / f"{name}.py").write_text("raise SystemExit(9)")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path / "a path object"])
+    process = WorkerProcess(echo)
+    assert process.receive()["pid"] > 0
+    process.close()
+
+
 def test_how_it_ended_is_told(echo):
     process = WorkerProcess(echo)
     os.kill(process.receive()["pid"], 9)
