@@ -54,8 +54,8 @@ class EncodedImage:
     Parameters
     ----------
     content : bytes or binary file
-        A file is read from its beginning if it can be sought, and otherwise from where it is. It
-        stays open.
+        A file is read from its beginning if it can be sought, and otherwise once, from where it is.
+        It stays open.
     name : bytes
         What the file says that it is called; empty for bytes.
 
@@ -71,6 +71,8 @@ class EncodedImage:
         self.name = name
         self.size = len(content) if isinstance(content, bytes) else 0
         self._content = content
+        # Of a file that cannot be read again.
+        self._kept: object = None
         self._reading = threading.Lock()
 
     def read(self) -> BinaryIO:
@@ -92,9 +94,13 @@ class EncodedImage:
         seekable = getattr(self._content, "seekable", None)
         try:
             with self._reading:
-                if seekable is not None and seekable():
-                    self._content.seek(0)
-                data: object = self._content.read()
+                data = self._kept
+                if data is None:
+                    again = seekable is not None and seekable()
+                    if again:
+                        self._content.seek(0)
+                    data = self._content.read()
+                    self._kept = None if again else data
         except Exception as error:  # an object that reads may raise anything
             if is_of_the_system(error):
                 raise ImageUnavailableError(reason(error)) from error

@@ -34,6 +34,13 @@ needs_codec = pytest.mark.skipif(
 SQUASH, CROP = Preprocessing(32), Preprocessing(32, "crop", 0.875, "bilinear")
 
 
+class Stream(io.BytesIO):
+    """A file that can be read once."""
+
+    def seekable(self):
+        return False
+
+
 def photo(width=90, height=60, seed=0):
     """A smooth image with some noise, whose sides and colours all differ."""
     rng = np.random.default_rng(seed)
@@ -139,6 +146,15 @@ def test_content_in_memory_and_images_of_pillow():
     assert outcomes == expected
     assert np.abs(pixels[0, :2].astype(int) - wanted[0, :2]).max() <= 1
     assert isinstance(outcomes[2], Failure)
+
+
+@needs_codec
+def test_a_stream_that_cannot_be_read_again():
+    """The threads get what was read to find out whose it is."""
+    source = EncodedImage(Stream(encoded(photo(), "PNG")))
+    pixels, outcomes = decode([source], Decoding(SQUASH, 200.0))
+    assert outcomes == [ReadImage(90, 60, 0)]
+    np.testing.assert_array_equal(pixels[0, 0], to_pixels(photo(), SQUASH))
 
 
 @needs_codec

@@ -137,6 +137,20 @@ def test_bytes_are_never_a_path(opened, monkeypatch):
     assert index.query(by_bytes_of_a_path, 3)[0].results == index.query(paths[0], 3)[0].results
 
 
+class Stream(io.BytesIO):
+    """A file that can be read once."""
+
+    def seekable(self):
+        return False
+
+
+def test_the_same_stream_twice(opened):
+    index, paths = opened
+    stream = Stream(paths[2].read_bytes())
+    want = index.query(paths[2], 3)[0].results
+    assert [answer.results for answer in index.query([stream, stream], 3)] == [want] * 2
+
+
 class Failing(io.RawIOBase):
     """A file that cannot be read."""
 
