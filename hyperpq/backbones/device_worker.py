@@ -8,6 +8,7 @@ and the answer is a line, too. It ends when the socket is closed, and so with th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -54,6 +55,8 @@ def _load(request: dict[str, Any], weights_number: int) -> Backbone:
         offset, size, length = request["tuned"]
         block = MappedBlocks(weights_number).block(offset, size)
         tuned = TunedWeights.from_bytes(block.array((length,)).tobytes())
+    # Its memory is free once all processes have read it.
+    os.close(weights_number)
     return load_backbone(
         request["name"],
         device=request["device"],

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -281,6 +282,11 @@ def test_an_embedded_network_on_several_devices():
     assert both.identity() == one.identity()
     assert both.tuned == tuned
     assert both.base_hash == one.base_hash
+    for process in both._processes._processes if os.path.isdir("/proc/self/fd") else ():
+        # Of the memory that they share, they keep that of batches alone.
+        folder = Path(f"/proc/{process._process._process.pid}/fd")
+        links = [link for link in folder.iterdir() if "memfd:hyperpq" in os.readlink(link)]
+        assert len({link.stat().st_ino for link in links}) == 1
     module, want = both.trainable().state_dict(), one.trainable().state_dict()
     assert module.keys() == want.keys()
     assert all((module[key] == want[key]).all() for key in want)
