@@ -3,7 +3,8 @@
 nvImageCodec decodes the files of a batch together, on a GPU by its decoding engines, and PyTorch
 resizes them there. Threads read the files and their headers, and decode whatever is not a plain
 JPEG file, or what the device refuses, as they do without a device. On a CPU nvImageCodec takes
-libjpeg-turbo, as Pillow does, and gives the same pixels; those of a GPU differ in the last bits.
+libjpeg-turbo, as Pillow does, and gives the same pixels but of large images, which Pillow decodes
+smaller; those of a GPU differ in the last bits, too.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ class DeviceDecoding:
         return DeviceBatch(self._batches.submit(self._decode, sources))
 
     def close(self) -> None:
-        """See `Decoder`; a batch that has begun is dropped as soon as may be."""
+        """See `Decoder`; a batch that has begun is dropped as soon as possible."""
         self._closing.set()
         self._threads.shutdown(cancel_futures=True)
         self._batches.shutdown(cancel_futures=True)
