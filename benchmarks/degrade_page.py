@@ -158,9 +158,12 @@ def made_of(runs: Runs) -> list[str]:
     """How the runs were made."""
     machines = sorted({f"{run['machine']} ({run['device']})" for run in runs.values()})
     others = sorted({name for run in runs.values() for name in run["others"]})
-    views = {run["views"] for run in runs.values()} - {None}
+    views = {(run["views"], run["precision"]) for run in runs.values() if run["views"]}
     kinds = [f"images and views of {listed(others)}"] if others else []
-    kinds += [f"{VIEW_NAMES[name]} of the images of a folder" for name in sorted(views)]
+    kinds += [
+        f"{VIEW_NAMES[name]} of the images of a folder, encoded in {precision}"
+        for name, precision in sorted(views)
+    ]
     return [
         origin("degrade", "quality-against-the-size-of-the-database"),
         f"Measured on {listed(machines)}. Distractors are {listed(kinds)}. The codecs learned from "
