@@ -61,7 +61,7 @@ def compiled(tmp_path, monkeypatch):
 @pytest.mark.parametrize("lanes, is_shared", [(1, False), (4, True)])
 @pytest.mark.parametrize("capability", [80, 89, 90])
 def test_the_survivors_kernel_compiles_for_a_gpu(compiled, capability, lanes, is_shared, tmp_path):
-    """For an A100, an L4 and an H100: what a program takes leaves room for four of them."""
+    """For an A100, an L4 and an H100: four of its programs fit on a multiprocessor."""
     from hyperpq.scan.cuda.kernels import TritonPasses, survivors_kernel
 
     pointers = dict.fromkeys(("limits", "rows", "counts"), "*i32")

@@ -41,8 +41,8 @@ _PROGRAMS = 8192
 # Blocks of a program at most.
 _RUN = 64
 # Registers of a thread at most, so that four programs of four warps share a multiprocessor. The
-# compiler would take up to 186 for the rows that are put into a buffer, and two or three programs
-# would have room. With this many nothing is spilled to memory.
+# compiler would take up to 186 for the rows that are put into a buffer, so that two or three
+# programs would fit. With this many nothing is spilled to memory.
 _REGISTERS = 128
 _TILE = tl.constexpr(TILE_ROWS)
 _LARGEST = tl.constexpr(LARGEST)
