@@ -70,8 +70,8 @@ _FLIP_TO_ORIENTATION = {3: 3, 5: 8, 6: 6}
 _FULL_SIZE = "hyperpq full size"
 # Pixels of a decoded image above which it is reduced first.
 _LARGE = 32_000_000
-# EXIF orientations from this one on swap width and height.
-_MIN_TRANSPOSED = 5
+MIN_TRANSPOSED = 5
+"""EXIF orientations from this one on swap width and height."""
 
 
 def sniff(header: bytes) -> str | None:
@@ -279,7 +279,7 @@ def _finish(image: Image.Image, kind: str | None, limits: _Limits) -> Image.Imag
         upright = upright.transpose(_TRANSPOSE[orientation])
     if kind is None and upright is image:
         upright = image.copy()
-    is_transposed = orientation is not None and orientation >= _MIN_TRANSPOSED
+    is_transposed = orientation is not None and orientation >= MIN_TRANSPOSED
     upright.info[_FULL_SIZE] = full_size[::-1] if is_transposed else full_size
     return upright
 

@@ -119,6 +119,7 @@ def _read_image(
     from PIL import Image
 
     from hyperpq.datasets.augment import make_view, view_rng
+    from hyperpq.datasets.content_hash import content_hash
     from hyperpq.datasets.decode import full_size, open_image, upright_rgb
     from hyperpq.datasets.preprocessing import to_pixels
 
@@ -149,13 +150,7 @@ def _read_image(
         for view in range(decoding.n_views):
             rng = view_rng(decoding.seed, key, view)
             pixels[1 + view] = make_view(image, decoding.augmentation, prep.size, rng)
-    return ReadImage(*full_size(image), source_hash(source) if decoding.hashes else 0)
-
-
-def source_hash(source: Source) -> int:
-    """`content_hash` of a file or an object in storage; 0 of what is neither."""
-    from hyperpq.datasets.content_hash import content_hash
-
-    if isinstance(source, RequestedImage):
-        return content_hash(source.read())
-    return content_hash(source) if isinstance(source, bytes) else 0
+    value = 0
+    if decoding.hashes and isinstance(source, bytes | RequestedImage):
+        value = content_hash(source if isinstance(source, bytes) else source.read())
+    return ReadImage(*full_size(image), value)

@@ -16,18 +16,21 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperpq.backbones.base import first_line
+from hyperpq.datasets.content_hash import content_hash
+from hyperpq.datasets.decode import MIN_TRANSPOSED
 from hyperpq.datasets.file_source import open_file
 from hyperpq.datasets.plain_jpeg import PlainJpeg, plain_jpeg
 from hyperpq.datasets.preprocessing import Preprocessing
 from hyperpq.errors import HyperPQError, ImageError
-from hyperpq.images.decoding import Decoding, Failure, ReadImage, read_image, source_hash
+from hyperpq.images.decoding import Decoding, Failure, ReadImage, read_image
 from hyperpq.images.decoding_budget import DecodingBudget
 from hyperpq.images.reading_ahead import RequestedImage
 from hyperpq.images.sources import EncodedImage, Source
@@ -44,8 +47,6 @@ _MOST_BYTES = 128 << 20
 _FILES_AHEAD = 64
 # Larger files are left to the threads.
 _MOST_FILE = 64 << 20
-# EXIF orientations from this one on swap width and height.
-_MIN_TRANSPOSED = 5
 
 
 class _File(NamedTuple):
@@ -53,6 +54,7 @@ class _File(NamedTuple):
 
     data: bytes
     header: PlainJpeg
+    hash: int
 
     @property
     def decoded_bytes(self) -> int:
@@ -63,7 +65,7 @@ class _File(NamedTuple):
     def size(self) -> tuple[int, int]:
         """Width and height of the upright image."""
         width, height, orientation = self.header
-        return (height, width) if orientation >= _MIN_TRANSPOSED else (width, height)
+        return (height, width) if orientation >= MIN_TRANSPOSED else (width, height)
 
 
 def need_nvimagecodec() -> ModuleType:
@@ -81,20 +83,8 @@ def need_nvimagecodec() -> ModuleType:
     return need("nvidia.nvimgcodec", "gpu_decode", what)
 
 
-class JpegCodec(Protocol):
-    """Decodes files on a device."""
-
-    def decode(self, files: Sequence[bytes]) -> list[Tensor | None]:
-        """Pixels (H, W, 3), uint8, of JPEG files, as stored; None where it fails."""
-        ...
-
-    def stream(self) -> contextlib.AbstractContextManager[object]:
-        """Within it, work on the device is in the order of `decode`."""
-        ...
-
-
 class NvImageCodec:
-    """A `JpegCodec` of NVIDIA's library.
+    """Decodes JPEG files on a device, by NVIDIA's library.
 
     Parameters
     ----------
@@ -127,7 +117,7 @@ class NvImageCodec:
             self._decoder = codec.Decoder(device_id=torch.device(device).index)
 
     def decode(self, files: Sequence[bytes]) -> list[Tensor | None]:
-        """See `JpegCodec`."""
+        """Pixels (H, W, 3), uint8, of files, as they are stored; None where it fails."""
         import torch
 
         number = 0 if self._stream is None else self._stream.cuda_stream
@@ -137,7 +127,7 @@ class NvImageCodec:
         return [None if image is None else convert(image) for image in images]
 
     def stream(self) -> contextlib.AbstractContextManager[object]:
-        """See `JpegCodec`."""
+        """Within it, work on the device is in the order of `decode`."""
         import torch
 
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
@@ -169,7 +159,7 @@ class DeviceDecoding:
         assert decoding.augmentation is None or decoding.views_later
         self._device, self._decoding, self._budget = device, decoding, budget
         try:
-            self._codec: JpegCodec = NvImageCodec(device)
+            self._codec = NvImageCodec(device)
         except RuntimeError as error:
             raise HyperPQError(
                 f"nvImageCodec cannot be used on {device} ({first_line(error)}); update the driver "
@@ -204,7 +194,8 @@ class DeviceDecoding:
         header = plain_jpeg(data) if len(data) <= _MOST_FILE else None
         if header is None or header.width * header.height / 1e6 > self._decoding.max_megapixels:
             return None
-        found = _File(data, header)
+        hashes = self._decoding.hashes and isinstance(source, bytes)
+        found = _File(data, header, content_hash(BytesIO(data)) if hashes else 0)
         return found if found.decoded_bytes <= _MOST_BYTES else None
 
     def _decode(
@@ -230,8 +221,7 @@ class DeviceDecoding:
                 for row, square in zip(rows, squares, strict=True):
                     if square is not None:
                         pixels[:, row] = square
-                        value = source_hash(sources[row]) if self._decoding.hashes else 0
-                        outcomes[row] = ReadImage(*files[row].size, value)
+                        outcomes[row] = ReadImage(*files[row].size, files[row].hash)
                 leave(row for row in rows if row not in outcomes)
         outcomes |= {row: one.result() for row, one in others.items()}
         return pixels, [outcomes[row] for row in range(len(sources))]
@@ -302,7 +292,7 @@ def resized(images: Tensor, prep: Preprocessing) -> Tensor:
 
 def upright(image: Tensor, orientation: int) -> Tensor:
     """An image (H, W, 3) turned as its EXIF orientation says."""
-    if orientation >= _MIN_TRANSPOSED:
+    if orientation >= MIN_TRANSPOSED:
         image = image.transpose(0, 1)
     # After the transposition: which of the axes, down and across, run backwards.
     backwards = {2: [1], 3: [0, 1], 4: [0], 6: [1], 7: [0, 1], 8: [0]}.get(orientation, [])
