@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from running import record_started, run_before_serving, wait_for_the_end
+from running import WAIT, record_started, run_before_serving, wait_for_the_end
 
 from hyperpq.backbones import load_backbone, spread
 from hyperpq.backbones.device_processes import DeviceProcesses, NetworkSettings
@@ -297,21 +297,11 @@ def test_an_embedded_network_on_several_devices():
     one.check_matches(again.identity())
 
 
-SCRIPT = """
-import os, sys, time
+SCRIPT = f"""{WAIT}
+import sys
 import numpy as np
 from hyperpq.backbones import load_backbone
 from hyperpq.errors import BackboneError
-
-def wait(child):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status
-        time.sleep(0.01)
-    os.kill(child, 9)
-    raise SystemExit("the child hangs")
 
 def workers():
     return [process._process._process.pid for process in both._processes._processes]

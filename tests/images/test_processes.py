@@ -13,24 +13,15 @@ import sys
 
 import pytest
 from image_tools import build, fill
+from running import WAIT
 
 from hyperpq import ImageIndex
 from hyperpq.backbones import load_backbone
 from hyperpq.errors import BackboneError
 
-HEAD = """
-import os, sys, time
+HEAD = f"""{WAIT}
+import sys
 from hyperpq import ImageIndex
-
-def wait(child):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return status
-        time.sleep(0.01)
-    os.kill(child, 9)
-    raise SystemExit("the child hangs")
 
 def answers(index):
     return index.query(paths, 5, workers=2)

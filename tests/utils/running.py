@@ -7,6 +7,21 @@ import time
 
 from hyperpq.utils import worker_process
 
+WAIT = """
+import os, time
+
+def wait(child):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.01)
+    os.kill(child, 9)
+    raise SystemExit("the child hangs")
+"""
+"""Begin of a script that forks: waits for a child, and gives its status."""
+
 
 def record_started(monkeypatch):
     """A list of the worker processes that are started from now on."""
